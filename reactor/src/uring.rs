@@ -1,0 +1,395 @@
+//! The io_uring backend: multishot accept and receive, provided buffers, one send in flight per
+//! connection. Decides what completions mean for connections; all pointers live in `ring.rs`.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use crate::buffers::BufferId;
+use crate::clock::Moment;
+use crate::io::{ConnectionId, EndCause, Event, Io, IoCounters, IoSettings, ListenerId, Wait};
+use crate::ring::{Completion, Ring};
+use crate::sockets::{Socket, Sockets};
+use crate::waker::Waker;
+
+/// Pause before accepting again after the process ran out of descriptors or memory.
+pub(crate) const ACCEPT_BACK_OFF: Duration = Duration::from_millis(50);
+
+/// Errors of `accept` that pass only when something else is freed.
+pub(crate) fn is_exhaustion(errno: i32) -> bool {
+    matches!(errno, libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+}
+
+/// What is in flight for a connection, and what is wanted.
+#[derive(Clone, Copy, Default, Debug)]
+struct Flight {
+    /// A multishot receive is armed: its terminal completion is still to come.
+    armed: bool,
+    /// The owner wants to hear from the connection.
+    wanted: bool,
+    /// A send is in flight.
+    sending: bool,
+    /// The owner is done with it; the slot is freed when nothing is in flight.
+    closing: bool,
+}
+
+impl Flight {
+    fn landed(self) -> bool {
+        !self.armed && !self.sending
+    }
+}
+
+enum Listener {
+    Accepting(OwnedFd),
+    BackingOff(OwnedFd, Moment),
+    Stopped,
+}
+
+/// An [`Event`] without its bytes.
+enum Happened {
+    Accepted(ConnectionId, ListenerId),
+    Received(ConnectionId, usize),
+    Sent(ConnectionId, Vec<u8>, usize),
+    Ended(ConnectionId, EndCause),
+    Woken,
+}
+
+/// One thread's io_uring reactor.
+pub struct Uring {
+    // The ring cancels what is in flight when it is dropped, before the sockets are closed.
+    ring: Ring,
+    sockets: Sockets<Flight>,
+    listeners: Vec<Listener>,
+    /// Connections whose receive ended for want of buffers, to be armed again in the next turn.
+    starved: Vec<ConnectionId>,
+    /// The buffer behind the last `Received`.
+    lent: Option<BufferId>,
+    waker: Arc<Waker>,
+    counters: IoCounters,
+}
+
+impl Uring {
+    /// How the ring was set up, for people.
+    #[must_use]
+    pub fn description(&self) -> String {
+        format!("{:?} set-up, multishot receive from {} buffers", self.ring.set_up(), self.buffer_count())
+    }
+
+    fn buffer_count(&self) -> usize {
+        usize::from(self.ring.buffer_count())
+    }
+
+    fn step(&mut self) -> Option<Happened> {
+        loop {
+            let completion = self.ring.next()?;
+            self.counters.completions += 1;
+            let happened = match completion {
+                Completion::Receive { connection, result, buffer, more } => {
+                    self.received(connection, result, buffer, more)
+                }
+                Completion::Send { connection, result, buffer } => self.sent(connection, result, buffer),
+                Completion::Accept { listener, result, more } => self.accepted(listener, result, more),
+                Completion::Bell { more } => Some(self.bell_rang(more)),
+                Completion::Rung => Some(Happened::Woken),
+                Completion::Cancel => None,
+            };
+            if happened.is_some() {
+                return happened;
+            }
+        }
+    }
+
+    fn received(
+        &mut self,
+        id: ConnectionId,
+        result: Result<usize, i32>,
+        buffer: Option<BufferId>,
+        more: bool,
+    ) -> Option<Happened> {
+        let socket = self.sockets.get_mut(id).expect("a slot outlives its receive");
+        let flight = &mut socket.state;
+        flight.armed = more;
+        if flight.closing {
+            self.recycle(buffer);
+            self.free_if_landed(id);
+            return None;
+        }
+        match result {
+            Ok(0) => {
+                flight.wanted = false;
+                self.recycle(buffer);
+                Some(Happened::Ended(id, EndCause::EndOfStream))
+            }
+            Ok(length) => {
+                if !more {
+                    self.arm(id);
+                }
+                assert!(buffer.is_some() && self.lent.is_none(), "data comes in a buffer, one at a time");
+                self.lent = buffer;
+                Some(Happened::Received(id, length))
+            }
+            Err(errno) => {
+                self.recycle(buffer);
+                self.receive_failed(id, errno)
+            }
+        }
+    }
+
+    fn receive_failed(&mut self, id: ConnectionId, errno: i32) -> Option<Happened> {
+        match errno {
+            libc::ENOBUFS => {
+                self.counters.out_of_buffers += 1;
+                self.starved.push(id);
+                None
+            }
+            libc::ECANCELED | libc::EINTR | libc::EAGAIN => {
+                self.arm(id);
+                None
+            }
+            _ => Some(Happened::Ended(id, EndCause::Failed(errno))),
+        }
+    }
+
+    /// Arms the receive if it is wanted and not armed.
+    fn arm(&mut self, id: ConnectionId) {
+        let Some(Socket { fd, state }) = self.sockets.get_mut(id) else { return };
+        if state.wanted && !state.armed && !state.closing {
+            state.armed = true;
+            self.ring.receive(id, fd.as_raw_fd());
+            self.counters.rearmed += 1;
+        }
+    }
+
+    fn sent(
+        &mut self,
+        id: ConnectionId,
+        result: Result<usize, i32>,
+        mut buffer: Vec<u8>,
+    ) -> Option<Happened> {
+        let flight = &mut self.sockets.get_mut(id).expect("a slot outlives its send").state;
+        flight.sending = false;
+        if flight.closing {
+            self.free_if_landed(id);
+            return None;
+        }
+        match result {
+            Ok(bytes) => {
+                buffer.clear();
+                Some(Happened::Sent(id, buffer, bytes))
+            }
+            Err(errno) => Some(Happened::Ended(id, EndCause::Failed(errno))),
+        }
+    }
+
+    fn accepted(&mut self, number: u32, result: Result<OwnedFd, i32>, more: bool) -> Option<Happened> {
+        let listener = &mut self.listeners[number as usize];
+        let Listener::Accepting(fd) = listener else { return None };
+        if !more {
+            match result {
+                Err(errno) if is_exhaustion(errno) => {
+                    let Listener::Accepting(fd) = std::mem::replace(listener, Listener::Stopped) else {
+                        unreachable!("matched above");
+                    };
+                    *listener = Listener::BackingOff(fd, Moment::now().after(ACCEPT_BACK_OFF));
+                }
+                _ => {
+                    self.counters.rearmed += 1;
+                    self.ring.accept(number, fd.as_raw_fd());
+                }
+            }
+        }
+        match result {
+            Ok(fd) => Some(Happened::Accepted(self.start(fd), ListenerId(number))),
+            Err(_) => {
+                self.counters.accept_failures += 1;
+                None
+            }
+        }
+    }
+
+    fn start(&mut self, fd: OwnedFd) -> ConnectionId {
+        let raw = fd.as_raw_fd();
+        let id = self.sockets.insert(fd, Flight { armed: true, wanted: true, ..Flight::default() });
+        self.ring.receive(id, raw);
+        id
+    }
+
+    fn bell_rang(&mut self, more: bool) -> Happened {
+        self.waker.silence_bell();
+        if !more {
+            self.ring.listen_to_bell(self.waker.event_fd());
+        }
+        Happened::Woken
+    }
+
+    fn free_if_landed(&mut self, id: ConnectionId) {
+        if self.sockets.get_mut(id).is_some_and(|socket| socket.state.landed()) {
+            self.sockets.remove(id);
+        }
+    }
+
+    fn recycle(&mut self, buffer: Option<BufferId>) {
+        if let Some(id) = buffer {
+            self.ring.give_back(id);
+        }
+    }
+
+    /// Arms what waited for buffers: no more than there are, or it would only fail again.
+    fn feed_starved(&mut self) {
+        let fed = self.starved.len().min(self.ring.free_buffers());
+        for id in self.starved.drain(..fed).collect::<Vec<_>>() {
+            self.arm(id);
+        }
+    }
+
+    /// Accepts again where the pause is over. Returns the time to the end of the nearest other pause.
+    fn end_back_offs(&mut self) -> Option<Duration> {
+        let mut nearest = None;
+        for number in 0..self.listeners.len() {
+            let Listener::BackingOff(_, until) = &self.listeners[number] else { continue };
+            let left = until.since_ns(Moment::now());
+            if left > 0 {
+                let left = Duration::from_nanos(left);
+                nearest = Some(nearest.map_or(left, |other: Duration| other.min(left)));
+            } else if let Listener::BackingOff(fd, _) =
+                std::mem::replace(&mut self.listeners[number], Listener::Stopped)
+            {
+                let name = u32::try_from(number).expect("listeners are few");
+                self.ring.accept(name, fd.as_raw_fd());
+                self.listeners[number] = Listener::Accepting(fd);
+            }
+        }
+        nearest
+    }
+}
+
+impl Io for Uring {
+    fn new(settings: &IoSettings) -> io::Result<Self> {
+        let mut ring = Ring::new(settings)?;
+        let waker = Waker::new()?;
+        waker.set_ring(ring.fd());
+        ring.listen_to_bell(waker.event_fd());
+        Ok(Self {
+            ring,
+            sockets: Sockets::new(),
+            listeners: Vec::new(),
+            starved: Vec::new(),
+            lent: None,
+            waker: Arc::new(waker),
+            counters: IoCounters::default(),
+        })
+    }
+
+    fn waker(&self) -> Arc<Waker> {
+        Arc::clone(&self.waker)
+    }
+
+    fn listen(&mut self, listener: OwnedFd) -> io::Result<ListenerId> {
+        let number = u32::try_from(self.listeners.len()).expect("listeners are few");
+        self.ring.accept(number, listener.as_raw_fd());
+        self.listeners.push(Listener::Accepting(listener));
+        Ok(ListenerId(number))
+    }
+
+    fn stop_accepting(&mut self) {
+        for number in 0..self.listeners.len() {
+            self.ring.cancel_accept(u32::try_from(number).expect("listeners are few"));
+            self.listeners[number] = Listener::Stopped;
+        }
+    }
+
+    fn adopt(&mut self, stream: OwnedFd) -> io::Result<ConnectionId> {
+        Ok(self.start(stream))
+    }
+
+    fn turn(&mut self, wait: Wait) -> io::Result<()> {
+        let lent = self.lent.take();
+        self.recycle(lent);
+        self.ring.publish_buffers();
+        self.feed_starved();
+        let back_off = self.end_back_offs();
+        let wait = match wait {
+            Wait::Poll => None,
+            Wait::AtMost(time) => Some(back_off.map_or(time, |other| other.min(time))),
+        };
+        self.ring.enter(wait)?;
+        self.counters.turns = self.ring.enters();
+        self.counters.overflows = self.ring.overflows();
+        Ok(())
+    }
+
+    fn next_event(&mut self) -> Option<Event<'_>> {
+        let lent = self.lent.take();
+        self.recycle(lent);
+        Some(match self.step()? {
+            Happened::Accepted(connection, listener) => Event::Accepted { connection, listener },
+            Happened::Received(connection, length) => {
+                let id = self.lent.as_ref().expect("set with every `Received`");
+                Event::Received { connection, data: self.ring.bytes(id, length) }
+            }
+            Happened::Sent(connection, buffer, sent_bytes) => Event::Sent { connection, buffer, sent_bytes },
+            Happened::Ended(connection, cause) => Event::Ended { connection, cause },
+            Happened::Woken => Event::Woken,
+        })
+    }
+
+    fn send(&mut self, connection: ConnectionId, buffer: Vec<u8>) {
+        let Some(Socket { fd, state }) = self.sockets.get_mut(connection) else { return };
+        if state.closing {
+            return;
+        }
+        assert!(!state.sending, "one send at a time per connection");
+        state.sending = true;
+        self.counters.sends += 1;
+        self.ring.send(connection, fd.as_raw_fd(), buffer);
+    }
+
+    fn pause(&mut self, connection: ConnectionId) {
+        let Some(Socket { state, .. }) = self.sockets.get_mut(connection) else { return };
+        if std::mem::replace(&mut state.wanted, false) && state.armed {
+            self.ring.cancel_receive(connection);
+        }
+    }
+
+    fn resume(&mut self, connection: ConnectionId) {
+        let Some(Socket { state, .. }) = self.sockets.get_mut(connection) else { return };
+        state.wanted = true;
+        // While the cancelled receive is still armed, its last completion arms the next one.
+        self.arm(connection);
+    }
+
+    fn close(&mut self, connection: ConnectionId) {
+        let Some(Socket { fd, state }) = self.sockets.get_mut(connection) else { return };
+        state.closing = true;
+        state.wanted = false;
+        if state.landed() {
+            self.sockets.remove(connection);
+            return;
+        }
+        // Closing the descriptor under an armed receive would send no FIN; this ends both operations.
+        match SockRef::from(&*fd).shutdown(Shutdown::Both) {
+            // It fails when the peer has reset the connection, which ends the operations as well.
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    fn wake(&mut self, peer: &Waker) {
+        self.counters.wakes += 1;
+        match peer.ring() {
+            Some(fd) => self.ring.ring_peer(fd),
+            None => peer.ring_bell(),
+        }
+    }
+
+    fn counters(&self) -> &IoCounters {
+        &self.counters
+    }
+
+    fn connections(&self) -> usize {
+        self.sockets.len()
+    }
+}

@@ -1,0 +1,85 @@
+//! Wakes one thread out of its turn: a sleep flag, so that only a sleeper costs a system call, and
+//! an eventfd for wakers that have no ring. It carries no data; that is the mailbox's part.
+//!
+//! The protocol is Dekker's: the sleeper raises the flag and then looks at its mailboxes, the poster
+//! fills the mailbox and then looks at the flag, each with a sequentially consistent fence between,
+//! so at least one of the two sees the other.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering, fence};
+
+/// How other threads reach one reactor. Shared by reference; all methods take any thread.
+#[derive(Debug)]
+pub struct Waker {
+    asleep: AtomicBool,
+    event: File,
+    ring_fd: AtomicI32,
+}
+
+impl Waker {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            asleep: AtomicBool::new(false),
+            event: File::from(crate::thread::eventfd()?),
+            ring_fd: AtomicI32::new(-1),
+        })
+    }
+
+    pub(crate) fn set_ring(&self, fd: RawFd) {
+        self.ring_fd.store(fd, Ordering::Release);
+    }
+
+    /// The ring to send a `MSG_RING` to, if the sleeper has one.
+    pub(crate) fn ring(&self) -> Option<RawFd> {
+        let fd = self.ring_fd.load(Ordering::Acquire);
+        (fd >= 0).then_some(fd)
+    }
+
+    pub(crate) fn event_fd(&self) -> RawFd {
+        self.event.as_raw_fd()
+    }
+
+    /// Says that this thread is about to block. The caller must look at its mailboxes after this and
+    /// not block if one holds something.
+    pub fn prepare_sleep(&self) {
+        self.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Says that this thread is awake: nobody needs to wake it.
+    pub fn awake(&self) {
+        self.asleep.store(false, Ordering::Relaxed);
+    }
+
+    /// True for exactly one of those who post while the thread sleeps: that one must wake it.
+    /// Called after the mailbox was published.
+    #[must_use]
+    pub fn must_wake(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed)
+    }
+
+    /// Wakes the thread, asleep or not, from a thread without a reactor.
+    pub fn wake_from_outside(&self) {
+        self.asleep.store(false, Ordering::Relaxed);
+        self.ring_bell();
+    }
+
+    /// Makes the eventfd readable. It can fail only when it is readable already.
+    pub(crate) fn ring_bell(&self) {
+        match (&self.event).write_all(&1u64.to_ne_bytes()) {
+            Ok(()) => {}
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "eventfd write: {error}"),
+        }
+    }
+
+    /// Makes the eventfd quiet again.
+    pub(crate) fn silence_bell(&self) {
+        match (&self.event).read_exact(&mut [0; 8]) {
+            Ok(()) => {}
+            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "eventfd read: {error}"),
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! Both backends against real sockets: the same tests, the same behaviour.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use slabring_reactor::{
+    ConnectionId, EndCause, Epoll, Event, Io, IoCounters, IoSettings, Uring, Wait, Waker,
+};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Sends back what it receives, one send at a time, and closes when the peer does.
+#[derive(Default)]
+struct Echo {
+    peers: Vec<Peer>,
+}
+
+#[derive(Default)]
+struct Peer {
+    waiting: Vec<u8>,
+    sending: bool,
+    ended: bool,
+}
+
+impl Echo {
+    fn handle(&mut self, event: Event<'_>) -> Option<ConnectionId> {
+        let (id, change): (_, Box<dyn FnOnce(&mut Peer) + '_>) = match event {
+            Event::Accepted { connection, .. } => (connection, Box::new(|peer| *peer = Peer::default())),
+            Event::Received { connection, data } => {
+                (connection, Box::new(|peer| peer.waiting.extend_from_slice(data)))
+            }
+            Event::Sent { connection, .. } => (connection, Box::new(|peer| peer.sending = false)),
+            Event::Ended { connection, cause } => (
+                connection,
+                Box::new(move |peer| {
+                    peer.ended = true;
+                    if cause != EndCause::EndOfStream {
+                        peer.waiting.clear();
+                        peer.sending = false;
+                    }
+                }),
+            ),
+            Event::Woken => return None,
+        };
+        let slot = id.slot as usize;
+        if self.peers.len() <= slot {
+            self.peers.resize_with(slot + 1, Peer::default);
+        }
+        change(&mut self.peers[slot]);
+        Some(id)
+    }
+
+    fn answer(&mut self, io: &mut impl Io, id: ConnectionId) {
+        let peer = &mut self.peers[id.slot as usize];
+        if !peer.sending && !peer.waiting.is_empty() {
+            peer.sending = true;
+            io.send(id, std::mem::take(&mut peer.waiting));
+        } else if peer.ended && !peer.sending {
+            io.close(id);
+        }
+    }
+}
+
+struct EchoServer {
+    address: SocketAddr,
+    stop: Arc<AtomicBool>,
+    waker: Arc<Waker>,
+    thread: Option<JoinHandle<IoCounters>>,
+}
+
+impl EchoServer {
+    fn start<I: Io>(settings: IoSettings) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let (tell, hear) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let mut io = I::new(&settings).unwrap();
+            io.listen(OwnedFd::from(listener)).unwrap();
+            tell.send(io.waker()).unwrap();
+            let mut echo = Echo::default();
+            while !stopped.load(Ordering::Acquire) {
+                io.turn(Wait::AtMost(PATIENCE)).unwrap();
+                let mut touched = Vec::new();
+                while let Some(event) = io.next_event() {
+                    touched.extend(echo.handle(event));
+                }
+                touched.sort_by_key(|id| id.slot);
+                touched.dedup();
+                for id in touched {
+                    echo.answer(&mut io, id);
+                }
+            }
+            io.stop_accepting();
+            io.turn(Wait::Poll).unwrap();
+            *io.counters()
+        });
+        Self { address, stop, waker: hear.recv_timeout(PATIENCE).unwrap(), thread: Some(thread) }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    fn stop(mut self) -> IoCounters {
+        self.stop.store(true, Ordering::Release);
+        self.waker.wake_from_outside();
+        self.thread.take().unwrap().join().unwrap()
+    }
+}
+
+fn noise(seed: u64, bytes: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..bytes)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        })
+        .collect()
+}
+
+fn echo_round(stream: &TcpStream, data: &[u8]) {
+    let mut writer = stream.try_clone().unwrap();
+    let copy = data.to_vec();
+    let writing = std::thread::spawn(move || writer.write_all(&copy).unwrap());
+    let mut back = vec![0; data.len()];
+    (&*stream).read_exact(&mut back).unwrap();
+    writing.join().unwrap();
+    assert!(back == data, "the echo differs from what was sent");
+}
+
+fn many_connections_get_back_what_they_sent<I: Io>() {
+    let server = EchoServer::start::<I>(IoSettings::default());
+    let streams: Vec<_> = (0..40).map(|_| server.connect()).collect();
+    for (seed, stream) in (0u64..).zip(&streams) {
+        for bytes in [1, 100, 4096, 4097, 300_000] {
+            echo_round(stream, &noise(seed, bytes));
+        }
+    }
+    drop(streams);
+    let counters = server.stop();
+    assert!(counters.sends >= 40 * 5);
+}
+
+fn two_tiny_buffers_starve_but_lose_nothing<I: Io>() {
+    let settings = IoSettings { submissions: 8, receive_buffers: 2, receive_buffer_bytes: 512 };
+    let server = EchoServer::start::<I>(settings);
+    std::thread::scope(|scope| {
+        for seed in 0..8u64 {
+            let server = &server;
+            scope.spawn(move || echo_round(&server.connect(), &noise(seed, 200_000)));
+        }
+    });
+    server.stop();
+}
+
+fn a_half_closed_peer_still_gets_its_echo_and_then_the_end<I: Io>() {
+    let server = EchoServer::start::<I>(IoSettings::default());
+    let mut stream = server.connect();
+    stream.write_all(b"last words").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back).unwrap();
+    assert_eq!(back, b"last words");
+    server.stop();
+}
+
+fn slots_are_reused_by_many_short_connections<I: Io>() {
+    let server = EchoServer::start::<I>(IoSettings::default());
+    for seed in 0..300 {
+        echo_round(&server.connect(), &noise(seed, 50));
+    }
+    server.stop();
+}
+
+fn a_reset_peer_ends_with_an_error_and_others_go_on<I: Io>() {
+    let server = EchoServer::start::<I>(IoSettings::default());
+    let stays = server.connect();
+    for seed in 0..20 {
+        let stream = server.connect();
+        (&stream).write_all(&noise(seed, 100_000)).unwrap();
+        socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(stream);
+        echo_round(&stays, &noise(seed, 10_000));
+    }
+    server.stop();
+}
+
+/// Turns until `until` has seen enough, with a bound.
+fn turn_until<I: Io>(io: &mut I, mut until: impl FnMut(Event<'_>) -> bool) {
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        io.turn(Wait::AtMost(Duration::from_millis(100))).unwrap();
+        while let Some(event) = io.next_event() {
+            if until(event) {
+                return;
+            }
+        }
+    }
+    panic!("nothing came within {PATIENCE:?}");
+}
+
+fn pair<I: Io>() -> (I, ConnectionId, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    peer.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut io = I::new(&IoSettings::default()).unwrap();
+    let id = io.adopt(OwnedFd::from(listener.accept().unwrap().0)).unwrap();
+    (io, id, peer)
+}
+
+fn a_paused_connection_is_silent_until_resumed_and_loses_nothing<I: Io>() {
+    let (mut io, id, mut peer) = pair::<I>();
+    let sent = noise(7, 50_000);
+    let mut got = Vec::new();
+    io.pause(id);
+    io.turn(Wait::Poll).unwrap();
+    while io.next_event().is_some() {}
+    peer.write_all(&sent).unwrap();
+    for _ in 0..5 {
+        io.turn(Wait::AtMost(Duration::from_millis(20))).unwrap();
+        while let Some(event) = io.next_event() {
+            assert!(!matches!(event, Event::Received { .. }), "paused before anything was sent");
+        }
+    }
+    io.resume(id);
+    turn_until(&mut io, |event| {
+        if let Event::Received { data, .. } = event {
+            got.extend_from_slice(data);
+        }
+        got.len() == sent.len()
+    });
+    assert!(got == sent);
+    // Pausing and resuming within one turn must not lose the receive either.
+    io.pause(id);
+    io.resume(id);
+    peer.write_all(b"more").unwrap();
+    turn_until(&mut io, |event| matches!(event, Event::Received { data: b"more", .. }));
+}
+
+fn closing_sends_the_peer_an_end_even_while_a_receive_is_armed<I: Io>() {
+    let (mut io, id, mut peer) = pair::<I>();
+    io.turn(Wait::Poll).unwrap();
+    io.close(id);
+    io.send(id, b"too late".to_vec());
+    for _ in 0..5 {
+        io.turn(Wait::AtMost(Duration::from_millis(20))).unwrap();
+        while let Some(event) = io.next_event() {
+            panic!("a closed connection is silent, not {event:?}");
+        }
+    }
+    assert_eq!(io.connections(), 0);
+    let mut rest = Vec::new();
+    peer.read_to_end(&mut rest).unwrap();
+    assert!(rest.is_empty());
+}
+
+fn a_large_send_waits_for_a_slow_reader_and_arrives_whole<I: Io>() {
+    let (mut io, id, mut peer) = pair::<I>();
+    let data = noise(3, 16 << 20);
+    io.send(id, data.clone());
+    io.turn(Wait::AtMost(Duration::from_millis(50))).unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut back = vec![0; 16 << 20];
+        peer.read_exact(&mut back).unwrap();
+        back
+    });
+    turn_until(&mut io, |event| match event {
+        Event::Sent { connection, buffer, sent_bytes } => {
+            assert_eq!((connection, buffer.len(), sent_bytes), (id, 0, 16 << 20));
+            true
+        }
+        _ => false,
+    });
+    assert!(reader.join().unwrap() == data);
+}
+
+fn another_thread_ends_a_long_wait<I: Io>() {
+    let mut io = I::new(&IoSettings::default()).unwrap();
+    for _ in 0..3 {
+        let waker = io.waker();
+        let start = Instant::now();
+        let other = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(20));
+            waker.wake_from_outside();
+        });
+        turn_until(&mut io, |event| matches!(event, Event::Woken));
+        assert!(start.elapsed() < PATIENCE / 2);
+        other.join().unwrap();
+    }
+}
+
+fn two_reactors_wake_each_other_without_losing_a_wake<I: Io + 'static>() {
+    const HOPS: u32 = 2000;
+    let (mut to_b, mut at_b) = slabring_reactor::mailbox::mailbox::<u32>(4);
+    let (mut to_a, mut at_a) = slabring_reactor::mailbox::mailbox::<u32>(4);
+    let (tell_a, hear_b) = std::sync::mpsc::channel();
+    let (tell_b, hear_a) = std::sync::mpsc::channel();
+    let play = |mut io: I,
+                peer: Arc<Waker>,
+                to: &mut slabring_reactor::mailbox::Sender<u32>,
+                at: &mut slabring_reactor::mailbox::Receiver<u32>| {
+        let waker = io.waker();
+        let mut seen = 0;
+        while seen + 1 < HOPS {
+            waker.prepare_sleep();
+            let wait = if at.is_empty() { Wait::AtMost(PATIENCE) } else { Wait::Poll };
+            let start = Instant::now();
+            io.turn(wait).unwrap();
+            assert!(start.elapsed() < PATIENCE, "a wake was lost");
+            waker.awake();
+            while io.next_event().is_some() {}
+            while let Some(hop) = at.take() {
+                seen = hop;
+                to.stage(hop + 1).unwrap();
+                to.publish();
+                if peer.must_wake() {
+                    io.wake(&peer);
+                }
+            }
+        }
+        io.turn(Wait::Poll).unwrap();
+        // Keep the ring until the peer's last wake has found it.
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    let b = std::thread::spawn(move || {
+        let io = I::new(&IoSettings::default()).unwrap();
+        tell_b.send(io.waker()).unwrap();
+        play(io, hear_b.recv().unwrap(), &mut to_a, &mut at_b);
+    });
+    let io = I::new(&IoSettings::default()).unwrap();
+    tell_a.send(io.waker()).unwrap();
+    to_b.stage(0).unwrap();
+    to_b.publish();
+    let peer = hear_a.recv().unwrap();
+    peer.wake_from_outside();
+    play(io, peer, &mut to_b, &mut at_a);
+    b.join().unwrap();
+}
+
+macro_rules! on_both_backends {
+    ($($test:ident),* $(,)?) => {
+        mod uring {
+            $(#[test] fn $test() { super::$test::<super::Uring>(); })*
+        }
+        mod epoll {
+            $(#[test] fn $test() { super::$test::<super::Epoll>(); })*
+        }
+    };
+}
+
+on_both_backends!(
+    many_connections_get_back_what_they_sent,
+    two_tiny_buffers_starve_but_lose_nothing,
+    a_half_closed_peer_still_gets_its_echo_and_then_the_end,
+    slots_are_reused_by_many_short_connections,
+    a_reset_peer_ends_with_an_error_and_others_go_on,
+    a_paused_connection_is_silent_until_resumed_and_loses_nothing,
+    closing_sends_the_peer_an_end_even_while_a_receive_is_armed,
+    a_large_send_waits_for_a_slow_reader_and_arrives_whole,
+    another_thread_ends_a_long_wait,
+    two_reactors_wake_each_other_without_losing_a_wake,
+);
