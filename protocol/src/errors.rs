@@ -1,0 +1,134 @@
+//! Every refusal a server can send, and its exact text. No formatting: each is a constant line.
+
+/// A refusal, as a client reads it.
+///
+/// Tools compare these texts byte for byte, so they are memcached 1.6.45's own, its odd colon included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorReply {
+    /// Unknown command or sub-command.
+    Error,
+    /// Too few tokens, a bad number in a storage line, a key over the limit.
+    BadCommandLineFormat,
+    /// `stats cachedump` without its arguments.
+    BadCommandLine,
+    /// A value not followed by CRLF.
+    BadDataChunk,
+    /// A multi-key line over [`KEYS_LINE_SIZE_MAX`](crate::KEYS_LINE_SIZE_MAX). The connection closes.
+    LineTooLong,
+    /// `touch`, `gat` or `flush_all` with a time that is not a number.
+    InvalidExptime,
+    /// `incr` or `decr` with a delta that is not a number.
+    InvalidDelta,
+    /// `incr` or `decr` on a value that is not a number.
+    NonNumericValue,
+    /// A class number out of range.
+    IllegalSlabId,
+    /// `stats detail` with anything but on, off or dump.
+    StatsDetailUsage,
+    /// A meta flag nobody knows.
+    InvalidFlag,
+    /// A meta flag sent twice.
+    DuplicateFlag,
+    /// Any bad flag of `ma`, which does not tell them apart.
+    InvalidOrDuplicateFlag,
+    /// More tokens than [`META_TOKENS_MAX`](crate::META_TOKENS_MAX).
+    TooManyFlags,
+    /// A meta flag whose number is not one.
+    BadToken,
+    /// The `b` flag on a key that is not base64.
+    BadKeyEncoding,
+    /// An opaque token over [`OPAQUE_SIZE_MAX`](crate::OPAQUE_SIZE_MAX).
+    OpaqueTooLong,
+    /// `ms` with an unknown mode.
+    InvalidStoreMode,
+    /// `ma` with an unknown mode.
+    InvalidArithmeticMode,
+    /// A meta `D` that is not a number.
+    InvalidDeltaValue,
+    /// A meta `J` that is not a number.
+    InvalidInitialValue,
+    /// `flush_all` on a server started with `-F`.
+    FlushNotAllowed,
+    /// `stats detail` on a server started with `-X`.
+    StatsDetailNotAllowed,
+    /// `stats cachedump` on a server started with `-X`.
+    StatsCachedumpNotAllowed,
+    /// An item over the server's limit.
+    TooLarge,
+    /// No room for a value and nothing may be evicted.
+    OutOfMemoryStoring,
+    /// No room for the result of an arithmetic command.
+    OutOfMemory,
+    /// No room for a reply.
+    OutOfMemoryWriting,
+    /// No room for a request that comes in pieces. The connection closes.
+    OutOfMemoryReading,
+    /// The connection limit is reached. The connection closes.
+    TooManyConnections,
+    /// `shutdown` on a server started without `-A`.
+    ShutdownNotEnabled,
+}
+
+impl ErrorReply {
+    /// The whole line as sent, CRLF included.
+    pub const fn text(self) -> &'static [u8] {
+        match self {
+            Self::Error => b"ERROR\r\n",
+            Self::BadCommandLineFormat => b"CLIENT_ERROR bad command line format\r\n",
+            Self::BadCommandLine => b"CLIENT_ERROR bad command line\r\n",
+            Self::BadDataChunk => b"CLIENT_ERROR bad data chunk\r\n",
+            Self::LineTooLong => b"CLIENT_ERROR line too long\r\n",
+            Self::InvalidExptime => b"CLIENT_ERROR invalid exptime argument\r\n",
+            Self::InvalidDelta => b"CLIENT_ERROR invalid numeric delta argument\r\n",
+            Self::NonNumericValue => b"CLIENT_ERROR cannot increment or decrement non-numeric value\r\n",
+            Self::IllegalSlabId => b"CLIENT_ERROR Illegal slab id\r\n",
+            Self::StatsDetailUsage => b"CLIENT_ERROR usage: stats detail on|off|dump\r\n",
+            Self::InvalidFlag => b"CLIENT_ERROR invalid flag\r\n",
+            Self::DuplicateFlag => b"CLIENT_ERROR duplicate flag\r\n",
+            Self::InvalidOrDuplicateFlag => b"CLIENT_ERROR invalid or duplicate flag\r\n",
+            Self::TooManyFlags => b"CLIENT_ERROR options flags are too long\r\n",
+            Self::BadToken => b"CLIENT_ERROR bad token in command line format\r\n",
+            Self::BadKeyEncoding => b"CLIENT_ERROR error decoding key\r\n",
+            Self::OpaqueTooLong => b"CLIENT_ERROR opaque token too long\r\n",
+            Self::InvalidStoreMode => b"CLIENT_ERROR invalid mode for ms M token\r\n",
+            Self::InvalidArithmeticMode => b"CLIENT_ERROR invalid mode for ma M token\r\n",
+            Self::InvalidDeltaValue => b"CLIENT_ERROR invalid numeric delta value\r\n",
+            Self::InvalidInitialValue => b"CLIENT_ERROR invalid numeric initial value\r\n",
+            Self::FlushNotAllowed => b"CLIENT_ERROR flush_all not allowed\r\n",
+            Self::StatsDetailNotAllowed => b"CLIENT_ERROR stats detail not allowed\r\n",
+            Self::StatsCachedumpNotAllowed => b"CLIENT_ERROR stats cachedump not allowed\r\n",
+            Self::TooLarge => b"SERVER_ERROR object too large for cache\r\n",
+            Self::OutOfMemoryStoring => b"SERVER_ERROR out of memory storing object\r\n",
+            Self::OutOfMemory => b"SERVER_ERROR out of memory\r\n",
+            Self::OutOfMemoryWriting => b"SERVER_ERROR out of memory writing get response\r\n",
+            Self::OutOfMemoryReading => b"SERVER_ERROR out of memory reading request\r\n",
+            Self::TooManyConnections => b"ERROR Too many open connections\r\n",
+            Self::ShutdownNotEnabled => b"SERVER_ERROR: shutdown not enabled\r\n",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_only_a_server_can_make_read_as_memcacheds() {
+        for (error, text) in [
+            (ErrorReply::TooLarge, "SERVER_ERROR object too large for cache\r\n"),
+            (ErrorReply::NonNumericValue, "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n"),
+            (ErrorReply::OutOfMemoryStoring, "SERVER_ERROR out of memory storing object\r\n"),
+            (ErrorReply::OutOfMemory, "SERVER_ERROR out of memory\r\n"),
+            (ErrorReply::OutOfMemoryWriting, "SERVER_ERROR out of memory writing get response\r\n"),
+            (ErrorReply::OutOfMemoryReading, "SERVER_ERROR out of memory reading request\r\n"),
+            (ErrorReply::FlushNotAllowed, "CLIENT_ERROR flush_all not allowed\r\n"),
+            (ErrorReply::StatsDetailNotAllowed, "CLIENT_ERROR stats detail not allowed\r\n"),
+            (ErrorReply::StatsCachedumpNotAllowed, "CLIENT_ERROR stats cachedump not allowed\r\n"),
+            (ErrorReply::TooManyConnections, "ERROR Too many open connections\r\n"),
+            (ErrorReply::ShutdownNotEnabled, "SERVER_ERROR: shutdown not enabled\r\n"),
+            (ErrorReply::LineTooLong, "CLIENT_ERROR line too long\r\n"),
+        ] {
+            assert_eq!(error.text(), text.as_bytes());
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The memcached wire formats: bytes to requests and replies to bytes, for server and client alike.
+//!
+//! No I/O, no clock, no threads, no unsafe, and no allocation for a key or a request: requests borrow the
+//! caller's input, replies are appended to the caller's buffer. This crate has never heard of a shard.
+//!
+//! * [`Parser`] cuts a connection's bytes into [`Step`]s; the caller keeps the bytes and drops what a step consumed.
+//! * [`reply`] holds every text a server sends. No other crate spells one.
+//! * [`client`] is the other end: requests to bytes, and where one reply of a stream ends.
+//!
+//! The text and meta protocols follow memcached 1.6.45. Where this crate is deliberately different, the place says so.
+
+#![forbid(unsafe_code)]
+
+mod base64;
+pub mod client;
+mod errors;
+mod limits;
+mod line;
+mod meta;
+mod number;
+mod parser;
+pub mod reply;
+mod request;
+mod tokens;
+
+pub use errors::ErrorReply;
+pub use limits::{
+    ITEM_SIZE_DEFAULT, KEY_SIZE_MAX, KEYS_LINE_SIZE_MAX, LINE_SIZE_MAX, Limits, META_TOKENS_MAX,
+    OPAQUE_SIZE_MAX, VALUE_SIZE_MAX, VERBOSITY_MAX,
+};
+pub use meta::MetaFlags;
+pub use parser::{Parser, Step};
+pub use request::{Command, Request, StatsDetail, StatsTopic, StoreMode};

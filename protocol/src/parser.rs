@@ -1,0 +1,217 @@
+//! One connection's bytes cut into steps. It holds a mode and never bytes: the caller keeps what is not consumed.
+
+use crate::errors::ErrorReply;
+use crate::limits::{KEYS_LINE_SIZE_MAX, LEADING_SPACES_MAX, LINE_SIZE_MAX, Limits};
+use crate::line::{KeysCommand, Line, Refusal, VALUE_END, parse_line};
+use crate::request::{Command, Request};
+use crate::tokens::Tokens;
+use memchr::memchr;
+
+/// One connection's parse position.
+///
+/// Contract: each call's input starts with the bytes the call before was given and did not consume, with
+/// any number of new ones behind them.
+#[derive(Clone, Debug, Default)]
+pub struct Parser {
+    mode: Mode,
+}
+
+/// What to do next. However a stream is cut into packets, it gives the same steps, but that the bytes of one
+/// swallowed value may come as several [`Step::Swallowed`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<'a> {
+    /// There is nothing to do before the input holds `total_bytes`, which is more than it holds now. Nothing is
+    /// consumed. At most [`KEYS_LINE_SIZE_MAX`] and one, or a line and a value that the limits allow.
+    Incomplete {
+        /// Size of an input that is worth another call.
+        total_bytes: usize,
+    },
+    /// Execute this.
+    Request {
+        /// Borrows the input.
+        request: Request<'a>,
+        /// Bytes to drop, at least 1.
+        consumed: usize,
+    },
+    /// These bytes belong to nothing: a value that was refused, or a refused line whose client wants no answer.
+    Swallowed {
+        /// Bytes to drop, at least 1.
+        consumed: usize,
+    },
+    /// Answer this; nothing is executed.
+    Reply {
+        /// The answer.
+        error: ErrorReply,
+        /// Bytes to drop, at least 1.
+        consumed: usize,
+    },
+    /// Answer this if there is something, then close. The parser must not be called again.
+    Close {
+        /// The last answer.
+        error: Option<ErrorReply>,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Mode {
+    /// At the start of a line, of which the first `scanned` bytes hold no LF.
+    Line { scanned: usize },
+    /// In a line of keys, of which `rest` bytes are left, its line end included. All of them are in the input.
+    Keys { command: KeysCommand, rest: usize },
+    /// In a value that belongs to nothing, of which `rest` bytes are left.
+    Swallowing { rest: usize },
+}
+
+/// Verbs whose lines are bounded by [`KEYS_LINE_SIZE_MAX`].
+const KEYS_VERBS: [&[u8]; 4] = [b"get ", b"gets ", b"gat ", b"gats "];
+
+/// Every connection has one.
+const _: () = assert!(size_of::<Parser>() <= 32);
+/// A value is swallowed with its line end, also where `usize` has 32 bits.
+const _: () = assert!(crate::limits::VALUE_SIZE_MAX as u64 + (VALUE_END.len() as u64) <= usize::MAX as u64);
+
+impl Default for Mode {
+    fn default() -> Self {
+        Self::Line { scanned: 0 }
+    }
+}
+
+impl Parser {
+    /// The next step of a stream that goes on with `input`.
+    ///
+    /// Cost: O(bytes consumed), and each byte of an unfinished line is looked at once over all calls. A value that
+    /// is not all there is never looked at; its line is read again when it is.
+    ///
+    /// Panics if the input is shorter than the contract of [`Parser`] allows.
+    #[inline]
+    pub fn next<'a>(&mut self, input: &'a [u8], limits: &Limits) -> Step<'a> {
+        match self.mode {
+            Mode::Line { scanned } => self.next_line(input, scanned, limits),
+            Mode::Keys { command, rest } => self.next_key(input, command, 0, rest),
+            Mode::Swallowing { rest } => self.swallow(input, rest),
+        }
+    }
+
+    fn next_line<'a>(&mut self, input: &'a [u8], scanned: usize, limits: &Limits) -> Step<'a> {
+        assert!(scanned <= input.len(), "bytes were dropped that no step consumed");
+        let Some(lf) = memchr(b'\n', &input[scanned..]) else { return self.unfinished_line(input) };
+        let line_size = scanned + lf + 1;
+        let (line, behind) = input.split_at(line_size);
+        if line_size > LINE_SIZE_MAX
+            && let Some(close) = close_if_too_long(&line[..line_size - 1])
+        {
+            return close;
+        }
+        self.mode = Mode::default();
+        match parse_line(without_line_end(line), limits) {
+            Line::Keys { command, keys_offset } => self.next_key(input, command, keys_offset, line_size),
+            Line::Store { request, value_size } => store(request, behind, line_size, usize_from(value_size)),
+            Line::Request(request) => Step::Request { request, consumed: line_size },
+            Line::StoreTooLarge { request, value_size } => {
+                self.swallow_value(value_size);
+                Step::Request { request, consumed: line_size }
+            }
+            Line::Refused(refusal) => self.refuse(refusal, line_size),
+            Line::Close => Step::Close { error: None },
+        }
+    }
+
+    fn unfinished_line<'a>(&mut self, input: &[u8]) -> Step<'a> {
+        if let Some(close) = close_if_too_long(input) {
+            return close;
+        }
+        self.mode = Mode::Line { scanned: input.len() };
+        Step::Incomplete { total_bytes: input.len() + 1 }
+    }
+
+    /// The first key behind the first `skipped` bytes of the line that `input` starts with.
+    fn next_key<'a>(
+        &mut self,
+        input: &'a [u8],
+        command: KeysCommand,
+        skipped: usize,
+        line_size: usize,
+    ) -> Step<'a> {
+        assert!(line_size <= input.len(), "bytes were dropped that no step consumed");
+        let text = without_line_end(&input[..line_size]);
+        let mut keys = Tokens::new(&text[skipped..]);
+        let Some(key) = keys.next() else {
+            self.mode = Mode::default();
+            return Step::Request { request: Request::bare(Command::EndOfKeys), consumed: line_size };
+        };
+        let consumed = text.len() - keys.rest().len();
+        self.mode = Mode::Keys { command, rest: line_size - consumed };
+        Step::Request { request: command.request(key), consumed }
+    }
+
+    fn refuse<'a>(&mut self, refusal: Refusal, consumed: usize) -> Step<'a> {
+        if let Some(value_size) = refusal.value_size {
+            self.swallow_value(value_size);
+        }
+        reply_unless_noreply(refusal.error, refusal.noreply, consumed)
+    }
+
+    fn swallow_value(&mut self, value_size: u32) {
+        self.mode = Mode::Swallowing { rest: usize_from(value_size) + VALUE_END.len() };
+    }
+
+    fn swallow<'a>(&mut self, input: &[u8], rest: usize) -> Step<'a> {
+        assert!(rest > 0);
+        if input.is_empty() {
+            return Step::Incomplete { total_bytes: 1 };
+        }
+        let consumed = rest.min(input.len());
+        self.mode = match rest - consumed {
+            0 => Mode::default(),
+            rest => Mode::Swallowing { rest },
+        };
+        Step::Swallowed { consumed }
+    }
+}
+
+/// Takes the value from `behind` the line.
+fn store<'a>(request: Request<'a>, behind: &'a [u8], line_size: usize, value_size: usize) -> Step<'a> {
+    let consumed = line_size + value_size + VALUE_END.len();
+    let Some((value, behind)) = behind.split_at_checked(value_size) else {
+        return Step::Incomplete { total_bytes: consumed };
+    };
+    match behind.get(..VALUE_END.len()) {
+        None => Step::Incomplete { total_bytes: consumed },
+        Some(end) if end == VALUE_END => Step::Request { request: Request { value, ..request }, consumed },
+        Some(_) => reply_unless_noreply(ErrorReply::BadDataChunk, request.noreply, consumed),
+    }
+}
+
+fn reply_unless_noreply<'a>(error: ErrorReply, noreply: bool, consumed: usize) -> Step<'a> {
+    if noreply { Step::Swallowed { consumed } } else { Step::Reply { error, consumed } }
+}
+
+/// Closes on a line that is too long for what it begins with. `text` holds no LF and may go on.
+///
+/// memcached closes only if the LF is not there yet, so that it depends on packets; here only the bytes count.
+#[cold]
+fn close_if_too_long<'a>(text: &[u8]) -> Option<Step<'a>> {
+    if text.len() > KEYS_LINE_SIZE_MAX {
+        return Some(Step::Close { error: begins_line_of_keys(text).then_some(ErrorReply::LineTooLong) });
+    }
+    (text.len() > LINE_SIZE_MAX && !begins_line_of_keys(text)).then_some(Step::Close { error: None })
+}
+
+fn begins_line_of_keys(text: &[u8]) -> bool {
+    let spaces = text.iter().take(LEADING_SPACES_MAX + 1).take_while(|&&byte| byte == b' ').count();
+    spaces <= LEADING_SPACES_MAX && KEYS_VERBS.iter().any(|verb| text[spaces..].starts_with(verb))
+}
+
+/// A line that ends in LF, without it and a CR before it.
+fn without_line_end(line: &[u8]) -> &[u8] {
+    let (&lf, text) = line.split_last().expect("a line ends in LF");
+    assert!(lf == b'\n');
+    text.strip_suffix(b"\r").unwrap_or(text)
+}
+
+fn usize_from(size: u32) -> usize {
+    usize::try_from(size).expect("usize has at least 32 bits: checked above at compile time")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,215 @@
+//! Every text a server sends, appended to the caller's buffer. No other crate spells a reply.
+//!
+//! It decides nothing: what happened comes in as arguments. It allocates only if the buffer must grow.
+
+mod meta;
+
+pub use meta::{
+    MetaItem, MetaStatus, MetaWin, meta_arithmetic, meta_debug, meta_get, meta_noop, meta_status,
+};
+
+use crate::errors::ErrorReply;
+use crate::limits::KEY_SIZE_MAX;
+use crate::number;
+use std::fmt;
+use std::io::Write as _;
+
+/// Ends a reply line, and a value.
+pub const CRLF: &[u8] = b"\r\n";
+
+/// Bytes of a `VALUE` line beyond its key, at most: the word, three numbers, the spaces, CRLF.
+const VALUE_LINE_SIZE_MAX: usize =
+    "VALUE ".len() + " 4294967295".len() * 2 + " 18446744073709551615".len() + 2;
+
+/// Something a `STAT` line can show: text, whole numbers, and floats with six decimals as `getrusage` has them.
+///
+/// For another form give a `format_args!`. Statistics are rare, so this may format.
+pub trait StatText {
+    /// Appends itself.
+    fn append_to(self, out: &mut Vec<u8>);
+}
+
+/// A refusal. `out` grows by one line.
+#[inline]
+pub fn error(out: &mut Vec<u8>, error: ErrorReply) {
+    out.extend_from_slice(error.text());
+}
+
+/// The first line of a `VALUE` block; the caller appends the value and [`CRLF`]. `cas` is shown if it is given.
+#[inline]
+pub fn value_header(out: &mut Vec<u8>, key: &[u8], client_flags: u32, value_len: u32, cas: Option<u64>) {
+    assert!(key.len() <= KEY_SIZE_MAX);
+    out.reserve(VALUE_LINE_SIZE_MAX + key.len());
+    out.extend_from_slice(b"VALUE ");
+    out.extend_from_slice(key);
+    out.push(b' ');
+    number::append(out, client_flags);
+    out.push(b' ');
+    number::append(out, value_len);
+    if let Some(cas) = cas {
+        out.push(b' ');
+        number::append(out, cas);
+    }
+    out.extend_from_slice(CRLF);
+}
+
+/// After the last `VALUE` block or `STAT` line.
+#[inline]
+pub fn end(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"END\r\n");
+}
+
+/// The value is there.
+#[inline]
+pub fn stored(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"STORED\r\n");
+}
+
+/// `add` found something, or `replace`, `append`, `prepend` found nothing.
+pub fn not_stored(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"NOT_STORED\r\n");
+}
+
+/// `cas` found another CAS.
+pub fn exists(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"EXISTS\r\n");
+}
+
+/// There is no such item.
+pub fn not_found(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"NOT_FOUND\r\n");
+}
+
+/// The item is gone.
+pub fn deleted(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"DELETED\r\n");
+}
+
+/// The item has its new expiration time.
+pub fn touched(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"TOUCHED\r\n");
+}
+
+/// Done.
+pub fn ok(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"OK\r\n");
+}
+
+/// The counters are zero.
+pub fn reset(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"RESET\r\n");
+}
+
+/// The new value of a counter.
+pub fn number(out: &mut Vec<u8>, number: u64) {
+    number::append(out, number);
+    out.extend_from_slice(CRLF);
+}
+
+/// Answers `version`. The text is one line's rest.
+pub fn version(out: &mut Vec<u8>, version: &str) {
+    assert!(!version.contains(['\r', '\n']));
+    out.extend_from_slice(b"VERSION ");
+    out.extend_from_slice(version.as_bytes());
+    out.extend_from_slice(CRLF);
+}
+
+/// One statistic. An empty value is shown as `NULL`: tools split the line at its spaces and want three parts.
+pub fn stat(out: &mut Vec<u8>, name: impl StatText, value: impl StatText) {
+    out.extend_from_slice(b"STAT ");
+    name.append_to(out);
+    out.push(b' ');
+    let value_at = out.len();
+    value.append_to(out);
+    if out.len() == value_at {
+        out.extend_from_slice(b"NULL");
+    }
+    out.extend_from_slice(CRLF);
+}
+
+impl StatText for &str {
+    fn append_to(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.as_bytes());
+    }
+}
+
+impl StatText for u64 {
+    fn append_to(self, out: &mut Vec<u8>) {
+        number::append(out, self);
+    }
+}
+
+impl StatText for u32 {
+    fn append_to(self, out: &mut Vec<u8>) {
+        number::append(out, self);
+    }
+}
+
+impl StatText for f64 {
+    fn append_to(self, out: &mut Vec<u8>) {
+        format_args!("{self:.6}").append_to(out);
+    }
+}
+
+impl StatText for fmt::Arguments<'_> {
+    fn append_to(self, out: &mut Vec<u8>) {
+        out.write_fmt(self).expect("a vector takes every byte");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(append: impl FnOnce(&mut Vec<u8>), expected: &str) {
+        let mut out = b"before\r\n".to_vec();
+        append(&mut out);
+        assert_eq!(str::from_utf8(&out).unwrap(), format!("before\r\n{expected}"));
+    }
+
+    #[test]
+    fn a_value_line_shows_its_cas_only_when_asked() {
+        check(|out| value_header(out, b"k", 0, 5, None), "VALUE k 0 5\r\n");
+        check(
+            |out| value_header(out, b"key", u32::MAX, u32::MAX, Some(u64::MAX)),
+            "VALUE key 4294967295 4294967295 18446744073709551615\r\n",
+        );
+    }
+
+    #[test]
+    fn a_value_line_never_grows_a_buffer_that_has_its_longest_size() {
+        let key = [b'k'; KEY_SIZE_MAX];
+        let mut out = Vec::with_capacity(VALUE_LINE_SIZE_MAX + KEY_SIZE_MAX);
+        let capacity = out.capacity();
+        value_header(&mut out, &key, u32::MAX, u32::MAX, Some(u64::MAX));
+        assert_eq!((out.len(), out.capacity()), (VALUE_LINE_SIZE_MAX + KEY_SIZE_MAX, capacity));
+    }
+
+    #[test]
+    fn fixed_replies_are_memcacheds() {
+        check(end, "END\r\n");
+        check(stored, "STORED\r\n");
+        check(not_stored, "NOT_STORED\r\n");
+        check(exists, "EXISTS\r\n");
+        check(not_found, "NOT_FOUND\r\n");
+        check(deleted, "DELETED\r\n");
+        check(touched, "TOUCHED\r\n");
+        check(ok, "OK\r\n");
+        check(reset, "RESET\r\n");
+        check(meta_noop, "MN\r\n");
+        check(|out| number(out, u64::MAX), "18446744073709551615\r\n");
+        check(|out| version(out, "1.6.45"), "VERSION 1.6.45\r\n");
+        check(|out| error(out, ErrorReply::TooManyConnections), "ERROR Too many open connections\r\n");
+    }
+
+    #[test]
+    fn statistics_show_every_kind_of_value_and_never_an_empty_one() {
+        check(|out| stat(out, "pid", 7_u32), "STAT pid 7\r\n");
+        check(|out| stat(out, "bytes", u64::MAX), "STAT bytes 18446744073709551615\r\n");
+        check(|out| stat(out, "rusage_user", 1.5), "STAT rusage_user 1.500000\r\n");
+        check(|out| stat(out, "growth_factor", format_args!("{:.2}", 1.25)), "STAT growth_factor 1.25\r\n");
+        check(|out| stat(out, format_args!("items:{}:number", 3), 4_u64), "STAT items:3:number 4\r\n");
+        check(|out| stat(out, "inter", ""), "STAT inter NULL\r\n");
+    }
+}

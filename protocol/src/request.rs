@@ -1,0 +1,228 @@
+//! What a client asks for, borrowed from the bytes it sent. No parsing and no replies.
+
+use crate::base64;
+use crate::limits::KEY_SIZE_MAX;
+use crate::meta::MetaFlags;
+use crate::tokens::Tokens;
+
+/// One thing to execute. Everything in it borrows the input of [`Parser::next`](crate::Parser::next).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request<'a> {
+    /// What to do.
+    pub command: Command,
+    /// The key token as sent, 1 to [`KEY_SIZE_MAX`] bytes; empty for a command without one. It may be base64:
+    /// execute with [`Request::decoded_key`].
+    pub key: &'a [u8],
+    /// The value of a store command, without its CRLF; empty for every other one.
+    pub value: &'a [u8],
+    /// The meta flag tokens as sent, after key and length; empty for a classic command.
+    pub flags: &'a [u8],
+    /// A classic command asked for no answer, not even an error. Meta commands have
+    /// [`MetaFlags::quiet`] instead, which hides less.
+    pub noreply: bool,
+}
+
+/// A command and its arguments, checked: nothing in here needs validating again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// One key of a `get` or `gets`; answers a `VALUE` block or nothing.
+    Get {
+        /// The block shows the CAS.
+        with_cas: bool,
+    },
+    /// One key of a `gat` or `gats`; answers as [`Command::Get`].
+    GetAndTouch {
+        /// The new expiration time as sent.
+        exptime: i64,
+        /// The block shows the CAS.
+        with_cas: bool,
+    },
+    /// The keys of a line have all been given; answers `END`.
+    EndOfKeys,
+    /// `set`, `add`, `replace`, `append`, `prepend`, `cas`.
+    Store {
+        /// How.
+        mode: StoreMode,
+        /// Opaque to the server.
+        client_flags: u32,
+        /// Expiration time as sent.
+        exptime: i64,
+        /// `cas`: store only over an item with this CAS. Its mode is [`StoreMode::Set`].
+        compare: Option<u64>,
+    },
+    /// A store command whose item is over the limit; answers
+    /// [`ErrorReply::TooLarge`](crate::ErrorReply::TooLarge) unless `noreply`. The parser swallows the value.
+    StoreTooLarge {
+        /// The old value goes: a client that meant to replace it must not read it again.
+        removes: bool,
+    },
+    /// `delete`.
+    Delete,
+    /// `incr`, `decr`.
+    Arithmetic {
+        /// `decr`: stops at 0. `incr` wraps at 2^64.
+        decrement: bool,
+        /// By how much.
+        delta: u64,
+    },
+    /// `touch`.
+    Touch {
+        /// The new expiration time as sent.
+        exptime: i64,
+    },
+    /// `flush_all`.
+    FlushAll {
+        /// 0 and below: now. Otherwise seconds or a Unix time, as an expiration time.
+        delay: i64,
+    },
+    /// `version`.
+    Version,
+    /// `verbosity`.
+    Verbosity {
+        /// 0 to [`VERBOSITY_MAX`](crate::VERBOSITY_MAX).
+        level: u8,
+    },
+    /// `stats`.
+    Stats(StatsTopic),
+    /// `quit`: send what is owed, then close.
+    Quit,
+    /// `mg`.
+    MetaGet(MetaFlags),
+    /// `ms`; its mode is [`MetaFlags::store_mode`].
+    MetaStore(MetaFlags),
+    /// `md`.
+    MetaDelete(MetaFlags),
+    /// `ma`; its direction is [`MetaFlags::decrements`].
+    MetaArithmetic(MetaFlags),
+    /// `mn`: answers `MN` behind everything asked before it.
+    MetaNoop,
+    /// `me`.
+    MetaDebug(MetaFlags),
+}
+
+/// How a store command treats what is already there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreMode {
+    /// Store in any case.
+    Set,
+    /// Store only if there is nothing.
+    Add,
+    /// Store only if there is something.
+    Replace,
+    /// Put the value behind what is there, keeping its client flags and expiration time.
+    Append,
+    /// Put the value before what is there, keeping its client flags and expiration time.
+    Prepend,
+}
+
+/// What `stats` is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatsTopic {
+    /// No sub-command.
+    General,
+    /// The configuration.
+    Settings,
+    /// Items by slab class.
+    Items,
+    /// Slabs by class.
+    Slabs,
+    /// Items by size.
+    Sizes,
+    /// Connections.
+    Conns,
+    /// Zero the counters; answers `RESET`.
+    Reset,
+    /// Statistics by key prefix.
+    Detail(StatsDetail),
+    /// Keys of one slab class.
+    Cachedump {
+        /// Slab class, below 64.
+        class: u32,
+        /// Most items to show; 0 is all.
+        limit: u32,
+    },
+}
+
+/// What `stats detail` is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatsDetail {
+    /// Start counting.
+    On,
+    /// Stop counting.
+    Off,
+    /// Show the counts.
+    Dump,
+}
+
+impl Command {
+    /// Whether the request names a key, so that it has an owner. O(1).
+    pub fn is_keyed(&self) -> bool {
+        match self {
+            Self::Get { .. }
+            | Self::GetAndTouch { .. }
+            | Self::Store { .. }
+            | Self::StoreTooLarge { .. }
+            | Self::Delete
+            | Self::Arithmetic { .. }
+            | Self::Touch { .. }
+            | Self::MetaGet(_)
+            | Self::MetaStore(_)
+            | Self::MetaDelete(_)
+            | Self::MetaArithmetic(_)
+            | Self::MetaDebug(_) => true,
+            Self::EndOfKeys
+            | Self::FlushAll { .. }
+            | Self::Version
+            | Self::Verbosity { .. }
+            | Self::Stats(_)
+            | Self::Quit
+            | Self::MetaNoop => false,
+        }
+    }
+
+    /// The flags of a meta command that has some. O(1).
+    pub fn meta_flags(&self) -> Option<&MetaFlags> {
+        match self {
+            Self::MetaGet(flags)
+            | Self::MetaStore(flags)
+            | Self::MetaDelete(flags)
+            | Self::MetaArithmetic(flags)
+            | Self::MetaDebug(flags) => Some(flags),
+            _ => None,
+        }
+    }
+}
+
+impl<'a> Request<'a> {
+    /// A request that is its command alone.
+    pub(crate) fn bare(command: Command) -> Self {
+        Self::keyed(command, &[])
+    }
+
+    /// A request that is a command and a key.
+    pub(crate) fn keyed(command: Command, key: &'a [u8]) -> Self {
+        Self { command, key, value: &[], flags: &[], noreply: false }
+    }
+
+    /// Whether the key token is base64 (flag `b`). O(1) for all but [`Command::StoreTooLarge`].
+    pub fn is_base64(&self) -> bool {
+        match self.command {
+            // Its flags were not kept: the command is rare and its reply shows none of them.
+            Command::StoreTooLarge { .. } => Tokens::new(self.flags).any(|token| token.starts_with(b"b")),
+            command => command.meta_flags().is_some_and(MetaFlags::base64),
+        }
+    }
+
+    /// The key to execute with: `key` itself, or what its base64 form stands for, decoded into `scratch`.
+    ///
+    /// Panics if the key is base64 by its flags and not by its form; the parser never makes such a request.
+    pub fn decoded_key<'s>(&self, scratch: &'s mut [u8; KEY_SIZE_MAX]) -> &'s [u8]
+    where
+        'a: 's,
+    {
+        if !self.is_base64() {
+            return self.key;
+        }
+        base64::decode(self.key, scratch).expect("the parser refuses a key that does not decode")
+    }
+}
