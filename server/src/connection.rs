@@ -1,0 +1,234 @@
+//! One client's connection: what it sent and is not executed yet, and what it is owed. No I/O, no engine.
+
+use slabring_protocol::Parser;
+use slabring_reactor::ConnectionId;
+
+use crate::outbox::Outbox;
+
+/// Replies in bytes above which a connection's requests are not executed and its socket is not read.
+pub const OUTPUT_BYTES_HIGH: usize = 1 << 20;
+/// Replies in bytes below which it goes on.
+pub const OUTPUT_BYTES_LOW: usize = OUTPUT_BYTES_HIGH / 2;
+/// Replies owed or held above which a connection's requests are not executed.
+pub const REPLIES_WAITING_MAX: usize = 4096;
+
+const _: () = assert!(OUTPUT_BYTES_LOW < OUTPUT_BYTES_HIGH);
+
+/// Bytes that came and are not executed: the rest of a packet, a line without its end, a growing value.
+#[derive(Default)]
+pub struct Input {
+    bytes: Vec<u8>,
+    /// Those before it are done with.
+    start: usize,
+    /// Not worth parsing before this many are here.
+    needed: usize,
+}
+
+impl Input {
+    /// The bytes.
+    pub fn unread(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.bytes.len()
+    }
+
+    /// Whether the parser could do something with them.
+    pub fn is_worth_parsing(&self) -> bool {
+        let unread = self.bytes.len() - self.start;
+        unread > 0 && unread >= self.needed
+    }
+
+    /// Says that the parser waits for `bytes` in all.
+    pub fn need(&mut self, bytes: usize) {
+        self.needed = bytes;
+    }
+
+    /// Appends what came. Grows in steps of what has come, whatever a client announces.
+    pub fn append(&mut self, data: &[u8]) {
+        if self.start > 0 && self.bytes.len() + data.len() > self.bytes.capacity() {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+        self.bytes.extend_from_slice(data);
+    }
+
+    /// Drops `bytes` from the front; the memory goes with the last of them.
+    pub fn consume(&mut self, bytes: usize) {
+        assert!(self.start + bytes <= self.bytes.len());
+        self.start += bytes;
+        if self.is_empty() {
+            self.bytes = Vec::new();
+            self.start = 0;
+        }
+    }
+
+    /// Memory that is reserved here.
+    pub fn capacity_bytes(&self) -> usize {
+        self.bytes.capacity()
+    }
+
+    /// Takes the bytes out, to parse them beside the connection; [`Input::put_back`] returns them.
+    pub fn lend(&mut self) -> Self {
+        std::mem::take(self)
+    }
+
+    /// See [`Input::lend`].
+    pub fn put_back(&mut self, lent: Self) {
+        let needed = self.needed;
+        *self = Self { needed, ..lent };
+    }
+}
+
+/// How far a connection is from its end.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Ending {
+    /// It goes on.
+    No,
+    /// The peer has sent its last byte: what is here is executed and answered, then it ends.
+    AfterInput,
+    /// Nothing more is executed; it ends when what is owed has left.
+    AfterOutput,
+}
+
+/// See the module.
+pub struct Connection {
+    /// Its name in the reactor.
+    pub id: ConnectionId,
+    /// Where the stream stands.
+    pub parser: Parser,
+    /// What is not executed yet.
+    pub input: Input,
+    /// What is owed.
+    pub outbox: Outbox,
+    /// A send is in flight.
+    pub sending: bool,
+    /// The socket is not read, for the sake of the output.
+    pub paused: bool,
+    /// It has input that it may not execute yet.
+    pub stalled: bool,
+    /// It stands in the list of this turn's connections to look after.
+    pub touched: bool,
+    /// How it ends.
+    pub ending: Ending,
+    /// Its buffers as last counted.
+    pub buffer_bytes_counted: usize,
+}
+
+impl Connection {
+    /// A fresh connection.
+    pub fn new(id: ConnectionId) -> Self {
+        Self {
+            id,
+            parser: Parser::default(),
+            input: Input::default(),
+            outbox: Outbox::default(),
+            sending: false,
+            paused: false,
+            stalled: false,
+            touched: false,
+            ending: Ending::No,
+            buffer_bytes_counted: 0,
+        }
+    }
+
+    /// Whether its own replies leave room for another request.
+    pub fn may_execute(&self) -> bool {
+        self.outbox.bytes() < OUTPUT_BYTES_HIGH && self.outbox.waiting() < REPLIES_WAITING_MAX
+    }
+
+    /// Whether all that was asked is answered and has left.
+    pub fn is_quiet(&self) -> bool {
+        !self.sending && !self.stalled && self.outbox.is_empty()
+    }
+
+    /// Whether it is time to close it.
+    pub fn is_over(&self) -> bool {
+        match self.ending {
+            Ending::No => false,
+            Ending::AfterInput | Ending::AfterOutput => self.is_quiet(),
+        }
+    }
+
+    /// Memory of its buffers.
+    pub fn capacity_bytes(&self) -> usize {
+        self.input.capacity_bytes() + self.outbox.capacity_bytes()
+    }
+}
+
+/// The connections of a shard, by the reactor's slots.
+#[derive(Default)]
+pub struct Connections {
+    slots: Vec<Option<Box<Connection>>>,
+    live: usize,
+}
+
+impl Connections {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.live
+    }
+
+    /// Adds a fresh one.
+    pub fn insert(&mut self, id: ConnectionId) {
+        let slot = id.slot as usize;
+        if self.slots.len() <= slot {
+            self.slots.resize_with(slot + 1, || None);
+        }
+        assert!(self.slots[slot].is_none(), "the reactor gives a slot to one connection at a time");
+        self.slots[slot] = Some(Box::new(Connection::new(id)));
+        self.live += 1;
+    }
+
+    /// The connection of `id`, unless it is gone.
+    pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.slots.get_mut(id.slot as usize)?.as_deref_mut().filter(|connection| connection.id == id)
+    }
+
+    /// Takes the connection of `id` out, unless it is gone.
+    pub fn remove(&mut self, id: ConnectionId) -> Option<Box<Connection>> {
+        self.get_mut(id)?;
+        self.live -= 1;
+        self.slots[id.slot as usize].take()
+    }
+
+    /// The names of all connections.
+    pub fn ids(&self) -> Vec<ConnectionId> {
+        self.slots.iter().flatten().map(|connection| connection.id).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn input_keeps_what_is_not_consumed_and_its_memory_goes_with_the_last_byte() {
+        let mut input = Input::default();
+        input.append(b"get a\r\nge");
+        input.consume(7);
+        assert_eq!(input.unread(), b"ge");
+        input.need(5);
+        assert!(!input.is_worth_parsing());
+        input.append(b"t b");
+        assert!(input.is_worth_parsing());
+        assert_eq!(input.unread(), b"get b");
+        input.consume(5);
+        assert!(input.is_empty() && input.capacity_bytes() == 0);
+    }
+
+    #[test]
+    fn a_late_name_does_not_reach_the_next_connection_in_the_slot() {
+        let mut connections = Connections::default();
+        let old = ConnectionId { slot: 2, generation: 1 };
+        let new = ConnectionId { slot: 2, generation: 2 };
+        connections.insert(old);
+        assert!(connections.remove(old).is_some());
+        connections.insert(new);
+        assert!(connections.get_mut(old).is_none());
+        assert!(connections.remove(old).is_none());
+        assert_eq!((connections.len(), connections.ids()), (1, vec![new]));
+    }
+}

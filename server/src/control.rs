@@ -1,0 +1,124 @@
+//! The control thread: one unpinned glommio executor that minds signals, ticks the clock and publishes
+//! statistics. Never on the path of a request. Where io_uring is refused, plain threads do the same.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use glommio::timer::sleep;
+use glommio::{LocalExecutorBuilder, Placement};
+use signal_hook::iterator::Signals;
+use slabring_reactor::backend::Backend;
+use tracing::{info, warn};
+
+use crate::node::{Node, Published};
+
+/// How often the second counter is looked after: an item outlives its time by at most this.
+const TICK: Duration = Duration::from_millis(100);
+/// Ticks between two lines of statistics in the log (`-v`).
+const TICKS_PER_REPORT: u32 = 100;
+/// glommio's own buffer arena; the control thread moves no bulk data yet. Its default is 10 MiB.
+const GLOMMIO_MEMORY_BYTES: usize = 256 << 10;
+const GLOMMIO_RING_DEPTH: usize = 32;
+/// Exit code after a second signal: the first one's orderly end was too slow for somebody.
+const EXIT_AT_ONCE: i32 = 1;
+
+/// Starts the control thread, which lives as long as the process.
+pub fn start(node: &Arc<Node>, signals: Signals) -> Result<()> {
+    let handle = signals.handle();
+    if node.choice.backend == Backend::Uring {
+        match start_executor(Arc::clone(node), signals) {
+            Ok(()) => return Ok(()),
+            Err(error) => warn!("control runs on plain threads, because glommio does not start: {error}"),
+        }
+        // The executor took its signals with it.
+        handle.close();
+        return start_threads(node, crate::signals()?);
+    }
+    start_threads(node, signals)
+}
+
+fn start_executor(node: Arc<Node>, signals: Signals) -> Result<()> {
+    let (tell, started) = mpsc::channel();
+    let thread = LocalExecutorBuilder::new(Placement::Unbound)
+        .name("control")
+        .io_memory(GLOMMIO_MEMORY_BYTES)
+        .ring_depth(GLOMMIO_RING_DEPTH)
+        .spawn(move || async move {
+            let minded = Arc::clone(&node);
+            let minding = glommio::executor().spawn_blocking(move || mind(&minded, signals));
+            glommio::spawn_local(minding).detach();
+            // The node may have given up waiting, which ends the process anyway.
+            if tell.send(()).is_err() {
+                return;
+            }
+            let mut ticks = 0;
+            loop {
+                tick(&node, &mut ticks);
+                sleep(TICK).await;
+            }
+        });
+    let thread = thread.map_err(|error| anyhow!("{error}"))?;
+    if started.recv().is_err() {
+        // The executor ended before it began: its join says why.
+        thread.join().map_err(|error| anyhow!("{error}"))?;
+    }
+    Ok(())
+}
+
+fn start_threads(node: &Arc<Node>, signals: Signals) -> Result<()> {
+    let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+        std::thread::Builder::new().name(name.into()).spawn(run).context("cannot start the control thread")
+    };
+    let minded = Arc::clone(node);
+    spawn("signals", Box::new(move || mind(&minded, signals)))?;
+    let node = Arc::clone(node);
+    spawn(
+        "control",
+        Box::new(move || {
+            let mut ticks = 0;
+            loop {
+                tick(&node, &mut ticks);
+                std::thread::sleep(TICK);
+            }
+        }),
+    )?;
+    Ok(())
+}
+
+/// The first signal ends the node in order, a second one at once.
+fn mind(node: &Node, mut signals: Signals) {
+    for signal in signals.forever() {
+        if node.stopping.load(Ordering::Acquire) {
+            warn!("signal {signal} again: ending at once");
+            std::process::exit(EXIT_AT_ONCE);
+        }
+        info!("signal {signal}: finishing what was received");
+        node.stop();
+    }
+}
+
+fn tick(node: &Node, ticks: &mut u32) {
+    node.clock.tick();
+    *ticks = ticks.wrapping_add(1);
+    if ticks.is_multiple_of(TICKS_PER_REPORT) && node.verbosity.load(Ordering::Relaxed) > 0 {
+        log_statistics(node);
+    }
+}
+
+fn log_statistics(node: &Node) {
+    let sum = |field: fn(&Published) -> &AtomicU64| -> u64 {
+        node.published.iter().map(|shard| field(shard).load(Ordering::Relaxed)).sum()
+    };
+    info!(
+        connections = node.connections.load(Ordering::Relaxed),
+        items = sum(|shard| &shard.items),
+        gets = sum(|shard| &shard.gets),
+        hits = sum(|shard| &shard.hits),
+        sets = sum(|shard| &shard.sets),
+        evictions = sum(|shard| &shard.evictions),
+        "statistics"
+    );
+}

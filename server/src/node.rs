@@ -1,0 +1,310 @@
+//! A whole node: listeners, shard threads and the control thread, from start to end.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{OnceLock, mpsc};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result, anyhow, bail};
+use signal_hook::iterator::Signals;
+use slabring_engine::{CasSeries, Config, MEMORY_BYTES_MIN, Shard};
+use slabring_reactor::backend::{Backend, Choice};
+use slabring_reactor::clock::Clock;
+use slabring_reactor::thread::{Limit, allowed_cpus, pin_to, raise_limit};
+use slabring_reactor::{Epoll, Io, IoSettings, Uring, Waker, backend};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+use crate::control;
+use crate::execute::Executor;
+use crate::options::Settings;
+use crate::post::{LetterBoxes, Post, connect_all};
+use crate::report::ShardReport;
+use crate::shard_thread::ShardThread;
+use crate::shards::{ShardId, Shards};
+
+/// Receive buffers take at most this share of a shard's memory.
+const RECEIVE_SHARE: usize = 16;
+const RECEIVE_BUFFERS_MIN: usize = 8;
+const RECEIVE_BUFFERS_MAX: usize = 128;
+/// Descriptors beside those of clients: rings, listeners, logs.
+const DESCRIPTORS_RESERVED: u64 = 64;
+
+/// What all threads of a node share. Written rarely, read by relaxed loads.
+#[derive(Debug)]
+pub struct Node {
+    /// What the user asked for.
+    pub settings: Settings,
+    /// The time.
+    pub clock: Clock,
+    /// The backend and why.
+    pub choice: Choice,
+    /// Clients connected to any shard.
+    pub connections: AtomicUsize,
+    /// Log level that clients may change.
+    pub verbosity: AtomicUsize,
+    /// Set once: finish and end.
+    pub stopping: AtomicBool,
+    /// Shards whose clients are all gone since then.
+    pub drained: AtomicUsize,
+    /// Each shard's main numbers as of its last second.
+    pub published: Vec<Published>,
+    /// How to wake the shards, once they run.
+    wakers: OnceLock<Vec<Arc<Waker>>>,
+}
+
+/// A shard's main numbers for the control thread: stored relaxed by the shard, loaded relaxed by anybody.
+#[derive(Default, Debug)]
+pub struct Published {
+    /// Items in the shard.
+    pub items: AtomicU64,
+    /// Gets executed.
+    pub gets: AtomicU64,
+    /// Those that hit.
+    pub hits: AtomicU64,
+    /// Stores executed.
+    pub sets: AtomicU64,
+    /// Items evicted.
+    pub evictions: AtomicU64,
+}
+
+impl Published {
+    /// Shows the numbers of `report`.
+    pub fn store(&self, report: &ShardReport) {
+        self.items.store(report.engine.items, Ordering::Relaxed);
+        self.gets.store(report.commands.cmd_get, Ordering::Relaxed);
+        self.hits.store(report.commands.get_hits, Ordering::Relaxed);
+        self.sets.store(report.commands.cmd_set, Ordering::Relaxed);
+        self.evictions.store(report.engine.evictions, Ordering::Relaxed);
+    }
+}
+
+impl Node {
+    /// Asks all shards to end. Returns at once.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        for waker in self.wakers.get().into_iter().flatten() {
+            waker.wake_from_outside();
+        }
+    }
+}
+
+type ShardHandle = JoinHandle<Result<()>>;
+
+/// A running node.
+pub struct Running {
+    node: Arc<Node>,
+    shards: Vec<ShardHandle>,
+}
+
+/// Starts a node and returns when it serves. `signals` will end it.
+pub fn start(settings: Settings, signals: Signals) -> Result<Running> {
+    raise_limits(&settings)?;
+    let io_settings = io_settings(settings.shard_memory_bytes());
+    let choice = backend::choose(settings.io, &io_settings)
+        .map_err(|refusal| anyhow!("--io uring: {refusal}; or start with --io auto or --io epoll"))?;
+    let listeners = bind_all(&settings)?;
+    let threads = settings.threads;
+    let node = Arc::new(Node {
+        clock: Clock::start(),
+        connections: AtomicUsize::new(0),
+        verbosity: AtomicUsize::new(settings.verbosity),
+        stopping: AtomicBool::new(false),
+        drained: AtomicUsize::new(0),
+        published: (0..threads).map(|_| Published::default()).collect(),
+        wakers: OnceLock::new(),
+        choice,
+        settings,
+    });
+    control::start(&node, signals)?;
+    let (wakers, shards) = match node.choice.backend {
+        Backend::Uring => start_shards::<Uring>(&node, io_settings, listeners)?,
+        Backend::Epoll => start_shards::<Epoll>(&node, io_settings, listeners)?,
+    };
+    node.wakers.set(wakers).expect("set here only");
+    if node.stopping.load(Ordering::Acquire) {
+        // A signal came before there was anybody to wake.
+        node.stop();
+    }
+    Ok(Running { node, shards })
+}
+
+impl Running {
+    /// What the node is, for the banner.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Waits until all shards have ended.
+    pub fn join(self) -> Result<()> {
+        for shard in self.shards {
+            shard.join().map_err(|_| anyhow!("a shard thread panicked"))??;
+        }
+        Ok(())
+    }
+}
+
+/// What one shard thread needs to be built.
+struct Plan {
+    node: Arc<Node>,
+    shards: Shards,
+    cpu: usize,
+    io_settings: IoSettings,
+    listeners: Vec<OwnedFd>,
+    boxes: LetterBoxes,
+    ready: mpsc::Sender<(ShardId, Result<Arc<Waker>>)>,
+    wakers: mpsc::Receiver<Vec<Arc<Waker>>>,
+}
+
+fn start_shards<I: Io>(
+    node: &Arc<Node>,
+    io_settings: IoSettings,
+    listeners: Vec<Vec<OwnedFd>>,
+) -> Result<(Vec<Arc<Waker>>, Vec<ShardHandle>)> {
+    let count = node.settings.threads;
+    let cpus = allowed_cpus().context("cannot read the CPU affinity")?;
+    let (ready, started) = mpsc::channel();
+    let mut threads = Vec::new();
+    let mut introductions = Vec::new();
+    for ((number, boxes), listeners) in (0..count).zip(connect_all(count)).zip(listeners) {
+        let (introduce, wakers) = mpsc::channel();
+        introductions.push(introduce);
+        let plan = Plan {
+            node: Arc::clone(node),
+            shards: Shards { count, me: ShardId(number) },
+            cpu: cpus[usize::from(number) % cpus.len()],
+            io_settings,
+            listeners,
+            boxes,
+            ready: ready.clone(),
+            wakers,
+        };
+        let name = format!("shard-{number}");
+        threads.push(std::thread::Builder::new().name(name).spawn(move || run_shard::<I>(plan))?);
+    }
+    drop(ready);
+    let wakers = collect_wakers(&started, usize::from(count))?;
+    for introduce in introductions {
+        // A thread that has gone reports why when it is joined.
+        if introduce.send(wakers.clone()).is_err() {
+            break;
+        }
+    }
+    Ok((wakers, threads))
+}
+
+fn collect_wakers(
+    started: &mpsc::Receiver<(ShardId, Result<Arc<Waker>>)>,
+    count: usize,
+) -> Result<Vec<Arc<Waker>>> {
+    let mut wakers: Vec<_> = started.iter().take(count).collect();
+    wakers.sort_by_key(|(shard, _)| *shard);
+    let wakers = wakers
+        .into_iter()
+        .map(|(shard, waker)| waker.with_context(|| format!("shard {} cannot start", shard.0)))
+        .collect::<Result<Vec<_>>>()?;
+    if wakers.len() < count {
+        bail!("a shard thread ended while it started");
+    }
+    Ok(wakers)
+}
+
+fn run_shard<I: Io>(plan: Plan) -> Result<()> {
+    let me = plan.shards.me;
+    match build_shard::<I>(&plan) {
+        Ok((io, executor)) => {
+            let Plan { node, shards, boxes, ready, wakers, .. } = plan;
+            let introduced = ready.send((me, Ok(io.waker()))).ok().and_then(|()| wakers.recv().ok());
+            // Without an introduction the node has given up, and says why itself.
+            let Some(all) = introduced else { return Ok(()) };
+            drop(ready);
+            ShardThread::new(node, shards, io, executor, Post::new(me, boxes, &all)).run()
+        }
+        Err(error) => {
+            // Nobody listens only when the node has given up already.
+            if plan.ready.send((me, Err(error))).is_err() {
+                bail!("shard {} cannot start", me.0);
+            }
+            Ok(())
+        }
+    }
+}
+
+fn build_shard<I: Io>(plan: &Plan) -> Result<(I, Executor)> {
+    pin_to(plan.cpu).with_context(|| format!("cannot pin to CPU {}", plan.cpu))?;
+    let mut io = I::new(&plan.io_settings)
+        .context("cannot set up the I/O backend; too little locked memory? (ulimit -l), or use --io epoll")?;
+    for listener in &plan.listeners {
+        io.listen(listener.try_clone()?).context("cannot accept connections")?;
+    }
+    let settings = &plan.node.settings;
+    let fixed = plan.io_settings.fixed_bytes();
+    let memory_bytes = settings.shard_memory_bytes().saturating_sub(fixed).max(MEMORY_BYTES_MIN);
+    let step = u64::from(plan.shards.count);
+    let shard = Shard::new(&Config {
+        item_size_max: settings.item_size_max,
+        growth_factor: settings.growth_factor,
+        policy: settings.policy,
+        evict: settings.evict,
+        cas_enabled: settings.cas_enabled,
+        cas: CasSeries { offset: u64::from(plan.shards.me.0), step },
+        huge_pages: true,
+        ..Config::with_memory(memory_bytes)
+    })?;
+    Ok((io, Executor::new(shard)))
+}
+
+fn io_settings(shard_memory_bytes: usize) -> IoSettings {
+    let defaults = IoSettings::default();
+    let affordable = shard_memory_bytes / RECEIVE_SHARE / defaults.receive_buffer_bytes as usize;
+    let buffers = affordable.clamp(RECEIVE_BUFFERS_MIN, RECEIVE_BUFFERS_MAX);
+    let receive_buffers = u16::try_from(1 << buffers.ilog2()).expect("clamped");
+    IoSettings { receive_buffers, ..defaults }
+}
+
+fn raise_limits(settings: &Settings) -> Result<()> {
+    let wanted = settings.max_connections as u64 + DESCRIPTORS_RESERVED;
+    let files = raise_limit(Limit::OpenFiles, wanted)?;
+    if files < wanted {
+        bail!(
+            "-c {} needs {wanted} open files and the limit is {files}: raise it (ulimit -n {wanted}, LimitNOFILE={wanted}) or lower -c",
+            settings.max_connections
+        );
+    }
+    raise_limit(Limit::LockedMemory, u64::MAX)?;
+    Ok(())
+}
+
+/// One listener per shard and address; the kernel spreads connections over those of one address.
+fn bind_all(settings: &Settings) -> Result<Vec<Vec<OwnedFd>>> {
+    let mut per_shard: Vec<Vec<OwnedFd>> = (0..settings.threads).map(|_| Vec::new()).collect();
+    for &address in &settings.listen {
+        let cannot = || {
+            format!(
+                "cannot listen on {address}: is another server running there? choose another port (-p) or address (-l)"
+            )
+        };
+        // Shared ports would let a second node bind beside the first without a word; a plain socket does not.
+        drop(bind(address, settings.backlog, false).with_context(cannot)?);
+        for listeners in &mut per_shard {
+            listeners.push(bind(address, settings.backlog, true).with_context(cannot)?.into());
+        }
+    }
+    Ok(per_shard)
+}
+
+/// Accepted sockets inherit the options set here.
+fn bind(address: SocketAddr, backlog: i32, shared: bool) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new())?;
+    socket.bind(&address.into())?;
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}

@@ -1,0 +1,176 @@
+//! What a shard tells about itself, and questions that go to all shards of a node. No rendering.
+
+use slabring_engine::{ClassStats, Counters, MemoryUse, Seconds};
+use slabring_protocol::StatsTopic;
+use slabring_reactor::IoCounters;
+
+/// Declares a struct of `u64` counters that can be summed field by field.
+macro_rules! counters {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+        pub struct $name { $($(#[$field_doc])* pub $field: u64),* }
+
+        impl $name {
+            /// Adds each field of `other`.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$field += other.$field;)*
+            }
+        }
+    };
+}
+
+counters! {
+    /// Commands as their owner shard executed them, under memcached's names.
+    CommandCounters {
+        cmd_get, cmd_set, cmd_touch, cmd_meta,
+        get_hits, get_misses, touch_hits, touch_misses,
+        delete_hits, delete_misses, incr_hits, incr_misses, decr_hits, decr_misses,
+        cas_hits, cas_misses, cas_badval, store_too_large, store_no_memory,
+    }
+}
+
+counters! {
+    /// What came and went over a shard's connections.
+    Traffic {
+        bytes_read, bytes_written, connections_total, connections_rejected, cmd_flush,
+        /// Times a connection had to wait for its own replies or for room in a mailbox.
+        stalls,
+        /// Requests that went to another shard.
+        requests_posted,
+        /// Letters in which they went.
+        letters_posted,
+        /// Bytes of connection buffers and letters, now.
+        buffer_bytes,
+    }
+}
+
+/// One shard's numbers, or the sum of several.
+#[derive(Clone, Default, Debug)]
+pub struct ShardReport {
+    /// Commands by kind and outcome.
+    pub commands: CommandCounters,
+    /// Connections and their bytes.
+    pub traffic: Traffic,
+    /// Items, evictions, expiries.
+    pub engine: Counters,
+    /// Where the memory is.
+    pub memory: Option<MemoryUse>,
+    /// Slab classes, by class.
+    pub classes: Vec<ClassStats>,
+    /// System calls and completions.
+    pub io: IoCounters,
+}
+
+impl ShardReport {
+    /// Adds another shard's numbers.
+    pub fn add(&mut self, other: &Self) {
+        self.commands.add(&other.commands);
+        self.traffic.add(&other.traffic);
+        add_engine(&mut self.engine, &other.engine);
+        add_io(&mut self.io, &other.io);
+        self.memory = match (self.memory, other.memory) {
+            (Some(a), Some(b)) => Some(sum_of_memory(&a, &b)),
+            (a, b) => a.or(b),
+        };
+        for class in &other.classes {
+            match self.classes.iter_mut().find(|known| known.class == class.class) {
+                Some(known) => add_class(known, class),
+                None => self.classes.push(*class),
+            }
+        }
+    }
+}
+
+/// Adds the named fields of one struct to another's.
+macro_rules! add_fields {
+    ($to:ident, $from:ident, $($field:ident),+) => { $($to.$field += $from.$field;)+ };
+}
+
+fn add_engine(to: &mut Counters, from: &Counters) {
+    add_fields!(
+        to,
+        from,
+        items,
+        bytes,
+        total_items,
+        evictions,
+        evicted_unfetched,
+        reclaimed,
+        expired_unfetched
+    );
+    add_fields!(to, from, get_expired, get_flushed, page_moves, admission_refusals);
+}
+
+fn add_io(to: &mut IoCounters, from: &IoCounters) {
+    add_fields!(
+        to,
+        from,
+        turns,
+        completions,
+        sends,
+        out_of_buffers,
+        rearmed,
+        overflows,
+        accept_failures,
+        wakes
+    );
+}
+
+fn add_class(to: &mut ClassStats, from: &ClassStats) {
+    add_fields!(to, from, pages, used, free, items, bytes, window_items, evicted, evicted_unfetched);
+}
+
+fn sum_of_memory(a: &MemoryUse, b: &MemoryUse) -> MemoryUse {
+    MemoryUse {
+        limit: a.limit + b.limit,
+        index: a.index + b.index,
+        pages: a.pages + b.pages,
+        policy: a.policy + b.policy,
+        external: a.external + b.external,
+        items: a.items + b.items,
+    }
+}
+
+/// What every shard can be asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Question {
+    /// Forget all items, now or at that second.
+    Flush(Option<Seconds>),
+    /// Tell your numbers.
+    Report,
+    /// Set your counters to zero.
+    ResetCounters,
+}
+
+/// An answer to which all shards contribute.
+#[derive(Debug)]
+pub struct Gathering {
+    /// What was asked.
+    pub question: Question,
+    /// What of the reports the client wants to see.
+    pub topic: StatsTopic,
+    /// The client wants to see nothing.
+    pub noreply: bool,
+    /// The sum so far.
+    pub report: ShardReport,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_add_up_field_by_field_and_class_by_class() {
+        let mut sum = ShardReport::default();
+        let mut one = ShardReport::default();
+        one.commands.cmd_get = 2;
+        one.traffic.bytes_read = 3;
+        one.engine.items = 5;
+        one.io.turns = 7;
+        sum.add(&one);
+        sum.add(&one);
+        let got = (sum.commands.cmd_get, sum.traffic.bytes_read, sum.engine.items, sum.io.turns);
+        assert_eq!(got, (4, 6, 10, 14));
+    }
+}
