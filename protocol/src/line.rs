@@ -323,7 +323,9 @@ fn parse_meta(arguments: &[u8], command: fn(MetaFlags) -> Command) -> Line<'_> {
 /// `ma key flags*`: as [`parse_meta`], but it does not tell bad flags apart.
 fn parse_meta_arithmetic(arguments: &[u8]) -> Line<'_> {
     let mut tokens = Tokens::new(arguments);
-    let Some(key) = tokens.next() else { return refused(ErrorReply::BadCommandLineFormat) };
+    let Some(key) = tokens.next().filter(|key| key.len() <= KEY_SIZE_MAX) else {
+        return refused(ErrorReply::BadCommandLineFormat);
+    };
     let Ok(flags) = parse_meta_flags(key, tokens.rest(), Head::Key) else {
         return refused(ErrorReply::InvalidOrDuplicateFlag);
     };
