@@ -1,0 +1,141 @@
+//! Reserved address space, and the chunks of items in it. The only unsafe code of the engine; hands out
+//! slices and copies, never pointers, and knows nothing of what an item means.
+
+#![expect(unsafe_code, reason = "telling the kernel that a range may be dropped is unsafe in memmap2")]
+
+use std::io;
+use std::ops::Range;
+
+use bytemuck::Pod;
+use memmap2::{Advice, MmapMut, MmapOptions, UncheckedAdvice};
+
+/// Locations count in units of this many bytes, and every chunk size is a multiple of it.
+pub(crate) const LOCATION_UNIT: usize = 8;
+
+/// Where a chunk begins: an offset into the arena in units of [`LOCATION_UNIT`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Location(pub(crate) u32);
+
+impl Location {
+    /// No chunk: it would have to fit in the last eight bytes of 32 GiB.
+    pub(crate) const NONE: Location = Location(u32::MAX);
+
+    pub(crate) fn from_offset(offset: usize) -> Location {
+        debug_assert!(offset.is_multiple_of(LOCATION_UNIT));
+        Location(u32::try_from(offset / LOCATION_UNIT).expect("the budget is at most 32 GiB"))
+    }
+
+    pub(crate) fn offset(self) -> usize {
+        self.0 as usize * LOCATION_UNIT
+    }
+}
+
+/// Zeroed memory that costs nothing until it is touched.
+#[derive(Debug)]
+pub(crate) struct Region {
+    map: MmapMut,
+}
+
+impl Region {
+    /// Reserves address space. With `huge_pages` the kernel is asked for them; it may well refuse.
+    pub(crate) fn reserve(bytes: usize, huge_pages: bool) -> io::Result<Region> {
+        let map = MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
+        if huge_pages {
+            // Kernels without huge pages refuse, and everything works all the same.
+            map.advise(Advice::HugePage).ok();
+        }
+        Ok(Region { map })
+    }
+
+    /// The region as records; its size must be a multiple of theirs.
+    #[inline]
+    pub(crate) fn records<T: Pod>(&self) -> &[T] {
+        bytemuck::cast_slice(&self.map)
+    }
+
+    /// The region as records; its size must be a multiple of theirs.
+    #[inline]
+    pub(crate) fn records_mut<T: Pod>(&mut self) -> &mut [T] {
+        bytemuck::cast_slice_mut(&mut self.map)
+    }
+}
+
+/// The bytes of all chunks.
+#[derive(Debug)]
+pub(crate) struct Arena {
+    region: Region,
+}
+
+impl Arena {
+    pub(crate) fn reserve(bytes: usize, huge_pages: bool) -> io::Result<Arena> {
+        Ok(Arena { region: Region::reserve(bytes, huge_pages)? })
+    }
+
+    #[inline]
+    pub(crate) fn bytes(&self, range: Range<usize>) -> &[u8] {
+        &self.region.map[range]
+    }
+
+    #[inline]
+    pub(crate) fn bytes_mut(&mut self, range: Range<usize>) -> &mut [u8] {
+        &mut self.region.map[range]
+    }
+
+    /// A copy of the record at an offset, aligned or not.
+    #[inline]
+    pub(crate) fn read<T: Pod>(&self, offset: usize) -> T {
+        bytemuck::pod_read_unaligned(&self.region.map[offset..offset + size_of::<T>()])
+    }
+
+    #[inline]
+    pub(crate) fn write<T: Pod>(&mut self, offset: usize, record: T) {
+        self.region.map[offset..offset + size_of::<T>()].copy_from_slice(bytemuck::bytes_of(&record));
+    }
+
+    /// Copies bytes within the arena; the ranges may overlap.
+    pub(crate) fn copy(&mut self, from: Range<usize>, to: usize) {
+        self.region.map.copy_within(from, to);
+    }
+
+    /// Gives the memory of a range back to the kernel; its content is undefined afterwards.
+    pub(crate) fn discard(&mut self, range: Range<usize>) {
+        assert!(range.start <= range.end && range.end <= self.region.map.len());
+        // SAFETY: the range lies in the private anonymous map we borrow mutably, so no reference into it exists,
+        // and whatever bytes it reads as afterwards are valid bytes.
+        let discarded = unsafe {
+            self.region.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
+        };
+        // A kernel with larger pages than ours refuses; then the memory stays resident until it is reused.
+        discarded.ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_discarded_range_leaves_its_neighbours_alone() {
+        let mut arena = Arena::reserve(1 << 20, true).unwrap();
+        arena.bytes_mut(0..1 << 20).fill(7);
+        arena.discard(1 << 16..1 << 17);
+        assert!(arena.bytes(0..1 << 16).iter().all(|&byte| byte == 7));
+        assert!(arena.bytes(1 << 17..1 << 20).iter().all(|&byte| byte == 7));
+    }
+
+    #[test]
+    fn a_record_is_read_back_from_any_offset() {
+        let mut arena = Arena::reserve(4096, false).unwrap();
+        for offset in 0..64 {
+            arena.write(offset, 0x0123_4567_89ab_cdef_u64 + offset as u64);
+            assert_eq!(arena.read::<u64>(offset), 0x0123_4567_89ab_cdef + offset as u64);
+        }
+    }
+
+    #[test]
+    fn a_location_names_the_last_chunk_of_the_largest_arena() {
+        let offset = (32 << 30) - 64;
+        assert_eq!(Location::from_offset(offset).offset(), offset);
+        assert_ne!(Location::from_offset(offset), Location::NONE);
+    }
+}

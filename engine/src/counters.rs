@@ -1,0 +1,81 @@
+//! What a shard tells about itself. Plain numbers, read between operations.
+
+use crate::slab::ClassId;
+
+/// Running totals of one shard. All but `items` and `bytes` only ever rise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Items linked now, dead ones not yet found included.
+    pub items: u64,
+    /// Bytes of the linked items: headers, keys and values without the rest of their chunks.
+    pub bytes: u64,
+    /// Items ever stored; a replacement counts.
+    pub total_items: u64,
+    /// Live items dropped to make room, by the hand or with their page.
+    pub evictions: u64,
+    /// Those of `evictions` that no get ever hit.
+    pub evicted_unfetched: u64,
+    /// Dead items freed, wherever they were found.
+    pub reclaimed: u64,
+    /// Those of `reclaimed` that no get ever hit.
+    pub expired_unfetched: u64,
+    /// Gets that found an expired item.
+    pub get_expired: u64,
+    /// Gets that found a flushed item.
+    pub get_flushed: u64,
+    /// Pages taken from one class for the sake of another, of the index or of external bytes.
+    pub page_moves: u64,
+    /// New items that lost against an older one and were dropped from the window.
+    pub admission_refusals: u64,
+}
+
+/// Where a shard's budget goes. `index + pages + policy + external` never exceeds `limit`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MemoryUse {
+    /// The budget in bytes.
+    pub limit: usize,
+    /// Index buckets in use.
+    pub index: usize,
+    /// Pages assigned to a class, in bytes.
+    pub pages: usize,
+    /// Frequency sketch, window queues and page table.
+    pub policy: usize,
+    /// As reported by the caller, capped at half the budget.
+    pub external: usize,
+    /// Bytes of the linked items, a part of `pages`.
+    pub items: usize,
+}
+
+impl MemoryUse {
+    /// Bytes of the budget in use.
+    pub fn used(&self) -> usize {
+        self.index + self.pages + self.policy + self.external
+    }
+}
+
+/// One size class.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClassStats {
+    /// Which; ids rise with the chunk size.
+    pub class: ClassId,
+    /// Bytes of a chunk.
+    pub chunk_size: usize,
+    /// Chunks in a page.
+    pub chunks_per_page: usize,
+    /// Pages assigned.
+    pub pages: usize,
+    /// Chunks holding an item or a part of one.
+    pub used: usize,
+    /// Chunks of assigned pages that hold nothing.
+    pub free: usize,
+    /// Items whose head is in this class.
+    pub items: usize,
+    /// Bytes of those items without the rest of their chunks.
+    pub bytes: usize,
+    /// Items in the admission window.
+    pub window_items: usize,
+    /// Items of this class dropped to make room.
+    pub evicted: u64,
+    /// Those of `evicted` that no get ever hit.
+    pub evicted_unfetched: u64,
+}

@@ -1,0 +1,94 @@
+//! An item as the callers of a shard see it: borrowed, so that nothing can move it meanwhile.
+
+use crate::arena::Location;
+use crate::expiry::{Expiry, Seconds};
+use crate::header::{Head, Header};
+use crate::shard::Shard;
+use crate::slab::ClassId;
+use crate::value::Value;
+
+/// A live item.
+#[derive(Clone, Copy)]
+pub struct Item<'a> {
+    shard: &'a Shard,
+    location: Location,
+    head: Head,
+    /// The header before the access that returned this item.
+    before: Header,
+    now: Seconds,
+}
+
+impl<'a> Item<'a> {
+    #[inline]
+    pub(crate) fn new(shard: &'a Shard, location: Location, before: Header, now: Seconds) -> Item<'a> {
+        Item { shard, location, head: shard.arena.head(location), before, now }
+    }
+
+    /// The value. O(1).
+    #[inline]
+    pub fn value(&self) -> Value<'a> {
+        self.shard.value_of(self.location, &self.head)
+    }
+
+    /// Bytes of the value.
+    #[inline]
+    pub fn value_len(&self) -> usize {
+        self.head.value_len()
+    }
+
+    /// As stored; 0 if none were.
+    pub fn client_flags(&self) -> u32 {
+        self.head.client_flags
+    }
+
+    /// The CAS value; 0 if the shard runs without.
+    pub fn cas(&self) -> u64 {
+        self.shard.cas_of(&self.head)
+    }
+
+    /// When the item will be dead, with what the access changed about it.
+    pub fn expiry(&self) -> Expiry {
+        self.head.header.expiry()
+    }
+
+    /// The key.
+    pub fn key(&self) -> &'a [u8] {
+        self.shard.arena.key(self.location)
+    }
+
+    /// Whether any access before this one fetched the item.
+    pub fn fetched(&self) -> bool {
+        self.before.is_fetched()
+    }
+
+    /// Seconds between the last access and this one. About 3.4 hours and anything longer read the same.
+    pub fn idle_seconds(&self) -> u32 {
+        self.before.idle_seconds(self.now)
+    }
+
+    /// Whether the item was invalidated and not stored since.
+    pub fn is_stale(&self) -> bool {
+        self.head.extension.stale
+    }
+
+    /// Whether the client that stored the item sent the key encoded.
+    pub fn is_binary_key(&self) -> bool {
+        self.head.extension.binary_key
+    }
+
+    /// The size class of the item's first chunk.
+    pub fn class(&self) -> ClassId {
+        self.shard.slabs.class_of(self.location)
+    }
+
+    /// Bytes of header, key and value, without the rest of the chunk.
+    pub fn footprint_bytes(&self) -> usize {
+        self.head.footprint()
+    }
+}
+
+impl std::fmt::Debug for Item<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Item").field("key", &self.key()).field("head", &self.head).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,329 @@
+//! One shard: what it is made of, finding an item, and the plain reads. No I/O, no clock, no threads.
+
+use std::hash::{BuildHasher, Hasher};
+
+use ahash::RandomState;
+
+use crate::arena::{Arena, Location};
+use crate::config::{CasSeries, Config, ConfigError};
+use crate::counters::{ClassStats, Counters, MemoryUse};
+use crate::expiry::{Expiry, Seconds};
+use crate::header::{HEADER_SIZE, Head, Header, VERSION_MAX};
+use crate::index::Index;
+use crate::item::Item;
+use crate::policy::PolicyKind;
+use crate::sketch::Sketch;
+use crate::slab::{PageId, Slabs};
+use crate::value::{Pieces, Value};
+use crate::{KEY_SIZE_MAX, index};
+
+/// The first item's version is one above this: CAS values of 0 and 1 are never given out.
+const VERSION_START: u64 = 1;
+/// This part of the budget is put to use for the index at once.
+const INDEX_SHARE_AT_START: usize = 256;
+const BUCKETS_MIN: usize = 64;
+
+/// One shard of a cache: items, and everything needed to find, expire and evict them in a fixed budget of memory.
+///
+/// An operation costs two or three cache misses and no allocation, except where it says so. The time is an
+/// argument and must not run backwards by more than hours: an item's idle time is kept in 14 bits.
+pub struct Shard {
+    pub(crate) arena: Arena,
+    pub(crate) slabs: Slabs,
+    pub(crate) index: Index,
+    /// Only for the policy that asks it.
+    pub(crate) sketch: Option<Sketch>,
+    pub(crate) counters: Counters,
+    pub(crate) memory_bytes: usize,
+    pub(crate) external_bytes: usize,
+    pub(crate) window_bytes: usize,
+    pub(crate) item_size_max: usize,
+    pub(crate) evict: bool,
+    /// Head of the item that must survive while room is made for its successor.
+    pub(crate) protected: Location,
+    pub(crate) sweep_page: PageId,
+    pub(crate) sweep_chunk: u32,
+    pub(crate) hasher: RandomState,
+    /// Version of the item stored last.
+    version: u64,
+    /// Items of this version and older are dead.
+    flushed_version: u64,
+    flush_due: Option<Seconds>,
+    cas: Option<CasSeries>,
+}
+
+/// Why an item that is still linked is no longer there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Death {
+    Expired,
+    Flushed,
+}
+
+impl Shard {
+    /// Reserves the address space of a shard. Memory is taken from the kernel as items come.
+    pub fn new(config: &Config) -> Result<Shard, ConfigError> {
+        config.check()?;
+        let (page_size, memory_bytes) = (config.page_size(), config.memory_bytes);
+        let reserve = |source| ConfigError::Reserve { bytes: memory_bytes, source };
+        let pages_max = memory_bytes / page_size;
+        let slabs = Slabs::new(page_size, pages_max, config.chunk_size_min, config.growth_factor);
+        let items_max = memory_bytes / (HEADER_SIZE + config.chunk_size_min);
+        let buckets = (memory_bytes / INDEX_SHARE_AT_START / index::BUCKET_SIZE).max(BUCKETS_MIN);
+        let sketch = match config.policy {
+            PolicyKind::TinyLfu => Some(Sketch::reserve(items_max, config.huge_pages).map_err(reserve)?),
+            PolicyKind::Clock => None,
+        };
+        Ok(Shard {
+            arena: Arena::reserve(pages_max * page_size, config.huge_pages).map_err(reserve)?,
+            slabs,
+            index: Index::reserve(items_max, buckets, config.huge_pages).map_err(reserve)?,
+            sketch,
+            counters: Counters::default(),
+            memory_bytes,
+            external_bytes: 0,
+            window_bytes: 0,
+            item_size_max: config.item_size_max.min(memory_bytes / 2),
+            evict: config.evict,
+            protected: Location::NONE,
+            sweep_page: PageId(0),
+            sweep_chunk: 0,
+            hasher: hasher(config.hash_seed),
+            version: VERSION_START,
+            flushed_version: 0,
+            flush_due: None,
+            cas: config.cas_enabled.then_some(config.cas),
+        })
+    }
+
+    /// The hash that the index and the policy know a key by; differs from shard to shard.
+    #[inline]
+    pub fn hash(&self, key: &[u8]) -> u64 {
+        hash_key(&self.hasher, key)
+    }
+
+    /// The item, counting the access.
+    #[inline]
+    pub fn get(&mut self, now: Seconds, key: &[u8]) -> Option<Item<'_>> {
+        let (location, header) = self.find_requested(now, key)?;
+        self.update_header(location, header, header.after_hit(now));
+        Some(Item::new(self, location, header, now))
+    }
+
+    /// The item, counting the access and giving it another expiry. With one in the past this is its last hit.
+    pub fn get_and_touch(&mut self, now: Seconds, key: &[u8], expiry: Expiry) -> Option<Item<'_>> {
+        let (location, header) = self.find_requested(now, key)?;
+        let mut touched = header.after_hit(now);
+        touched.set_expiry(expiry);
+        self.update_header(location, header, touched);
+        Some(Item::new(self, location, header, now))
+    }
+
+    /// Gives the item another expiry, counting an access. Returns its CAS value, which does not change.
+    pub fn touch(&mut self, now: Seconds, key: &[u8], expiry: Expiry) -> Option<u64> {
+        self.get_and_touch(now, key, expiry).map(|item| item.cas())
+    }
+
+    /// The item, leaving no trace of the access.
+    pub fn peek(&self, now: Seconds, key: &[u8]) -> Option<Item<'_>> {
+        check_key(key);
+        let location = self.find(self.hash(key), key)?;
+        let header = self.arena.header(location);
+        self.death(header, now).is_none().then(|| Item::new(self, location, header, now))
+    }
+
+    /// Makes every item stored so far a miss. O(1); the memory comes back as dead items are met.
+    pub fn flush(&mut self) {
+        self.flushed_version = self.version;
+    }
+
+    /// Makes every item stored before that second a miss once it comes, those yet to be stored included. Replaces
+    /// the flush that was pending. O(1).
+    pub fn flush_at(&mut self, at: Seconds) {
+        self.flush_due = Some(at);
+    }
+
+    /// Where the budget goes.
+    pub fn memory(&self) -> MemoryUse {
+        MemoryUse {
+            limit: self.memory_bytes,
+            index: self.index.bytes(),
+            pages: self.slabs.bytes(),
+            policy: self.policy_bytes(),
+            external: self.external_bytes,
+            items: usize::try_from(self.counters.bytes).expect("items fit the budget"),
+        }
+    }
+
+    /// Running totals.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Sets the running totals to zero; what is in the shard now stays counted.
+    pub fn reset_counters(&mut self) {
+        let Counters { items, bytes, .. } = self.counters;
+        self.counters = Counters { items, bytes, ..Counters::default() };
+        for id in self.slabs.class_ids() {
+            let class = self.slabs.class_mut(id);
+            class.evicted = 0;
+            class.evicted_unfetched = 0;
+        }
+    }
+
+    /// The size classes, smallest chunks first.
+    pub fn classes(&self) -> impl Iterator<Item = ClassStats> + '_ {
+        self.slabs.class_ids().map(|id| {
+            let class = self.slabs.class(id);
+            ClassStats {
+                class: id,
+                chunk_size: class.chunk_size,
+                chunks_per_page: class.chunks_per_page as usize,
+                pages: class.pages,
+                used: class.chunks_used,
+                free: class.chunks() - class.chunks_used,
+                items: class.items,
+                bytes: class.bytes,
+                window_items: class.window_items,
+                evicted: class.evicted,
+                evicted_unfetched: class.evicted_unfetched,
+            }
+        })
+    }
+
+    /// Checks the key and carries out a flush that has become due. Every operation begins with this.
+    #[inline]
+    pub(crate) fn begin(&mut self, now: Seconds, key: &[u8]) {
+        check_key(key);
+        self.flush_if_due(now);
+    }
+
+    pub(crate) fn flush_if_due(&mut self, now: Seconds) {
+        if self.flush_due.is_some_and(|at| now >= at) {
+            self.flush();
+            self.flush_due = None;
+        }
+    }
+
+    /// Why an item is dead, if it is.
+    #[inline]
+    pub(crate) fn death(&self, header: Header, now: Seconds) -> Option<Death> {
+        if header.version() <= self.flushed_version || self.flush_due.is_some_and(|at| now >= at) {
+            Some(Death::Flushed)
+        } else if header.expiry().is_past(now) {
+            Some(Death::Expired)
+        } else {
+            None
+        }
+    }
+
+    /// The live item of a key; frees a dead one.
+    pub(crate) fn find_live(&mut self, now: Seconds, hash: u64, key: &[u8]) -> Option<Location> {
+        let location = self.find(hash, key)?;
+        if self.death(self.arena.header(location), now).is_some() {
+            self.reclaim(hash, location);
+            return None;
+        }
+        Some(location)
+    }
+
+    /// The live item of a key, for a get: frees a dead one and counts why it was.
+    #[inline]
+    pub(crate) fn find_gettable(
+        &mut self,
+        now: Seconds,
+        hash: u64,
+        key: &[u8],
+    ) -> Option<(Location, Header)> {
+        let location = self.find(hash, key)?;
+        let header = self.arena.header(location);
+        match self.death(header, now) {
+            None => return Some((location, header)),
+            Some(Death::Expired) => self.counters.get_expired += 1,
+            Some(Death::Flushed) => self.counters.get_flushed += 1,
+        }
+        self.reclaim(hash, location);
+        None
+    }
+
+    /// Writes the header if it changed: most hits on a popular item change nothing.
+    #[inline]
+    pub(crate) fn update_header(&mut self, location: Location, before: Header, after: Header) {
+        if after != before {
+            self.arena.set_header(location, after);
+        }
+    }
+
+    pub(crate) fn next_version(&mut self) -> u64 {
+        assert!(self.version < VERSION_MAX, "versions last for years at millions of stores a second");
+        self.version += 1;
+        self.version
+    }
+
+    pub(crate) fn cas_of(&self, head: &Head) -> u64 {
+        self.cas.map_or(0, |series| {
+            let counted = head.header.version().wrapping_mul(series.step).wrapping_add(series.offset);
+            head.extension.explicit_cas.unwrap_or(counted)
+        })
+    }
+
+    /// Bytes of value that a continuation holds.
+    pub(crate) fn payload(&self) -> usize {
+        self.slabs.class(self.slabs.largest()).chunk_size - HEADER_SIZE
+    }
+
+    #[inline]
+    pub(crate) fn value_of(&self, location: Location, head: &Head) -> Value<'_> {
+        Value::new(&self.arena, Pieces::of(location, head, self.payload()))
+    }
+
+    /// The hash of the item at a location. Reads its key.
+    pub(crate) fn hash_at(&self, location: Location) -> u64 {
+        self.hash(self.arena.key(location))
+    }
+
+    pub(crate) fn policy_bytes(&self) -> usize {
+        let sketch = self.sketch.as_ref().map_or(0, Sketch::bytes);
+        sketch + self.window_bytes + self.slabs.table_bytes()
+    }
+
+    #[inline]
+    fn find_requested(&mut self, now: Seconds, key: &[u8]) -> Option<(Location, Header)> {
+        self.begin(now, key);
+        let hash = self.hash(key);
+        self.count_request(hash);
+        self.find_gettable(now, hash, key)
+    }
+
+    #[inline]
+    pub(crate) fn find(&self, hash: u64, key: &[u8]) -> Option<Location> {
+        self.index.find(hash, |location| self.arena.key(location) == key)
+    }
+}
+
+impl std::fmt::Debug for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shard")
+            .field("memory", &self.memory())
+            .field("counters", &self.counters)
+            .finish_non_exhaustive()
+    }
+}
+
+#[inline]
+pub(crate) fn hash_key(hasher: &RandomState, key: &[u8]) -> u64 {
+    let mut hasher = hasher.build_hasher();
+    hasher.write(key);
+    hasher.finish()
+}
+
+#[inline]
+fn check_key(key: &[u8]) {
+    assert!(!key.is_empty() && key.len() <= KEY_SIZE_MAX, "the caller checks keys");
+}
+
+fn hasher(seed: Option<u64>) -> RandomState {
+    match seed {
+        Some(seed) => RandomState::with_seeds(seed, !seed, seed.rotate_left(32), seed ^ 0x5bd1_e995),
+        None => RandomState::new(),
+    }
+}

@@ -1,0 +1,597 @@
+//! Pages, the size classes they are assigned to, and the free chunks in them. Never reads an item.
+
+use std::ops::Range;
+
+use crate::arena::{Arena, LOCATION_UNIT, Location};
+use crate::header::{Chunk, HEADER_SIZE, Header};
+use crate::window::Window;
+
+/// Most size classes of a shard.
+pub(crate) const CLASSES_MAX: usize = 64;
+
+/// Sizes up to this one find their class by table.
+const TABLED_SIZE_MAX: usize = 2048;
+const NO_CLASS: u8 = u8::MAX;
+
+const _: () = assert!(CLASSES_MAX < NO_CLASS as usize);
+const _: () = assert!(size_of::<Page>() == 32);
+
+/// A size class of one shard; ids rise with the chunk size.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ClassId(pub u8);
+
+impl ClassId {
+    #[inline]
+    fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// A page of the arena, by its position.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct PageId(pub(crate) u32);
+
+impl PageId {
+    pub(crate) const NONE: PageId = PageId(u32::MAX);
+
+    #[inline]
+    fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Where the CLOCK hand of a class points: a chunk of a page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Hand {
+    page: PageId,
+    chunk: u32,
+}
+
+/// What a page is used for; a list of 32-byte entries beside the arena.
+#[derive(Clone, Copy, Debug)]
+struct Page {
+    /// The pages of a class form a ring; unassigned pages form a list by `next`.
+    next: PageId,
+    previous: PageId,
+    /// The pages of a class with a free chunk form a list.
+    room_next: PageId,
+    room_previous: PageId,
+    free_head: Location,
+    /// Chunks handed out at least once. Those beyond were never written and are not to be read.
+    touched: u32,
+    /// Chunks in use.
+    live: u32,
+    class: u8,
+}
+
+/// One size class: its pages, and totals over the items whose head lies in it.
+#[derive(Debug)]
+pub(crate) struct Class {
+    pub(crate) chunk_size: usize,
+    pub(crate) chunks_per_page: u32,
+    pub(crate) pages: usize,
+    pub(crate) chunks_used: usize,
+    pub(crate) items: usize,
+    pub(crate) bytes: usize,
+    pub(crate) window_items: usize,
+    pub(crate) evicted: u64,
+    pub(crate) evicted_unfetched: u64,
+    pub(crate) window: Window,
+    room: PageId,
+    hand: Hand,
+}
+
+impl Class {
+    /// Chunks of all its pages.
+    pub(crate) fn chunks(&self) -> usize {
+        self.pages * self.chunks_per_page as usize
+    }
+}
+
+/// All pages and classes of one shard.
+#[derive(Debug)]
+pub(crate) struct Slabs {
+    page_size: usize,
+    pages: Vec<Page>,
+    classes: Vec<Class>,
+    /// Class of every size up to [`TABLED_SIZE_MAX`], in steps of [`LOCATION_UNIT`].
+    class_by_size: Vec<u8>,
+    /// First page of the list of those given back.
+    unassigned: PageId,
+    /// Pages never assigned follow from here on.
+    untouched: PageId,
+    pages_assigned: usize,
+    /// Assigned pages without a chunk in use.
+    pages_empty: usize,
+}
+
+impl Slabs {
+    pub(crate) fn new(
+        page_size: usize,
+        pages_max: usize,
+        chunk_size_min: usize,
+        growth_factor: f64,
+    ) -> Slabs {
+        assert!(page_size.is_power_of_two() && pages_max > 0);
+        let sizes = chunk_sizes(page_size / 2, chunk_size_min, growth_factor);
+        let steps = TABLED_SIZE_MAX / LOCATION_UNIT;
+        let class_of = |size: usize| sizes.partition_point(|&chunk_size| chunk_size < size);
+        let class_by_size = (0..=steps).map(|step| narrow(class_of(step * LOCATION_UNIT))).collect();
+        let class = |&chunk_size: &usize| Class::new(chunk_size, page_size / chunk_size);
+        Slabs {
+            page_size,
+            pages: vec![Page::UNASSIGNED; pages_max],
+            classes: sizes.iter().map(class).collect(),
+            class_by_size,
+            unassigned: PageId::NONE,
+            untouched: PageId(0),
+            pages_assigned: 0,
+            pages_empty: 0,
+        }
+    }
+
+    /// Bytes of the page table.
+    pub(crate) fn table_bytes(&self) -> usize {
+        self.pages.len() * size_of::<Page>()
+    }
+
+    pub(crate) fn page_size(&self) -> usize {
+        self.page_size
+    }
+
+    /// Bytes of the assigned pages.
+    pub(crate) fn bytes(&self) -> usize {
+        self.pages_assigned * self.page_size
+    }
+
+    pub(crate) fn has_empty_page(&self) -> bool {
+        self.pages_empty > 0
+    }
+
+    pub(crate) fn class_ids(&self) -> impl Iterator<Item = ClassId> + use<> {
+        (0..narrow(self.classes.len())).map(ClassId)
+    }
+
+    /// The class of the largest chunks, which continuations are made of.
+    pub(crate) fn largest(&self) -> ClassId {
+        ClassId(narrow(self.classes.len() - 1))
+    }
+
+    /// The class with the smallest chunks that hold `size` bytes, at most a chunk of the largest.
+    #[inline]
+    pub(crate) fn class_for(&self, size: usize) -> ClassId {
+        if size <= TABLED_SIZE_MAX {
+            return ClassId(self.class_by_size[size.div_ceil(LOCATION_UNIT)]);
+        }
+        let class = self.classes.partition_point(|class| class.chunk_size < size);
+        assert!(class < self.classes.len(), "larger items are chained");
+        ClassId(narrow(class))
+    }
+
+    #[inline]
+    pub(crate) fn class(&self, class: ClassId) -> &Class {
+        &self.classes[class.index()]
+    }
+
+    #[inline]
+    pub(crate) fn class_mut(&mut self, class: ClassId) -> &mut Class {
+        &mut self.classes[class.index()]
+    }
+
+    /// The class of the page that a chunk in use lies in.
+    #[inline]
+    pub(crate) fn class_of(&self, location: Location) -> ClassId {
+        let class = self.pages[self.page_of(location).index()].class;
+        debug_assert!(class != NO_CLASS);
+        ClassId(class)
+    }
+
+    pub(crate) fn page_of(&self, location: Location) -> PageId {
+        PageId(narrow(location.offset() >> self.page_size.ilog2()))
+    }
+
+    /// The part of the arena that a page is.
+    pub(crate) fn bytes_of_page(&self, page: PageId) -> Range<usize> {
+        let start = page.index() * self.page_size;
+        start..start + self.page_size
+    }
+
+    pub(crate) fn page_class(&self, page: PageId) -> Option<ClassId> {
+        let class = self.pages[page.index()].class;
+        (class != NO_CLASS).then_some(ClassId(class))
+    }
+
+    pub(crate) fn page_count(&self) -> usize {
+        self.pages.len()
+    }
+
+    pub(crate) fn touched_in(&self, page: PageId) -> u32 {
+        self.pages[page.index()].touched
+    }
+
+    /// The place of a chunk that was handed out at least once.
+    pub(crate) fn chunk_at(&self, page: PageId, chunk: u32) -> Location {
+        let entry = self.pages[page.index()];
+        debug_assert!(chunk < entry.touched);
+        let chunk_size = self.classes[usize::from(entry.class)].chunk_size;
+        Location::from_offset(page.index() * self.page_size + chunk as usize * chunk_size)
+    }
+
+    /// Whether a chunk of this class begins at `location` and was handed out at least once.
+    pub(crate) fn is_chunk_of(&self, class: ClassId, location: Location) -> bool {
+        let entry = &self.pages[self.page_of(location).index()];
+        let chunk = (location.offset() & (self.page_size - 1)) / self.classes[class.index()].chunk_size;
+        entry.class == class.0 && chunk < entry.touched as usize
+    }
+
+    /// Takes a free chunk of a class, if it has one. Its content is undefined; the caller writes a header at once.
+    pub(crate) fn take_chunk(&mut self, class: ClassId, arena: &Arena) -> Option<Location> {
+        let page = self.classes[class.index()].room;
+        if page == PageId::NONE {
+            return None;
+        }
+        let location = self.take_from(page, arena);
+        self.classes[class.index()].chunks_used += 1;
+        if !self.has_room(page) {
+            self.unlink_room(page);
+        }
+        Some(location)
+    }
+
+    /// Gives back a chunk in use.
+    pub(crate) fn give_chunk(&mut self, location: Location, arena: &mut Arena) {
+        let page = self.page_of(location);
+        let had_room = self.has_room(page);
+        let entry = &mut self.pages[page.index()];
+        assert!(entry.live > 0);
+        arena.set_header(location, Header::free(entry.free_head));
+        entry.free_head = location;
+        entry.live -= 1;
+        self.pages_empty += usize::from(entry.live == 0);
+        self.classes[usize::from(entry.class)].chunks_used -= 1;
+        if !had_room {
+            self.link_room(page);
+        }
+    }
+
+    /// Assigns a page to a class, if one is unassigned.
+    pub(crate) fn assign_page(&mut self, class: ClassId) -> Option<PageId> {
+        let page = self.take_unassigned()?;
+        self.pages[page.index()] = Page { class: class.0, ..Page::UNASSIGNED };
+        self.link_ring(class, page);
+        self.link_room(page);
+        self.classes[class.index()].pages += 1;
+        self.pages_assigned += 1;
+        self.pages_empty += 1;
+        Some(page)
+    }
+
+    /// Takes a page without a chunk in use away from its class.
+    pub(crate) fn unassign_page(&mut self, page: PageId) {
+        let entry = self.pages[page.index()];
+        assert!(entry.live == 0 && entry.class != NO_CLASS);
+        self.unlink_room(page);
+        self.unlink_ring(page);
+        self.classes[usize::from(entry.class)].pages -= 1;
+        self.pages_assigned -= 1;
+        self.pages_empty -= 1;
+        self.pages[page.index()] = Page { next: self.unassigned, ..Page::UNASSIGNED };
+        self.unassigned = page;
+    }
+
+    /// The chunk under the hand of a class that has a page in use.
+    pub(crate) fn hand(&mut self, class: ClassId) -> Location {
+        self.settle_hand(class);
+        let Hand { page, chunk } = self.classes[class.index()].hand;
+        self.chunk_at(page, chunk)
+    }
+
+    /// Moves the hand to the next chunk, in address order within a page.
+    pub(crate) fn advance_hand(&mut self, class: ClassId) {
+        self.classes[class.index()].hand.chunk += 1;
+    }
+
+    /// The pages of a class, from the one under its hand on.
+    pub(crate) fn pages_of(&self, class: ClassId) -> impl Iterator<Item = PageId> + '_ {
+        let Class { hand, pages, .. } = &self.classes[class.index()];
+        std::iter::successors(Some(hand.page), |page| Some(self.pages[page.index()].next)).take(*pages)
+    }
+
+    /// A page without a chunk in use. O(pages).
+    pub(crate) fn empty_page(&self) -> Option<PageId> {
+        let is_empty = |page: &Page| page.class != NO_CLASS && page.live == 0;
+        self.pages.iter().position(is_empty).map(|page| PageId(narrow(page)))
+    }
+
+    /// Checks every list and counter against a walk over all pages and chunks.
+    pub(crate) fn validate(&self, arena: &Arena) {
+        let mut used = vec![0; self.classes.len()];
+        let mut pages = vec![0; self.classes.len()];
+        let assigned =
+            (0..narrow(self.pages.len())).map(PageId).filter(|&page| self.page_class(page).is_some());
+        for page in assigned {
+            let entry = &self.pages[page.index()];
+            pages[usize::from(entry.class)] += 1;
+            used[usize::from(entry.class)] += entry.live as usize;
+            self.validate_page(page, arena);
+        }
+        for class in self.class_ids() {
+            let Class { chunks_used, pages: expected, room, .. } = self.classes[class.index()];
+            assert_eq!((chunks_used, expected), (used[class.index()], pages[class.index()]));
+            assert!(self.pages_of(class).all(|page| self.page_class(page) == Some(class)));
+            let with_room = self.pages_of(class).filter(|&page| self.has_room(page)).count();
+            let some = |page: PageId| (page != PageId::NONE).then_some(page);
+            let listed = std::iter::successors(some(room), |page| some(self.pages[page.index()].room_next));
+            assert_eq!(listed.count(), with_room);
+        }
+        assert_eq!(pages.iter().sum::<usize>(), self.pages_assigned);
+        let empty = |page: &&Page| page.class != NO_CLASS && page.live == 0;
+        assert_eq!(self.pages.iter().filter(empty).count(), self.pages_empty);
+    }
+
+    fn validate_page(&self, page: PageId, arena: &Arena) {
+        let entry = &self.pages[page.index()];
+        let chunks = (0..entry.touched).map(|chunk| arena.chunk(self.chunk_at(page, chunk)));
+        let free = chunks.filter(|chunk| matches!(chunk, Chunk::Free { .. })).count();
+        assert_eq!(entry.touched as usize - free, entry.live as usize);
+        let mut listed = 0;
+        let mut next = entry.free_head;
+        while next != Location::NONE {
+            assert_eq!(self.page_of(next), page);
+            let Chunk::Free { next: after } = arena.chunk(next) else {
+                panic!("a chunk in use is listed free")
+            };
+            next = after;
+            listed += 1;
+        }
+        assert_eq!(listed, free);
+    }
+
+    fn take_from(&mut self, page: PageId, arena: &Arena) -> Location {
+        let entry = &mut self.pages[page.index()];
+        self.pages_empty -= usize::from(entry.live == 0);
+        entry.live += 1;
+        let location = entry.free_head;
+        if location != Location::NONE {
+            let Chunk::Free { next } = arena.chunk(location) else {
+                panic!("a chunk in use was listed free")
+            };
+            entry.free_head = next;
+            return location;
+        }
+        entry.touched += 1;
+        let chunk = entry.touched - 1;
+        self.chunk_at(page, chunk)
+    }
+
+    fn has_room(&self, page: PageId) -> bool {
+        let entry = &self.pages[page.index()];
+        entry.live < self.classes[usize::from(entry.class)].chunks_per_page
+    }
+
+    fn take_unassigned(&mut self) -> Option<PageId> {
+        let page = self.unassigned;
+        if page != PageId::NONE {
+            self.unassigned = self.pages[page.index()].next;
+            return Some(page);
+        }
+        let page = self.untouched;
+        if page.index() == self.pages.len() {
+            return None;
+        }
+        self.untouched = PageId(page.0 + 1);
+        Some(page)
+    }
+
+    fn link_ring(&mut self, class: ClassId, page: PageId) {
+        let hand = &mut self.classes[class.index()].hand;
+        if hand.page == PageId::NONE {
+            *hand = Hand { page, chunk: 0 };
+            self.pages[page.index()].next = page;
+            self.pages[page.index()].previous = page;
+            return;
+        }
+        // Behind the hand: the page is new and comes last.
+        let next = hand.page;
+        let previous = self.pages[next.index()].previous;
+        self.pages[page.index()].next = next;
+        self.pages[page.index()].previous = previous;
+        self.pages[previous.index()].next = page;
+        self.pages[next.index()].previous = page;
+    }
+
+    fn unlink_ring(&mut self, page: PageId) {
+        let Page { next, previous, class, .. } = self.pages[page.index()];
+        self.pages[previous.index()].next = next;
+        self.pages[next.index()].previous = previous;
+        let hand = &mut self.classes[usize::from(class)].hand;
+        if hand.page == page {
+            *hand = Hand { page: if next == page { PageId::NONE } else { next }, chunk: 0 };
+        }
+    }
+
+    fn link_room(&mut self, page: PageId) {
+        let class = usize::from(self.pages[page.index()].class);
+        let next = std::mem::replace(&mut self.classes[class].room, page);
+        self.pages[page.index()].room_next = next;
+        self.pages[page.index()].room_previous = PageId::NONE;
+        if next != PageId::NONE {
+            self.pages[next.index()].room_previous = page;
+        }
+    }
+
+    fn unlink_room(&mut self, page: PageId) {
+        let Page { room_next: next, room_previous: previous, class, .. } = self.pages[page.index()];
+        if previous == PageId::NONE {
+            assert!(self.classes[usize::from(class)].room == page);
+            self.classes[usize::from(class)].room = next;
+        } else {
+            self.pages[previous.index()].room_next = next;
+        }
+        if next != PageId::NONE {
+            self.pages[next.index()].room_previous = previous;
+        }
+    }
+
+    /// Moves the hand on to the next page with chunks to look at if it is past the end of its own.
+    fn settle_hand(&mut self, class: ClassId) {
+        let pages = self.classes[class.index()].pages;
+        for _ in 0..=pages {
+            let Hand { page, chunk } = self.classes[class.index()].hand;
+            assert!(page != PageId::NONE, "the class has a page");
+            if chunk < self.pages[page.index()].touched {
+                return;
+            }
+            self.classes[class.index()].hand = Hand { page: self.pages[page.index()].next, chunk: 0 };
+        }
+        panic!("the class has a chunk in use");
+    }
+}
+
+impl Class {
+    fn new(chunk_size: usize, chunks_per_page: usize) -> Class {
+        Class {
+            chunk_size,
+            chunks_per_page: u32::try_from(chunks_per_page).expect("a page is at most 1 MiB"),
+            pages: 0,
+            chunks_used: 0,
+            items: 0,
+            bytes: 0,
+            window_items: 0,
+            evicted: 0,
+            evicted_unfetched: 0,
+            window: Window::default(),
+            room: PageId::NONE,
+            hand: Hand { page: PageId::NONE, chunk: 0 },
+        }
+    }
+}
+
+impl Page {
+    const UNASSIGNED: Page = Page {
+        next: PageId::NONE,
+        previous: PageId::NONE,
+        room_next: PageId::NONE,
+        room_previous: PageId::NONE,
+        free_head: Location::NONE,
+        touched: 0,
+        live: 0,
+        class: NO_CLASS,
+    };
+}
+
+/// Chunk sizes rising by the factor, the last one being `largest`.
+fn chunk_sizes(largest: usize, chunk_size_min: usize, growth_factor: f64) -> Vec<usize> {
+    let mut size = (HEADER_SIZE + chunk_size_min).next_multiple_of(LOCATION_UNIT);
+    let mut sizes = Vec::new();
+    while size < largest && sizes.len() < CLASSES_MAX - 1 {
+        sizes.push(size);
+        size = grown(size, growth_factor).next_multiple_of(LOCATION_UNIT).max(size + LOCATION_UNIT);
+    }
+    sizes.push(largest);
+    sizes
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "float casts saturate; sizes are small"
+)]
+fn grown(size: usize, growth_factor: f64) -> usize {
+    (size as f64 * growth_factor) as usize
+}
+
+/// For counts and positions whose limits are far inside the narrow type.
+fn narrow<T: TryFrom<usize>>(count: usize) -> T {
+    T::try_from(count).ok().expect("limits of pages and classes fit their ids")
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng, rngs::SmallRng};
+
+    use super::*;
+
+    const PAGE_SIZE: usize = 16 << 10;
+
+    fn slabs(pages: usize) -> (Slabs, Arena) {
+        (Slabs::new(PAGE_SIZE, pages, 32, 1.25), Arena::reserve(pages * PAGE_SIZE, false).unwrap())
+    }
+
+    #[test]
+    fn every_size_finds_the_smallest_chunk_that_holds_it() {
+        let slabs = Slabs::new(1 << 20, 16, 32, 1.25);
+        for size in (1..5000).chain((5000..=1 << 19).step_by(997)).chain([1 << 19]) {
+            let class = slabs.class_for(size);
+            assert!(slabs.class(class).chunk_size >= size);
+            assert!(class.0 == 0 || slabs.class(ClassId(class.0 - 1)).chunk_size < size);
+        }
+        assert_eq!(slabs.class(slabs.largest()).chunk_size, 1 << 19);
+    }
+
+    #[test]
+    fn a_slow_growth_factor_stays_within_the_number_of_classes() {
+        let slabs = Slabs::new(1 << 20, 16, 1, 1.000_1);
+        assert_eq!(slabs.classes.len(), CLASSES_MAX);
+        assert!(slabs.classes.windows(2).all(|pair| pair[0].chunk_size < pair[1].chunk_size));
+    }
+
+    #[test]
+    fn no_chunk_is_in_use_twice_whatever_the_order_of_taking_and_giving() {
+        for seed in 0..10 {
+            let mut random = SmallRng::seed_from_u64(seed);
+            let (mut slabs, mut arena) = slabs(8);
+            let mut used: Vec<Location> = Vec::new();
+            for _ in 0..4_000 {
+                let class = ClassId(random.random_range(10..13));
+                match random.random_range(0..10) {
+                    0 => drop(slabs.assign_page(class)),
+                    1 => {
+                        if let Some(page) = slabs.empty_page() {
+                            slabs.unassign_page(page);
+                        }
+                    }
+                    2..=5 if !used.is_empty() => {
+                        let given = used.swap_remove(random.random_range(0..used.len()));
+                        slabs.give_chunk(given, &mut arena);
+                    }
+                    _ => {
+                        if let Some(taken) = slabs.take_chunk(class, &arena) {
+                            assert!(!used.contains(&taken) && slabs.class_of(taken) == class);
+                            arena.set_header(taken, Header::reserved(Location::NONE));
+                            used.push(taken);
+                        }
+                    }
+                }
+            }
+            slabs.validate(&arena);
+            assert_eq!(slabs.classes.iter().map(|class| class.chunks_used).sum::<usize>(), used.len());
+        }
+    }
+
+    #[test]
+    fn the_hand_visits_every_chunk_of_a_class_once_a_round() {
+        let (mut slabs, mut arena) = slabs(4);
+        let class = ClassId(12);
+        let mut taken = Vec::new();
+        for _ in 0..3 {
+            slabs.assign_page(class).unwrap();
+            while let Some(location) = slabs.take_chunk(class, &arena) {
+                arena.set_header(location, Header::reserved(Location::NONE));
+                taken.push(location);
+            }
+        }
+        for _ in 0..2 {
+            let mut visited: Vec<Location> = (0..taken.len())
+                .map(|_| {
+                    let location = slabs.hand(class);
+                    slabs.advance_hand(class);
+                    location
+                })
+                .collect();
+            visited.sort_by_key(|location| location.0);
+            taken.sort_by_key(|location| location.0);
+            assert_eq!(visited, taken);
+        }
+    }
+}

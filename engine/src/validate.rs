@@ -1,0 +1,94 @@
+//! Every counter of a shard, recomputed from scratch. For tests: the cost is a walk over all memory.
+
+use std::collections::HashSet;
+
+use crate::arena::Location;
+use crate::header::{Chunk, Head};
+use crate::shard::Shard;
+use crate::slab::{ClassId, PageId};
+
+#[derive(Default)]
+struct Totals {
+    items: usize,
+    bytes: usize,
+    window_items: usize,
+}
+
+impl Shard {
+    /// Panics if any counter, list or link of the shard is not what a walk over all chunks says it should be.
+    #[doc(hidden)]
+    pub fn validate(&self) {
+        assert!(self.memory().used() <= self.memory_bytes, "{:?}", self.memory());
+        assert_eq!(self.protected, Location::NONE);
+        self.slabs.validate(&self.arena);
+        let (mut items, mut bytes, mut window_bytes) = (0, 0, 0);
+        for class in self.slabs.class_ids() {
+            let totals = self.validate_class(class);
+            items += totals.items as u64;
+            bytes += totals.bytes as u64;
+            window_bytes += self.slabs.class(class).window.capacity() * size_of::<u32>();
+        }
+        assert_eq!((items, bytes), (self.counters.items, self.counters.bytes));
+        assert_eq!(window_bytes, self.window_bytes);
+        self.validate_index();
+    }
+
+    fn validate_class(&self, class: ClassId) -> Totals {
+        let queued: HashSet<Location> = self.slabs.class(class).window.iter().collect();
+        assert!(self.slabs.class(class).window.capacity() <= self.window_capacity_wanted(class));
+        let mut totals = Totals::default();
+        for location in self.slabs.pages_of(class).flat_map(|page| self.chunks_of(page)) {
+            match self.arena.chunk(location) {
+                Chunk::Item(header) => {
+                    let head = self.arena.head(location);
+                    totals.items += 1;
+                    totals.bytes += head.footprint();
+                    totals.window_items += usize::from(header.in_window());
+                    assert!(!header.in_window() || queued.contains(&location), "an item nobody would evict");
+                    self.validate_item(location, &head);
+                }
+                Chunk::Continuation { head, .. } => {
+                    assert!(self.continuations_of(head).any(|at| at == location));
+                }
+                Chunk::Free { .. } => {}
+                Chunk::Reserved { .. } => panic!("a chunk was left behind by a write"),
+            }
+        }
+        let counted = self.slabs.class(class);
+        assert_eq!(
+            (totals.items, totals.bytes, totals.window_items),
+            (counted.items, counted.bytes, counted.window_items)
+        );
+        totals
+    }
+
+    fn validate_item(&self, location: Location, head: &Head) {
+        let found = self.index.find(self.hash_at(location), |at| at == location);
+        assert_eq!(found, Some(location), "an item nobody can find");
+        let held = self.continuations_of(location).count() * self.payload() + head.header.value_len();
+        assert!(head.value_len() <= held);
+        let heads = self.continuations_of(location).map(|at| self.arena.chunk(at));
+        heads
+            .for_each(|chunk| assert!(matches!(chunk, Chunk::Continuation { head, .. } if head == location)));
+    }
+
+    fn validate_index(&self) {
+        let mut seen = HashSet::new();
+        self.index.validate(|location| assert!(seen.insert(location), "an item is indexed twice"));
+        assert_eq!(seen.len() as u64, self.counters.items);
+        assert!(seen.iter().all(|&location| matches!(self.arena.chunk(location), Chunk::Item(_))));
+    }
+
+    fn chunks_of(&self, page: PageId) -> impl Iterator<Item = Location> + '_ {
+        (0..self.slabs.touched_in(page)).map(move |chunk| self.slabs.chunk_at(page, chunk))
+    }
+
+    fn continuations_of(&self, item: Location) -> impl Iterator<Item = Location> + '_ {
+        let chain = self.arena.head(item).extension.chain;
+        let first = chain.map(|chain| Location(chain.first));
+        std::iter::successors(first, |&at| match self.arena.chunk(at) {
+            Chunk::Continuation { next, .. } if next != Location::NONE => Some(next),
+            _ => None,
+        })
+    }
+}

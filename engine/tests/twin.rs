@@ -1,0 +1,575 @@
+//! Random operations against a map that follows memcached's rules to the letter. The engine may forget an item
+//! when it is allowed to evict; whatever it does answer must be what the map says.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::collections::HashMap;
+
+use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
+use slabring_engine::{
+    Arithmetic, ArithmeticOutcome, CasSeries, Config, Delete, DeleteMode, DeleteOutcome, Expiry, Fetch,
+    Fetched, Item, PolicyKind, Seconds, Shard, Store, StoreMode, StoreOutcome,
+};
+
+#[derive(Clone, Debug)]
+struct TwinItem {
+    value: Vec<u8>,
+    client_flags: u32,
+    expiry: Expiry,
+    cas: u64,
+    stale: bool,
+    token_sent: bool,
+    binary_key: bool,
+    fetched: bool,
+}
+
+struct Pair {
+    shard: Shard,
+    twin: HashMap<Vec<u8>, TwinItem>,
+    now: Seconds,
+    flush_at: Option<Seconds>,
+    random: SmallRng,
+    value_size_max: usize,
+    cas_highest: u64,
+    may_forget: bool,
+    hits: u64,
+}
+
+const KEYS: u32 = 400;
+
+impl Pair {
+    fn new(config: &Config, seed: u64) -> Pair {
+        let config =
+            Config { hash_seed: Some(seed), cas: CasSeries { offset: 1, step: 3 }, ..config.clone() };
+        Pair {
+            shard: Shard::new(&config).unwrap(),
+            twin: HashMap::new(),
+            now: Seconds(1_700_000_000),
+            flush_at: None,
+            random: SmallRng::seed_from_u64(seed),
+            value_size_max: config.item_size_max.min(config.memory_bytes / 2),
+            cas_highest: 1,
+            may_forget: config.evict,
+            hits: 0,
+        }
+    }
+
+    fn step(&mut self) {
+        let key = self.any_key();
+        self.reconcile(&key);
+        match self.random.random_range(0..100) {
+            0..30 => self.store(&key),
+            30..50 => self.get(&key),
+            50..65 => self.fetch(&key),
+            65..75 => self.arithmetic(&key),
+            75..85 => self.delete(&key),
+            85..92 => self.touch(&key),
+            92..96 => self.pass_time(),
+            96..98 => self.maintain(),
+            98 if self.random.random_bool(0.1) => self.flush(),
+            _ => self.get(&key),
+        }
+        self.reconcile(&key);
+    }
+
+    /// Forgets in the twin what died or was evicted, and compares the rest.
+    #[track_caller]
+    fn reconcile(&mut self, key: &[u8]) {
+        self.expire(key);
+        let Some(item) = self.shard.peek(self.now, key) else {
+            let lost = self.twin.remove(key);
+            assert!(lost.is_none() || self.may_forget, "an item was lost without eviction");
+            return;
+        };
+        let twin = self.twin.get(key).expect("the engine has an item that was never stored, or is dead");
+        assert_eq!(item.key(), key);
+        assert_eq!(value_of(&item), twin.value);
+        assert_eq!(item.value_len(), twin.value.len());
+        assert_eq!(item.client_flags(), twin.client_flags);
+        assert_eq!(item.expiry(), twin.expiry);
+        assert_eq!(item.cas(), twin.cas);
+        assert_eq!((item.is_stale(), item.is_binary_key()), (twin.stale, twin.binary_key));
+        assert_eq!(item.fetched(), twin.fetched);
+    }
+
+    fn expire(&mut self, key: &[u8]) {
+        if self.flush_at.is_some_and(|at| self.now >= at) {
+            self.twin.clear();
+            self.flush_at = None;
+        }
+        if self.twin.get(key).is_some_and(|item| item.expiry.is_past(self.now)) {
+            self.twin.remove(key);
+        }
+    }
+
+    fn any_key(&mut self) -> Vec<u8> {
+        // Skewed, so that some keys are hit often; lengths of all kinds.
+        let id = self.random.random_range(0..KEYS).min(self.random.random_range(0..KEYS));
+        let mut key = format!("key-{id}").into_bytes();
+        key.resize(key.len().max((id as usize * 7) % 251), b'.');
+        key
+    }
+
+    fn any_value(&mut self) -> Vec<u8> {
+        let len = match self.random.random_range(0..40) {
+            0 => 0,
+            1..20 => self.random.random_range(0..200),
+            20..35 => self.random.random_range(0..5_000),
+            35..39 => self.random.random_range(0..self.value_size_max / 4),
+            _ => self.random.random_range(0..self.value_size_max + 100),
+        };
+        if self.random.random_bool(0.2) {
+            return self.random.random_range(0..2_000_u64).to_string().into_bytes();
+        }
+        let mut value = vec![0; len];
+        self.random.fill_bytes(&mut value);
+        value
+    }
+
+    fn any_expiry(&mut self) -> Expiry {
+        match self.random.random_range(0..10) {
+            0 => Expiry::At(Seconds(self.now.0 - 5)),
+            1..5 => Expiry::At(Seconds(self.now.0 + self.random.random_range(1..100))),
+            _ => Expiry::Never,
+        }
+    }
+
+    fn any_cas(&mut self, key: &[u8]) -> Option<u64> {
+        let present = self.twin.get(key).map_or(5, |item| item.cas);
+        match self.random.random_range(0..10) {
+            0 => Some(0),
+            1..3 => Some(present),
+            3 => Some(present - 1),
+            4 => Some(present + 1),
+            _ => None,
+        }
+    }
+
+    fn any_explicit_cas(&mut self) -> Option<u64> {
+        self.random.random_bool(0.1).then(|| self.random.random_range(1_000_000..2_000_000))
+    }
+
+    /// What the series gives out, or what was asked for.
+    #[track_caller]
+    fn check_new_cas(&mut self, cas: u64, explicit: Option<u64>) {
+        if let Some(explicit) = explicit {
+            assert_eq!(cas, explicit);
+            return;
+        }
+        assert!(cas > self.cas_highest && cas % 3 == 1, "{cas} after {}", self.cas_highest);
+        self.cas_highest = cas;
+    }
+
+    fn store(&mut self, key: &[u8]) {
+        let modes = [
+            StoreMode::Set,
+            StoreMode::Set,
+            StoreMode::Add,
+            StoreMode::Replace,
+            StoreMode::Append,
+            StoreMode::Prepend,
+        ];
+        let mode = modes[self.random.random_range(0..modes.len())];
+        let value = self.any_value();
+        let request = Store {
+            mode,
+            key,
+            value: &value,
+            client_flags: if self.random.random_bool(0.3) { self.random.random() } else { 0 },
+            expiry: self.any_expiry(),
+            compare: self.any_cas(key),
+            explicit_cas: self.any_explicit_cas(),
+            invalidate: self.random.random_bool(0.3),
+            vivify: self.random.random_bool(0.3).then(|| self.any_expiry()),
+            binary_key: self.random.random_bool(0.2),
+        };
+        let outcome = self.shard.store(self.now, &request);
+        let expected = self.store_in_twin(&request);
+        match (outcome, expected) {
+            (StoreOutcome::Stored { cas, value_len }, Ok(mut item)) => {
+                assert_eq!(value_len, item.value.len());
+                self.check_new_cas(cas, request.explicit_cas);
+                item.cas = cas;
+                self.twin.insert(key.to_vec(), item);
+            }
+            (StoreOutcome::NoMemory, Ok(_)) => self.forget_if_set(&request),
+            // The present item may have been evicted while its successor looked for room; never in this engine.
+            (outcome, expected) => {
+                assert_eq!(Some(outcome), expected.err(), "{mode:?}");
+                if outcome == StoreOutcome::TooLarge {
+                    self.forget_if_set(&request);
+                }
+            }
+        }
+    }
+
+    fn forget_if_set(&mut self, request: &Store<'_>) {
+        if request.mode == StoreMode::Set && request.compare.is_none() {
+            self.twin.remove(request.key);
+            assert!(self.shard.peek(self.now, request.key).is_none());
+        } else if let Some(item) = self.twin.get(request.key) {
+            let kept = self.shard.peek(self.now, request.key).expect("a refused store keeps the old item");
+            assert_eq!(value_of(&kept), item.value);
+        }
+    }
+
+    fn store_in_twin(&self, request: &Store<'_>) -> Result<TwinItem, StoreOutcome> {
+        if request.value.len() > self.value_size_max {
+            return Err(StoreOutcome::TooLarge);
+        }
+        let new = TwinItem {
+            value: request.value.to_vec(),
+            client_flags: request.client_flags,
+            expiry: request.expiry,
+            cas: 0,
+            stale: false,
+            token_sent: false,
+            binary_key: request.binary_key,
+            fetched: false,
+        };
+        let old = self.twin.get(request.key);
+        match request.mode {
+            StoreMode::Add if old.is_some() => Err(StoreOutcome::NotStored),
+            StoreMode::Add => Ok(new),
+            StoreMode::Set | StoreMode::Replace => match (old, request.compare) {
+                (None, Some(_)) => Err(StoreOutcome::NotFound),
+                (None, None) if request.mode == StoreMode::Replace => Err(StoreOutcome::NotStored),
+                (_, None) => Ok(new),
+                (Some(old), Some(cas)) if cas == old.cas => Ok(new),
+                (Some(old), Some(cas)) if request.invalidate && cas != 0 && cas < old.cas => {
+                    Ok(TwinItem { stale: true, token_sent: old.token_sent, expiry: old.expiry, ..new })
+                }
+                _ => Err(StoreOutcome::Exists),
+            },
+            StoreMode::Append | StoreMode::Prepend => match (old, request.vivify) {
+                (None, Some(expiry)) => Ok(TwinItem { expiry, ..new }),
+                (None, None) => Err(StoreOutcome::NotStored),
+                (Some(old), _) => self.extend_in_twin(old, request),
+            },
+        }
+    }
+
+    fn extend_in_twin(&self, old: &TwinItem, request: &Store<'_>) -> Result<TwinItem, StoreOutcome> {
+        if request.compare.is_some_and(|cas| cas != 0 && cas != old.cas) {
+            return Err(StoreOutcome::Exists);
+        }
+        let value = match request.mode {
+            StoreMode::Append => [&old.value, request.value].concat(),
+            _ => [request.value, &old.value].concat(),
+        };
+        if value.len() > self.value_size_max {
+            return Err(StoreOutcome::TooLarge);
+        }
+        let binary_key = old.binary_key || request.binary_key;
+        Ok(TwinItem { value, stale: false, token_sent: false, fetched: false, binary_key, ..old.clone() })
+    }
+
+    fn get(&mut self, key: &[u8]) {
+        let twin = self.twin.get_mut(key);
+        let item = self.shard.get(self.now, key);
+        assert_eq!(item.is_some(), twin.is_some());
+        if let (Some(item), Some(twin)) = (item, twin) {
+            assert_eq!(value_of(&item), twin.value);
+            assert_eq!(item.fetched(), twin.fetched);
+            twin.fetched = true;
+            self.hits += 1;
+        }
+    }
+
+    fn touch(&mut self, key: &[u8]) {
+        let expiry = self.any_expiry();
+        let twin = self.twin.get_mut(key);
+        let cas = self.shard.touch(self.now, key, expiry);
+        assert_eq!(cas, twin.as_ref().map(|item| item.cas));
+        if let Some(item) = twin {
+            item.expiry = expiry;
+            item.fetched = true;
+        }
+    }
+
+    fn fetch(&mut self, key: &[u8]) {
+        let request = Fetch {
+            bump: self.random.random_bool(0.7),
+            touch: self.random.random_bool(0.2).then(|| self.any_expiry()),
+            vivify: self.random.random_bool(0.2).then(|| self.any_expiry()),
+            recache_below: self.random.random_bool(0.5).then(|| self.random.random_range(0..120)),
+            explicit_cas: self.any_explicit_cas(),
+            binary_key: self.random.random_bool(0.2),
+        };
+        let now = self.now;
+        let (won, cas) = match (self.shard.fetch(now, key, &request), self.twin.get_mut(key)) {
+            (Fetched::Miss, None) => {
+                assert!(request.vivify.is_none());
+                return;
+            }
+            (Fetched::NoMemory, None) => {
+                assert!(!self.may_forget && request.vivify.is_some());
+                return;
+            }
+            (Fetched::Hit { item, won, stale, token_sent, .. }, None) => {
+                assert_eq!((won, stale, token_sent, item.value_len()), (true, false, false, 0));
+                (None, item.cas())
+            }
+            (Fetched::Hit { item, expiry_before, won, stale, token_sent }, Some(twin)) => {
+                assert_eq!(value_of(&item), twin.value);
+                assert_eq!((expiry_before, stale, token_sent), (twin.expiry, twin.stale, twin.token_sent));
+                let nearly_dead = match (twin.expiry, request.recache_below) {
+                    (Expiry::At(at), Some(seconds)) => at.0 - now.0 < seconds,
+                    _ => false,
+                };
+                assert_eq!(won, !twin.token_sent && (twin.stale || nearly_dead));
+                twin.fetched |= request.bump;
+                twin.expiry = request.touch.unwrap_or(twin.expiry);
+                assert_eq!(item.expiry(), twin.expiry);
+                (Some(won), 0)
+            }
+            (fetched, twin) => panic!("{fetched:?} against {twin:?}"),
+        };
+        match won {
+            Some(true) => self.twin.get_mut(key).unwrap().token_sent = self.token_was_kept(key),
+            Some(false) => {}
+            None => self.insert_vivified(key, &request, cas),
+        }
+    }
+
+    /// In a full shard without eviction the mark may find no room; the engine says so by letting others win too.
+    fn token_was_kept(&mut self, key: &[u8]) -> bool {
+        match self.shard.fetch(self.now, key, &Fetch { bump: false, ..Fetch::default() }) {
+            Fetched::Hit { token_sent, .. } => {
+                assert!(token_sent || !self.may_forget);
+                token_sent
+            }
+            _ => false,
+        }
+    }
+
+    fn insert_vivified(&mut self, key: &[u8], request: &Fetch, cas: u64) {
+        self.check_new_cas(cas, request.explicit_cas);
+        let item = TwinItem {
+            value: Vec::new(),
+            client_flags: 0,
+            expiry: request.vivify.unwrap(),
+            cas,
+            stale: false,
+            token_sent: true,
+            binary_key: request.binary_key,
+            fetched: false,
+        };
+        self.twin.insert(key.to_vec(), item);
+    }
+
+    fn arithmetic(&mut self, key: &[u8]) {
+        let request = Arithmetic {
+            key,
+            delta: if self.random.random_bool(0.1) { u64::MAX } else { self.random.random_range(0..500) },
+            decrement: self.random.random(),
+            compare: self.any_cas(key),
+            explicit_cas: self.any_explicit_cas(),
+            touch: self.random.random_bool(0.2).then(|| self.any_expiry()),
+            vivify: self
+                .random
+                .random_bool(0.3)
+                .then(|| (self.random.random_range(0..100), self.any_expiry())),
+            binary_key: false,
+        };
+        let outcome = self.shard.arithmetic(self.now, &request);
+        let Some(old) = self.twin.get(key).cloned() else { return self.check_created(&request, outcome) };
+        let number =
+            std::str::from_utf8(&old.value).ok().and_then(|text| text.trim_matches(' ').parse::<u64>().ok());
+        let plain = old.value.iter().all(|&byte| byte.is_ascii_digit() || byte == b' ');
+        match (outcome, number.filter(|_| plain)) {
+            (ArithmeticOutcome::Exists, _) => {
+                assert!(!matches!(request.compare, None | Some(0)) && request.compare != Some(old.cas));
+            }
+            (ArithmeticOutcome::NonNumeric, number) => assert!(number.is_none(), "{:?}", old.value),
+            (ArithmeticOutcome::NoMemory, Some(_)) => assert!(!self.may_forget),
+            (ArithmeticOutcome::Value { value, cas, expiry, created: false }, Some(number)) => {
+                let expected = match request.decrement {
+                    true => number.saturating_sub(request.delta),
+                    false => number.wrapping_add(request.delta),
+                };
+                assert_eq!((value, expiry), (expected, request.touch.unwrap_or(old.expiry)));
+                self.check_new_cas(cas, request.explicit_cas);
+                let text = self.number_text(key, value, expiry);
+                self.twin.insert(key.to_vec(), TwinItem { value: text, expiry, cas, ..old });
+            }
+            (outcome, number) => panic!("{outcome:?} on {number:?}"),
+        }
+    }
+
+    /// The stored form, which may or may not be padded on the right.
+    fn number_text(&self, key: &[u8], value: u64, expiry: Expiry) -> Vec<u8> {
+        let plain = value.to_string().into_bytes();
+        match self.shard.peek(self.now, key) {
+            Some(item) => {
+                let stored = value_of(&item);
+                assert_eq!(stored.trim_ascii_end(), plain);
+                stored
+            }
+            None => {
+                assert!(expiry.is_past(self.now));
+                plain
+            }
+        }
+    }
+
+    fn check_created(&mut self, request: &Arithmetic<'_>, outcome: ArithmeticOutcome) {
+        match (outcome, request.vivify) {
+            (ArithmeticOutcome::NotFound, None) => {}
+            (ArithmeticOutcome::NoMemory, Some(_)) => assert!(!self.may_forget),
+            (ArithmeticOutcome::Value { value, cas, expiry, created: true }, Some(initial)) => {
+                assert_eq!((value, expiry), initial);
+                self.check_new_cas(cas, request.explicit_cas);
+                let item = TwinItem {
+                    value: value.to_string().into_bytes(),
+                    client_flags: 0,
+                    expiry,
+                    cas,
+                    stale: false,
+                    token_sent: false,
+                    binary_key: request.binary_key,
+                    fetched: false,
+                };
+                self.twin.insert(request.key.to_vec(), item);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn delete(&mut self, key: &[u8]) {
+        let touch = self.random.random_bool(0.5).then(|| self.any_expiry());
+        let mode = match self.random.random_range(0..4) {
+            0 | 1 => DeleteMode::Remove,
+            2 => DeleteMode::Invalidate { touch },
+            _ => DeleteMode::DropValue { invalidate: self.random.random(), touch },
+        };
+        let request = Delete { key, compare: self.any_cas(key), mode, explicit_cas: self.any_explicit_cas() };
+        let outcome = self.shard.delete(self.now, &request);
+        let Some(old) = self.twin.get(key).cloned() else {
+            return assert_eq!(outcome, DeleteOutcome::NotFound);
+        };
+        if request.compare.is_some_and(|cas| cas != old.cas) {
+            return assert_eq!(outcome, DeleteOutcome::Exists);
+        }
+        assert_eq!(outcome, DeleteOutcome::Deleted);
+        self.twin.remove(key);
+        let expiry = match mode {
+            DeleteMode::Remove => return assert!(self.shard.peek(self.now, key).is_none()),
+            DeleteMode::Invalidate { .. } => touch.unwrap_or(old.expiry),
+            DeleteMode::DropValue { .. } => touch.unwrap_or(Expiry::Never),
+        };
+        let Some(cas) = self.shard.peek(self.now, key).map(|item| item.cas()) else {
+            // Without room for the mark the item is removed.
+            return assert!(expiry.is_past(self.now) || !self.may_forget);
+        };
+        let left = self.left_of(old, mode, expiry, cas, request.explicit_cas);
+        self.twin.insert(key.to_vec(), left);
+    }
+
+    fn left_of(
+        &mut self,
+        old: TwinItem,
+        mode: DeleteMode,
+        expiry: Expiry,
+        cas: u64,
+        explicit_cas: Option<u64>,
+    ) -> TwinItem {
+        match mode {
+            DeleteMode::DropValue { invalidate, .. } => {
+                if invalidate || explicit_cas.is_some() {
+                    self.check_new_cas(cas, explicit_cas);
+                } else {
+                    assert_eq!(cas, old.cas);
+                }
+                let value = Vec::new();
+                TwinItem { value, client_flags: 0, stale: invalidate, token_sent: false, expiry, cas, ..old }
+            }
+            _ => {
+                self.check_new_cas(cas, explicit_cas);
+                TwinItem { stale: true, token_sent: false, expiry, cas, ..old }
+            }
+        }
+    }
+
+    fn pass_time(&mut self) {
+        self.now.0 += self.random.random_range(0..20);
+    }
+
+    fn maintain(&mut self) {
+        let chunks = self.random.random_range(0..2_000);
+        let swept = self.shard.sweep(self.now, chunks);
+        assert!(swept.examined <= chunks && swept.freed <= swept.examined);
+        let limit = self.shard.memory().limit;
+        let external = if self.random.random_bool(0.5) { 0 } else { self.random.random_range(0..limit / 3) };
+        self.shard.set_external_bytes(external);
+        assert!(self.shard.memory().external <= external);
+    }
+
+    fn flush(&mut self) {
+        if self.random.random() {
+            self.shard.flush();
+            self.twin.clear();
+        } else {
+            let at = Seconds(self.now.0 + self.random.random_range(0..50));
+            self.shard.flush_at(at);
+            self.flush_at = Some(at);
+        }
+    }
+}
+
+fn value_of(item: &Item<'_>) -> Vec<u8> {
+    let mut value = Vec::new();
+    item.value().copy_to(&mut value);
+    assert_eq!(value.len(), item.value().len());
+    if let Some(whole) = item.value().as_slice() {
+        assert_eq!(whole, value);
+    }
+    value
+}
+
+#[track_caller]
+fn check(config: &Config, seeds: std::ops::Range<u64>, steps: u32) {
+    for seed in seeds {
+        println!("seed {seed} {config:?}");
+        let mut pair = Pair::new(config, seed);
+        for step in 0..steps {
+            pair.step();
+            if step % 1_000 == 0 {
+                pair.shard.validate();
+            }
+        }
+        pair.shard.validate();
+        for id in pair.twin.keys().cloned().collect::<Vec<_>>() {
+            pair.reconcile(&id);
+        }
+        assert!(pair.hits > u64::from(steps) / 100, "only {} hits", pair.hits);
+    }
+}
+
+fn config(memory_bytes: usize, policy: PolicyKind, evict: bool) -> Config {
+    Config { policy, evict, item_size_max: 8 << 20, ..Config::with_memory(memory_bytes) }
+}
+
+#[test]
+fn the_smallest_shard_agrees_with_the_twin() {
+    check(&config(256 << 10, PolicyKind::TinyLfu, true), 0..6, 40_000);
+    check(&config(256 << 10, PolicyKind::Clock, true), 10..14, 40_000);
+}
+
+#[test]
+fn a_shard_of_three_megabytes_agrees_with_the_twin() {
+    check(&config(3 << 20, PolicyKind::TinyLfu, true), 20..24, 40_000);
+    check(&config(3 << 20, PolicyKind::Clock, true), 30..32, 40_000);
+}
+
+#[test]
+fn a_large_shard_agrees_with_the_twin() {
+    check(&config(64 << 20, PolicyKind::TinyLfu, true), 40..42, 20_000);
+}
+
+#[test]
+fn a_shard_that_must_not_evict_loses_nothing() {
+    check(&config(256 << 10, PolicyKind::TinyLfu, false), 50..54, 40_000);
+    check(&config(3 << 20, PolicyKind::TinyLfu, false), 60..63, 40_000);
+    check(&config(64 << 20, PolicyKind::Clock, false), 70..71, 20_000);
+}
