@@ -10,9 +10,11 @@ use crate::outbox::Ticket;
 use crate::report::{Question, ShardReport};
 
 /// Requests in one letter before the next is begun.
-pub const REQUESTS_MAX: usize = 1024;
+const REQUESTS_MAX: usize = 1024;
 /// Bytes of keys and values in one letter before the next is begun. One request may be larger.
-pub const REQUEST_BYTES_MAX: usize = 256 << 10;
+const REQUEST_BYTES_MAX: usize = 256 << 10;
+/// Bytes of replies in one letter, above which the rest of its requests bounce. One reply may be larger.
+const REPLY_BYTES_MAX: usize = 256 << 10;
 /// Capacity that an idle letter keeps.
 const BYTES_KEPT: usize = 256 << 10;
 
@@ -25,43 +27,98 @@ pub struct ReturnAddress {
     pub ticket: Ticket,
 }
 
-/// A request whose bytes lie in the batch, one after the other: key, value, flags.
-#[derive(Debug)]
-struct Posted {
+#[derive(Clone, Copy, Debug)]
+enum Work {
+    /// A request whose parts lie in `Batch::bytes`, one after the other: key, value, flags.
+    Request { command: Command, noreply: bool, key_bytes: usize, value_bytes: usize, flags_bytes: usize },
+    /// A question to the shard itself.
+    Question(Question),
+}
+
+impl Work {
+    fn bytes(self) -> usize {
+        match self {
+            Self::Request { key_bytes, value_bytes, flags_bytes, .. } => {
+                key_bytes + value_bytes + flags_bytes
+            }
+            Self::Question(_) => 0,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// On its way to the owner.
+    Posted,
+    /// Executed: the reply is so many bytes of `Batch::replies`, and the report, if any, the next of `Batch::reports`.
+    Done { reply_bytes: usize, reported: bool },
+    /// Not executed: the owner had no room for more replies. It must be posted again, behind nothing newer of its
+    /// connection.
+    Bounced,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
     sender: ReturnAddress,
-    command: Command,
-    noreply: bool,
-    key_bytes: usize,
-    value_bytes: usize,
-    flags_bytes: usize,
-    reply_bytes: usize,
+    work: Work,
+    state: State,
+}
+
+/// What became of a request or question.
+#[derive(Debug)]
+pub enum Outcome<'a> {
+    /// The reply, which may be empty.
+    Reply(&'a [u8]),
+    /// The answer to a question.
+    Answer(Option<&'a ShardReport>),
+    /// Nothing yet.
+    Bounced,
+}
+
+/// The connections behind the requests of a batch.
+pub trait Senders {
+    /// Whether a request of this connection may be posted again.
+    fn gate(&mut self, connection: ConnectionId) -> Gate;
+    /// A request of this connection is held back: it must not post anything newer.
+    fn bounced(&mut self, connection: ConnectionId);
+}
+
+/// What [`Batch::resend`] does with a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Gate {
+    /// Post it again.
+    Send,
+    /// Keep it for later, with all that its connection has behind it.
+    Keep,
+    /// Forget it: its connection is gone.
+    Drop,
 }
 
 /// See the module.
 #[derive(Default, Debug)]
 pub struct Batch {
-    requests: Vec<Posted>,
+    entries: Vec<Entry>,
     bytes: Vec<u8>,
     replies: Vec<u8>,
-    /// Questions to the shard itself, asked behind the first `usize` requests.
-    questions: Vec<(usize, ReturnAddress, Question)>,
-    answers: Vec<Option<Box<ShardReport>>>,
+    reports: Vec<ShardReport>,
+    /// The sender has heard of all bounced requests: what follows may be executed again.
+    pub resumes: bool,
 }
 
 impl Batch {
     /// Whether there is nothing to deliver.
     pub fn is_empty(&self) -> bool {
-        self.requests.is_empty() && self.questions.is_empty()
+        self.entries.is_empty()
     }
 
     /// Whether it is time to begin another.
     pub fn is_full(&self) -> bool {
-        self.requests.len() >= REQUESTS_MAX || self.bytes.len() >= REQUEST_BYTES_MAX
+        self.entries.len() >= REQUESTS_MAX || self.bytes.len() >= REQUEST_BYTES_MAX
     }
 
     /// Memory that is reserved here.
     pub fn capacity_bytes(&self) -> usize {
-        self.bytes.capacity() + self.replies.capacity() + self.requests.capacity() * size_of::<Posted>()
+        self.bytes.capacity() + self.replies.capacity() + self.entries.capacity() * size_of::<Entry>()
     }
 
     /// Copies a request in.
@@ -69,62 +126,111 @@ impl Batch {
         for part in [request.key, request.value, request.flags] {
             self.bytes.extend_from_slice(part);
         }
-        self.requests.push(Posted {
-            sender,
+        let work = Work::Request {
             command: request.command,
             noreply: request.noreply,
             key_bytes: request.key.len(),
             value_bytes: request.value.len(),
             flags_bytes: request.flags.len(),
-            reply_bytes: 0,
-        });
+        };
+        self.entries.push(Entry { sender, work, state: State::Posted });
     }
 
-    /// Adds a question to the shard itself. It is asked after the requests that are in before it.
+    /// Adds a question to the shard itself. It is asked after what is in before it.
     pub fn ask(&mut self, sender: ReturnAddress, question: Question) {
-        self.questions.push((self.requests.len(), sender, question));
+        self.entries.push(Entry { sender, work: Work::Question(question), state: State::Posted });
     }
 
     /// The owner's part: executes everything in order and keeps the replies in here.
-    pub fn execute(&mut self, executor: &mut Executor, now: Seconds) {
-        let mut questions = self.questions.iter().peekable();
+    ///
+    /// With more than [`REPLY_BYTES_MAX`] of them the rest bounces, and `bouncing` makes all later letters of this
+    /// sender bounce too, so that nothing overtakes, until one comes that resumes.
+    pub fn execute(&mut self, executor: &mut Executor, now: Seconds, bouncing: &mut bool) {
+        *bouncing &= !self.resumes;
         let mut rest = &self.bytes[..];
-        for (number, posted) in self.requests.iter_mut().enumerate() {
-            while let Some((_, _, question)) = questions.next_if(|(behind, _, _)| *behind <= number) {
-                self.answers.push(executor.answer(*question));
+        for entry in &mut self.entries {
+            *bouncing |= self.replies.len() > REPLY_BYTES_MAX;
+            if *bouncing {
+                entry.state = State::Bounced;
+                continue;
             }
-            let request = Request {
-                command: posted.command,
-                noreply: posted.noreply,
-                key: split_off(&mut rest, posted.key_bytes),
-                value: split_off(&mut rest, posted.value_bytes),
-                flags: split_off(&mut rest, posted.flags_bytes),
-            };
             let before = self.replies.len();
-            executor.execute(now, &request, &mut self.replies);
-            posted.reply_bytes = self.replies.len() - before;
-        }
-        for (_, _, question) in questions {
-            self.answers.push(executor.answer(*question));
+            let mut reported = false;
+            match entry.work {
+                Work::Question(question) => {
+                    let report = executor.answer(question);
+                    reported = report.is_some();
+                    self.reports.extend(report);
+                }
+                work @ Work::Request { .. } => {
+                    let request = request_of(work, split_off(&mut rest, work.bytes()));
+                    executor.execute(now, &request, &mut self.replies);
+                }
+            }
+            entry.state = State::Done { reply_bytes: self.replies.len() - before, reported };
         }
     }
 
-    /// The sender's part: hands out what came back.
-    pub fn replies(&self) -> impl Iterator<Item = (ReturnAddress, &[u8])> {
+    /// The sender's part: what became of each request, in the order they were posted.
+    pub fn outcomes(&self) -> impl Iterator<Item = (ReturnAddress, Outcome<'_>)> {
         let mut rest = &self.replies[..];
-        self.requests.iter().map(move |posted| (posted.sender, split_off(&mut rest, posted.reply_bytes)))
+        let mut reports = self.reports.iter();
+        self.entries.iter().map(move |entry| {
+            let outcome = match (entry.state, entry.work) {
+                (State::Done { reply_bytes, .. }, Work::Request { .. }) => {
+                    Outcome::Reply(split_off(&mut rest, reply_bytes))
+                }
+                (State::Done { reported, .. }, Work::Question(_)) => {
+                    Outcome::Answer(reported.then(|| reports.next().expect("counted by `reported`")))
+                }
+                (State::Bounced, _) => Outcome::Bounced,
+                (State::Posted, _) => unreachable!("the owner has gone through all of them"),
+            };
+            (entry.sender, outcome)
+        })
     }
 
-    /// Answers to the questions.
-    pub fn answers(&mut self) -> impl Iterator<Item = (ReturnAddress, Option<Box<ShardReport>>)> + '_ {
-        self.questions.iter().zip(self.answers.drain(..)).map(|((_, sender, _), answer)| (*sender, answer))
+    /// Whether some of it was not executed.
+    pub fn has_bounced(&self) -> bool {
+        matches!(self.entries.last(), Some(Entry { state: State::Bounced, .. }))
+    }
+
+    /// Copies what of `other` is not executed behind what is here, and names the connections to `note`.
+    pub fn absorb(&mut self, other: &Self, mut note: impl FnMut(ConnectionId)) {
+        let mut rest = &other.bytes[..];
+        for entry in &other.entries {
+            let bytes = split_off(&mut rest, entry.work.bytes());
+            if !matches!(entry.state, State::Done { .. }) {
+                self.bytes.extend_from_slice(bytes);
+                self.entries.push(Entry { state: State::Posted, ..*entry });
+                note(entry.sender.connection);
+            }
+        }
+    }
+
+    /// Moves what `senders` let through to `letter`, until that is full, and keeps the rest in order.
+    pub fn resend(&mut self, letter: &mut Self, senders: &mut impl Senders) {
+        let mut kept = Self::default();
+        let mut rest = &self.bytes[..];
+        for entry in &self.entries {
+            let bytes = split_off(&mut rest, entry.work.bytes());
+            let verdict = if letter.is_full() { Gate::Keep } else { senders.gate(entry.sender.connection) };
+            let to = match verdict {
+                Gate::Send => &mut *letter,
+                Gate::Keep => &mut kept,
+                Gate::Drop => continue,
+            };
+            to.bytes.extend_from_slice(bytes);
+            to.entries.push(*entry);
+        }
+        *self = kept;
     }
 
     /// Empties the batch for its next journey, keeping a bounded capacity.
     pub fn clear(&mut self) {
-        self.requests.clear();
-        self.questions.clear();
-        self.answers.clear();
+        self.entries.clear();
+        self.reports.clear();
+        self.resumes = false;
         for buffer in [&mut self.bytes, &mut self.replies] {
             buffer.clear();
             buffer.shrink_to(BYTES_KEPT);
@@ -132,8 +238,144 @@ impl Batch {
     }
 }
 
+fn request_of(work: Work, mut bytes: &[u8]) -> Request<'_> {
+    let Work::Request { command, noreply, key_bytes, value_bytes, flags_bytes } = work else {
+        unreachable!("a question has no bytes")
+    };
+    Request {
+        command,
+        noreply,
+        key: split_off(&mut bytes, key_bytes),
+        value: split_off(&mut bytes, value_bytes),
+        flags: split_off(&mut bytes, flags_bytes),
+    }
+}
+
 fn split_off<'a>(rest: &mut &'a [u8], length: usize) -> &'a [u8] {
     let (part, remainder) = rest.split_at(length);
     *rest = remainder;
     part
+}
+
+#[cfg(test)]
+mod tests {
+    use slabring_engine::{Config, Shard};
+    use slabring_protocol::{Limits, Parser, Step};
+
+    use super::*;
+    use crate::outbox::Outbox;
+
+    const NOW: Seconds = Seconds(1_700_000_000);
+
+    /// Holds back connection 1, knows 2, and has never heard of another.
+    #[derive(Default)]
+    struct Three {
+        open: bool,
+        bounced: Vec<u32>,
+    }
+
+    impl Senders for Three {
+        fn gate(&mut self, id: ConnectionId) -> Gate {
+            match id.slot {
+                1 if !self.open => Gate::Keep,
+                1 | 2 => Gate::Send,
+                _ => Gate::Drop,
+            }
+        }
+
+        fn bounced(&mut self, id: ConnectionId) {
+            self.bounced.push(id.slot);
+        }
+    }
+
+    fn connection(slot: u32) -> ConnectionId {
+        ConnectionId { slot, generation: 1 }
+    }
+
+    fn push(batch: &mut Batch, slot: u32, line: &str) {
+        let limits = Limits::default();
+        let Step::Request { request, .. } = Parser::default().next(line.as_bytes(), &limits) else {
+            panic!("{line:?} is a request")
+        };
+        batch.push(
+            ReturnAddress { connection: connection(slot), ticket: Outbox::default().expect() },
+            &request,
+        );
+    }
+
+    fn outcomes(batch: &Batch) -> Vec<(u32, String)> {
+        let text = |outcome| match outcome {
+            Outcome::Reply(reply) if reply.len() > 100 => format!("{} bytes", reply.len()),
+            Outcome::Reply(reply) => String::from_utf8(reply.to_vec()).unwrap(),
+            Outcome::Answer(report) => format!("report: {}", report.is_some()),
+            Outcome::Bounced => "bounced".into(),
+        };
+        batch.outcomes().map(|(to, outcome)| (to.connection.slot, text(outcome))).collect()
+    }
+
+    fn executor_with_large_value() -> Executor {
+        let mut executor = Executor::new(Shard::new(&Config::with_memory(16 << 20)).unwrap());
+        let mut batch = Batch::default();
+        push(&mut batch, 0, &format!("set large 0 0 300000\r\n{}\r\n", "x".repeat(300_000)));
+        batch.execute(&mut executor, NOW, &mut false);
+        assert_eq!(outcomes(&batch), [(0, "STORED\r\n".to_string())]);
+        executor
+    }
+
+    #[test]
+    fn replies_come_back_in_order_with_answers_between() {
+        let mut executor = executor_with_large_value();
+        let mut batch = Batch::default();
+        push(&mut batch, 1, "set a 0 0 1\r\n1\r\n");
+        batch.ask(
+            ReturnAddress { connection: connection(2), ticket: Outbox::default().expect() },
+            Question::Report,
+        );
+        push(&mut batch, 3, "incr a 41\r\n");
+        batch.execute(&mut executor, NOW, &mut false);
+        let expected = [(1, "STORED\r\n"), (2, "report: true"), (3, "42\r\n")];
+        assert_eq!(outcomes(&batch), expected.map(|(slot, text)| (slot, text.to_string())));
+        assert!(!batch.has_bounced());
+    }
+
+    #[test]
+    fn large_replies_make_the_rest_bounce_until_the_sender_resumes() {
+        let mut executor = executor_with_large_value();
+        let mut bouncing = false;
+        let mut first = Batch::default();
+        push(&mut first, 1, "get large\r\n");
+        push(&mut first, 2, "set late 0 0 1\r\n1\r\n");
+        let mut second = Batch::default();
+        push(&mut second, 2, "get late\r\n");
+        for batch in [&mut first, &mut second] {
+            batch.execute(&mut executor, NOW, &mut bouncing);
+            assert!(batch.has_bounced());
+        }
+        assert_eq!(outcomes(&first)[1], (2, "bounced".to_string()));
+
+        let (mut returned, mut letter) = (Batch::default(), Batch { resumes: true, ..Batch::default() });
+        let mut senders = Three { open: true, ..Three::default() };
+        returned.absorb(&first, |id| senders.bounced(id));
+        returned.absorb(&second, |id| senders.bounced(id));
+        returned.resend(&mut letter, &mut senders);
+        assert_eq!(senders.bounced, [2, 2]);
+        letter.execute(&mut executor, NOW, &mut bouncing);
+        let expected = [(2, "STORED\r\n"), (2, "VALUE late 0 1\r\n1\r\n")];
+        assert_eq!(outcomes(&letter), expected.map(|(slot, text)| (slot, text.to_string())));
+        assert!(returned.is_empty() && !bouncing);
+    }
+
+    #[test]
+    fn what_the_gate_keeps_stays_in_order_and_what_it_drops_is_gone() {
+        let (mut returned, mut letter) = (Batch::default(), Batch::default());
+        for (slot, line) in [(1, "get a\r\n"), (2, "get b\r\n"), (1, "get c\r\n"), (3, "get d\r\n")] {
+            push(&mut returned, slot, line);
+        }
+        returned.resend(&mut letter, &mut Three::default());
+        let slots = |batch: &Batch| {
+            batch.entries.iter().map(|entry| entry.sender.connection.slot).collect::<Vec<_>>()
+        };
+        assert_eq!((slots(&returned), slots(&letter)), (vec![1, 1], vec![2]));
+        assert_eq!((&returned.bytes[..], &letter.bytes[..]), (&b"ac"[..], &b"b"[..]));
+    }
 }

@@ -109,6 +109,12 @@ pub struct Connection {
     pub paused: bool,
     /// It has input that it may not execute yet.
     pub stalled: bool,
+    /// Requests of it that another shard could not answer yet and that must be posted again.
+    pub bounced: usize,
+    /// The turn in which some of them were last posted again, and how many.
+    pub resent_turn: u64,
+    /// See `resent_turn`.
+    pub resent: usize,
     /// It stands in the list of this turn's connections to look after.
     pub touched: bool,
     /// How it ends.
@@ -128,6 +134,9 @@ impl Connection {
             sending: false,
             paused: false,
             stalled: false,
+            bounced: 0,
+            resent_turn: 0,
+            resent: 0,
             touched: false,
             ending: Ending::No,
             buffer_bytes_counted: 0,
@@ -136,7 +145,15 @@ impl Connection {
 
     /// Whether its own replies leave room for another request.
     pub fn may_execute(&self) -> bool {
-        self.outbox.bytes() < OUTPUT_BYTES_HIGH && self.outbox.waiting() < REPLIES_WAITING_MAX
+        self.outbox.bytes() < OUTPUT_BYTES_HIGH
+            && self.outbox.waiting() < REPLIES_WAITING_MAX
+            && self.bounced == 0
+    }
+
+    /// Whether a reply that it is owed already may be fetched. What is held behind that reply does not count: it can
+    /// only leave after it.
+    pub fn has_room_for_reply(&self) -> bool {
+        self.outbox.ready().len() < OUTPUT_BYTES_HIGH
     }
 
     /// Whether all that was asked is answered and has left.

@@ -44,7 +44,7 @@ impl Executor {
         match request.command {
             Command::Get { with_cas } => self.get(now, request, with_cas, out),
             Command::GetAndTouch { exptime, with_cas } => {
-                self.get_and_touch(now, request, exptime, with_cas, out)
+                self.get_and_touch(now, request, exptime, with_cas, out);
             }
             Command::Store { mode, client_flags, exptime, compare } => {
                 let expiry = expiry_of(exptime, now);
@@ -73,15 +73,16 @@ impl Executor {
     }
 
     /// Answers a question to the shard as a whole.
-    pub fn answer(&mut self, question: Question) -> Option<Box<ShardReport>> {
+    pub fn answer(&mut self, question: Question) -> Option<ShardReport> {
         match question {
             Question::Flush(None) => self.shard.flush(),
             Question::Flush(Some(due)) => self.shard.flush_at(due),
-            Question::Report => return Some(Box::new(self.report())),
+            Question::Report => return Some(self.report()),
             Question::ResetCounters => {
                 self.commands = CommandCounters::default();
                 let buffer_bytes = self.traffic.buffer_bytes;
                 self.traffic = Traffic { buffer_bytes, ..Traffic::default() };
+                self.shard.reset_counters();
             }
         }
         None

@@ -3,14 +3,21 @@
 //! Per peer there is one open batch that the turn's requests are written into. At most [`LETTERS_MAX`] of them are
 //! under way; the open batch then waits, and when it is full too, the connections that write to it wait. Replies always
 //! find room, because a mailbox holds all letters that both sides may have under way: no two shards can block each other.
+//!
+//! An owner does not make more replies than a letter should hold: the rest *bounces*, and so does every later letter of
+//! that sender, since nothing may overtake. When all of them have come back, the sender posts the bounced requests again, those of
+//! connections that read their replies first, and says that it *resumes*. So a connection that asks for large
+//! values and does not read them costs its own memory and nobody else's time.
 
 use std::sync::Arc;
 
+use slabring_engine::Seconds;
 use slabring_protocol::Request;
 use slabring_reactor::mailbox::{Receiver, Sender, mailbox};
 use slabring_reactor::{Io, Waker};
 
-use crate::batch::{Batch, ReturnAddress};
+use crate::batch::{Batch, ReturnAddress, Senders};
+use crate::execute::Executor;
 use crate::report::Question;
 use crate::shards::ShardId;
 
@@ -53,7 +60,19 @@ struct Peer {
     outgoing: Sender<Letter>,
     incoming: Receiver<Letter>,
     waker: Arc<Waker>,
+    /// This turn's requests.
     open: Box<Batch>,
+    /// A letter has bounced: no more is sent until all that are under way have come back.
+    resyncing: bool,
+    /// What has bounced since then.
+    bounced: Batch,
+    /// Everything that bounced before and was not sent again. Its connections post nothing new until it is empty of them.
+    returned: Batch,
+    /// The next letter tells the peer to execute again.
+    must_resume: bool,
+    /// The peer's letters bounce until it resumes.
+    bouncing: bool,
+    /// Request letters that are not answered.
     under_way: usize,
     #[expect(clippy::vec_box, reason = "the boxes themselves travel and come back")]
     spare: Vec<Box<Batch>>,
@@ -63,7 +82,7 @@ struct Peer {
 pub struct Post {
     me: ShardId,
     peers: Vec<Peer>,
-    /// Peers whose open batch is full while no more letters may be under way.
+    /// Peers that can take no more requests now.
     blocked: usize,
 }
 
@@ -75,6 +94,11 @@ impl Post {
             incoming,
             waker: Arc::clone(&wakers[peer.index()]),
             open: Box::default(),
+            resyncing: false,
+            bounced: Batch::default(),
+            returned: Batch::default(),
+            must_resume: false,
+            bouncing: false,
             under_way: 0,
             spare: Vec::new(),
         });
@@ -86,6 +110,14 @@ impl Post {
         shard.index() - usize::from(shard > self.me)
     }
 
+    /// Changes a peer, keeping count of those that are blocked.
+    fn change(&mut self, place: usize, change: impl FnOnce(&mut Peer)) {
+        let peer = &mut self.peers[place];
+        let before = peer.is_blocked();
+        change(peer);
+        self.blocked = self.blocked + usize::from(peer.is_blocked()) - usize::from(before);
+    }
+
     /// Whether any request can be posted now. If not, another shard's replies will make room. O(1).
     pub fn has_room(&self) -> bool {
         self.blocked == 0
@@ -93,20 +125,19 @@ impl Post {
 
     /// Writes a request into this turn's letter to `owner`. There must be room.
     pub fn request(&mut self, owner: ShardId, sender: ReturnAddress, request: &Request<'_>) {
-        let place = self.place_of(owner);
-        let peer = &mut self.peers[place];
-        assert!(!peer.is_blocked(), "the caller asks for room first");
-        peer.open.push(sender, request);
-        if peer.open.is_full() && peer.under_way < LETTERS_MAX {
-            peer.send_open();
-        }
-        self.blocked += usize::from(peer.is_blocked());
+        self.change(self.place_of(owner), |peer| {
+            assert!(!peer.is_blocked(), "the caller asks for room first");
+            peer.open.push(sender, request);
+            if peer.open.is_full() && peer.may_send() {
+                peer.send_open();
+            }
+        });
     }
 
     /// Asks every other shard, behind the requests that were posted before.
     pub fn ask_all(&mut self, sender: ReturnAddress, question: Question) {
-        for peer in &mut self.peers {
-            peer.open.ask(sender, question);
+        for place in 0..self.peers.len() {
+            self.change(place, |peer| peer.open.ask(sender, question));
         }
     }
 
@@ -115,26 +146,32 @@ impl Post {
         self.peers.iter_mut().enumerate().find_map(|(place, peer)| Some((place, peer.incoming.take()?)))
     }
 
-    /// Sends an executed batch back to where it came from.
-    pub fn answer(&mut self, place: usize, batch: Box<Batch>) {
-        self.peers[place].stage(Letter::Replies(batch));
-    }
-
-    /// Takes back a batch whose replies have been handed out.
-    pub fn recycle(&mut self, place: usize, mut batch: Box<Batch>) {
+    /// Executes another shard's requests and sends them back.
+    pub fn execute(&mut self, place: usize, mut batch: Box<Batch>, executor: &mut Executor, now: Seconds) {
         let peer = &mut self.peers[place];
-        self.blocked -= usize::from(peer.is_blocked());
-        peer.under_way -= 1;
-        batch.clear();
-        peer.spare.push(batch);
+        batch.execute(executor, now, &mut peer.bouncing);
+        peer.stage(Letter::Replies(batch));
     }
 
-    /// The end of a turn: everything written becomes visible, and whoever sleeps over it is woken.
-    pub fn publish(&mut self, io: &mut impl Io) {
-        for peer in &mut self.peers {
-            if !peer.open.is_empty() && peer.under_way < LETTERS_MAX {
-                peer.send_open();
+    /// Takes back a batch whose replies have been handed out, and keeps what of it has bounced.
+    pub fn recycle(&mut self, place: usize, mut batch: Box<Batch>, senders: &mut impl Senders) {
+        self.change(place, |peer| {
+            peer.under_way -= 1;
+            if batch.has_bounced() {
+                peer.bounced.absorb(&batch, |id| senders.bounced(id));
+                peer.resyncing = true;
             }
+            batch.clear();
+            peer.spare.push(batch);
+        });
+    }
+
+    /// The end of a turn: everything written becomes visible, and whoever sleeps over it is woken. `senders` say which
+    /// bounced requests go again.
+    pub fn publish(&mut self, io: &mut impl Io, senders: &mut impl Senders) {
+        for place in 0..self.peers.len() {
+            self.change(place, |peer| peer.send_what_may_go(senders));
+            let peer = &mut self.peers[place];
             if peer.outgoing.publish() && peer.waker.must_wake() {
                 io.wake(&peer.waker);
             }
@@ -149,23 +186,55 @@ impl Post {
     /// Memory that is reserved here.
     pub fn capacity_bytes(&self) -> usize {
         let of_peer = |peer: &Peer| {
-            peer.open.capacity_bytes() + peer.spare.iter().map(|batch| batch.capacity_bytes()).sum::<usize>()
+            let spare: usize = peer.spare.iter().map(|batch| batch.capacity_bytes()).sum();
+            let held = peer.bounced.capacity_bytes() + peer.returned.capacity_bytes();
+            spare + held + peer.open.capacity_bytes()
         };
         self.peers.iter().map(of_peer).sum()
     }
 }
 
 impl Peer {
+    fn may_send(&self) -> bool {
+        self.under_way < LETTERS_MAX && !self.resyncing
+    }
+
     fn is_blocked(&self) -> bool {
-        self.open.is_full() && self.under_way >= LETTERS_MAX
+        self.open.is_full() && !self.may_send()
+    }
+
+    fn send_what_may_go(&mut self, senders: &mut impl Senders) {
+        if self.resyncing && self.under_way == 0 {
+            // Everything that bounced is here, in order. Behind it goes what was never sent again, then what was written
+            // since, lest it overtakes.
+            self.bounced.absorb(&self.returned, |_known| {});
+            self.bounced.absorb(&self.open, |id| senders.bounced(id));
+            self.open.clear();
+            self.returned = std::mem::take(&mut self.bounced);
+            self.resyncing = false;
+            self.must_resume = true;
+        }
+        if self.may_send() && !self.returned.is_empty() {
+            let mut letter = self.spare.pop().unwrap_or_default();
+            self.returned.resend(&mut letter, senders);
+            if letter.is_empty() { self.spare.push(letter) } else { self.send(letter) }
+        }
+        if self.may_send() && !self.open.is_empty() {
+            self.send_open();
+        }
     }
 
     fn send_open(&mut self) {
-        assert!(self.under_way < LETTERS_MAX);
-        self.under_way += 1;
         let next = self.spare.pop().unwrap_or_default();
         let full = std::mem::replace(&mut self.open, next);
-        self.stage(Letter::Requests(full));
+        self.send(full);
+    }
+
+    fn send(&mut self, mut letter: Box<Batch>) {
+        assert!(self.may_send());
+        self.under_way += 1;
+        letter.resumes = std::mem::take(&mut self.must_resume);
+        self.stage(Letter::Requests(letter));
     }
 
     fn stage(&mut self, letter: Letter) {

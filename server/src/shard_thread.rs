@@ -16,7 +16,7 @@ use slabring_protocol::{Command, ErrorReply, KEY_SIZE_MAX, Limits, Request, Stat
 use slabring_reactor::clock::Moment;
 use slabring_reactor::{ConnectionId, EndCause, Event, Io, Wait, Waker};
 
-use crate::batch::{Batch, ReturnAddress};
+use crate::batch::{Batch, Gate, Outcome, ReturnAddress, Senders};
 use crate::connection::{Connection, Connections, Ending, Input, OUTPUT_BYTES_LOW};
 use crate::execute::Executor;
 use crate::exptime::flush_due;
@@ -41,6 +41,8 @@ const SPARE_BUFFERS_MAX: usize = 64;
 const SPARE_BUFFER_BYTES_MAX: usize = 16 << 10;
 /// Input that is not executed yet may hold this share of the shard's memory in all.
 const INPUT_SHARE: usize = 4;
+/// Bounced requests of one connection that are sent again in one turn: each may bring a value of the largest kind.
+const RESENT_MAX: usize = 4;
 /// After the order to stop: what clients have in flight gets this long to be heard, all else this long to finish.
 const STOP_LISTENING: Duration = Duration::from_millis(50);
 const STOP_PATIENCE: Duration = Duration::from_secs(4);
@@ -130,7 +132,7 @@ impl<I: Io> ShardThread<I> {
             self.handle_events();
             self.handle_letters();
             self.retry_stalled();
-            self.core.post.publish(&mut self.io);
+            self.publish_letters();
             self.settle_touched();
             self.upkeep();
             self.proceed_to_end();
@@ -170,7 +172,7 @@ impl<I: Io> ShardThread<I> {
                     touch(&mut self.touched, client);
                 }
                 Event::Accepted { connection, .. } => {
-                    self.core.accepted(&mut self.connections, &mut self.touched, connection)
+                    self.core.accepted(&mut self.connections, &mut self.touched, connection);
                 }
                 Event::Ended { connection, cause: EndCause::EndOfStream } => {
                     let Some(client) = self.connections.get_mut(connection) else { continue };
@@ -187,40 +189,46 @@ impl<I: Io> ShardThread<I> {
     fn handle_letters(&mut self) {
         while let Some((place, letter)) = self.core.post.take() {
             match letter {
-                Letter::Requests(mut batch) => {
-                    batch.execute(&mut self.core.executor, self.core.now);
-                    self.core.post.answer(place, batch);
+                Letter::Requests(batch) => {
+                    self.core.post.execute(place, batch, &mut self.core.executor, self.core.now);
                 }
-                Letter::Replies(mut batch) => {
-                    self.deliver(&mut batch);
-                    self.core.post.recycle(place, batch);
+                Letter::Replies(batch) => {
+                    self.deliver(&batch);
+                    let turn = self.io.counters().turns;
+                    let mut senders = Resending { connections: &mut self.connections, turn };
+                    self.core.post.recycle(place, batch, &mut senders);
                 }
             }
         }
     }
 
     /// Hands out the replies of a batch that has come back. Those for connections that are gone are dropped.
-    fn deliver(&mut self, batch: &mut Batch) {
-        for (to, reply) in batch.replies() {
-            if let Some(client) = self.connections.get_mut(to.connection) {
-                client.outbox.deliver(to.ticket, reply);
-                touch(&mut self.touched, client);
-            }
-        }
-        for (to, answer) in batch.answers() {
+    fn deliver(&mut self, batch: &Batch) {
+        for (to, outcome) in batch.outcomes() {
             let Some(client) = self.connections.get_mut(to.connection) else { continue };
-            let add = |gathering: &mut Gathering| {
-                if let Some(report) = &answer {
-                    gathering.report.add(report);
+            touch(&mut self.touched, client);
+            match outcome {
+                Outcome::Reply(reply) => client.outbox.deliver(to.ticket, reply),
+                // The post office keeps it.
+                Outcome::Bounced => {}
+                Outcome::Answer(report) => {
+                    let add = |gathering: &mut Gathering| {
+                        report.into_iter().for_each(|part| gathering.report.add(part));
+                    };
+                    if let Some(gathering) = client.outbox.deliver_part(to.ticket, add) {
+                        let mut text = Vec::new();
+                        self.core.render(&gathering, &mut text);
+                        client.outbox.deliver(to.ticket, &text);
+                    }
                 }
-            };
-            if let Some(gathering) = client.outbox.deliver_part(to.ticket, add) {
-                let mut text = Vec::new();
-                self.core.render(&gathering, &mut text);
-                client.outbox.deliver(to.ticket, &text);
-                touch(&mut self.touched, client);
             }
         }
+    }
+
+    /// Sends this turn's letters. Bounced requests go again for connections that read their replies, a few at a time.
+    fn publish_letters(&mut self) {
+        let turn = self.io.counters().turns;
+        self.core.post.publish(&mut self.io, &mut Resending { connections: &mut self.connections, turn });
     }
 
     /// Goes on with connections whose way has become free.
@@ -337,6 +345,34 @@ fn touch(touched: &mut Vec<ConnectionId>, client: &mut Connection) {
     if !client.touched {
         client.touched = true;
         touched.push(client.id);
+    }
+}
+
+/// What the post office must know of connections whose requests bounced.
+struct Resending<'a> {
+    connections: &'a mut Connections,
+    turn: u64,
+}
+
+impl Senders for Resending<'_> {
+    fn gate(&mut self, id: ConnectionId) -> Gate {
+        let Some(client) = self.connections.get_mut(id) else { return Gate::Drop };
+        if client.resent_turn != self.turn {
+            (client.resent_turn, client.resent) = (self.turn, 0);
+        }
+        // Once kept, always kept in this turn: no request overtakes an earlier one of its connection.
+        if !client.has_room_for_reply() || client.resent >= RESENT_MAX {
+            return Gate::Keep;
+        }
+        client.resent += 1;
+        client.bounced -= 1;
+        Gate::Send
+    }
+
+    fn bounced(&mut self, id: ConnectionId) {
+        if let Some(client) = self.connections.get_mut(id) {
+            client.bounced += 1;
+        }
     }
 }
 
