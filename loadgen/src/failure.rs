@@ -1,0 +1,62 @@
+//! What ends a run before its time, each as one line that says what to do. Replies that only count as errors
+//! are in `tally.rs`.
+
+use std::io;
+use std::time::Duration;
+
+use slabring_reactor::backend::Refusal;
+
+/// Why there is no result.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    #[error("cannot find {address}: {error}; give HOST:PORT or the path of a Unix socket")]
+    Unresolved { address: String, error: io::Error },
+    #[error("cannot connect to {address}: {error}; start the server or give its address as HOST:PORT")]
+    Connect { address: String, error: io::Error },
+    #[error("{0}; or use --io epoll")]
+    Backend(#[from] Refusal),
+    #[error("cannot pin to CPU {cpu}: {error}; this process may use CPUs {allowed:?}")]
+    Pin { cpu: usize, error: io::Error, allowed: Vec<usize> },
+    #[error(
+        "the server closed a connection ({cause}); it has stopped or takes fewer connections: see its log"
+    )]
+    Closed { cause: String },
+    #[error("the server refused a connection: {text}; use fewer --connections or raise its limit")]
+    Refused { text: String },
+    #[error(
+        "no reply within {timeout:?} ({in_flight} requests in flight); the server hangs or is overloaded: raise \
+         --timeout or lower --rate, --connections or --depth"
+    )]
+    Timeout { timeout: Duration, in_flight: usize },
+    #[error("this is not memcached's text protocol: {excerpt}; check the address")]
+    Malformed { excerpt: String },
+    #[error("the server gave an answer to another question: {text}; its replies are out of step")]
+    OutOfStep { text: String },
+    #[error(
+        "prefill stored {stored} of {keys} keys ({first_error}); give the server more memory or ask for less"
+    )]
+    Prefill { stored: u64, keys: u64, first_error: String },
+    #[error("this machine failed the load generator: {0}")]
+    Machine(#[from] io::Error),
+}
+
+/// The start of what a server said, fit for one line of a terminal.
+pub(crate) fn excerpt(bytes: &[u8]) -> String {
+    const SIZE_MAX: usize = 120;
+    let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or(bytes);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    line[..line.len().min(SIZE_MAX)].escape_ascii().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_excerpt_is_one_printable_line() {
+        assert_eq!(excerpt(b"SERVER_ERROR out of memory\r\nEND\r\n"), "SERVER_ERROR out of memory");
+        assert_eq!(excerpt(b"\x1b[2J\xff"), "\\x1b[2J\\xff");
+        assert_eq!(excerpt(&[b'a'; 5000]).len(), 120);
+        assert_eq!(excerpt(b""), "");
+    }
+}

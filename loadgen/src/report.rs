@@ -1,0 +1,347 @@
+//! The result of a run: one structure, shown as JSON or as text. Measures nothing.
+
+use std::fmt;
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
+use slabring_reactor::backend::Backend;
+
+use crate::args::Args;
+use crate::run::Outcome;
+use crate::target::Target;
+
+/// Share of a CPU per thread from which on the client may be what limits a closed loop.
+const CLIENT_CPU_SHARE_MAX: f64 = 0.9;
+/// An open loop that gets through less of its rate than this has not kept it.
+const RATE_KEPT_MIN: f64 = 0.99;
+
+/// All that is known about a run. Field names are the JSON's: they stay.
+#[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
+pub(crate) struct Report {
+    pub(crate) version: String,
+    pub(crate) target: String,
+    /// `io_uring` or `epoll`.
+    pub(crate) io: String,
+    pub(crate) threads: u32,
+    pub(crate) connections: u32,
+    pub(crate) depth: u32,
+    /// Requests a second asked for; none in a closed loop.
+    pub(crate) rate_per_second: Option<f64>,
+    pub(crate) poisson: bool,
+    pub(crate) keys: u64,
+    pub(crate) key_bytes: usize,
+    pub(crate) value_bytes_min: u32,
+    pub(crate) value_bytes_max: u32,
+    /// SET:GET.
+    pub(crate) ratio: String,
+    pub(crate) keys_per_get: u32,
+    pub(crate) distribution: String,
+    pub(crate) seed: u64,
+    /// Keys stored before the run, each of them checked.
+    pub(crate) prefilled_keys: Option<u64>,
+
+    pub(crate) seconds: f64,
+    /// Requests answered.
+    pub(crate) operations: u64,
+    pub(crate) operations_per_second: f64,
+    pub(crate) gets: u64,
+    pub(crate) sets: u64,
+    /// Keys found and not found, of all gets.
+    pub(crate) hits: u64,
+    pub(crate) misses: u64,
+    /// Answers that were errors.
+    pub(crate) errors: u64,
+    pub(crate) first_error: Option<String>,
+    /// Of `--verify`; none without it is not known to be right.
+    pub(crate) verified: bool,
+    pub(crate) wrong_values: u64,
+    /// Requests of the open loop that were due and found no free connection before the end.
+    pub(crate) unsent: u64,
+    pub(crate) sent_bytes: u64,
+    pub(crate) received_bytes: u64,
+
+    /// From when a request was due to its reply; in a closed loop a request is due when it is sent.
+    pub(crate) latency: Latency,
+    /// From when a request was sent: what a closed loop would have claimed. Only in an open loop.
+    pub(crate) latency_from_send: Option<Summary>,
+
+    /// User and system time of this process per request. In an open loop it includes waiting for due times.
+    pub(crate) client_cpu_us_per_op: f64,
+    /// Of one CPU for each thread.
+    pub(crate) client_cpu_share: f64,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Latencies by kind of request.
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize, Debug)]
+pub(crate) struct Latency {
+    pub(crate) all: Summary,
+    pub(crate) get: Summary,
+    pub(crate) set: Summary,
+}
+
+/// One histogram in a few numbers, in nanoseconds. All 0 when nothing was measured.
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize, Debug)]
+pub(crate) struct Summary {
+    pub(crate) count: u64,
+    pub(crate) mean_ns: f64,
+    pub(crate) p50_ns: u64,
+    pub(crate) p90_ns: u64,
+    pub(crate) p99_ns: u64,
+    pub(crate) p999_ns: u64,
+    pub(crate) max_ns: u64,
+}
+
+impl Summary {
+    fn of(histogram: &Histogram<u64>) -> Self {
+        Self {
+            count: histogram.len(),
+            mean_ns: histogram.mean(),
+            p50_ns: histogram.value_at_quantile(0.5),
+            p90_ns: histogram.value_at_quantile(0.9),
+            p99_ns: histogram.value_at_quantile(0.99),
+            p999_ns: histogram.value_at_quantile(0.999),
+            max_ns: histogram.max(),
+        }
+    }
+}
+
+impl Report {
+    pub(crate) fn new(
+        args: &Args,
+        target: &Target,
+        io: Backend,
+        prefilled_keys: Option<u64>,
+        outcome: &Outcome,
+    ) -> Self {
+        let Outcome { tally, elapsed, cpu_us } = outcome;
+        let operations = tally.operations();
+        let latency = Latency {
+            all: Summary::of(&tally.latency()),
+            get: Summary::of(&tally.get_latency),
+            set: Summary::of(&tally.set_latency),
+        };
+        let seconds = elapsed.as_secs_f64();
+        let mut report = Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            target: target.to_string(),
+            io: io.to_string(),
+            threads: args.threads.get(),
+            connections: args.connections.get(),
+            depth: args.depth.get(),
+            rate_per_second: args.rate,
+            poisson: args.poisson,
+            keys: args.keys,
+            key_bytes: args.key_size,
+            value_bytes_min: args.value_size.min,
+            value_bytes_max: args.value_size.max,
+            ratio: format!("{}:{}", args.ratio.sets, args.ratio.gets),
+            keys_per_get: args.multiget.get(),
+            distribution: args.distribution.to_string(),
+            seed: args.seed,
+            prefilled_keys,
+            seconds,
+            operations,
+            operations_per_second: ratio(operations as f64, seconds),
+            gets: tally.gets,
+            sets: tally.sets,
+            hits: tally.hits,
+            misses: tally.misses,
+            errors: tally.errors,
+            first_error: tally.first_error.clone(),
+            verified: args.verify,
+            wrong_values: tally.wrong_values,
+            unsent: tally.unsent,
+            sent_bytes: tally.sent_bytes,
+            received_bytes: tally.received_bytes,
+            latency,
+            latency_from_send: args.rate.map(|_| Summary::of(&tally.service)),
+            client_cpu_us_per_op: ratio(*cpu_us as f64, operations as f64),
+            client_cpu_share: ratio(*cpu_us as f64 / 1e6, seconds * f64::from(args.threads.get())),
+            warnings: Vec::new(),
+        };
+        report.warnings = report.doubts();
+        report
+    }
+
+    /// What a reader has to know before believing the numbers.
+    fn doubts(&self) -> Vec<String> {
+        let mut doubts = Vec::new();
+        if self.rate_per_second.is_none() && self.client_cpu_share > CLIENT_CPU_SHARE_MAX {
+            doubts.push(format!(
+                "this client used {:.0} % of its CPU: the server may be faster than measured; use more --threads",
+                self.client_cpu_share * 100.0
+            ));
+        }
+        let kept = self.rate_per_second.map_or(1.0, |rate| self.operations_per_second / rate);
+        if self.unsent > 0 || (!self.poisson && kept < RATE_KEPT_MIN) {
+            doubts.push(format!(
+                "the rate was not kept ({:.1} %, {} requests never sent): latencies show a queue that grows with the run",
+                kept * 100.0,
+                self.unsent
+            ));
+        }
+        if self.wrong_values > 0 {
+            doubts.push(format!("{} values were WRONG", self.wrong_values));
+        }
+        if self.hits == 0 && self.misses > 0 {
+            doubts.push("no key was found: use --prefill to measure hits".into());
+        }
+        doubts
+    }
+}
+
+fn ratio(part: f64, whole: f64) -> f64 {
+    if whole > 0.0 { part / whole } else { 0.0 }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_head(f)?;
+        self.write_counts(f)?;
+        self.write_latencies(f)?;
+        writeln!(
+            f,
+            "\nclient CPU {:.3} us per request, {:.0} % of {} CPU",
+            self.client_cpu_us_per_op,
+            self.client_cpu_share * 100.0,
+            self.threads
+        )?;
+        self.warnings.iter().try_for_each(|warning| writeln!(f, "warning: {warning}"))
+    }
+}
+
+impl Report {
+    fn write_head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pace = match self.rate_per_second {
+            None => "closed loop".into(),
+            Some(rate) => format!("open loop, {rate}/s {}", if self.poisson { "Poisson" } else { "even" }),
+        };
+        writeln!(
+            f,
+            "{}: {} connections x depth {}, {} threads, {}, {pace}",
+            self.target, self.connections, self.depth, self.threads, self.io
+        )?;
+        let Self { keys, key_bytes, distribution, ratio, keys_per_get, .. } = self;
+        let values = match (self.value_bytes_min, self.value_bytes_max) {
+            (min, max) if min == max => min.to_string(),
+            (min, max) => format!("{min}-{max}"),
+        };
+        writeln!(
+            f,
+            "{keys} keys of {key_bytes} B, values of {values} B, {distribution}, SET:GET {ratio}, {keys_per_get} keys a GET\n"
+        )
+    }
+
+    fn write_counts(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut row = |name: &str, value: String| writeln!(f, "{name:12} {value:>16}");
+        row("seconds", format!("{:.3}", self.seconds))?;
+        row("requests", self.operations.to_string())?;
+        row("requests/s", format!("{:.0}", self.operations_per_second))?;
+        if self.gets > 0 {
+            row("hits", self.hits.to_string())?;
+            row("misses", self.misses.to_string())?;
+        }
+        if self.sets > 0 {
+            row("sets", self.sets.to_string())?;
+        }
+        if self.verified {
+            row("wrong values", self.wrong_values.to_string())?;
+        }
+        let first_error = self.first_error.as_ref().map_or(String::new(), |text| format!("  first: {text}"));
+        row("errors", format!("{}{first_error}", self.errors))?;
+        row("sent", format!("{} B", self.sent_bytes))?;
+        row("received", format!("{} B", self.received_bytes))
+    }
+
+    fn write_latencies(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let title = "latency";
+        writeln!(
+            f,
+            "\n{title:12} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
+            "p50", "p90", "p99", "p99.9", "max", "mean"
+        )?;
+        let mixed = self.gets > 0 && self.sets > 0;
+        write_latency(f, if self.rate_per_second.is_some() { "from due" } else { "all" }, &self.latency.all)?;
+        if mixed {
+            write_latency(f, "get", &self.latency.get)?;
+            write_latency(f, "set", &self.latency.set)?;
+        }
+        self.latency_from_send.iter().try_for_each(|summary| write_latency(f, "from send", summary))
+    }
+}
+
+fn write_latency(f: &mut fmt::Formatter<'_>, name: &str, summary: &Summary) -> fmt::Result {
+    let Summary { p50_ns, p90_ns, p99_ns, p999_ns, max_ns, mean_ns, .. } = *summary;
+    write!(f, "{name:12}")?;
+    for ns in [p50_ns, p90_ns, p99_ns, p999_ns, max_ns] {
+        write!(f, " {:>9}", span(Duration::from_nanos(ns)))?;
+    }
+    writeln!(f, " {:>9}", span(Duration::from_secs_f64(mean_ns / 1e9)))
+}
+
+fn span(time: Duration) -> String {
+    match time.as_secs_f64() {
+        seconds if seconds < 1e-3 => format!("{:.1} us", seconds * 1e6),
+        seconds if seconds < 1.0 => format!("{:.2} ms", seconds * 1e3),
+        seconds => format!("{seconds:.2} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::requests::Kind;
+    use crate::tally::Tally;
+    use slabring_protocol::client::{Reply, ReplyKind};
+
+    fn report(line: &str) -> Report {
+        let mut tally = Tally::new(true);
+        for ns in 1..=1000_u64 {
+            let reply = Reply { kind: ReplyKind::Values, hits: 0, value_bytes: 0 };
+            tally.count(Kind::Get, 1, &reply, b"").unwrap();
+            tally.measure(Kind::Get, ns * 1000, ns);
+        }
+        tally.flush();
+        let outcome = Outcome { tally, elapsed: Duration::from_secs(2), cpu_us: 1_900_000 };
+        let target = Target::Unix("/run/m.sock".into());
+        Report::new(&Args::of(line).unwrap(), &target, Backend::Epoll, Some(7), &outcome)
+    }
+
+    #[test]
+    fn json_holds_everything_and_reads_back() {
+        for line in ["--ratio 1:9 --value-size 3-5", "--rate 500 --poisson", "--verify"] {
+            let report = report(line);
+            let json = serde_json::to_string(&report).unwrap();
+            assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+            assert!(!json.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn percentiles_are_those_of_the_sorted_list() {
+        let Latency { all, set, .. } = report("").latency;
+        for (measured, expected) in [(all.p50_ns, 500_000), (all.p90_ns, 900_000), (all.p99_ns, 990_000)] {
+            assert!(measured.abs_diff(expected) <= expected / 1000, "{measured} {expected}");
+        }
+        assert_eq!((all.count, set.count, set.max_ns), (1000, 0, 0));
+    }
+
+    #[test]
+    fn a_busy_client_and_a_missed_rate_are_warned_of() {
+        assert!(report("").warnings.iter().any(|text| text.contains("95 % of its CPU")));
+        assert!(report("--threads 2").warnings.iter().all(|text| !text.contains("CPU")));
+        assert!(report("--rate 1000").warnings.iter().any(|text| text.contains("rate was not kept (50.0 %")));
+        assert!(report("--rate 500").warnings.iter().all(|text| !text.contains("rate")));
+    }
+
+    #[test]
+    fn text_names_units_and_shows_both_clocks_of_an_open_loop() {
+        let closed = report("").to_string();
+        assert!(closed.contains("requests/s                500"), "{closed}");
+        assert!(closed.contains("500.2 us") && !closed.contains("from send"), "{closed}");
+        let open = report("--rate 500").to_string();
+        assert!(open.contains("from due") && open.contains("from send"), "{open}");
+    }
+}
