@@ -1,0 +1,249 @@
+//! Servers taking turns under the same loads. Starts and stops everything itself, on loopback only.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use serde::Deserialize;
+use slabring_reactor::thread::is_root;
+
+use crate::echo::IoWish;
+use crate::machine;
+use crate::outcome::{Comparison, Outcome, Run};
+use crate::process::{Process, free_port};
+use crate::scenario::{Rival, Scenario};
+
+/// What a load run may take beyond its measured time: connecting, storing keys, the last replies.
+const LOAD_PATIENCE: Duration = Duration::from_secs(120);
+
+const EXAMPLES: &str = "\
+Examples:
+  Build everything, then compare (about 4 minutes):
+    cargo build --release --workspace && target/release/slabring-bench compare
+  Longer, as JSON:
+    slabring-bench compare --seconds 10 --rounds 5 --json > result.json
+  One depth, without memcached:
+    slabring-bench compare --servers slabring,echo --depths 16
+  slabring on epoll:
+    slabring-bench compare --slabring-args=--io=epoll
+
+Use an idle machine: every other process changes the result.";
+
+/// Runs slabring, memcached and the echo server in turn under the same loads, one CPU for the server and one for
+/// the load, and prints a markdown table.
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// The slabring program [default: beside this one]
+    #[arg(long, value_name = "PATH")]
+    slabring: Option<PathBuf>,
+
+    /// The memcached program
+    #[arg(long, value_name = "PATH", default_value = "memcached")]
+    pub(crate) memcached: String,
+
+    /// The slabring-load program [default: beside this one]
+    #[arg(long, value_name = "PATH")]
+    load: Option<PathBuf>,
+
+    /// More arguments for slabring, one for each use of the option
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub(crate) slabring_args: Vec<String>,
+
+    /// More arguments for memcached, one for each use of the option
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub(crate) memcached_args: Vec<String>,
+
+    /// Who takes part
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "slabring,memcached,echo")]
+    servers: Vec<Rival>,
+
+    /// Seconds of each run
+    #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = seconds)]
+    pub(crate) seconds: f64,
+
+    /// How often each server has its turn
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..))]
+    rounds: u32,
+
+    /// Requests in flight on a connection
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,16,64")]
+    depths: Vec<u32>,
+
+    /// Connections in total
+    #[arg(long, value_name = "N", default_value = "50")]
+    pub(crate) connections: u32,
+
+    /// Number of different keys
+    #[arg(long, value_name = "N", default_value = "100000")]
+    pub(crate) keys: u64,
+
+    /// Bytes in a value
+    #[arg(long, value_name = "BYTES", default_value = "32")]
+    pub(crate) value_size: u32,
+
+    /// How the load generator and the echo server talk to the kernel
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) io: IoWish,
+
+    /// CPU of the server
+    #[arg(long, value_name = "N", default_value = "0")]
+    server_cpu: usize,
+
+    /// CPU of the load
+    #[arg(long, value_name = "N", default_value = "1")]
+    load_cpu: usize,
+
+    /// The result as one JSON object instead of the table
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    pub(crate) fn slabring(&self) -> String {
+        beside_this(self.slabring.as_ref(), "slabring")
+    }
+
+    pub(crate) fn load(&self) -> String {
+        beside_this(self.load.as_ref(), "slabring-load")
+    }
+
+    pub(crate) fn own_program(&self) -> String {
+        beside_this(None, "slabring-bench")
+    }
+
+    /// memcached refuses to run as root unless told that it is meant.
+    fn allow_root(&mut self) {
+        self.memcached_args.extend(["-u".into(), "root".into()]);
+    }
+}
+
+/// The fields of slabring-load's result that are needed here.
+#[derive(Deserialize, Debug)]
+struct Load {
+    operations: u64,
+    operations_per_second: f64,
+    misses: u64,
+    errors: u64,
+    first_error: Option<String>,
+    client_cpu_us_per_op: f64,
+    client_cpu_share: f64,
+    latency: LoadLatency,
+}
+
+#[derive(Deserialize, Debug)]
+struct LoadLatency {
+    all: LoadSummary,
+}
+
+#[derive(Deserialize, Debug)]
+struct LoadSummary {
+    p50_ns: u64,
+    p99_ns: u64,
+    p999_ns: u64,
+}
+
+/// Measures all scenarios and prints the result.
+pub(crate) fn run(mut args: Args) -> anyhow::Result<()> {
+    if is_root() {
+        args.allow_root();
+    }
+    let scenarios = Scenario::all(&args.depths);
+    let outcomes =
+        scenarios.iter().map(|scenario| measure(&args, scenario)).collect::<anyhow::Result<_>>()?;
+    let comparison = Comparison {
+        kernel: machine::kernel(),
+        cpu: machine::cpu(),
+        connections: args.connections,
+        value_bytes: args.value_size,
+        seconds: args.seconds,
+        rounds: args.rounds,
+        outcomes,
+    };
+    if args.json {
+        println!("{}", serde_json::to_string(&comparison)?);
+    } else {
+        print!("{comparison}");
+    }
+    Ok(())
+}
+
+fn measure(args: &Args, scenario: &Scenario) -> anyhow::Result<Outcome> {
+    let mut runs = Vec::new();
+    for round in 1..=args.rounds {
+        for &rival in &args.servers {
+            let who = || format!("{}, {}, round {round}", scenario.name(), rival.word());
+            let run = measure_once(args, scenario, rival, round).with_context(who)?;
+            let (rate, cpu, others) =
+                (run.operations_per_second, run.server_cpu_us_per_op, run.others_cpu_share * 100.0);
+            eprintln!("{}: {rate:.0} op/s, {cpu:.3} us server CPU/op, others {others:.0} % of a CPU", who());
+            runs.push(run);
+        }
+    }
+    Ok(Outcome::new(scenario.name(), runs))
+}
+
+/// A fresh server, its keys, one load.
+fn measure_once(args: &Args, scenario: &Scenario, rival: Rival, round: u32) -> anyhow::Result<Run> {
+    let port = free_port()?;
+    let mut server = Process::start(args.server_cpu, &scenario.server_words(args, rival, port))?;
+    server.wait_for_port(port)?;
+    if rival != Rival::Echo {
+        load(args, &Scenario::prefill_words(args, port))?;
+    }
+    let (cpu_before_us, busy_before_us, start) = (server.cpu_us()?, machine::busy_us(), Instant::now());
+    let load = load(args, &scenario.load_words(args, port))?;
+    let (cpu_us, busy_us) = (server.cpu_us()? - cpu_before_us, machine::busy_us() - busy_before_us);
+    let own_us = cpu_us as f64 + load.client_cpu_us_per_op * load.operations as f64;
+    ensure!(load.operations > 0, "nothing was answered");
+    ensure!(load.misses == 0, "{} keys were not found after they were stored", load.misses);
+    Ok(Run {
+        server: rival,
+        round,
+        operations_per_second: load.operations_per_second,
+        server_cpu_us_per_op: cpu_us as f64 / load.operations as f64,
+        client_cpu_us_per_op: load.client_cpu_us_per_op,
+        client_cpu_share: load.client_cpu_share,
+        others_cpu_share: (busy_us as f64 - own_us).max(0.0) / start.elapsed().as_micros() as f64,
+        p50_ns: load.latency.all.p50_ns,
+        p99_ns: load.latency.all.p99_ns,
+        p999_ns: load.latency.all.p999_ns,
+    })
+}
+
+fn load(args: &Args, words: &[String]) -> anyhow::Result<Load> {
+    let patience = LOAD_PATIENCE + Duration::from_secs_f64(args.seconds);
+    let (status, text) = Process::start_captured(args.load_cpu, words)?.output(patience)?;
+    ensure!(status.success(), "{} failed ({status}); is it built?", words.join(" "));
+    let load: Load = serde_json::from_str(&text).context("slabring-load is of another version")?;
+    ensure!(load.errors == 0, "{} errors, the first: {}", load.errors, load.first_error.unwrap_or_default());
+    Ok(load)
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    const HOUR_SECONDS: f64 = 3600.0;
+    match text.parse() {
+        Ok(seconds) if seconds > 0.0 && seconds <= HOUR_SECONDS => Ok(seconds),
+        _ => Err(format!("expected seconds, above 0, at most {HOUR_SECONDS}")),
+    }
+}
+
+fn beside_this(path: Option<&PathBuf>, name: &str) -> String {
+    let beside =
+        || std::env::current_exe().map(|own| own.with_file_name(name)).unwrap_or_else(|_| name.into());
+    path.cloned().unwrap_or_else(beside).to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+impl Args {
+    /// The arguments of a command line behind `compare`.
+    pub(crate) fn of(line: &str) -> Self {
+        #[derive(clap::Parser)]
+        struct Alone {
+            #[command(flatten)]
+            args: Args,
+        }
+        let words = std::iter::once("compare").chain(line.split_whitespace());
+        <Alone as clap::Parser>::parse_from(words).args
+    }
+}
