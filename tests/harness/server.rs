@@ -1,0 +1,262 @@
+//! A server under test: Slabring's real binary, or the installed memcached as its reference.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::process::{Output, wait_for_exit};
+use crate::{Connection, Signal, announce_skip};
+
+/// Where Debian and most others install the reference server.
+const MEMCACHED_PATH: &str = "/usr/bin/memcached";
+
+/// Attempts to start on a free port before giving up: another process may take it in between.
+const START_ATTEMPTS: u32 = 5;
+
+/// Time a server has to accept its first connection: long, because the machine may be compiling too.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Time a server has to exit once asked, before it is killed.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// A running server. Dropping it stops it.
+#[derive(Debug)]
+pub struct Server {
+    child: Child,
+    address: SocketAddr,
+    kind: Kind,
+    stderr: Output,
+}
+
+/// Whose server it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Ours.
+    Slabring,
+    /// The reference, in the version it says it has.
+    Memcached(Version),
+}
+
+/// A version of memcached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u32, pub u32, pub u32);
+
+impl Version {
+    /// Reads `1.6.45` or `VERSION 1.6.45`, with anything after the third number left out.
+    pub fn parse(text: &str) -> Option<Self> {
+        let numbers = text.trim().trim_start_matches("VERSION ");
+        let mut parts = numbers.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+        Some(Self(parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?))
+    }
+}
+
+impl Server {
+    /// Builds Slabring in the profile of this test and starts it on a free port of the loopback address.
+    ///
+    /// The error carries what the server wrote to stderr.
+    pub fn start(args: &[&str]) -> Result<Self> {
+        Self::start_with(slabring_on_loopback, args)
+    }
+
+    /// Starts Slabring with `args` over one of the two ways to talk to the kernel, `uring` or `epoll`.
+    ///
+    /// `None`, with one loud line, where this kernel refuses io_uring.
+    pub fn start_over(io: &str, args: &[&str]) -> Option<Self> {
+        match Self::start(&[args, &["--io", io]].concat()) {
+            Ok(server) => Some(server),
+            Err(error) if io == "uring" && error.to_string().contains("io_uring") => {
+                announce_skip(format_args!("no io_uring here: {error:#}"));
+                None
+            }
+            Err(error) => panic!("slabring {args:?} --io {io}: {error:#}"),
+        }
+    }
+
+    /// Starts Slabring with `args` from a command that a test has prepared, on a port that is free on loopback.
+    pub fn start_with(command: impl Fn() -> Command, args: &[&str]) -> Result<Self> {
+        Self::start_on_free_port(Kind::Slabring, command, args)
+    }
+
+    /// Starts the installed memcached, or says on stderr that there is none.
+    pub fn memcached(args: &[&str]) -> Option<Self> {
+        if !Path::new(MEMCACHED_PATH).exists() {
+            announce_skip(format_args!("{MEMCACHED_PATH} is not installed, so nothing is compared with it"));
+            return None;
+        }
+        let command = || {
+            let mut command = Command::new(MEMCACHED_PATH);
+            command.args(["-u", "root", "-l", "127.0.0.1"]);
+            command
+        };
+        let mut server = Self::start_on_free_port(Kind::Memcached(Version(0, 0, 0)), command, args)
+            .expect("an installed memcached starts");
+        let answer = server.connect().command("version");
+        server.kind = Kind::Memcached(Version::parse(&answer).expect("memcached tells its version"));
+        Some(server)
+    }
+
+    fn start_on_free_port(kind: Kind, command: impl Fn() -> Command, args: &[&str]) -> Result<Self> {
+        let mut result = Err(anyhow::anyhow!("never tried"));
+        for _ in 0..START_ATTEMPTS {
+            let address = free_address();
+            result = Self::start_at(kind, command(), address, args);
+            match &result {
+                Err(error) if error.to_string().contains("in use") => {}
+                _ => break,
+            }
+        }
+        result
+    }
+
+    fn start_at(kind: Kind, mut command: Command, address: SocketAddr, args: &[&str]) -> Result<Self> {
+        command.args(["-p", &address.port().to_string()]).args(args);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("{command:?} does not run"))?;
+        let stderr = Output::collect(child.stderr.take().expect("stderr is piped"));
+        let mut server = Self { child, address, kind, stderr };
+        server.wait_until_accepting()?;
+        Ok(server)
+    }
+
+    fn wait_until_accepting(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the server ended with {status} before it accepted: {}", self.stderr.finish());
+            }
+            if TcpStream::connect(self.address).is_ok() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("the server accepts nothing after {START_TIMEOUT:?}: {}", self.stderr());
+            }
+            thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    /// Where the server listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whose server it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Opens a connection.
+    #[track_caller]
+    pub fn connect(&self) -> Connection {
+        match Connection::open(self.address) {
+            Ok(connection) => connection,
+            Err(error) => panic!("{}: {error}; stderr: {}", self.address, self.stderr()),
+        }
+    }
+
+    /// Physical memory of the server's process, in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id());
+        let status = std::fs::read_to_string(path).expect("Linux shows a child of ours");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells the size");
+        line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
+    }
+
+    /// What the server has written to stderr so far.
+    pub fn stderr(&self) -> String {
+        self.stderr.text()
+    }
+
+    /// Whether the process still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("a child of ours can be asked").is_none()
+    }
+
+    /// Sends a signal without waiting for what it does.
+    pub fn signal(&self, signal: Signal) {
+        signal.send(&self.child);
+    }
+
+    /// Waits until the process has ended by itself, or returns `None` when it has not within `timeout`.
+    pub fn wait(&mut self, timeout: Duration) -> Option<ExitStatus> {
+        wait_for_exit(&mut self.child, timeout)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if !self.is_running() {
+            return;
+        }
+        self.signal(Signal::Terminate);
+        if self.wait(STOP_TIMEOUT).is_none() {
+            eprintln!("the server ignores SIGTERM for {STOP_TIMEOUT:?} and is killed");
+            self.child.kill().expect("a child of ours can be killed");
+            self.child.wait().expect("a killed child can be waited for");
+        }
+    }
+}
+
+/// [`slabring_command`], told to listen on the loopback address.
+pub fn slabring_on_loopback() -> Command {
+    let mut command = slabring_command();
+    command.args(["-l", "127.0.0.1"]);
+    command
+}
+
+/// Slabring's binary, built in the profile of this test, without arguments and without settings from the environment.
+pub fn slabring_command() -> Command {
+    let mut command = Command::new(slabring_binary());
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(name)) {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn is_setting(name: &OsStr) -> bool {
+    name.to_string_lossy().starts_with("SLABRING_")
+}
+
+/// The path of Slabring's binary, built once for each test process.
+fn slabring_binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let build = escargot::CargoBuild::new()
+            .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
+            .package("slabring")
+            .bin("slabring")
+            .target_dir(target_directory())
+            .current_release();
+        let run = build.run().unwrap_or_else(|error| panic!("slabring does not build: {error}"));
+        run.path().to_owned()
+    })
+}
+
+/// The target directory this test was built into: it runs from `target/PROFILE/deps/NAME`.
+pub fn target_directory() -> PathBuf {
+    let test = std::env::current_exe().expect("a running test has a path");
+    let directory =
+        test.ancestors().nth(3).expect("cargo puts tests three levels below the target directory");
+    directory.to_owned()
+}
+
+/// An address of the loopback interface where nobody listens now and no other test of this process will.
+pub fn free_address() -> SocketAddr {
+    static HANDED_OUT: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let listener =
+            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback interface has free ports");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        if HANDED_OUT.lock().unwrap_or_else(PoisonError::into_inner).insert(address.port()) {
+            return address;
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! How a server starts, refuses to start, and stops.
+
+use std::net::TcpListener;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use slabring_tests::process::{Finished, run_to_end};
+use slabring_tests::seccomp::refuse_io_uring;
+use slabring_tests::server::{free_address, slabring_command, slabring_on_loopback};
+use slabring_tests::{Server, Signal};
+
+/// Time a server has to stop once asked.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time a server has to say that it will not start.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A refusal is read in a terminal or a journal: more lines hide the one that matters.
+const REFUSAL_LINES_MAX: usize = 6;
+
+const BACKENDS: [&str; 2] = ["uring", "epoll"];
+
+/// 127.0.0.1 and ::1, as the kernel shows them.
+const LOOPBACK: [&str; 2] = ["0100007F", "00000000000000000000000001000000"];
+
+fn start(io: &str) -> Option<Server> {
+    Server::start_over(io, &["-t", "2"])
+}
+
+#[track_caller]
+fn check_stop(signal: Signal) {
+    for io in BACKENDS {
+        let Some(mut server) = start(io) else { continue };
+        server.connect().set("key", "value");
+        let asked = Instant::now();
+        server.signal(signal);
+        let status = server.wait(STOP_TIMEOUT);
+        let status = status.unwrap_or_else(|| panic!("--io {io} ignores {signal:?}: {}", server.stderr()));
+        assert!(status.success(), "--io {io}: {signal:?} ends it with {status}: {}", server.stderr());
+        println!("--io {io}: {signal:?} ends it within {:?}", asked.elapsed());
+    }
+}
+
+/// Starts a server that must refuse, and checks that it says why in few words that hold each of `words`.
+#[track_caller]
+fn check_refusal(args: &[&str], words: &[&str]) {
+    let Finished { status, stderr, .. } =
+        run_to_end(slabring_command().args(args), REFUSAL_TIMEOUT).expect("a refused server ends");
+    assert!(!status.success(), "{args:?} is accepted");
+    assert!(status.code().is_some(), "{args:?} ends by a signal: {status}: {stderr}");
+    assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
+    for word in words {
+        assert!(stderr.contains(word), "{args:?} is refused without a word of {word:?}: {stderr}");
+    }
+    let line_count = stderr.lines().filter(|line| !line.trim().is_empty()).count();
+    assert!((1..=REFUSAL_LINES_MAX).contains(&line_count), "{args:?} takes {line_count} lines: {stderr}");
+}
+
+/// Slabring where the kernel refuses io_uring to it, as containers do by default.
+fn slabring_without_uring() -> Command {
+    let mut command = slabring_on_loopback();
+    refuse_io_uring(&mut command);
+    command
+}
+
+#[test]
+fn sigterm_ends_it_in_time_with_code_0() {
+    check_stop(Signal::Terminate);
+}
+
+#[test]
+fn sigint_ends_it_in_time_with_code_0() {
+    check_stop(Signal::Interrupt);
+}
+
+#[test]
+fn what_was_received_before_sigterm_is_answered() {
+    const REQUESTS: usize = 300;
+    for io in BACKENDS {
+        let Some(mut server) = start(io) else { continue };
+        server.connect().set("key", "value");
+        let mut connections: Vec<_> = (0..8).map(|_| server.connect()).collect();
+        for connection in &mut connections {
+            // One packet: when its first answer is here, all of it was received.
+            connection.send("get key\r\n".repeat(REQUESTS)).unwrap();
+            assert_eq!(connection.read_line().unwrap(), b"VALUE key 0 5");
+        }
+        server.signal(Signal::Terminate);
+        for connection in &mut connections {
+            let rest = connection.read_to_close().expect("the server closes");
+            let rest = String::from_utf8(rest).unwrap();
+            assert_eq!(rest.matches("END\r\n").count(), REQUESTS, "--io {io}");
+            assert!(rest.ends_with("value\r\nEND\r\n"), "--io {io}");
+        }
+        let status = server.wait(STOP_TIMEOUT).expect("it ends in time");
+        assert!(status.success(), "--io {io}: {status}");
+    }
+}
+
+#[test]
+fn idle_and_unfinished_connections_do_not_hold_up_the_end() {
+    for io in BACKENDS {
+        let Some(mut server) = start(io) else { continue };
+        let idle: Vec<_> = (0..50).map(|_| server.connect()).collect();
+        let mut unfinished = server.connect();
+        unfinished.send("set key 0 0 1000\r\nabc").unwrap();
+        let mut deaf = server.connect();
+        deaf.set("large", vec![b'v'; 900_000]);
+        deaf.send("get large\r\n".repeat(100)).unwrap();
+        server.signal(Signal::Terminate);
+        let status = server.wait(STOP_TIMEOUT);
+        assert!(status.is_some_and(|status| status.success()), "--io {io}: {status:?}: {}", server.stderr());
+        drop(idle);
+    }
+}
+
+#[test]
+fn a_stopped_server_frees_its_port() {
+    let server = Server::start(&["-t", "2"]).expect("slabring starts");
+    let address = server.address();
+    let connection = server.connect();
+    drop(server);
+    drop(connection);
+    TcpListener::bind(address).expect("the port is free again");
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let holder = TcpListener::bind(free_address()).unwrap();
+    let address = holder.local_addr().unwrap();
+    let port = address.port().to_string();
+    check_refusal(&["-l", "127.0.0.1", "-p", &port], &[&port, "in use"]);
+    check_refusal(&["-l", "127.0.0.1", "-p", &port, "--io", "epoll"], &[&port, "in use"]);
+}
+
+#[test]
+fn two_servers_cannot_share_a_port() {
+    let first = Server::start(&["-t", "2"]).expect("slabring starts");
+    let port = first.address().port().to_string();
+    check_refusal(&["-l", "127.0.0.1", "-p", &port], &[&port, "in use"]);
+}
+
+#[test]
+fn an_address_of_another_machine_is_named() {
+    let port = free_address().port().to_string();
+    check_refusal(&["-l", "192.0.2.1", "-p", &port], &["192.0.2.1"]);
+    check_refusal(&["-l", "no such host", "-p", &port], &["no such host"]);
+}
+
+#[test]
+fn a_bad_flag_is_named() {
+    check_refusal(&["--nonsense"], &["--nonsense"]);
+    check_refusal(&["-Q"], &["-Q"]);
+    check_refusal(&["--io", "magic"], &["magic", "epoll"]);
+    check_refusal(&["-t", "0"], &["0"]);
+    check_refusal(&["-t", "many"], &["many"]);
+    check_refusal(&["-p", "65536"], &["65536"]);
+    check_refusal(&["-m", "lots"], &["lots"]);
+    check_refusal(&["-c", "0"], &["0"]);
+}
+
+#[test]
+fn a_bad_item_size_is_named() {
+    check_refusal(&["-I", "100"], &["100"]);
+    check_refusal(&["-I", "2g"], &["2g"]);
+    check_refusal(&["-I", "some"], &["some"]);
+    check_refusal(&["-m", "64", "-I", "60m"], &["60m"]);
+}
+
+#[test]
+fn uring_is_refused_with_a_reason_and_a_remedy() {
+    let mut command = slabring_without_uring();
+    command.args(["-p", &free_address().port().to_string(), "--io", "uring"]);
+    let Finished { status, stderr, .. } =
+        run_to_end(&mut command, REFUSAL_TIMEOUT).expect("a refused server ends");
+    assert!(!status.success() && status.code().is_some(), "{status}: {stderr}");
+    assert!(stderr.contains("io_uring") && stderr.contains("epoll"), "{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+}
+
+#[test]
+fn auto_goes_on_with_epoll_and_says_why() {
+    let server = Server::start_with(slabring_without_uring, &["-t", "2", "--io", "auto"])
+        .expect("epoll is always there");
+    let mut connection = server.connect();
+    connection.set("key", "value");
+    assert_eq!(connection.get("key").as_deref(), Some(&b"value"[..]));
+    let stderr = server.stderr();
+    assert!(stderr.contains("io_uring") && stderr.contains("epoll"), "silent about it: {stderr:?}");
+}
+
+#[test]
+fn help_is_readable() {
+    const WIDTH_MAX: usize = 120;
+    for flag in ["-h", "--help"] {
+        let Finished { status, stdout, .. } =
+            run_to_end(slabring_command().arg(flag), REFUSAL_TIMEOUT).expect("help ends");
+        assert!(status.success(), "{flag}: {status}");
+        for option in ["-p", "-l", "-m", "-t", "-c", "-I", "--io"] {
+            assert!(stdout.contains(option), "{flag} is silent about {option}: {stdout}");
+        }
+        let too_wide = stdout.lines().find(|line| line.chars().count() > WIDTH_MAX);
+        assert_eq!(too_wide, None, "{flag}");
+    }
+}
+
+#[test]
+fn the_version_is_one_line() {
+    for flag in ["-V", "--version"] {
+        let Finished { status, stdout, .. } =
+            run_to_end(slabring_command().arg(flag), REFUSAL_TIMEOUT).expect("a version ends");
+        assert!(status.success(), "{flag}: {status}");
+        assert_eq!(stdout.lines().count(), 1, "{flag}: {stdout}");
+        assert!(stdout.contains("slabring"), "{flag}: {stdout}");
+    }
+}
+
+#[test]
+fn nothing_listens_beyond_loopback_unless_told_to() {
+    let server = Server::start_with(slabring_command, &["-t", "1"]).expect("slabring starts");
+    let port = server.address().port();
+    let listening =
+        [listening_addresses("/proc/net/tcp", port), listening_addresses("/proc/net/tcp6", port)].concat();
+    assert!(!listening.is_empty());
+    assert!(listening.iter().all(|address| LOOPBACK.contains(&address.as_str())), "{listening:?}");
+}
+
+/// The local addresses, as the kernel shows them, where something listens on a port.
+fn listening_addresses(table: &str, port: u16) -> Vec<String> {
+    const LISTENING: &str = "0A";
+    // Without IPv6 there is no table of it.
+    let table = std::fs::read_to_string(table).unwrap_or_default();
+    let rows = table.lines().skip(1).map(|row| row.split_whitespace().collect::<Vec<_>>());
+    let locals = rows.filter(|row| row[3] == LISTENING).map(|row| row[1].to_owned());
+    let port = format!(":{port:04X}");
+    locals.filter_map(|local| local.strip_suffix(&port).map(str::to_owned)).collect()
+}
