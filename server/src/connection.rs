@@ -12,6 +12,9 @@ pub const OUTPUT_BYTES_LOW: usize = OUTPUT_BYTES_HIGH / 2;
 /// Replies owed or held above which a connection's requests are not executed.
 pub const REPLIES_WAITING_MAX: usize = 4096;
 
+/// An input that must grow has at most this many times the bytes that have come.
+const GROWTH_MAX: usize = 4;
+
 const _: () = assert!(OUTPUT_BYTES_LOW < OUTPUT_BYTES_HIGH);
 
 /// Bytes that came and are not executed: the rest of a packet, a line without its end, a growing value.
@@ -46,11 +49,15 @@ impl Input {
         self.needed = bytes;
     }
 
-    /// Appends what came. Grows in steps of what has come, whatever a client announces.
+    /// Appends what came. Makes room for what the parser needs, but for no more than a multiple of what is here:
+    /// announcing a large value costs nothing.
     pub fn append(&mut self, data: &[u8]) {
-        if self.start > 0 && self.bytes.len() + data.len() > self.bytes.capacity() {
+        if self.bytes.len() + data.len() > self.bytes.capacity() {
             self.bytes.drain(..self.start);
             self.start = 0;
+            let least = self.bytes.len() + data.len();
+            let room = self.needed.clamp(least, least * GROWTH_MAX);
+            self.bytes.reserve_exact(room - self.bytes.len());
         }
         self.bytes.extend_from_slice(data);
     }
@@ -109,6 +116,8 @@ pub struct Connection {
     pub paused: bool,
     /// It has input that it may not execute yet.
     pub stalled: bool,
+    /// It stands in the list of stalled connections.
+    pub listed: bool,
     /// Requests of it that another shard could not answer yet and that must be posted again.
     pub bounced: usize,
     /// The turn in which some of them were last posted again, and how many.
@@ -134,6 +143,7 @@ impl Connection {
             sending: false,
             paused: false,
             stalled: false,
+            listed: false,
             bounced: 0,
             resent_turn: 0,
             resent: 0,
@@ -234,6 +244,21 @@ mod tests {
         assert_eq!(input.unread(), b"get b");
         input.consume(5);
         assert!(input.is_empty() && input.capacity_bytes() == 0);
+    }
+
+    #[test]
+    fn input_makes_room_for_a_value_once_and_not_for_a_mere_announcement() {
+        let mut input = Input::default();
+        input.need(1 << 20);
+        input.append(&[0; 1000]);
+        assert!(input.capacity_bytes() <= 4000);
+        let mut capacities = vec![input.capacity_bytes()];
+        while input.unread().len() < 1 << 20 {
+            input.append(&[0; 1000][..1000.min((1 << 20) - input.unread().len())]);
+            capacities.push(input.capacity_bytes());
+        }
+        capacities.dedup();
+        assert!(capacities.len() < 8 && capacities.last() == Some(&(1 << 20)), "{capacities:?}");
     }
 
     #[test]

@@ -24,7 +24,7 @@ SIGTERM or SIGINT finishes what was received and ends; a second one ends at once
 
 /// A memcached-compatible cache: one thread per core, each with its own slab shard and io_uring.
 #[derive(Parser, Debug)]
-#[command(name = "slabring", version, after_help = AFTER_HELP, max_term_width = 110)]
+#[command(name = "slabring", version, after_help = AFTER_HELP, max_term_width = 110, disable_help_flag = true)]
 pub struct Arguments {
     /// TCP port to listen on.
     #[arg(short = 'p', long, value_name = "PORT", default_value_t = 11211)]
@@ -85,6 +85,10 @@ pub struct Arguments {
     /// What goes when memory is full.
     #[arg(long, value_enum, value_name = "POLICY", default_value_t = Policy::Tinylfu)]
     policy: Policy,
+
+    /// Print this help.
+    #[arg(short = 'h', long, action = clap::ArgAction::HelpShort)]
+    help: Option<bool>,
 }
 
 #[derive(Clone, Copy, ValueEnum, Debug)]

@@ -39,8 +39,8 @@ const STALLED_INPUT_BYTES_MAX: usize = 16 << 10;
 /// Buffers kept for the next replies, and the capacity above which one is not kept.
 const SPARE_BUFFERS_MAX: usize = 64;
 const SPARE_BUFFER_BYTES_MAX: usize = 16 << 10;
-/// Input that is not executed yet may hold this share of the shard's memory in all.
-const INPUT_SHARE: usize = 4;
+/// Buffers of connections may take this share of the shard's memory before large inputs are refused.
+const INPUT_SHARE: usize = 2;
 /// Bounced requests of one connection that are sent again in one turn: each may bring a value of the largest kind.
 const RESENT_MAX: usize = 4;
 /// After the order to stop: what clients have in flight gets this long to be heard, all else this long to finish.
@@ -240,6 +240,7 @@ impl<I: Io> ShardThread<I> {
                 self.core.execute_input(client);
                 touch(&mut self.touched, client);
             }
+            client.listed = client.stalled;
             client.stalled
         });
         // Connections that stall from here on are added by `settle_touched`.
@@ -257,7 +258,8 @@ impl<I: Io> ShardThread<I> {
                 let empty = self.core.spare_buffers.pop().unwrap_or_default();
                 self.io.send(id, client.outbox.take_ready(empty));
             }
-            if client.stalled && !self.stalled.contains(&id) {
+            if client.stalled && !client.listed {
+                client.listed = true;
                 self.stalled.push(id);
             }
             let pause = client.stalled && client.input.unread().len() > STALLED_INPUT_BYTES_MAX;
