@@ -95,7 +95,10 @@ impl Epoll {
                 self.waker.silence_bell();
                 self.finished.push_back(Event::Woken);
             } else if token.0 & LISTENER_BIT != 0 {
-                self.listeners[token.0 & !LISTENER_BIT].readable = true;
+                // A listener that was closed since may still be heard of once.
+                if let Some(listener) = self.listeners.get_mut(token.0 & !LISTENER_BIT) {
+                    listener.readable = true;
+                }
             } else {
                 let id = connection_of(token);
                 if event.is_readable() || event.is_read_closed() || event.is_error() {
@@ -272,8 +275,12 @@ impl Io for Epoll {
     }
 
     fn stop_accepting(&mut self) {
-        // Closing a descriptor takes it out of the poll.
-        self.listeners.clear();
+        for listener in self.listeners.drain(..) {
+            match self.poll.registry().deregister(&mut SourceFd(&listener.fd.as_raw_fd())) {
+                // It was registered when it was added, and closing it ends that anyway.
+                Ok(()) | Err(_) => {}
+            }
+        }
     }
 
     fn adopt(&mut self, stream: OwnedFd) -> io::Result<ConnectionId> {
@@ -331,6 +338,12 @@ impl Io for Epoll {
             state.wanted = true;
         }
         self.queue_if_ready(connection);
+    }
+
+    fn end_receiving(&mut self, connection: ConnectionId) {
+        let Some(Socket { fd, .. }) = self.sockets.get_mut(connection) else { return };
+        crate::sockets::shut_down_receive(fd);
+        self.now_readable(connection, true);
     }
 
     fn close(&mut self, connection: ConnectionId) {

@@ -98,12 +98,13 @@ impl Default for IoSettings {
 }
 
 impl IoSettings {
+    /// Bytes of memory for one submission entry and its completions.
+    pub const BYTES_PER_SUBMISSION: usize = 64 + 8 * 16;
+
     /// Bytes of memory that a reactor of these settings holds for its whole life.
     #[must_use]
     pub const fn fixed_bytes(&self) -> usize {
-        const SQE_BYTES: usize = 64;
-        const CQE_BYTES: usize = 16;
-        let ring = self.submissions as usize * (SQE_BYTES + 8 * CQE_BYTES);
+        let ring = self.submissions as usize * Self::BYTES_PER_SUBMISSION;
         ring + self.receive_buffers as usize * (self.receive_buffer_bytes as usize + 16)
     }
 }
@@ -177,7 +178,11 @@ pub trait Io: Sized {
     /// Receives again after [`Io::pause`].
     fn resume(&mut self, connection: ConnectionId);
 
-    /// Ends the connection: no event of it follows. A send in flight is cut short.
+    /// Receives only what the kernel has already, then [`Event::Ended`] comes as if the peer had closed.
+    fn end_receiving(&mut self, connection: ConnectionId);
+
+    /// Ends the connection: no event of it follows. A send in flight is cut short. A peer that was not read to its end is
+    /// reset.
     fn close(&mut self, connection: ConnectionId);
 
     /// Wakes the thread behind `peer` if it sleeps. Leaves with the next turn at the latest.

@@ -224,6 +224,10 @@ impl Ring {
         self.push(&entry.user_data(pack(Kind::Cancel, 0, 0)));
     }
 
+    pub(crate) fn cancel_send(&mut self, connection: ConnectionId) {
+        self.cancel(pack(Kind::Send, connection.generation, connection.slot));
+    }
+
     fn cancel(&mut self, user_data: u64) {
         let entry = opcode::AsyncCancel2::new(CancelBuilder::user_data(user_data)).build();
         self.push(&entry.user_data(pack(Kind::Cancel, 0, 0)));

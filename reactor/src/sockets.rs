@@ -1,6 +1,9 @@
-//! The table of a reactor's sockets: dense slots with generations. No system calls but the closing of what it owns.
+//! The table of a reactor's sockets: dense slots with generations. No system calls but the closing of what it owns, and of one side of it.
 
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
+
+use socket2::SockRef;
 
 use crate::io::ConnectionId;
 
@@ -57,6 +60,14 @@ impl<S> Sockets<S> {
         assert!(slot.generation == id.generation && slot.tenant.is_some());
         slot.tenant = None;
         self.free.push(id.slot);
+    }
+}
+
+/// Makes the socket end for its reader behind the bytes that the kernel has.
+pub(crate) fn shut_down_receive(fd: &OwnedFd) {
+    match SockRef::from(fd).shutdown(Shutdown::Read) {
+        // It fails when the peer has reset the connection, which ends it as well.
+        Ok(()) | Err(_) => {}
     }
 }
 

@@ -2,12 +2,9 @@
 //! connection. Decides what completions mean for connections; all pointers live in `ring.rs`.
 
 use std::io;
-use std::net::Shutdown;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
-
-use socket2::SockRef;
 
 use crate::buffers::BufferId;
 use crate::clock::Moment;
@@ -362,19 +359,25 @@ impl Io for Uring {
         self.arm(connection);
     }
 
+    fn end_receiving(&mut self, connection: ConnectionId) {
+        let Some(Socket { fd, .. }) = self.sockets.get_mut(connection) else { return };
+        crate::sockets::shut_down_receive(fd);
+    }
+
     fn close(&mut self, connection: ConnectionId) {
-        let Some(Socket { fd, state }) = self.sockets.get_mut(connection) else { return };
+        let Some(Socket { state, .. }) = self.sockets.get_mut(connection) else { return };
         state.closing = true;
         state.wanted = false;
-        if state.landed() {
-            self.sockets.remove(connection);
-            return;
+        let flight = *state;
+        // Closing the descriptor under an armed receive would tell the peer nothing: first both operations end. Shutting
+        // the socket down instead would end them too, but leave a peer that still sends before a closed window.
+        if flight.armed {
+            self.ring.cancel_receive(connection);
         }
-        // Closing the descriptor under an armed receive would send no FIN; this ends both operations.
-        match SockRef::from(&*fd).shutdown(Shutdown::Both) {
-            // It fails when the peer has reset the connection, which ends the operations as well.
-            Ok(()) | Err(_) => {}
+        if flight.sending {
+            self.ring.cancel_send(connection);
         }
+        self.free_if_landed(connection);
     }
 
     fn wake(&mut self, peer: &Waker) {

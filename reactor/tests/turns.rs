@@ -262,6 +262,74 @@ fn closing_sends_the_peer_an_end_even_while_a_receive_is_armed<I: Io>() {
     assert!(rest.is_empty());
 }
 
+fn a_peer_that_still_sends_when_it_is_closed_is_reset_at_once<I: Io>() {
+    let (mut io, id, mut peer) = pair::<I>();
+    peer.set_write_timeout(Some(PATIENCE)).unwrap();
+    let sending = std::thread::spawn(move || {
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE / 2 {
+            if peer.write_all(&[0; 40_000]).is_err() {
+                return true;
+            }
+        }
+        false
+    });
+    turn_until(&mut io, |event| matches!(event, Event::Received { .. }));
+    io.close(id);
+    let start = Instant::now();
+    while io.connections() > 0 && start.elapsed() < PATIENCE {
+        io.turn(Wait::AtMost(Duration::from_millis(20))).unwrap();
+        while io.next_event().is_some() {}
+    }
+    assert!(sending.join().unwrap(), "the peer was left before a closed window");
+}
+
+fn ending_the_receive_delivers_what_has_come_and_then_the_end<I: Io>() {
+    let (mut io, id, mut peer) = pair::<I>();
+    let sent = noise(9, 300_000);
+    io.turn(Wait::Poll).unwrap();
+    while io.next_event().is_some() {}
+    let copy = sent.clone();
+    let writing = std::thread::spawn(move || {
+        peer.write_all(&copy).unwrap();
+        peer
+    });
+    let mut got = Vec::new();
+    let mut ended = false;
+    let start = Instant::now();
+    while !ended && start.elapsed() < PATIENCE {
+        io.turn(Wait::AtMost(Duration::from_millis(20))).unwrap();
+        while let Some(event) = io.next_event() {
+            match event {
+                Event::Received { data, .. } => got.extend_from_slice(data),
+                Event::Ended { cause: EndCause::EndOfStream, .. } => ended = true,
+                _ => {}
+            }
+        }
+        if got.len() == sent.len() {
+            io.end_receiving(id);
+        }
+    }
+    assert!(ended && got == sent);
+    drop(writing.join().unwrap());
+}
+
+fn a_reactor_that_stopped_accepting_refuses_connections<I: Io>() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut io = I::new(&IoSettings::default()).unwrap();
+    io.listen(OwnedFd::from(listener)).unwrap();
+    let first = TcpStream::connect(address).unwrap();
+    turn_until(&mut io, |event| matches!(event, Event::Accepted { .. }));
+    io.stop_accepting();
+    for _ in 0..5 {
+        io.turn(Wait::AtMost(Duration::from_millis(5))).unwrap();
+        while io.next_event().is_some() {}
+    }
+    assert!(TcpStream::connect(address).is_err(), "the port is still open");
+    drop(first);
+}
+
 fn a_large_send_waits_for_a_slow_reader_and_arrives_whole<I: Io>() {
     let (mut io, id, mut peer) = pair::<I>();
     let data = noise(3, 16 << 20);
@@ -364,6 +432,9 @@ on_both_backends!(
     a_reset_peer_ends_with_an_error_and_others_go_on,
     a_paused_connection_is_silent_until_resumed_and_loses_nothing,
     closing_sends_the_peer_an_end_even_while_a_receive_is_armed,
+    a_peer_that_still_sends_when_it_is_closed_is_reset_at_once,
+    ending_the_receive_delivers_what_has_come_and_then_the_end,
+    a_reactor_that_stopped_accepting_refuses_connections,
     a_large_send_waits_for_a_slow_reader_and_arrives_whole,
     another_thread_ends_a_long_wait,
     two_reactors_wake_each_other_without_losing_a_wake,

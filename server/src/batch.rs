@@ -65,7 +65,7 @@ struct Entry {
 }
 
 /// What became of a request or question.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Outcome<'a> {
     /// The reply, which may be empty.
     Reply(&'a [u8]),
@@ -103,6 +103,8 @@ pub struct Batch {
     reports: Vec<ShardReport>,
     /// The sender has heard of all bounced requests: what follows may be executed again.
     pub resumes: bool,
+    /// The sender's note of its memory when it left.
+    pub posted_bytes: usize,
 }
 
 impl Batch {

@@ -1,5 +1,6 @@
 //! One client's connection: what it sent and is not executed yet, and what it is owed. No I/O, no engine.
 
+use slabring_engine::Seconds;
 use slabring_protocol::Parser;
 use slabring_reactor::ConnectionId;
 
@@ -128,8 +129,16 @@ pub struct Connection {
     pub touched: bool,
     /// How it ends.
     pub ending: Ending,
-    /// Its buffers as last counted.
-    pub buffer_bytes_counted: usize,
+    /// Its socket is not read until there is memory for its input.
+    pub waits_for_memory: bool,
+    /// When it last sent something.
+    pub heard_at: Seconds,
+    /// Memory of the buffer that is being sent.
+    pub sending_bytes: usize,
+    /// Its input as last counted.
+    pub input_bytes_counted: usize,
+    /// Its output as last counted.
+    pub output_bytes_counted: usize,
 }
 
 impl Connection {
@@ -149,15 +158,25 @@ impl Connection {
             resent: 0,
             touched: false,
             ending: Ending::No,
-            buffer_bytes_counted: 0,
+            waits_for_memory: false,
+            heard_at: Seconds(0),
+            sending_bytes: 0,
+            input_bytes_counted: 0,
+            output_bytes_counted: 0,
         }
     }
 
-    /// Whether its own replies leave room for another request.
+    /// Whether its own replies leave room for another request. Answers of the whole node are large: one at a time.
     pub fn may_execute(&self) -> bool {
         self.outbox.bytes() < OUTPUT_BYTES_HIGH
             && self.outbox.waiting() < REPLIES_WAITING_MAX
+            && self.outbox.gathering() == 0
             && self.bounced == 0
+    }
+
+    /// Whether all replies made so far have left.
+    pub fn has_read_all(&self) -> bool {
+        !self.sending && self.outbox.bytes() == 0
     }
 
     /// Whether a reply that it is owed already may be fetched. What is held behind that reply does not count: it can
@@ -179,9 +198,9 @@ impl Connection {
         }
     }
 
-    /// Memory of its buffers.
-    pub fn capacity_bytes(&self) -> usize {
-        self.input.capacity_bytes() + self.outbox.capacity_bytes()
+    /// Memory of its replies.
+    pub fn output_capacity_bytes(&self) -> usize {
+        self.outbox.capacity_bytes() + self.sending_bytes
     }
 }
 

@@ -3,8 +3,10 @@
 #![expect(unreachable_pub, reason = "a binary has no outside: `pub` here means beyond the module")]
 
 mod batch;
+mod budget;
 mod connection;
 mod control;
+mod dispatch;
 mod execute;
 mod exptime;
 mod node;
@@ -23,6 +25,7 @@ use clap::Parser;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use slabring_reactor::backend::Backend;
+use slabring_reactor::thread::return_large_buffers;
 use tracing::level_filters::LevelFilter;
 
 use crate::node::Node;
@@ -40,6 +43,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     let settings = arguments.settings()?;
+    return_large_buffers();
     start_log(&settings);
     let running = node::start(settings, signals()?)?;
     eprintln!("{}", banner(running.node()));

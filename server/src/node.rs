@@ -24,10 +24,10 @@ use crate::report::ShardReport;
 use crate::shard_thread::ShardThread;
 use crate::shards::{ShardId, Shards};
 
-/// Receive buffers take at most this share of a shard's memory.
-const RECEIVE_SHARE: usize = 16;
+/// Receive buffers, and the rings, each take at most this share of a shard's memory.
+const FIXED_SHARE: usize = 16;
 const RECEIVE_BUFFERS_MIN: usize = 8;
-const RECEIVE_BUFFERS_MAX: usize = 128;
+const SUBMISSIONS_MIN: usize = 64;
 /// Descriptors beside those of clients: rings, listeners, logs.
 const DESCRIPTORS_RESERVED: u64 = 64;
 
@@ -210,9 +210,9 @@ fn collect_wakers(
     Ok(wakers)
 }
 
-fn run_shard<I: Io>(plan: Plan) -> Result<()> {
+fn run_shard<I: Io>(mut plan: Plan) -> Result<()> {
     let me = plan.shards.me;
-    match build_shard::<I>(&plan) {
+    match build_shard::<I>(&mut plan) {
         Ok((io, executor)) => {
             let Plan { node, shards, boxes, ready, wakers, .. } = plan;
             let introduced = ready.send((me, Ok(io.waker()))).ok().and_then(|()| wakers.recv().ok());
@@ -231,12 +231,12 @@ fn run_shard<I: Io>(plan: Plan) -> Result<()> {
     }
 }
 
-fn build_shard<I: Io>(plan: &Plan) -> Result<(I, Executor)> {
+fn build_shard<I: Io>(plan: &mut Plan) -> Result<(I, Executor)> {
     pin_to(plan.cpu).with_context(|| format!("cannot pin to CPU {}", plan.cpu))?;
     let mut io = I::new(&plan.io_settings)
         .context("cannot set up the I/O backend; too little locked memory? (ulimit -l), or use --io epoll")?;
-    for listener in &plan.listeners {
-        io.listen(listener.try_clone()?).context("cannot accept connections")?;
+    for listener in plan.listeners.drain(..) {
+        io.listen(listener).context("cannot accept connections")?;
     }
     let settings = &plan.node.settings;
     let fixed = plan.io_settings.fixed_bytes();
@@ -255,12 +255,19 @@ fn build_shard<I: Io>(plan: &Plan) -> Result<(I, Executor)> {
     Ok((io, Executor::new(shard)))
 }
 
+/// A reactor's fixed memory is a small share of its shard's.
 fn io_settings(shard_memory_bytes: usize) -> IoSettings {
     let defaults = IoSettings::default();
-    let affordable = shard_memory_bytes / RECEIVE_SHARE / defaults.receive_buffer_bytes as usize;
-    let buffers = affordable.clamp(RECEIVE_BUFFERS_MIN, RECEIVE_BUFFERS_MAX);
-    let receive_buffers = u16::try_from(1 << buffers.ilog2()).expect("clamped");
-    IoSettings { receive_buffers, ..defaults }
+    let share = shard_memory_bytes / FIXED_SHARE;
+    let buffers = share / defaults.receive_buffer_bytes as usize;
+    let buffers = 1 << buffers.clamp(RECEIVE_BUFFERS_MIN, usize::from(defaults.receive_buffers)).ilog2();
+    let submissions = share / IoSettings::BYTES_PER_SUBMISSION;
+    let submissions = 1 << submissions.clamp(SUBMISSIONS_MIN, defaults.submissions as usize).ilog2();
+    IoSettings {
+        receive_buffers: u16::try_from(buffers).expect("clamped"),
+        submissions: u32::try_from(submissions).expect("clamped"),
+        ..defaults
+    }
 }
 
 fn raise_limits(settings: &Settings) -> Result<()> {

@@ -12,6 +12,9 @@ const MIB: usize = 1 << 20;
 const THREADS_MAX: u16 = 1024;
 const ITEM_SIZE_MIN: usize = 1 << 10;
 const ITEM_SIZE_MAX: usize = 1 << 30;
+const ITEM_SIZE_DEFAULT: usize = MIB;
+/// A shard holds at least this many of the largest items: one stored, one coming in, and some air.
+const ITEMS_PER_SHARD_MIN: usize = 3;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -143,9 +146,11 @@ impl Settings {
         self.memory_bytes / usize::from(self.threads)
     }
 
-    /// [`Settings::item_size_max`] as the protocol counts it.
+    /// The largest item that a shard takes, as the protocol counts it: the user's limit, or less where a shard is too
+    /// small to hold an item of that size beside another that comes in.
     pub fn item_size_limit(&self) -> u32 {
-        u32::try_from(self.item_size_max).expect("checked to be at most 1 GiB")
+        let bytes = self.item_size_max.min(self.shard_memory_bytes() / ITEMS_PER_SHARD_MIN);
+        u32::try_from(bytes).expect("checked to be at most 1 GiB")
     }
 }
 
@@ -224,14 +229,12 @@ impl Arguments {
         if !(ITEM_SIZE_MIN..=ITEM_SIZE_MAX).contains(&bytes) {
             bail!("-I {text}: the largest item must be 1k to 1g");
         }
-        if bytes > memory_bytes / 2 {
-            bail!("-I {text}: the largest item must be at most half of the memory; raise -m or lower -I");
-        }
         let shard = memory_bytes / usize::from(threads);
-        if bytes > ITEM_SIZE_DEFAULT && bytes > shard / 2 {
-            let mib = 2 * usize::from(threads) * bytes.div_ceil(MIB);
+        if bytes > ITEM_SIZE_DEFAULT && bytes > shard / ITEMS_PER_SHARD_MIN {
+            let mib = (ITEMS_PER_SHARD_MIN * usize::from(threads) * bytes).div_ceil(MIB);
             bail!(
-                "-I {text}: each of {threads} shards must hold two largest items; give -m {mib} or lower -t"
+                "-I {text}: each shard thread ({threads}) must have memory for {ITEMS_PER_SHARD_MIN} of the largest \
+                 items; give -m {mib}, or lower -I or -t"
             );
         }
         Ok(bytes)
@@ -253,8 +256,6 @@ impl Arguments {
         Ok(addresses)
     }
 }
-
-const ITEM_SIZE_DEFAULT: usize = MIB;
 
 /// A number with an optional suffix k, m or g (powers of 1024).
 fn parse_size(text: &str) -> Option<usize> {
@@ -325,6 +326,12 @@ mod tests {
     }
 
     #[test]
+    fn small_shards_take_smaller_items_rather_than_none() {
+        assert_eq!(settings("-m 64 -t 2").unwrap().item_size_limit(), 1 << 20);
+        assert_eq!(settings("-m 3 -t 4").unwrap().item_size_limit(), 3 * (1 << 20) / 4 / 3);
+    }
+
+    #[test]
     fn what_cannot_work_is_refused_with_its_flag() {
         check_refused("-c 0", "-c 0");
         check_refused("-t 0", "-t 0");
@@ -336,8 +343,8 @@ mod tests {
         check_refused("-I 12x", "-I 12x");
         check_refused("-I 1000", "1k to 1g");
         check_refused("-I 2g", "1k to 1g");
-        check_refused("-I 40m", "half of the memory");
-        check_refused("-I 30m -t 4", "-m 240");
+        check_refused("-I 40m -t 1", "give -m 120");
+        check_refused("-I 30m -t 4", "give -m 360");
         check_refused("-I m", "not a size");
         check_refused("-l no.such.name.invalid", "-l no.such.name.invalid");
         check_refused("-p 0", "-p 0");

@@ -30,6 +30,8 @@ struct Waiting {
 pub struct Outbox {
     ready: Vec<u8>,
     waiting: VecDeque<Waiting>,
+    /// How many of those gather answers of the whole node.
+    gathering: usize,
     held: Vec<u8>,
     /// Bytes of `held` that are in `ready` or gone.
     released_bytes: usize,
@@ -63,6 +65,11 @@ impl Outbox {
         self.waiting.len()
     }
 
+    /// Answers of the whole node that are still gathering.
+    pub fn gathering(&self) -> usize {
+        self.gathering
+    }
+
     /// Whether there is nothing to send and nothing owed.
     pub fn is_empty(&self) -> bool {
         self.ready.is_empty() && self.waiting.is_empty()
@@ -91,6 +98,7 @@ impl Outbox {
     /// Keeps the place of an answer to which `missing` other shards contribute.
     pub fn expect_parts(&mut self, missing: u16, gathering: Option<Box<Gathering>>) -> Ticket {
         assert!(missing > 0, "an answer that is here already needs no place");
+        self.gathering += usize::from(gathering.is_some());
         self.waiting.push_back(Waiting { missing, held: 0..0, gathering });
         Ticket(self.first_ticket + self.waiting.len() as u64 - 1)
     }
@@ -126,6 +134,7 @@ impl Outbox {
             waiting.missing -= 1;
             return None;
         }
+        self.gathering -= 1;
         waiting.gathering.take()
     }
 

@@ -74,6 +74,8 @@ struct Peer {
     bouncing: bool,
     /// Request letters that are not answered.
     under_way: usize,
+    /// Their memory when they left.
+    under_way_bytes: usize,
     #[expect(clippy::vec_box, reason = "the boxes themselves travel and come back")]
     spare: Vec<Box<Batch>>,
 }
@@ -100,6 +102,7 @@ impl Post {
             must_resume: false,
             bouncing: false,
             under_way: 0,
+            under_way_bytes: 0,
             spare: Vec::new(),
         });
         Self { me, peers: peers.collect(), blocked: 0 }
@@ -157,6 +160,7 @@ impl Post {
     pub fn recycle(&mut self, place: usize, mut batch: Box<Batch>, senders: &mut impl Senders) {
         self.change(place, |peer| {
             peer.under_way -= 1;
+            peer.under_way_bytes -= batch.posted_bytes;
             if batch.has_bounced() {
                 peer.bounced.absorb(&batch, |id| senders.bounced(id));
                 peer.resyncing = true;
@@ -188,7 +192,7 @@ impl Post {
         let of_peer = |peer: &Peer| {
             let spare: usize = peer.spare.iter().map(|batch| batch.capacity_bytes()).sum();
             let held = peer.bounced.capacity_bytes() + peer.returned.capacity_bytes();
-            spare + held + peer.open.capacity_bytes()
+            spare + held + peer.open.capacity_bytes() + peer.under_way_bytes
         };
         self.peers.iter().map(of_peer).sum()
     }
@@ -234,6 +238,8 @@ impl Peer {
         assert!(self.may_send());
         self.under_way += 1;
         letter.resumes = std::mem::take(&mut self.must_resume);
+        letter.posted_bytes = letter.capacity_bytes();
+        self.under_way_bytes += letter.posted_bytes;
         self.stage(Letter::Requests(letter));
     }
 

@@ -1,0 +1,263 @@
+//! From a connection's bytes to executed requests: parses what is complete, decides which shard executes it, and stops
+//! where a connection has to wait. No system calls: the loop in `shard_thread.rs` makes them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use slabring_engine::Seconds;
+use slabring_protocol::{Command, ErrorReply, KEY_SIZE_MAX, Limits, Request, StatsTopic, Step, reply};
+
+use crate::batch::{Batch, Outcome, ReturnAddress};
+use crate::budget::Budget;
+use crate::connection::{Connection, Ending, Input};
+use crate::execute::Executor;
+use crate::exptime::flush_due;
+use crate::node::Node;
+use crate::post::Post;
+use crate::report::{Gathering, Question};
+use crate::shards::{ShardId, Shards};
+use crate::stats;
+
+/// Buffers kept for the next replies, and the capacity above which one is not kept.
+const SPARE_BUFFERS_MAX: usize = 64;
+const SPARE_BUFFER_BYTES_MAX: usize = 16 << 10;
+
+/// What executing requests needs, apart from the connections and the kernel.
+pub struct Dispatcher {
+    /// The node this shard is part of.
+    pub node: Arc<Node>,
+    /// Who owns which key.
+    pub shards: Shards,
+    /// This shard's items.
+    pub executor: Executor,
+    /// Letters to and from other shards.
+    pub post: Post,
+    /// The connections' buffers.
+    pub budget: Budget,
+    /// The second of this turn.
+    pub now: Seconds,
+    limits: Limits,
+    spare_buffers: Vec<Vec<u8>>,
+}
+
+impl Dispatcher {
+    /// A dispatcher for the shard `shards.me`.
+    pub fn new(node: Arc<Node>, shards: Shards, executor: Executor, post: Post) -> Self {
+        let settings = &node.settings;
+        Self {
+            limits: Limits { item_size_max: settings.item_size_limit() },
+            budget: Budget::new(settings.shard_memory_bytes()),
+            now: Seconds(node.clock.unix_seconds()),
+            spare_buffers: Vec::new(),
+            executor,
+            post,
+            node,
+            shards,
+        }
+    }
+
+    /// Executes what `data` completes and keeps the rest with the connection.
+    pub fn received(&mut self, client: &mut Connection, data: &[u8]) {
+        self.executor.traffic.bytes_read += data.len() as u64;
+        client.heard_at = self.now;
+        if client.ending == Ending::AfterOutput {
+            return;
+        }
+        if client.input.is_empty() && !client.stalled {
+            let used = self.execute_bytes(client, data);
+            self.keep(client, &data[used..]);
+        } else {
+            self.keep(client, data);
+            if !client.stalled && client.input.is_worth_parsing() {
+                self.execute_input(client);
+            }
+        }
+    }
+
+    fn keep(&mut self, client: &mut Connection, rest: &[u8]) {
+        if !rest.is_empty() && client.ending != Ending::AfterOutput {
+            client.input.append(rest);
+            self.budget.count(client);
+            self.budget.queue_if_full(client, self.now);
+        }
+    }
+
+    /// Executes what is kept.
+    pub fn execute_input(&mut self, client: &mut Connection) {
+        let mut input = client.input.lend();
+        let used = self.execute_bytes(client, input.unread());
+        input.consume(used);
+        client.input.put_back(input);
+    }
+
+    /// Executes the requests in `bytes` as far as they are complete and may be executed. Returns the bytes done with.
+    fn execute_bytes(&mut self, client: &mut Connection, bytes: &[u8]) -> usize {
+        let mut used = 0;
+        client.stalled = false;
+        client.input.need(0);
+        while used < bytes.len() && client.ending != Ending::AfterOutput {
+            if !self.may_execute(client) {
+                client.stalled = true;
+                self.executor.traffic.stalls += 1;
+                break;
+            }
+            match client.parser.next(&bytes[used..], &self.limits) {
+                Step::Request { request, consumed } => {
+                    used += consumed;
+                    self.dispatch(client, &request);
+                }
+                Step::Incomplete { total_bytes } => {
+                    client.input.need(total_bytes);
+                    break;
+                }
+                Step::Swallowed { consumed } => used += consumed,
+                Step::Reply { error, consumed } => {
+                    used += consumed;
+                    client.outbox.local(|out| reply::error(out, error));
+                }
+                Step::Close { error } => {
+                    error.into_iter().for_each(|error| client.outbox.local(|out| reply::error(out, error)));
+                    client.ending = Ending::AfterOutput;
+                }
+            }
+        }
+        used
+    }
+
+    fn may_execute(&self, client: &Connection) -> bool {
+        client.may_execute()
+            && self.post.has_room()
+            && (!self.budget.outputs_are_full() || client.has_read_all())
+    }
+
+    /// Decides who executes a request: this shard, its owner, or all.
+    fn dispatch(&mut self, client: &mut Connection, request: &Request<'_>) {
+        if request.command.is_keyed() {
+            let owner = self.owner_of(request);
+            if owner == self.shards.me {
+                client.outbox.local(|out| self.executor.execute(self.now, request, out));
+            } else {
+                self.executor.traffic.requests_posted += 1;
+                let sender = ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
+                self.post.request(owner, sender, request);
+            }
+            return;
+        }
+        match request.command {
+            Command::EndOfKeys => client.outbox.local(reply::end),
+            Command::MetaNoop => client.outbox.local(reply::meta_noop),
+            Command::Version => client.outbox.local(|out| reply::version(out, stats::MEMCACHED_VERSION)),
+            Command::Quit => client.ending = Ending::AfterOutput,
+            Command::Verbosity { level } => {
+                self.node.verbosity.store(usize::from(level), Ordering::Relaxed);
+                answer(client, request, reply::ok);
+            }
+            Command::FlushAll { .. } if !self.node.settings.flush_enabled => {
+                answer(client, request, |out| reply::error(out, ErrorReply::FlushNotAllowed));
+            }
+            Command::FlushAll { delay } => {
+                self.executor.traffic.cmd_flush += 1;
+                let question = Question::Flush(flush_due(delay, self.now));
+                self.ask_all(client, question, StatsTopic::General, request.noreply);
+            }
+            Command::Stats(StatsTopic::Reset) => {
+                self.ask_all(client, Question::ResetCounters, StatsTopic::Reset, request.noreply);
+            }
+            Command::Stats(topic) => self.ask_all(client, Question::Report, topic, request.noreply),
+            command => unreachable!("{command:?} has a key"),
+        }
+    }
+
+    fn owner_of(&self, request: &Request<'_>) -> ShardId {
+        if self.shards.count == 1 {
+            return self.shards.me;
+        }
+        let mut scratch = [0; KEY_SIZE_MAX];
+        self.shards.owner_of(request.decoded_key(&mut scratch))
+    }
+
+    /// Puts a question to all shards; the answer takes its place in the order of replies when the last has answered.
+    fn ask_all(&mut self, client: &mut Connection, question: Question, topic: StatsTopic, noreply: bool) {
+        let mut gathering = Box::new(Gathering { question, topic, noreply, report: Default::default() });
+        self.count_all_buffers();
+        if let Some(report) = self.executor.answer(question) {
+            gathering.report.add(&report);
+        }
+        if self.shards.count == 1 {
+            client.outbox.local(|out| self.render(&gathering, out));
+            return;
+        }
+        let ticket = client.outbox.expect_parts(self.shards.count - 1, Some(gathering));
+        self.post.ask_all(ReturnAddress { connection: client.id, ticket }, question);
+    }
+
+    fn render(&self, gathering: &Gathering, out: &mut Vec<u8>) {
+        if gathering.noreply {
+            return;
+        }
+        match gathering.question {
+            Question::Flush(_) => reply::ok(out),
+            Question::ResetCounters => reply::reset(out),
+            Question::Report => stats::render(out, &self.node, gathering.topic, &gathering.report),
+        }
+    }
+
+    /// Hands one outcome of a letter that has come back to its connection.
+    pub fn deliver(&self, client: &mut Connection, to: ReturnAddress, outcome: Outcome<'_>) {
+        match outcome {
+            Outcome::Reply(reply) => client.outbox.deliver(to.ticket, reply),
+            // The post office keeps it.
+            Outcome::Bounced => {}
+            Outcome::Answer(report) => {
+                let add = |gathering: &mut Gathering| {
+                    report.into_iter().for_each(|part| gathering.report.add(part));
+                };
+                if let Some(gathering) = client.outbox.deliver_part(to.ticket, add) {
+                    let mut text = Vec::new();
+                    self.render(&gathering, &mut text);
+                    client.outbox.deliver(to.ticket, &text);
+                }
+            }
+        }
+    }
+
+    /// Executes another shard's letter and sends it back.
+    pub fn execute_letter(&mut self, place: usize, batch: Box<Batch>) {
+        self.post.execute(place, batch, &mut self.executor, self.now);
+    }
+
+    /// An empty buffer for the next replies.
+    pub fn spare_buffer(&mut self) -> Vec<u8> {
+        self.spare_buffers.pop().unwrap_or_default()
+    }
+
+    /// Takes a buffer back whose bytes have left.
+    pub fn keep_spare(&mut self, buffer: Vec<u8>) {
+        if self.spare_buffers.len() < SPARE_BUFFERS_MAX && buffer.capacity() <= SPARE_BUFFER_BYTES_MAX {
+            self.spare_buffers.push(buffer);
+        }
+    }
+
+    /// All memory that is not the engine's and not fixed, for the report and the budget.
+    pub fn count_all_buffers(&mut self) -> usize {
+        let spare: usize = self.spare_buffers.iter().map(Vec::capacity).sum();
+        let bytes = self.budget.bytes() + spare + self.post.capacity_bytes();
+        self.executor.traffic.buffer_bytes = bytes as u64;
+        bytes
+    }
+}
+
+/// Refuses a connection's input for want of memory and ends the connection.
+pub fn refuse_input(client: &mut Connection) {
+    client.input = Input::default();
+    client.waits_for_memory = false;
+    client.stalled = false;
+    client.outbox.local(|out| reply::error(out, ErrorReply::OutOfMemoryReading));
+    client.ending = Ending::AfterOutput;
+}
+
+fn answer(client: &mut Connection, request: &Request<'_>, write: impl FnOnce(&mut Vec<u8>)) {
+    if !request.noreply {
+        client.outbox.local(write);
+    }
+}
