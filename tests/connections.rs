@@ -320,6 +320,48 @@ fn clients_that_never_read_do_not_fill_the_memory() {
 }
 
 #[test]
+fn many_large_values_at_once_are_all_stored_at_the_default_memory() {
+    const CLIENTS: usize = 40;
+    const ROUNDS: usize = 3;
+    const SIZE: usize = 1_000_000;
+    check(|server| {
+        thread::scope(|scope| {
+            for client in 0..CLIENTS {
+                scope.spawn(move || {
+                    let mut connection = server.connect();
+                    for round in 0..ROUNDS {
+                        connection.set(&format!("large:{client}:{round}"), vec![b'v'; SIZE]);
+                    }
+                });
+            }
+        });
+        check_serves(server);
+    });
+}
+
+#[test]
+fn pipelined_statistics_that_nobody_reads_do_not_fill_the_memory() {
+    const CLIENTS: usize = 20;
+    const GROWTH_MAX_KIB: u64 = 100_000;
+    check(|server| {
+        let before = server.resident_kib();
+        let mut deaf: Vec<_> = (0..CLIENTS).map(|_| server.connect()).collect();
+        for connection in &mut deaf {
+            connection.stream().set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+            match connection.send("stats\r\n".repeat(4_000)) {
+                Ok(()) => {}
+                Err(error) => {
+                    assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}")
+                }
+            }
+        }
+        check_serves(server);
+        let growth = server.resident_kib().saturating_sub(before);
+        assert!(growth < GROWTH_MAX_KIB, "{CLIENTS} readers of statistics cost {growth} KiB");
+    });
+}
+
+#[test]
 fn an_endless_line_does_not_fill_the_memory() {
     const GROWTH_MAX_KIB: u64 = 200_000;
     check(|server| {

@@ -2,12 +2,14 @@
 
 use std::net::TcpListener;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use slabring_tests::process::{Finished, run_to_end};
 use slabring_tests::seccomp::refuse_io_uring;
 use slabring_tests::server::{free_address, slabring_command, slabring_on_loopback};
-use slabring_tests::{Server, Signal};
+use slabring_tests::{Connection, Server, Signal};
 
 /// Time a server has to stop once asked.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,6 +73,65 @@ fn sigterm_ends_it_in_time_with_code_0() {
 #[test]
 fn sigint_ends_it_in_time_with_code_0() {
     check_stop(Signal::Interrupt);
+}
+
+#[test]
+fn sigterm_ends_it_in_order_while_clients_come_and_go() {
+    for io in BACKENDS {
+        let Some(mut server) = start(io) else { continue };
+        let address = server.address();
+        let stop = AtomicBool::new(false);
+        let status = thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        // A server that has stopped refuses; that is what the loop waits for.
+                        match Connection::open(address) {
+                            Ok(mut connection) => drop(connection.send("get a\r\n")),
+                            Err(_) => thread::sleep(Duration::from_millis(1)),
+                        }
+                    }
+                });
+            }
+            thread::sleep(Duration::from_millis(100));
+            server.signal(Signal::Terminate);
+            let status = server.wait(STOP_TIMEOUT);
+            stop.store(true, Ordering::Relaxed);
+            status
+        });
+        let status = status.unwrap_or_else(|| panic!("--io {io} does not end: {}", server.stderr()));
+        assert!(status.success(), "--io {io} ends with {status}: {}", server.stderr());
+    }
+}
+
+#[test]
+fn a_client_that_reads_only_after_sigterm_gets_every_reply() {
+    const REQUESTS: usize = 40_000;
+    const SIZE: usize = 500;
+    for io in BACKENDS {
+        let Some(mut server) = start(io) else { continue };
+        let mut connection = server.connect();
+        connection.set("half", vec![b'h'; SIZE]);
+        let mut writer = server.connect();
+        writer.set("ready", "1");
+        connection.stream().set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+        let request = b"get half\r\n";
+        let mut sent = 0;
+        // As much as the kernel takes: the server stops reading when its replies are not read.
+        while sent < REQUESTS && connection.send(request).is_ok() {
+            sent += 1;
+        }
+        server.signal(Signal::Terminate);
+        thread::sleep(Duration::from_millis(200));
+        for number in 0..sent {
+            let line = connection.read_line().unwrap_or_else(|error| {
+                panic!("--io {io}: reply {number} of {sent} is missing: {error}; {}", server.stderr())
+            });
+            assert_eq!(line, format!("VALUE half 0 {SIZE}").as_bytes());
+            connection.read_exact(SIZE + "\r\nEND\r\n".len()).unwrap();
+        }
+        assert!(server.wait(STOP_TIMEOUT).is_some_and(|status| status.success()));
+    }
 }
 
 #[test]
