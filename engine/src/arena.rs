@@ -58,6 +58,17 @@ impl Region {
     pub(crate) fn records_mut<T: Pod>(&mut self) -> &mut [T] {
         bytemuck::cast_slice_mut(&mut self.map)
     }
+
+    /// Gives the memory of a range back to the kernel; its content is undefined afterwards.
+    pub(crate) fn discard(&mut self, range: Range<usize>) {
+        assert!(range.start <= range.end && range.end <= self.map.len());
+        // SAFETY: the range lies in the private anonymous map we borrow mutably, so no reference into it exists,
+        // and whatever bytes it reads as afterwards are valid bytes.
+        let discarded =
+            unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
+        // A kernel with larger pages than ours refuses; then the memory stays resident until it is reused.
+        discarded.ok();
+    }
 }
 
 /// The bytes of all chunks.
@@ -74,6 +85,12 @@ impl Arena {
     #[inline]
     pub(crate) fn bytes(&self, range: Range<usize>) -> &[u8] {
         &self.region.map[range]
+    }
+
+    /// Loads the beginning of a chunk.
+    #[inline]
+    pub(crate) fn touch(&self, location: Location) -> u8 {
+        self.region.map[location.offset()]
     }
 
     #[inline]
@@ -99,14 +116,7 @@ impl Arena {
 
     /// Gives the memory of a range back to the kernel; its content is undefined afterwards.
     pub(crate) fn discard(&mut self, range: Range<usize>) {
-        assert!(range.start <= range.end && range.end <= self.region.map.len());
-        // SAFETY: the range lies in the private anonymous map we borrow mutably, so no reference into it exists,
-        // and whatever bytes it reads as afterwards are valid bytes.
-        let discarded = unsafe {
-            self.region.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len())
-        };
-        // A kernel with larger pages than ours refuses; then the memory stays resident until it is reused.
-        discarded.ok();
+        self.region.discard(range);
     }
 }
 

@@ -68,11 +68,13 @@ impl Shard {
     pub fn arithmetic(&mut self, now: Seconds, request: &Arithmetic<'_>) -> ArithmeticOutcome {
         self.begin(now, request.key);
         let hash = self.hash(request.key);
-        match (self.find_live(now, hash, request.key), request.vivify) {
+        let outcome = match (self.find_live(now, hash, request.key), request.vivify) {
             (Some(location), _) => self.change_number(now, hash, location, request),
             (None, Some((initial, expiry))) => self.create_number(now, hash, request, initial, expiry),
             (None, None) => ArithmeticOutcome::NotFound,
-        }
+        };
+        self.step_aside();
+        outcome
     }
 
     fn change_number(
@@ -145,7 +147,7 @@ impl Shard {
         let digits = Digits::of(initial);
         let Arithmetic { key, binary_key, explicit_cas, .. } = *request;
         let draft = Draft {
-            header: self.new_header(now, key, expiry),
+            header: self.new_header(now, key, request.touch.unwrap_or(expiry)),
             client_flags: 0,
             extension: Extension { binary_key, explicit_cas, ..Extension::default() },
             key,

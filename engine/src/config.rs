@@ -10,7 +10,7 @@ pub const MEMORY_BYTES_MIN: usize = PAGES_MIN * PAGE_SIZE_MIN;
 pub const MEMORY_BYTES_MAX: usize = 32 << 30;
 /// Smallest page.
 pub const PAGE_SIZE_MIN: usize = 16 << 10;
-/// Largest page, and the usual one.
+/// Largest page.
 pub const PAGE_SIZE_MAX: usize = 1 << 20;
 /// A shard of fewer pages than this could not serve its size classes.
 pub const PAGES_MIN: usize = 16;
@@ -20,7 +20,9 @@ pub const ITEM_SIZE_MAX: usize = 1 << 30;
 pub const CHUNK_SIZE_MIN_MAX: usize = 4096;
 
 const ITEM_SIZE_DEFAULT: usize = 1 << 20;
-const GROWTH_FACTOR_DEFAULT: f64 = 1.25;
+const GROWTH_FACTOR_DEFAULT: f64 = 1.12;
+/// Pages that a budget is cut into unless they would be too small or too large: sixteen for each class in use.
+const PAGES_WANTED: usize = 1024;
 const CHUNK_SIZE_MIN_DEFAULT: usize = 32;
 
 const _: () = assert!(PAGE_SIZE_MIN.is_power_of_two() && PAGE_SIZE_MAX.is_power_of_two());
@@ -42,13 +44,15 @@ pub struct Config {
     pub memory_bytes: usize,
     /// Longest value in bytes. Never more than half of `memory_bytes` is honoured.
     pub item_size_max: usize,
-    /// Ratio of neighbouring chunk sizes, above 1 (memcached's `-f`).
+    /// Ratio of neighbouring chunk sizes, above 1 (memcached's `-f`). One too low for 64 classes to reach the
+    /// largest chunk is raised.
     pub growth_factor: f64,
     /// Bytes of key, value and client flags that the smallest chunk holds (memcached's `-n`); its header
     /// comes on top.
     pub chunk_size_min: usize,
     /// Forces the page size: a power of two, at least [`PAGE_SIZE_MIN`], at least [`PAGES_MIN`] to the budget.
-    /// By default 1 MiB, and less for budgets under 16 MiB.
+    /// By default about a thousandth of the budget, so that there are sixteen pages and more for each class in
+    /// use: with fewer, memory is stuck where it is not needed.
     pub page_size_bytes: Option<usize>,
     /// Which item goes when there is no room.
     pub policy: PolicyKind,
@@ -60,6 +64,9 @@ pub struct Config {
     pub cas: CasSeries,
     /// Ask the kernel for huge pages; its refusal is no error.
     pub huge_pages: bool,
+    /// Evict as if memory were full at so many items, at least 1. For libraries that count in items, and for
+    /// comparing policies.
+    pub items_max: Option<usize>,
     /// Fixes the hash seed, for tests. In production it is random, so that nobody can prepare keys that collide.
     pub hash_seed: Option<u64>,
 }
@@ -99,6 +106,9 @@ pub enum ConfigError {
         /// What was asked for.
         bytes: usize,
     },
+    /// No item at all may be stored.
+    #[error("an item limit of 0 leaves nothing to cache")]
+    Items,
     /// The CAS series is empty or starts outside its first round.
     #[error("CAS offset {} is not below the step {}", series.offset, series.step)]
     Cas {
@@ -129,6 +139,7 @@ impl Config {
             cas_enabled: true,
             cas: CasSeries { offset: 0, step: 1 },
             huge_pages: false,
+            items_max: None,
             hash_seed: None,
         }
     }
@@ -136,7 +147,7 @@ impl Config {
     /// The page size this configuration leads to.
     pub(crate) fn page_size(&self) -> usize {
         self.page_size_bytes.unwrap_or_else(|| {
-            let share = (self.memory_bytes / PAGES_MIN).max(PAGE_SIZE_MIN);
+            let share = (self.memory_bytes / PAGES_WANTED).max(PAGE_SIZE_MIN);
             (1 << share.ilog2()).min(PAGE_SIZE_MAX)
         })
     }
@@ -155,6 +166,9 @@ impl Config {
         }
         if !(1..=ITEM_SIZE_MAX).contains(&self.item_size_max) {
             return Err(ConfigError::ItemSize { bytes: self.item_size_max });
+        }
+        if self.items_max == Some(0) {
+            return Err(ConfigError::Items);
         }
         if self.cas.offset >= self.cas.step {
             return Err(ConfigError::Cas { series: self.cas });
@@ -186,7 +200,8 @@ mod tests {
             config.check().unwrap();
             assert!(memory_bytes / config.page_size() >= PAGES_MIN, "{memory_bytes}");
         }
-        assert_eq!(Config::with_memory(16 << 20).page_size(), PAGE_SIZE_MAX);
+        assert_eq!(Config::with_memory(16 << 20).page_size(), PAGE_SIZE_MIN);
+        assert_eq!(Config::with_memory(1 << 30).page_size(), PAGE_SIZE_MAX);
     }
 
     #[track_caller]
@@ -206,6 +221,7 @@ mod tests {
         check_refused(|c| c.growth_factor = f64::NAN);
         check_refused(|c| c.chunk_size_min = 0);
         check_refused(|c| c.item_size_max = 0);
+        check_refused(|c| c.items_max = Some(0));
         check_refused(|c| c.cas = CasSeries { offset: 2, step: 2 });
     }
 }

@@ -25,6 +25,8 @@ pub struct Counters {
     pub get_flushed: u64,
     /// Pages taken from one class for the sake of another, of the index or of external bytes.
     pub page_moves: u64,
+    /// Times the adaptive policy took up another setting.
+    pub policy_switches: u64,
     /// New items that lost against an older one and were dropped from the window.
     pub admission_refusals: u64,
 }

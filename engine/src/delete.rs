@@ -69,6 +69,7 @@ impl Shard {
         };
         if marked.is_err() {
             self.unlink(hash, location);
+            self.show_removal(hash);
         }
         DeleteOutcome::Deleted
     }

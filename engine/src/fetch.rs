@@ -68,7 +68,11 @@ impl Shard {
         if request.bump {
             self.count_request(hash);
         }
-        match (self.find_gettable(now, hash, key), request.vivify) {
+        let found = self.find_gettable(now, hash, key);
+        if request.bump {
+            self.show_get(hash, found);
+        }
+        match (found, request.vivify) {
             (Some((location, before)), _) => self.fetch_hit(now, hash, key, location, before, request),
             (None, Some(expiry)) => self.fetch_created(now, hash, key, expiry, request),
             (None, None) => Fetched::Miss,
@@ -90,6 +94,9 @@ impl Shard {
         let won = !token_sent && (stale || is_nearly_dead(expiry_before, now, request.recache_below));
         let mut head = Head { header: fetched_header(before, now, request), ..old };
         self.update_header(location, before, head.header);
+        if request.bump {
+            self.note_use(location);
+        }
         head.extension.token_sent |= won;
         // Without room for the mark somebody else may win too, which costs a recache and no more.
         let marked = if won { self.put_head(now, hash, location, key, head).ok() } else { None };
@@ -106,7 +113,7 @@ impl Shard {
         request: &Fetch,
     ) -> Fetched<'_> {
         let Fetch { binary_key, explicit_cas, .. } = *request;
-        let header = self.new_header(now, key, expiry);
+        let header = self.new_header(now, key, request.touch.unwrap_or(expiry));
         let extension = Extension { token_sent: true, binary_key, explicit_cas, ..Extension::default() };
         let draft =
             Draft { header, client_flags: 0, extension, key, before: &[], keep_value: false, after: &[] };
@@ -115,7 +122,13 @@ impl Shard {
             Ok(location) => {
                 self.counters.total_items += 1;
                 let item = Item::new(self, location, header, now);
-                Fetched::Hit { item, expiry_before: expiry, won: true, stale: false, token_sent: false }
+                Fetched::Hit {
+                    item,
+                    expiry_before: Expiry::Never,
+                    won: true,
+                    stale: false,
+                    token_sent: false,
+                }
             }
         }
     }

@@ -11,7 +11,7 @@ pub(crate) const HEADER_SIZE: usize = 16;
 /// Versions wrap at this value: nine years at a million stores a second.
 pub(crate) const VERSION_MAX: u64 = (1 << VERSION_BITS) - 1;
 /// Most an item can have been hit since the hand passed.
-pub(crate) const FREQUENCY_MAX: u32 = 3;
+pub(crate) const FREQUENCY_MAX: u32 = 7;
 /// An item idle for longer reads as idle for exactly this long, if the sweeper comes round in time.
 pub(crate) const IDLE_SECONDS_MAX: u32 = ACCESS_MODULUS / 4 * 3;
 
@@ -20,8 +20,8 @@ const ACCESS_MODULUS: u32 = 1 << 14;
 
 const KEY_LEN_MASK: u32 = 0xff;
 const VALUE_LEN_SHIFT: u32 = 8;
-const VALUE_LEN_MASK: u32 = 0xf_ffff;
-const FREQUENCY_SHIFT: u32 = 28;
+const VALUE_LEN_MASK: u32 = 0x7_ffff;
+const FREQUENCY_SHIFT: u32 = 27;
 const WINDOW: u32 = 1 << 30;
 const EXTENDED: u32 = 1 << 31;
 
@@ -35,7 +35,8 @@ const KIND_CONTINUATION: u32 = 2;
 
 const _: () = assert!(size_of::<Header>() == HEADER_SIZE);
 const _: () = assert!(crate::KEY_SIZE_MAX <= KEY_LEN_MASK as usize);
-const _: () = assert!(crate::config::PAGE_SIZE_MAX / 2 <= VALUE_LEN_MASK as usize);
+const _: () = assert!(crate::config::PAGE_SIZE_MAX / 2 <= VALUE_LEN_MASK as usize + 1);
+const _: () = assert!(FREQUENCY_MAX << FREQUENCY_SHIFT == WINDOW - (1 << FREQUENCY_SHIFT));
 const _: () = assert!(ACCESS_SHIFT + ACCESS_MODULUS.ilog2() == u64::BITS);
 
 /// The first 16 bytes of a chunk.
@@ -44,8 +45,8 @@ const _: () = assert!(ACCESS_SHIFT + ACCESS_MODULUS.ilog2() == u64::BITS);
 /// |-------|------|---------|-----------------------------------|
 /// | 0..4  |      | second from which it is dead, 0 is never | next chunk of its list |
 /// | 4..8  | 0..8 | key length, at least 1 | 0 |
-/// |       | 8..28 | value bytes in this chunk | what kind of chunk |
-/// |       | 28..30 | frequency | |
+/// |       | 8..27 | value bytes in this chunk | what kind of chunk |
+/// |       | 27..30 | frequency | |
 /// |       | 30   | in the admission window | |
 /// |       | 31   | an extension follows | |
 /// | 8..16 | 0..48 | version | head of its item (bits 0..32) |

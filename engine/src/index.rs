@@ -19,7 +19,7 @@ const NO_LINK: u32 = 0;
 /// Growth begins when this share of the slots of all home buckets would be filled.
 const LOAD_PERCENT_MAX: u64 = 85;
 const GROWTH_STEP_MIN: u64 = 64;
-const GROWTH_DIVISOR: u64 = 4;
+const GROWTH_DIVISOR: u64 = 8;
 /// Home buckets that the hashes of one old bucket can fall into after growth: the sizes' ratio is at most two.
 const TARGETS_MAX: usize = 3;
 
@@ -117,6 +117,20 @@ impl Index {
                 link => bucket = self.bucket(self.overflow_at(link)),
             }
         }
+    }
+
+    /// Loads the home bucket of `hash`.
+    #[inline]
+    pub(crate) fn touch(&self, hash: u64) -> u8 {
+        self.bucket(self.home(hash)).tags_and_link[0]
+    }
+
+    /// The first location in the home bucket that may be the key's: mostly it is.
+    #[inline]
+    pub(crate) fn first_candidate(&self, hash: u64) -> Option<Location> {
+        let bucket = self.bucket(self.home(hash));
+        let matches = bucket.slots_with(tag_of(hash));
+        (matches != 0).then(|| Location(bucket.locations[matches.trailing_zeros() as usize]))
     }
 
     /// Most bytes the next [`Index::insert`] of `hash` can add to [`Index::bytes`].

@@ -4,16 +4,10 @@ use crate::arena::Location;
 use crate::expiry::Seconds;
 use crate::header::{Chunk, Header};
 use crate::shard::{Shard, hash_key};
-use crate::slab::{CLASSES_MAX, ClassId, PageId};
+use crate::slab::{ClassId, PageId};
 
-/// Pages of a class that are compared when one must go.
-const PAGES_SAMPLED: usize = 4;
-/// Chunks that stand for a page in that comparison.
-const CHUNKS_SAMPLED: u32 = 32;
 /// The caller's external bytes are honoured up to this part of the budget.
 const EXTERNAL_SHARE: usize = 2;
-
-const _: () = assert!(CLASSES_MAX <= u64::BITS as usize);
 
 /// The chunks of one item that is being written.
 #[derive(Clone, Copy, Debug)]
@@ -26,12 +20,25 @@ pub(crate) struct Chunks {
 impl Shard {
     /// Takes note of memory the caller uses on this shard's behalf and gives up items for it if need be.
     ///
-    /// At most half of the budget is honoured, and without eviction only what no item needs.
+    /// At most half of the budget is honoured, and without eviction only what no item needs. What does not fit at
+    /// once is honoured as pages leave their classes: with stores, and in [`Shard::maintain`].
     pub fn set_external_bytes(&mut self, bytes: usize) {
-        let wanted = bytes.min(self.memory_bytes / EXTERNAL_SHARE);
-        let more = wanted.saturating_sub(self.external_bytes);
-        self.external_bytes =
-            if self.make_room(more) { wanted } else { self.external_bytes + self.memory_bytes - self.used() };
+        self.external_wanted = bytes.min(self.memory_bytes / EXTERNAL_SHARE);
+        self.external_bytes = self.external_bytes.min(self.external_wanted);
+        self.take_external_bytes();
+        while self.external_bytes < self.external_wanted
+            && let Some(page) = self.find_empty_page()
+        {
+            self.release_page(page);
+            self.arena.discard(self.slabs.bytes_of_page(page));
+            self.take_external_bytes();
+        }
+    }
+
+    /// Counts as much of the external bytes as fits.
+    pub(crate) fn take_external_bytes(&mut self) {
+        let room = self.memory_bytes - self.used();
+        self.external_bytes = self.external_wanted.min(self.external_bytes + room);
     }
 
     /// Bytes of the budget in use.
@@ -77,28 +84,29 @@ impl Shard {
         self.slabs.give_chunk(chunks.head, &mut self.arena);
     }
 
+    /// Sees to it that one item more is within the limit on items, if there is one.
+    pub(crate) fn make_item_room(&mut self, now: Seconds, class: ClassId) -> bool {
+        while self.counters.items >= self.items_max {
+            let fullest = || self.slabs.class_ids().max_by_key(|&class| self.slabs.class(class).items);
+            let class = if self.slabs.class(class).items > 0 { Some(class) } else { fullest() };
+            let found = class.is_some_and(|class| self.free_item_of(now, class));
+            if !found {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Sees to it that the index can take one more location, and lets it grow by a step.
     pub(crate) fn make_index_room(&mut self, hash: u64) -> bool {
         self.index.begin_growth_if_loaded();
         if self.index.is_growing()
             && self.index.can_migrate()
-            && self.make_room(self.index.migrate_bytes_max())
+            && self.make_room_in_time(self.index.migrate_bytes_max())
         {
             self.migrate_bucket();
         }
         self.index.can_insert(hash) && self.make_room(self.index.insert_bytes_max(hash))
-    }
-
-    /// Drops a live item for the sake of others.
-    pub(crate) fn evict(&mut self, location: Location) {
-        let unfetched = u64::from(!self.arena.header(location).is_fetched());
-        let class = self.slabs.class_of(location);
-        let class = self.slabs.class_mut(class);
-        class.evicted += 1;
-        class.evicted_unfetched += unfetched;
-        self.counters.evictions += 1;
-        self.counters.evicted_unfetched += unfetched;
-        self.unlink(self.hash_at(location), location);
     }
 
     /// Frees a dead item.
@@ -106,6 +114,7 @@ impl Shard {
         let unfetched = !self.arena.header(location).is_fetched();
         self.counters.reclaimed += 1;
         self.counters.expired_unfetched += u64::from(unfetched);
+        self.show_removal(hash);
         self.unlink(hash, location);
     }
 
@@ -119,6 +128,7 @@ impl Shard {
     pub(crate) fn free_item(&mut self, location: Location) {
         let head = self.arena.head(location);
         let footprint = head.footprint();
+        self.recency.iter_mut().for_each(|recency| recency.remove(location, &self.slabs));
         let class = self.slabs.class_of(location);
         let class = self.slabs.class_mut(class);
         class.items -= 1;
@@ -131,31 +141,60 @@ impl Shard {
     }
 
     fn take_chunk(&mut self, now: Seconds, class: ClassId) -> Option<Location> {
+        let location = self.take_own_chunk(now, class).or_else(|| self.borrow_chunk(now, class))?;
+        self.arena.set_header(location, Header::reserved(Location::NONE));
+        self.writing = true;
+        Some(location)
+    }
+
+    fn take_own_chunk(&mut self, now: Seconds, class: ClassId) -> Option<Location> {
         loop {
             if let Some(location) = self.slabs.take_chunk(class, &self.arena) {
-                self.arena.set_header(location, Header::reserved(Location::NONE));
                 return Some(location);
             }
-            let found =
-                self.assign_page(class) || self.move_empty_page(class) || self.free_something(now, class);
+            let found = self.assign_page(class)
+                || self.move_empty_page(class)
+                || self.free_item_of(now, class)
+                || self.assign_page_within(class, 0)
+                || self.move_page_at_once(class);
             if !found {
                 return None;
             }
         }
     }
 
-    fn free_something(&mut self, now: Seconds, class: ClassId) -> bool {
-        if self.evict {
-            self.evict_one(now, class) || self.move_cheapest_page(class)
-        } else {
-            self.reclaim_under_hand(now, class)
+    /// A chunk of a larger class, for a class that has none and gets no page in time.
+    fn borrow_chunk(&mut self, now: Seconds, class: ClassId) -> Option<Location> {
+        for larger in self.slabs.class_ids().filter(|&larger| larger > class) {
+            loop {
+                if let Some(location) = self.slabs.take_chunk(larger, &self.arena) {
+                    return Some(location);
+                }
+                if !self.free_item_of(now, larger) {
+                    break;
+                }
+            }
         }
+        let moved = self.evict && self.move_cheapest_page(class);
+        if moved { self.slabs.take_chunk(class, &self.arena) } else { None }
     }
 
+    fn free_item_of(&mut self, now: Seconds, class: ClassId) -> bool {
+        if self.evict { self.evict_one(now, class) } else { self.reclaim_under_hand(now, class) }
+    }
+
+    /// Gives a class a page, if the budget has one and a spare.
     fn assign_page(&mut self, class: ClassId) -> bool {
-        let assigned = self.fits(self.slabs.page_size()) && self.slabs.assign_page(class).is_some();
+        self.assign_page_within(class, self.spare_bytes)
+    }
+
+    /// Gives a class a page, if the budget has one and so many bytes more.
+    pub(crate) fn assign_page_within(&mut self, class: ClassId, spare_bytes: usize) -> bool {
+        let links = self.link_bytes_of(class);
+        let fits = self.fits(self.slabs.page_size() + links + spare_bytes);
+        let assigned = fits && self.slabs.assign_page(class).is_some();
         if assigned {
-            self.resize_window(class);
+            self.link_bytes += links;
         }
         assigned
     }
@@ -163,19 +202,31 @@ impl Shard {
     fn move_empty_page(&mut self, class: ClassId) -> bool {
         let Some(page) = self.find_empty_page() else { return false };
         self.release_page(page);
-        self.assign_page(class)
+        self.assign_page_within(class, 0)
+    }
+
+    /// Where pages are so small that it takes no longer than anything else.
+    fn move_page_at_once(&mut self, class: ClassId) -> bool {
+        self.evict && self.spare_bytes == 0 && self.move_cheapest_page(class)
     }
 
     fn move_cheapest_page(&mut self, class: ClassId) -> bool {
+        if self.finish_leaving() && self.assign_page_within(class, 0) {
+            return true;
+        }
         let Some(page) = self.cheapest_page(Some(class)) else { return false };
         self.release_page(page);
         self.counters.page_moves += 1;
-        self.assign_page(class)
+        self.assign_page_within(class, 0)
     }
 
-    /// Gives up pages until the budget has room for so many bytes more.
+    /// Sees to it that the budget has room for so many bytes more: out of the spare, and if that is used up by
+    /// giving up pages at once.
     fn make_room(&mut self, bytes: usize) -> bool {
         while !self.fits(bytes) {
+            if self.evict && self.finish_leaving() {
+                continue;
+            }
             let empty = self.find_empty_page();
             let cheapest = || self.evict.then(|| self.cheapest_page(None)).flatten();
             let Some(page) = empty.or_else(cheapest) else { return false };
@@ -186,67 +237,17 @@ impl Shard {
         true
     }
 
+    /// As [`Shard::make_room`], for what can wait: where a page at once would take long, the spare must do.
+    fn make_room_in_time(&mut self, bytes: usize) -> bool {
+        self.fits(bytes) || self.spare_bytes == 0 && self.make_room(bytes)
+    }
+
     fn migrate_bucket(&mut self) {
         let (arena, hasher) = (&self.arena, &self.hasher);
         self.index.migrate_bucket(|location| hash_key(hasher, arena.key(location)));
     }
 
-    /// Evicts the items of a page and takes it from its class.
-    fn release_page(&mut self, page: PageId) {
-        let class = self.slabs.page_class(page).expect("an assigned page");
-        for chunk in 0..self.slabs.touched_in(page) {
-            match self.arena.chunk(self.slabs.chunk_at(page, chunk)) {
-                Chunk::Item(_) => self.evict(self.slabs.chunk_at(page, chunk)),
-                Chunk::Continuation { head, .. } => self.evict(head),
-                Chunk::Free { .. } => {}
-                Chunk::Reserved { .. } => panic!("a page that is being written to cannot be moved"),
-            }
-        }
-        self.slabs.unassign_page(page);
-        self.resize_window(class);
-    }
-
     fn find_empty_page(&self) -> Option<PageId> {
         if self.slabs.has_empty_page() { self.slabs.empty_page() } else { None }
-    }
-
-    /// A page of the class with most of them, or of the next if none of its pages can go.
-    fn cheapest_page(&self, except: Option<ClassId>) -> Option<PageId> {
-        let mut tried = except.map_or(0, |class| 1_u64 << class.0);
-        loop {
-            let untried = self.slabs.class_ids().filter(|class| tried >> class.0 & 1 == 0);
-            let donor = untried.max_by_key(|&class| self.slabs.class(class).pages)?;
-            tried |= 1 << donor.0;
-            let movable = self.slabs.pages_of(donor).filter(|&page| self.is_movable(page));
-            let cheapest = movable.take(PAGES_SAMPLED).min_by_key(|&page| self.cost_of(page));
-            if cheapest.is_some() {
-                return cheapest;
-            }
-        }
-    }
-
-    /// Whether no chunk of a page is being written or must survive the current operation.
-    fn is_movable(&self, page: PageId) -> bool {
-        (0..self.slabs.touched_in(page)).all(|chunk| {
-            let location = self.slabs.chunk_at(page, chunk);
-            match self.arena.chunk(location) {
-                Chunk::Item(_) => location != self.protected,
-                Chunk::Continuation { head, .. } => head != self.protected,
-                Chunk::Free { .. } => true,
-                Chunk::Reserved { .. } => false,
-            }
-        })
-    }
-
-    /// What the items of a page are worth, by a sample of them and their recent hits.
-    fn cost_of(&self, page: PageId) -> u64 {
-        let touched = self.slabs.touched_in(page);
-        let stride = (touched / CHUNKS_SAMPLED).max(1) as usize;
-        let worth = |chunk| match self.arena.chunk(self.slabs.chunk_at(page, chunk)) {
-            Chunk::Item(header) => 1 + u64::from(header.frequency()),
-            Chunk::Continuation { head, .. } => 1 + u64::from(self.arena.header(head).frequency()),
-            Chunk::Free { .. } | Chunk::Reserved { .. } => 0,
-        };
-        (0..touched).step_by(stride).map(worth).sum::<u64>() * stride as u64
     }
 }

@@ -8,13 +8,18 @@ use crate::arena::{Arena, Location};
 use crate::config::{CasSeries, Config, ConfigError};
 use crate::counters::{ClassStats, Counters, MemoryUse};
 use crate::expiry::{Expiry, Seconds};
+use crate::ghost::Ghost;
 use crate::header::{HEADER_SIZE, Head, Header, VERSION_MAX};
 use crate::index::Index;
 use crate::item::Item;
-use crate::policy::PolicyKind;
+use crate::leaving::Leaving;
+use crate::policy::{Order, PolicyKind, Setting};
+use crate::recency::Recency;
+use crate::shadow::Shadows;
 use crate::sketch::Sketch;
 use crate::slab::{PageId, Slabs};
 use crate::value::{Pieces, Value};
+use crate::window::Blocks;
 use crate::{KEY_SIZE_MAX, index};
 
 /// The first item's version is one above this: CAS values of 0 and 1 are never given out.
@@ -22,6 +27,10 @@ const VERSION_START: u64 = 1;
 /// This part of the budget is put to use for the index at once.
 const INDEX_SHARE_AT_START: usize = 256;
 const BUCKETS_MIN: usize = 64;
+/// One key in 256 tells how much each class is hit, if there are no shadows to sample for.
+const SAMPLED_WITHOUT_SHADOWS: u32 = 1 << 24;
+/// A page up to this size is emptied within a fraction of a millisecond, so none is kept spare.
+const PAGE_SIZE_AT_ONCE_MAX: usize = 16 << 10;
 
 /// One shard of a cache: items, and everything needed to find, expire and evict them in a fixed budget of memory.
 ///
@@ -33,14 +42,40 @@ pub struct Shard {
     pub(crate) index: Index,
     /// Only for the policy that asks it.
     pub(crate) sketch: Option<Sketch>,
+    /// Only for the policies that ask it.
+    pub(crate) ghost: Option<Ghost>,
+    /// Only for the policy that chooses among settings.
+    pub(crate) shadows: Option<Box<Shadows>>,
+    /// Keys whose sampled bits are below this concern the shadows.
+    pub(crate) sampled_below: u32,
+    /// Only for the policy that goes by it.
+    pub(crate) recency: Option<Recency>,
+    /// Blocks of all classes' windows.
+    pub(crate) blocks: Blocks,
+    pub(crate) order: Order,
+    pub(crate) setting: Setting,
     pub(crate) counters: Counters,
     pub(crate) memory_bytes: usize,
     pub(crate) external_bytes: usize,
-    pub(crate) window_bytes: usize,
+    /// What the caller reported; honoured as room is made.
+    pub(crate) external_wanted: usize,
+    /// Bytes of the budget that are kept free for what cannot wait.
+    pub(crate) spare_bytes: usize,
+    /// Bytes of all classes' last evictions.
+    pub(crate) departure_bytes: usize,
+    pub(crate) leaving: Option<Leaving>,
+    pub(crate) requests: u64,
+    /// Number of the request at which the classes are compared next.
+    pub(crate) next_comparison: u64,
+    /// Bytes of the links of all pages in use.
+    pub(crate) link_bytes: usize,
+    pub(crate) items_max: u64,
     pub(crate) item_size_max: usize,
     pub(crate) evict: bool,
     /// Head of the item that must survive while room is made for its successor.
     pub(crate) protected: Location,
+    /// Chunks are reserved for an item that is not complete yet.
+    pub(crate) writing: bool,
     pub(crate) sweep_page: PageId,
     pub(crate) sweep_chunk: u32,
     pub(crate) hasher: RandomState,
@@ -67,24 +102,44 @@ impl Shard {
         let reserve = |source| ConfigError::Reserve { bytes: memory_bytes, source };
         let pages_max = memory_bytes / page_size;
         let slabs = Slabs::new(page_size, pages_max, config.chunk_size_min, config.growth_factor);
-        let items_max = memory_bytes / (HEADER_SIZE + config.chunk_size_min);
+        let items_possible = memory_bytes / (HEADER_SIZE + config.chunk_size_min);
         let buckets = (memory_bytes / INDEX_SHARE_AT_START / index::BUCKET_SIZE).max(BUCKETS_MIN);
-        let sketch = match config.policy {
-            PolicyKind::TinyLfu => Some(Sketch::reserve(items_max, config.huge_pages).map_err(reserve)?),
-            PolicyKind::Clock => None,
+        let (policy, huge_pages) = (config.policy, config.huge_pages);
+        let sketch = policy.counts_requests().then(|| Sketch::reserve(items_possible, huge_pages));
+        let ghost = policy.remembers_evicted().then(|| Ghost::reserve(items_possible, huge_pages));
+        let recency = (policy.order() == Order::Recency).then(|| Recency::reserve(&slabs));
+        let windows = slabs.class_ids().count();
+        let shadows = match policy {
+            PolicyKind::TinyLfu if config.evict => Shadows::for_budget(memory_bytes).map_err(reserve)?,
+            _ => None,
         };
         Ok(Shard {
-            arena: Arena::reserve(pages_max * page_size, config.huge_pages).map_err(reserve)?,
+            arena: Arena::reserve(pages_max * page_size, huge_pages).map_err(reserve)?,
             slabs,
-            index: Index::reserve(items_max, buckets, config.huge_pages).map_err(reserve)?,
-            sketch,
+            index: Index::reserve(items_possible, buckets, huge_pages).map_err(reserve)?,
+            sketch: sketch.transpose().map_err(reserve)?,
+            ghost: ghost.transpose().map_err(reserve)?,
+            sampled_below: shadows.as_ref().map_or(SAMPLED_WITHOUT_SHADOWS, Shadows::sampled_below),
+            shadows: shadows.map(Box::new),
+            recency: recency.transpose().map_err(reserve)?,
+            blocks: Blocks::reserve(items_possible, windows, huge_pages).map_err(reserve)?,
+            order: policy.order(),
+            setting: policy.setting(),
             counters: Counters::default(),
             memory_bytes,
             external_bytes: 0,
-            window_bytes: 0,
+            external_wanted: 0,
+            spare_bytes: if config.evict && page_size > PAGE_SIZE_AT_ONCE_MAX { page_size } else { 0 },
+            departure_bytes: 0,
+            leaving: None,
+            requests: 0,
+            next_comparison: 0,
+            link_bytes: 0,
+            items_max: config.items_max.map_or(u64::MAX, |items| items as u64),
             item_size_max: config.item_size_max.min(memory_bytes / 2),
             evict: config.evict,
             protected: Location::NONE,
+            writing: false,
             sweep_page: PageId(0),
             sweep_chunk: 0,
             hasher: hasher(config.hash_seed),
@@ -106,6 +161,7 @@ impl Shard {
     pub fn get(&mut self, now: Seconds, key: &[u8]) -> Option<Item<'_>> {
         let (location, header) = self.find_requested(now, key)?;
         self.update_header(location, header, header.after_hit(now));
+        self.note_use(location);
         Some(Item::new(self, location, header, now))
     }
 
@@ -115,6 +171,7 @@ impl Shard {
         let mut touched = header.after_hit(now);
         touched.set_expiry(expiry);
         self.update_header(location, header, touched);
+        self.note_use(location);
         Some(Item::new(self, location, header, now))
     }
 
@@ -131,8 +188,10 @@ impl Shard {
         self.death(header, now).is_none().then(|| Item::new(self, location, header, now))
     }
 
-    /// Makes every item stored so far a miss. O(1); the memory comes back as dead items are met.
+    /// Makes every item stored so far a miss. O(1); the memory comes back as dead items are met. Takes the place of a
+    /// flush that was pending.
     pub fn flush(&mut self) {
+        self.flush_due = None;
         self.flushed_version = self.version;
     }
 
@@ -283,7 +342,15 @@ impl Shard {
 
     pub(crate) fn policy_bytes(&self) -> usize {
         let sketch = self.sketch.as_ref().map_or(0, Sketch::bytes);
-        sketch + self.window_bytes + self.slabs.table_bytes()
+        let ghost = self.ghost.as_ref().map_or(0, Ghost::bytes);
+        let shadows = self.shadows.as_ref().map_or(0, |shadows| shadows.bytes());
+        sketch
+            + ghost
+            + shadows
+            + self.departure_bytes
+            + self.blocks.bytes()
+            + self.link_bytes
+            + self.slabs.table_bytes()
     }
 
     #[inline]
@@ -291,7 +358,9 @@ impl Shard {
         self.begin(now, key);
         let hash = self.hash(key);
         self.count_request(hash);
-        self.find_gettable(now, hash, key)
+        let found = self.find_gettable(now, hash, key);
+        self.show_get(hash, found);
+        found
     }
 
     #[inline]

@@ -16,14 +16,16 @@ pub(crate) const COUNT_MAX: u8 = 15;
 const BLOCK_SIZE: usize = 64;
 const ROWS: usize = 4;
 const COUNTERS_PER_ROW_LOG2: u32 = 5;
-/// Eight counters an item, over all rows.
-const ITEMS_PER_BLOCK: u64 = 16;
+/// A fuller table doubles. So there are four to eight counters an item over all rows.
+const ITEMS_PER_BLOCK_MAX: u64 = 32;
 /// All counts are halved after this many increments per item.
 const INCREMENTS_PER_ITEM: u64 = 10;
-/// Periods are told apart modulo this; 0 is a block never touched. A block sees 160 increments a period on average,
-/// so none goes untouched for as many periods as would make it look recent again.
+/// Periods are told apart modulo this; 0 is a block never touched. A block sees 80 increments a period on average
+/// or more, so none goes untouched for as many periods as would make it look recent again.
 const PERIODS: u8 = 15;
-const BLOCKS_MIN: usize = 16;
+/// A table with fewer items to a block takes as long for a period as if it had so many.
+const ITEMS_PER_BLOCK_MIN: u64 = 8;
+const BLOCKS_MIN: usize = 4;
 
 const _: () = assert!(size_of::<Block>() == BLOCK_SIZE);
 
@@ -43,6 +45,7 @@ pub(crate) struct Sketch {
     /// 1 to [`PERIODS`].
     period: u8,
     increments: u64,
+    increments_max: u64,
 }
 
 impl Sketch {
@@ -50,7 +53,10 @@ impl Sketch {
     pub(crate) fn reserve(items_max: usize, huge_pages: bool) -> io::Result<Sketch> {
         let blocks_max = (items_max / 16).next_power_of_two().max(BLOCKS_MIN);
         let region = Region::reserve(blocks_max * BLOCK_SIZE, huge_pages)?;
-        Ok(Sketch { region, blocks: BLOCKS_MIN, blocks_max, period: 1, increments: 0 })
+        let mut sketch =
+            Sketch { region, blocks: BLOCKS_MIN, blocks_max, period: 1, increments: 0, increments_max: 0 };
+        sketch.fit_to(0);
+        Ok(sketch)
     }
 
     /// Bytes in use.
@@ -60,7 +66,13 @@ impl Sketch {
 
     /// Whether so many items call for a larger table, and there is address space for it.
     pub(crate) fn is_too_small_for(&self, items: u64) -> bool {
-        items > self.blocks as u64 * ITEMS_PER_BLOCK && self.blocks < self.blocks_max
+        items > self.blocks as u64 * ITEMS_PER_BLOCK_MAX && self.blocks < self.blocks_max
+    }
+
+    /// Makes a period as long as so many items need.
+    #[inline]
+    pub(crate) fn fit_to(&mut self, items: u64) {
+        self.increments_max = INCREMENTS_PER_ITEM * items.max(self.blocks as u64 * ITEMS_PER_BLOCK_MIN);
     }
 
     /// Doubles the table and [`Sketch::bytes`]. O(1): a new block starts as a copy of the one its keys counted in
@@ -85,6 +97,12 @@ impl Sketch {
             block.raise_lowest(mixed, lowest);
             self.count_increment();
         }
+    }
+
+    /// Loads what counting `hash` will touch.
+    #[inline]
+    pub(crate) fn touch(&self, hash: u64) -> u8 {
+        self.region.records::<Block>()[self.position(mix(hash))].period()
     }
 
     /// About how many requests this and the last few periods saw: never too few, at most [`COUNT_MAX`].
@@ -118,7 +136,7 @@ impl Sketch {
 
     fn count_increment(&mut self) {
         self.increments += 1;
-        if self.increments >= INCREMENTS_PER_ITEM * ITEMS_PER_BLOCK * self.blocks as u64 {
+        if self.increments >= self.increments_max {
             self.increments /= 2;
             self.period = self.period % PERIODS + 1;
         }
@@ -198,6 +216,7 @@ mod tests {
         while sketch.is_too_small_for(items) {
             sketch.double();
         }
+        sketch.fit_to(items);
         sketch
     }
 
@@ -251,8 +270,8 @@ mod tests {
 
     #[test]
     fn the_period_turns_after_ten_increments_an_item() {
-        let mut sketch = sketch(16);
-        let per_period = INCREMENTS_PER_ITEM * ITEMS_PER_BLOCK * sketch.blocks as u64;
+        let mut sketch = sketch(1_000);
+        let per_period = INCREMENTS_PER_ITEM * 1_000;
         let mut key = 0;
         while sketch.period == 1 {
             sketch.increment(hash(key));

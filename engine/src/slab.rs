@@ -3,9 +3,13 @@
 use std::ops::Range;
 
 use crate::arena::{Arena, LOCATION_UNIT, Location};
+use crate::departures::Departures;
 use crate::header::{Chunk, HEADER_SIZE, Header};
 use crate::window::Window;
 
+/// The largest chunks are this part of a page; larger values are chains of them. So a page is used to the last few
+/// percent whatever its class.
+const CHUNKS_PER_PAGE_MIN: usize = 8;
 /// Most size classes of a shard.
 pub(crate) const CLASSES_MAX: usize = 64;
 
@@ -22,7 +26,7 @@ pub struct ClassId(pub u8);
 
 impl ClassId {
     #[inline]
-    fn index(self) -> usize {
+    pub(crate) fn index(self) -> usize {
         usize::from(self.0)
     }
 }
@@ -35,7 +39,7 @@ impl PageId {
     pub(crate) const NONE: PageId = PageId(u32::MAX);
 
     #[inline]
-    fn index(self) -> usize {
+    pub(crate) fn index(self) -> usize {
         self.0 as usize
     }
 }
@@ -62,6 +66,8 @@ struct Page {
     /// Chunks in use.
     live: u32,
     class: u8,
+    /// On its way out of the class: gets no new items, and counts neither as having room nor as empty.
+    leaving: bool,
 }
 
 /// One size class: its pages, and totals over the items whose head lies in it.
@@ -77,6 +83,14 @@ pub(crate) struct Class {
     pub(crate) evicted: u64,
     pub(crate) evicted_unfetched: u64,
     pub(crate) window: Window,
+    pub(crate) departures: Departures,
+    /// How much the class would gain by another page: keys that came back soon after they were evicted, the
+    /// recent ones counting most.
+    pub(crate) demand: f64,
+    /// Gets of sampled keys that hit an item of the class, the recent ones counting most.
+    pub(crate) hits_sampled: f64,
+    /// Items evicted, the recent ones counting most.
+    pub(crate) evicted_lately: f64,
     room: PageId,
     hand: Hand,
 }
@@ -103,6 +117,7 @@ pub(crate) struct Slabs {
     pages_assigned: usize,
     /// Assigned pages without a chunk in use.
     pages_empty: usize,
+    classes_in_use: usize,
 }
 
 impl Slabs {
@@ -113,7 +128,7 @@ impl Slabs {
         growth_factor: f64,
     ) -> Slabs {
         assert!(page_size.is_power_of_two() && pages_max > 0);
-        let sizes = chunk_sizes(page_size / 2, chunk_size_min, growth_factor);
+        let sizes = chunk_sizes(page_size, chunk_size_min, growth_factor);
         let steps = TABLED_SIZE_MAX / LOCATION_UNIT;
         let class_of = |size: usize| sizes.partition_point(|&chunk_size| chunk_size < size);
         let class_by_size = (0..=steps).map(|step| narrow(class_of(step * LOCATION_UNIT))).collect();
@@ -127,6 +142,7 @@ impl Slabs {
             untouched: PageId(0),
             pages_assigned: 0,
             pages_empty: 0,
+            classes_in_use: 0,
         }
     }
 
@@ -205,6 +221,11 @@ impl Slabs {
         self.pages.len()
     }
 
+    /// Chunks in a page of the smallest class.
+    pub(crate) fn chunks_per_page_max(&self) -> usize {
+        self.classes[0].chunks_per_page as usize
+    }
+
     pub(crate) fn touched_in(&self, page: PageId) -> u32 {
         self.pages[page.index()].touched
     }
@@ -215,6 +236,12 @@ impl Slabs {
         debug_assert!(chunk < entry.touched);
         let chunk_size = self.classes[usize::from(entry.class)].chunk_size;
         Location::from_offset(page.index() * self.page_size + chunk as usize * chunk_size)
+    }
+
+    /// How many chunks lie before this one in its page.
+    pub(crate) fn place_in_page(&self, location: Location) -> usize {
+        let class = self.pages[self.page_of(location).index()].class;
+        (location.offset() & (self.page_size - 1)) / self.classes[usize::from(class)].chunk_size
     }
 
     /// Whether a chunk of this class begins at `location` and was handed out at least once.
@@ -247,9 +274,10 @@ impl Slabs {
         arena.set_header(location, Header::free(entry.free_head));
         entry.free_head = location;
         entry.live -= 1;
-        self.pages_empty += usize::from(entry.live == 0);
+        let leaving = entry.leaving;
+        self.pages_empty += usize::from(entry.live == 0 && !leaving);
         self.classes[usize::from(entry.class)].chunks_used -= 1;
-        if !had_room {
+        if !had_room && !leaving {
             self.link_room(page);
         }
     }
@@ -260,21 +288,53 @@ impl Slabs {
         self.pages[page.index()] = Page { class: class.0, ..Page::UNASSIGNED };
         self.link_ring(class, page);
         self.link_room(page);
+        self.classes_in_use += usize::from(self.classes[class.index()].pages == 0);
         self.classes[class.index()].pages += 1;
         self.pages_assigned += 1;
         self.pages_empty += 1;
         Some(page)
     }
 
+    /// Whether the page that a chunk in use lies in is on its way out of its class.
+    pub(crate) fn is_leaving(&self, location: Location) -> bool {
+        self.pages[self.page_of(location).index()].leaving
+    }
+
+    /// The pages that are on their way out of their class. O(pages).
+    pub(crate) fn pages_leaving(&self) -> impl Iterator<Item = PageId> + '_ {
+        let leaving = |&page: &PageId| self.pages[page.index()].leaving;
+        (0..narrow(self.pages.len())).map(PageId).filter(leaving)
+    }
+
+    /// Hands out no more chunks of an assigned page.
+    pub(crate) fn begin_leaving(&mut self, page: PageId) {
+        let entry = self.pages[page.index()];
+        assert!(entry.class != NO_CLASS && !entry.leaving);
+        if self.has_room(page) {
+            self.unlink_room(page);
+        }
+        self.pages_empty -= usize::from(entry.live == 0);
+        self.pages[page.index()].leaving = true;
+    }
+
+    /// Classes that have a page.
+    pub(crate) fn classes_in_use(&self) -> usize {
+        self.classes_in_use
+    }
+
     /// Takes a page without a chunk in use away from its class.
     pub(crate) fn unassign_page(&mut self, page: PageId) {
         let entry = self.pages[page.index()];
         assert!(entry.live == 0 && entry.class != NO_CLASS);
-        self.unlink_room(page);
+        if !entry.leaving {
+            self.unlink_room(page);
+            self.pages_empty -= 1;
+        }
         self.unlink_ring(page);
-        self.classes[usize::from(entry.class)].pages -= 1;
+        let class = &mut self.classes[usize::from(entry.class)];
+        class.pages -= 1;
+        self.classes_in_use -= usize::from(class.pages == 0);
         self.pages_assigned -= 1;
-        self.pages_empty -= 1;
         self.pages[page.index()] = Page { next: self.unassigned, ..Page::UNASSIGNED };
         self.unassigned = page;
     }
@@ -299,7 +359,7 @@ impl Slabs {
 
     /// A page without a chunk in use. O(pages).
     pub(crate) fn empty_page(&self) -> Option<PageId> {
-        let is_empty = |page: &Page| page.class != NO_CLASS && page.live == 0;
+        let is_empty = |page: &Page| page.class != NO_CLASS && page.live == 0 && !page.leaving;
         self.pages.iter().position(is_empty).map(|page| PageId(narrow(page)))
     }
 
@@ -319,13 +379,15 @@ impl Slabs {
             let Class { chunks_used, pages: expected, room, .. } = self.classes[class.index()];
             assert_eq!((chunks_used, expected), (used[class.index()], pages[class.index()]));
             assert!(self.pages_of(class).all(|page| self.page_class(page) == Some(class)));
-            let with_room = self.pages_of(class).filter(|&page| self.has_room(page)).count();
+            let open = |page: &PageId| self.has_room(*page) && !self.pages[page.index()].leaving;
+            let with_room = self.pages_of(class).filter(open).count();
             let some = |page: PageId| (page != PageId::NONE).then_some(page);
             let listed = std::iter::successors(some(room), |page| some(self.pages[page.index()].room_next));
             assert_eq!(listed.count(), with_room);
         }
         assert_eq!(pages.iter().sum::<usize>(), self.pages_assigned);
-        let empty = |page: &&Page| page.class != NO_CLASS && page.live == 0;
+        assert_eq!(pages.iter().filter(|&&pages| pages > 0).count(), self.classes_in_use);
+        let empty = |page: &&Page| page.class != NO_CLASS && page.live == 0 && !page.leaving;
         assert_eq!(self.pages.iter().filter(empty).count(), self.pages_empty);
     }
 
@@ -461,6 +523,10 @@ impl Class {
             evicted: 0,
             evicted_unfetched: 0,
             window: Window::default(),
+            departures: Departures::default(),
+            demand: 0.0,
+            hits_sampled: 0.0,
+            evicted_lately: 0.0,
             room: PageId::NONE,
             hand: Hand { page: PageId::NONE, chunk: 0 },
         }
@@ -477,19 +543,35 @@ impl Page {
         touched: 0,
         live: 0,
         class: NO_CLASS,
+        leaving: false,
     };
 }
 
-/// Chunk sizes rising by the factor, the last one being `largest`.
-fn chunk_sizes(largest: usize, chunk_size_min: usize, growth_factor: f64) -> Vec<usize> {
-    let mut size = (HEADER_SIZE + chunk_size_min).next_multiple_of(LOCATION_UNIT);
-    let mut sizes = Vec::new();
-    while size < largest && sizes.len() < CLASSES_MAX - 1 {
-        sizes.push(size);
-        size = grown(size, growth_factor).next_multiple_of(LOCATION_UNIT).max(size + LOCATION_UNIT);
+/// Chunk sizes rising by about the factor, each the largest of which as many fit a page.
+fn chunk_sizes(page_size: usize, chunk_size_min: usize, growth_factor: f64) -> Vec<usize> {
+    let aligned = |size: usize| size / LOCATION_UNIT * LOCATION_UNIT;
+    let smallest = (HEADER_SIZE + chunk_size_min).next_multiple_of(LOCATION_UNIT);
+    let largest = (page_size / CHUNKS_PER_PAGE_MIN).max(smallest);
+    let growth_factor = growth_factor.max(slowest_growth(smallest, largest));
+    let mut ideal = smallest as f64;
+    let mut sizes: Vec<usize> = vec![smallest];
+    while sizes.len() < CLASSES_MAX - 1 {
+        ideal *= growth_factor;
+        let last = *sizes.last().expect("it begins with the smallest");
+        let size = aligned(whole(ideal)).max(last + LOCATION_UNIT);
+        if size >= largest {
+            break;
+        }
+        sizes.push(aligned(page_size / (page_size / size)));
     }
+    sizes.retain(|&size| size < largest);
     sizes.push(largest);
     sizes
+}
+
+/// The factor with which the classes just reach the largest size.
+fn slowest_growth(smallest: usize, largest: usize) -> f64 {
+    (largest as f64 / smallest as f64).powf(1.0 / (CLASSES_MAX - 2) as f64)
 }
 
 #[expect(
@@ -497,8 +579,8 @@ fn chunk_sizes(largest: usize, chunk_size_min: usize, growth_factor: f64) -> Vec
     clippy::cast_sign_loss,
     reason = "float casts saturate; sizes are small"
 )]
-fn grown(size: usize, growth_factor: f64) -> usize {
-    (size as f64 * growth_factor) as usize
+fn whole(size: f64) -> usize {
+    size as usize
 }
 
 /// For counts and positions whose limits are far inside the narrow type.
@@ -507,91 +589,4 @@ fn narrow<T: TryFrom<usize>>(count: usize) -> T {
 }
 
 #[cfg(test)]
-mod tests {
-    use rand::{RngExt, SeedableRng, rngs::SmallRng};
-
-    use super::*;
-
-    const PAGE_SIZE: usize = 16 << 10;
-
-    fn slabs(pages: usize) -> (Slabs, Arena) {
-        (Slabs::new(PAGE_SIZE, pages, 32, 1.25), Arena::reserve(pages * PAGE_SIZE, false).unwrap())
-    }
-
-    #[test]
-    fn every_size_finds_the_smallest_chunk_that_holds_it() {
-        let slabs = Slabs::new(1 << 20, 16, 32, 1.25);
-        for size in (1..5000).chain((5000..=1 << 19).step_by(997)).chain([1 << 19]) {
-            let class = slabs.class_for(size);
-            assert!(slabs.class(class).chunk_size >= size);
-            assert!(class.0 == 0 || slabs.class(ClassId(class.0 - 1)).chunk_size < size);
-        }
-        assert_eq!(slabs.class(slabs.largest()).chunk_size, 1 << 19);
-    }
-
-    #[test]
-    fn a_slow_growth_factor_stays_within_the_number_of_classes() {
-        let slabs = Slabs::new(1 << 20, 16, 1, 1.000_1);
-        assert_eq!(slabs.classes.len(), CLASSES_MAX);
-        assert!(slabs.classes.windows(2).all(|pair| pair[0].chunk_size < pair[1].chunk_size));
-    }
-
-    #[test]
-    fn no_chunk_is_in_use_twice_whatever_the_order_of_taking_and_giving() {
-        for seed in 0..10 {
-            let mut random = SmallRng::seed_from_u64(seed);
-            let (mut slabs, mut arena) = slabs(8);
-            let mut used: Vec<Location> = Vec::new();
-            for _ in 0..4_000 {
-                let class = ClassId(random.random_range(10..13));
-                match random.random_range(0..10) {
-                    0 => drop(slabs.assign_page(class)),
-                    1 => {
-                        if let Some(page) = slabs.empty_page() {
-                            slabs.unassign_page(page);
-                        }
-                    }
-                    2..=5 if !used.is_empty() => {
-                        let given = used.swap_remove(random.random_range(0..used.len()));
-                        slabs.give_chunk(given, &mut arena);
-                    }
-                    _ => {
-                        if let Some(taken) = slabs.take_chunk(class, &arena) {
-                            assert!(!used.contains(&taken) && slabs.class_of(taken) == class);
-                            arena.set_header(taken, Header::reserved(Location::NONE));
-                            used.push(taken);
-                        }
-                    }
-                }
-            }
-            slabs.validate(&arena);
-            assert_eq!(slabs.classes.iter().map(|class| class.chunks_used).sum::<usize>(), used.len());
-        }
-    }
-
-    #[test]
-    fn the_hand_visits_every_chunk_of_a_class_once_a_round() {
-        let (mut slabs, mut arena) = slabs(4);
-        let class = ClassId(12);
-        let mut taken = Vec::new();
-        for _ in 0..3 {
-            slabs.assign_page(class).unwrap();
-            while let Some(location) = slabs.take_chunk(class, &arena) {
-                arena.set_header(location, Header::reserved(Location::NONE));
-                taken.push(location);
-            }
-        }
-        for _ in 0..2 {
-            let mut visited: Vec<Location> = (0..taken.len())
-                .map(|_| {
-                    let location = slabs.hand(class);
-                    slabs.advance_hand(class);
-                    location
-                })
-                .collect();
-            visited.sort_by_key(|location| location.0);
-            taken.sort_by_key(|location| location.0);
-            assert_eq!(visited, taken);
-        }
-    }
-}
+mod tests;

@@ -109,6 +109,7 @@ impl Shard {
         if refused && request.mode == StoreMode::Set && request.compare.is_none() {
             self.delete_if_present(hash, request.key);
         }
+        self.step_aside();
         outcome
     }
 
@@ -211,11 +212,13 @@ impl Shard {
         let mut hit = header.after_hit(now);
         hit.set_fetched(header.is_fetched());
         self.update_header(location, header, hit);
+        self.note_use(location);
     }
 
     fn delete_if_present(&mut self, hash: u64, key: &[u8]) {
         if let Some(location) = self.find(hash, key) {
             self.unlink(hash, location);
+            self.show_removal(hash);
         }
     }
 }

@@ -6,6 +6,9 @@ use crate::header::{Chunk, Header};
 use crate::shard::Shard;
 use crate::slab::PageId;
 
+/// Chunks of a leaving page that a step looks at besides.
+const MAINTAIN_CHUNKS: usize = 32;
+
 /// What a step of the sweeper did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Swept {
@@ -21,7 +24,7 @@ impl Shard {
     /// Coming round in less than an hour keeps idle times right; coming round faster frees the memory of dead
     /// items sooner.
     pub fn sweep(&mut self, now: Seconds, chunks_max: usize) -> Swept {
-        self.flush_if_due(now);
+        self.maintain(now, MAINTAIN_CHUNKS);
         let mut swept = Swept::default();
         let mut pages_left = self.slabs.page_count();
         while swept.examined < chunks_max && pages_left > 0 {

@@ -6,6 +6,7 @@ use crate::arena::Location;
 use crate::header::{Chunk, Head};
 use crate::shard::Shard;
 use crate::slab::{ClassId, PageId};
+use crate::window::BLOCK_SIZE;
 
 #[derive(Default)]
 struct Totals {
@@ -19,23 +20,39 @@ impl Shard {
     #[doc(hidden)]
     pub fn validate(&self) {
         assert!(self.memory().used() <= self.memory_bytes, "{:?}", self.memory());
-        assert_eq!(self.protected, Location::NONE);
+        assert!(self.protected == Location::NONE && !self.writing);
         self.slabs.validate(&self.arena);
-        let (mut items, mut bytes, mut window_bytes) = (0, 0, 0);
+        let (mut items, mut bytes) = (0, 0);
         for class in self.slabs.class_ids() {
             let totals = self.validate_class(class);
             items += totals.items as u64;
             bytes += totals.bytes as u64;
-            window_bytes += self.slabs.class(class).window.capacity() * size_of::<u32>();
         }
         assert_eq!((items, bytes), (self.counters.items, self.counters.bytes));
-        assert_eq!(window_bytes, self.window_bytes);
         self.validate_index();
+        self.validate_policy();
+    }
+
+    fn validate_policy(&self) {
+        let classes = || self.slabs.class_ids().map(|id| self.slabs.class(id));
+        assert_eq!(classes().map(|class| class.departures.bytes()).sum::<usize>(), self.departure_bytes);
+        let windows = classes().map(|class| class.window.blocks()).sum::<usize>();
+        assert_eq!(windows * BLOCK_SIZE + self.blocks.free_bytes(), self.blocks.bytes());
+        if self.recency.is_some() {
+            let links = |id| self.slabs.class(id).pages * self.link_bytes_of(id);
+            assert_eq!(self.slabs.class_ids().map(links).sum::<usize>(), self.link_bytes);
+        }
+        if let Some(shadows) = &self.shadows {
+            shadows.validate();
+            assert_eq!(shadows.sampled_below(), self.sampled_below);
+        }
+        let leaving = self.leaving.map(|leaving| leaving.page);
+        assert_eq!(self.slabs.pages_leaving().next(), leaving);
+        assert!(self.slabs.pages_leaving().count() <= 1);
     }
 
     fn validate_class(&self, class: ClassId) -> Totals {
-        let queued: HashSet<Location> = self.slabs.class(class).window.iter().collect();
-        assert!(self.slabs.class(class).window.capacity() <= self.window_capacity_wanted(class));
+        let queued: HashSet<Location> = self.slabs.class(class).window.iter(&self.blocks).collect();
         let mut totals = Totals::default();
         for location in self.slabs.pages_of(class).flat_map(|page| self.chunks_of(page)) {
             match self.arena.chunk(location) {
@@ -53,6 +70,13 @@ impl Shard {
                 Chunk::Free { .. } => {}
                 Chunk::Reserved { .. } => panic!("a chunk was left behind by a write"),
             }
+        }
+        if let Some(recency) = &self.recency {
+            let listed = recency.oldest_first(class, &self.slabs);
+            assert_eq!(
+                listed.inspect(|&item| assert!(self.slabs.class_of(item) == class)).count(),
+                totals.items
+            );
         }
         let counted = self.slabs.class(class);
         assert_eq!(

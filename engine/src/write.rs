@@ -65,15 +65,18 @@ impl Shard {
             && self.fits_in_place(location, &shape)
         {
             self.overwrite(location, &shape, draft);
+            self.show_store(hash, location);
             return Ok(location);
         }
         self.protected = old.unwrap_or(Location::NONE);
         let chunks = self.take_chunks_and_slot(now, hash, old, &shape);
         self.protected = Location::NONE;
+        self.writing = false;
         let chunks = chunks.ok_or(NoRoom)?;
-        self.write_new(old, chunks, &shape, draft);
+        self.write_new(hash, old, chunks, &shape, draft);
         self.link(hash, old, chunks.head);
-        self.resize_sketch();
+        self.resize_memory_of_requests();
+        self.show_store(hash, chunks.head);
         Ok(chunks.head)
     }
 
@@ -102,6 +105,12 @@ impl Shard {
         old: Option<Location>,
         shape: &Shape,
     ) -> Option<Chunks> {
+        if old.is_none() {
+            self.count_return(shape.class, hash);
+            if !self.make_item_room(now, shape.class) {
+                return None;
+            }
+        }
         let chunks = self.take_chunks(now, shape.class, shape.continuations)?;
         if old.is_none() && !self.make_index_room(hash) {
             self.give_chunks(chunks);
@@ -159,15 +168,24 @@ impl Shard {
         let value_end = value_start + head.header.value_len();
         self.arena.bytes_mut(value_end - draft.after.len()..value_end).copy_from_slice(draft.after);
         self.count_resized(location, old.footprint(), head.footprint());
+        self.note_use(location);
     }
 
-    fn write_new(&mut self, old: Option<Location>, chunks: Chunks, shape: &Shape, draft: &Draft<'_>) {
+    fn write_new(
+        &mut self,
+        hash: u64,
+        old: Option<Location>,
+        chunks: Chunks,
+        shape: &Shape,
+        draft: &Draft<'_>,
+    ) {
         let mut head = shape.head;
         if let Some(chain) = &mut head.extension.chain {
             chain.first = chunks.first.0;
         }
         let replaced = old.map(|location| self.arena.header(location));
-        self.mark_entry(shape.class, &mut head.header, replaced);
+        let class = self.slabs.class_of(chunks.head);
+        self.mark_entry(class, hash, &mut head.header, replaced);
         self.arena.set_head(chunks.head, head);
         self.write_key(chunks.head, &head, draft.key);
         self.mark_continuations(chunks);
@@ -216,6 +234,7 @@ impl Shard {
         class.bytes += head.footprint();
         self.counters.items += 1;
         self.counters.bytes += head.footprint() as u64;
+        self.recency.iter_mut().for_each(|recency| recency.insert(new, &self.slabs));
         if head.header.in_window() {
             self.enter_window(class_id, new);
         }

@@ -80,6 +80,94 @@ fn measure_full(policy: PolicyKind) {
     println!("{:?}", shard.counters());
 }
 
+/// Sizes that wander, so that pages leave one class for another all the time while the index grows and shrinks.
+fn measure_churn(memory_bytes: usize) {
+    let mut shard = Shard::new(&Config { huge_pages: true, ..Config::with_memory(memory_bytes) }).unwrap();
+    let mut random = SmallRng::seed_from_u64(2);
+    let value = vec![7; 8_000];
+    let mut buffer = [0; 10];
+    let (mut worst, mut over) = (0, 0);
+    let start = Instant::now();
+    for round in 0..3 * ROUNDS {
+        let key = key(random.random_range(0..ITEMS), &mut buffer);
+        let size = 20_usize << (round / 400_000 % 6);
+        let value = &value[..size + random.random_range(0..size)];
+        let before = Instant::now();
+        if shard.get(NOW, key).is_none() {
+            shard.store(NOW, &Store::set(key, value, Expiry::Never));
+        }
+        let nanos = before.elapsed().as_nanos();
+        worst = worst.max(nanos);
+        over += u32::from(nanos > 200_000);
+    }
+    let each = start.elapsed().as_nanos() as f64 / f64::from(3 * ROUNDS);
+    println!(
+        "churn in {} MiB: {each:.0} ns each, worst {} us, {over} over 200 us",
+        memory_bytes >> 20,
+        worst / 1_000
+    );
+    println!("{:?}", shard.counters());
+}
+
+fn measure_sweep() {
+    let items = 10_000_000;
+    let config = Config { huge_pages: true, ..Config::with_memory(1 << 30) };
+    let mut shard = Shard::new(&config).unwrap();
+    let mut buffer = [0; 10];
+    for id in 0..items {
+        let expiry = Expiry::At(Seconds(NOW.0 + 60 + id % 600));
+        shard.store(NOW, &Store::set(key(id, &mut buffer), &[7; 32], expiry));
+    }
+    let start = Instant::now();
+    let swept = shard.sweep(NOW, usize::MAX);
+    let alive = start.elapsed();
+    println!(
+        "sweep of {items} live items: {alive:?}, {:.2} % of a core every 60 s",
+        alive.as_secs_f64() / 0.6
+    );
+    assert!(swept.freed == 0 && swept.examined >= items as usize);
+    let start = Instant::now();
+    let freed = shard.sweep(Seconds(NOW.0 + 1_000), usize::MAX).freed;
+    println!("sweep that frees {freed}: {:.0} ns each", start.elapsed().as_nanos() as f64 / freed as f64);
+}
+
+/// Bytes of everything but key and value, for each item of a full shard.
+fn measure_overhead(policy: PolicyKind, value_size: usize) {
+    let mut shard = Shard::new(&Config { policy, ..Config::with_memory(256 << 20) }).unwrap();
+    let value = vec![7; value_size];
+    let mut buffer = [0; 10];
+    let mut id = 0;
+    while shard.counters().evictions < 2_000_000 {
+        shard.store(NOW, &Store::set(key(id, &mut buffer), &value, Expiry::Never));
+        id += 1;
+    }
+    let (memory, items) = (shard.memory(), shard.counters().items as f64);
+    let each = |bytes: usize| bytes as f64 / items;
+    let class = shard.classes().find(|class| class.items > 0).unwrap();
+    let data = value_size + buffer.len();
+    let rounding = each(memory.pages) - 16.0 - data as f64;
+    println!(
+        "{policy:?}, {data} bytes of data: header 16, index {:.1}, policy {:.1}, chunk of {} and rest of page {rounding:.1}, free {:.1}; {items} items",
+        each(memory.index),
+        each(memory.policy),
+        class.chunk_size,
+        each(memory.limit - memory.used()),
+    );
+}
+
+#[test]
+#[ignore = "takes long and checks nothing"]
+fn pauses_sweeps_and_overhead() {
+    for policy in PolicyKind::ALL {
+        measure_overhead(policy, 32);
+        measure_overhead(policy, 240);
+    }
+    for megabytes in [8, 64, 256, 1024] {
+        measure_churn(megabytes << 20);
+    }
+    measure_sweep();
+}
+
 #[test]
 #[ignore = "takes long and checks nothing"]
 fn times_and_bytes_of_a_million_small_items() {

@@ -165,6 +165,7 @@ fn external_bytes_push_items_out_and_give_the_room_back() {
     }
     let before = shard.memory();
     shard.set_external_bytes(1 << 20);
+    while shard.maintain(NOW, 100) {}
     let during = shard.memory();
     assert_eq!(during.external, 1 << 20);
     assert!(during.used() <= during.limit && during.pages < before.pages);
@@ -175,6 +176,7 @@ fn external_bytes_push_items_out_and_give_the_room_back() {
     }
     assert_eq!(shard.memory().pages, before.pages);
     shard.set_external_bytes(usize::MAX);
+    while shard.maintain(NOW, 100) {}
     assert_eq!(shard.memory().external, 2 << 20);
     shard.validate();
 }

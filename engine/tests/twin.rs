@@ -348,7 +348,7 @@ impl Pair {
         let item = TwinItem {
             value: Vec::new(),
             client_flags: 0,
-            expiry: request.vivify.unwrap(),
+            expiry: request.touch.or(request.vivify).unwrap(),
             cas,
             stale: false,
             token_sent: true,
@@ -418,7 +418,7 @@ impl Pair {
             (ArithmeticOutcome::NotFound, None) => {}
             (ArithmeticOutcome::NoMemory, Some(_)) => assert!(!self.may_forget),
             (ArithmeticOutcome::Value { value, cas, expiry, created: true }, Some(initial)) => {
-                assert_eq!((value, expiry), initial);
+                assert_eq!((value, expiry), (initial.0, request.touch.unwrap_or(initial.1)));
                 self.check_new_cas(cas, request.explicit_cas);
                 let item = TwinItem {
                     value: value.to_string().into_bytes(),
@@ -502,6 +502,7 @@ impl Pair {
         let limit = self.shard.memory().limit;
         let external = if self.random.random_bool(0.5) { 0 } else { self.random.random_range(0..limit / 3) };
         self.shard.set_external_bytes(external);
+        self.shard.maintain(self.now, chunks);
         assert!(self.shard.memory().external <= external);
     }
 
@@ -509,6 +510,7 @@ impl Pair {
         if self.random.random() {
             self.shard.flush();
             self.twin.clear();
+            self.flush_at = None;
         } else {
             let at = Seconds(self.now.0 + self.random.random_range(0..50));
             self.shard.flush_at(at);
@@ -560,6 +562,23 @@ fn the_smallest_shard_agrees_with_the_twin() {
 fn a_shard_of_three_megabytes_agrees_with_the_twin() {
     check(&config(3 << 20, PolicyKind::TinyLfu, true), 20..24, 40_000);
     check(&config(3 << 20, PolicyKind::Clock, true), 30..32, 40_000);
+}
+
+#[test]
+fn under_every_policy_a_shard_agrees_with_the_twin() {
+    for (seed, policy) in (100..).zip(PolicyKind::ALL) {
+        check(&config(1 << 20, policy, true), seed..seed + 1, 30_000);
+        let limited = Config { items_max: Some(60), ..config(1 << 20, policy, true) };
+        check(&limited, seed + 10..seed + 11, 10_000);
+    }
+}
+
+#[test]
+fn a_shard_of_few_large_pages_that_leave_step_by_step_agrees_with_the_twin() {
+    for (seed, policy) in (200..).zip(PolicyKind::ALL) {
+        let pages = Config { page_size_bytes: Some(64 << 10), ..config(2 << 20, policy, true) };
+        check(&pages, seed..seed + 1, 30_000);
+    }
 }
 
 #[test]
