@@ -228,7 +228,8 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
-fn beside_this(path: Option<&PathBuf>, name: &str) -> String {
+/// The program asked for, or the one of that name beside this.
+pub(crate) fn beside_this(path: Option<&PathBuf>, name: &str) -> String {
     let beside =
         || std::env::current_exe().map(|own| own.with_file_name(name)).unwrap_or_else(|_| name.into());
     path.cloned().unwrap_or_else(beside).to_string_lossy().into_owned()

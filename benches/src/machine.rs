@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use anyhow::Context;
+
 use crate::process::TICK_US;
 
 /// The kernel's name and release.
@@ -15,6 +17,19 @@ pub(crate) fn cpu() -> String {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name"));
     model.and_then(|line| line.split_once(':')).map_or("unknown CPU".into(), |(_, model)| model.trim().into())
+}
+
+/// What a process occupies in memory, in bytes, by its id or `self`.
+pub(crate) fn resident_bytes(process: &str) -> anyhow::Result<u64> {
+    let path = format!("/proc/{process}/status");
+    let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    let kibibytes = resident_kibibytes(&status).with_context(|| format!("{path} is not as expected"))?;
+    Ok(kibibytes * 1024)
+}
+
+fn resident_kibibytes(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
 /// Time that all CPUs together have been busy since the start of the machine, in microseconds, time stolen by the
@@ -42,6 +57,14 @@ mod tests {
         assert_eq!(busy_ticks("cpu  1 2 3"), None);
         assert_eq!(busy_ticks("intr 1"), None);
         assert_eq!(busy_ticks(""), None);
+    }
+
+    #[test]
+    fn resident_memory_is_found_among_the_other_lines() {
+        assert_eq!(resident_kibibytes("VmHWM:\t   99 kB\nVmRSS:\t    1234 kB\nx"), Some(1234));
+        assert_eq!(resident_kibibytes("VmRSS:\t x kB"), None);
+        assert!(resident_bytes("self").unwrap() > 100 << 10);
+        assert!(resident_bytes("no such process").is_err());
     }
 
     #[test]

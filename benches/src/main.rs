@@ -1,13 +1,18 @@
-//! `slabring-bench`: Slabring, memcached and the bare kernel measured side by side. Each subcommand has its file.
+//! `slabring-bench`: Slabring, memcached and the bare kernel measured side by side, and the engine alone. Each
+//! subcommand has its file.
 
 #![forbid(unsafe_code)]
 
 mod compare;
 mod echo;
+mod hitratio;
 mod machine;
+mod memory;
 mod outcome;
 mod process;
 mod scenario;
+mod trace;
+mod worst;
 
 use std::process::ExitCode;
 
@@ -25,12 +30,18 @@ struct Args {
 enum Command {
     Compare(compare::Args),
     Echo(echo::Args),
+    Hitratio(hitratio::Args),
+    Memory(memory::Args),
+    Worst(worst::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Compare(args) => compare::run(args),
         Command::Echo(args) => echo::run(&args),
+        Command::Hitratio(args) => hitratio::run(&args),
+        Command::Memory(args) => memory::run(&args),
+        Command::Worst(args) => worst::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

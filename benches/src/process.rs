@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 
+use crate::machine;
+
 /// How long a server may take until it listens.
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -70,6 +72,12 @@ impl Process {
             fs::read_to_string(&path).with_context(|| format!("{} has ended: no {path}", self.name))?;
         let ticks = cpu_ticks(&stat).with_context(|| format!("{path} is not as expected: {stat}"))?;
         Ok(ticks * TICK_US)
+    }
+
+    /// What it occupies in memory, in bytes.
+    pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
+        machine::resident_bytes(&self.child.id().to_string())
+            .with_context(|| format!("{} has ended", self.name))
     }
 
     /// Waits at most `patience` for its end. Returns how it ended and what it printed, if that was captured: no more

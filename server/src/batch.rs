@@ -1,7 +1,7 @@
 //! The letter between shards: many requests of one turn on their way to the owner of their keys, and their replies
 //! on the way back in the same box. Reused for ever, so that a busy pair of shards does not allocate.
 
-use slabring_engine::Seconds;
+use slabring_engine::{Seconds, WARM_KEYS_MAX};
 use slabring_protocol::{Command, Request};
 use slabring_reactor::ConnectionId;
 
@@ -150,26 +150,31 @@ impl Batch {
     pub fn execute(&mut self, executor: &mut Executor, now: Seconds, bouncing: &mut bool) {
         *bouncing &= !self.resumes;
         let mut rest = &self.bytes[..];
-        for entry in &mut self.entries {
-            *bouncing |= self.replies.len() > REPLY_BYTES_MAX;
-            if *bouncing {
-                entry.state = State::Bounced;
-                continue;
+        for group in self.entries.chunks_mut(WARM_KEYS_MAX) {
+            if !*bouncing {
+                executor.warm(keys_of(group, rest));
             }
-            let before = self.replies.len();
-            let mut reported = false;
-            match entry.work {
-                Work::Question(question) => {
-                    let report = executor.answer(question);
-                    reported = report.is_some();
-                    self.reports.extend(report);
+            for entry in group {
+                *bouncing |= self.replies.len() > REPLY_BYTES_MAX;
+                if *bouncing {
+                    entry.state = State::Bounced;
+                    continue;
                 }
-                work @ Work::Request { .. } => {
-                    let request = request_of(work, split_off(&mut rest, work.bytes()));
-                    executor.execute(now, &request, &mut self.replies);
+                let before = self.replies.len();
+                let mut reported = false;
+                match entry.work {
+                    Work::Question(question) => {
+                        let report = executor.answer(question);
+                        reported = report.is_some();
+                        self.reports.extend(report);
+                    }
+                    work @ Work::Request { .. } => {
+                        let request = request_of(work, split_off(&mut rest, work.bytes()));
+                        executor.execute(now, &request, &mut self.replies);
+                    }
                 }
+                entry.state = State::Done { reply_bytes: self.replies.len() - before, reported };
             }
-            entry.state = State::Done { reply_bytes: self.replies.len() - before, reported };
         }
     }
 
@@ -238,6 +243,18 @@ impl Batch {
             buffer.shrink_to(BYTES_KEPT);
         }
     }
+}
+
+/// The keys of entries whose bytes begin with `rest`.
+fn keys_of<'a>(entries: &[Entry], mut rest: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    entries.iter().filter_map(move |entry| {
+        let bytes = rest.get(..entry.work.bytes())?;
+        rest = &rest[bytes.len()..];
+        match entry.work {
+            Work::Request { key_bytes, .. } => Some(&bytes[..key_bytes]),
+            Work::Question(_) => None,
+        }
+    })
 }
 
 fn request_of(work: Work, mut bytes: &[u8]) -> Request<'_> {

@@ -4,8 +4,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use slabring_engine::Seconds;
-use slabring_protocol::{Command, ErrorReply, KEY_SIZE_MAX, Limits, Request, StatsTopic, Step, reply};
+use slabring_engine::{Seconds, WARM_KEYS_MAX};
+use slabring_protocol::{
+    Command, ErrorReply, KEY_SIZE_MAX, Limits, Parser, Request, StatsTopic, Step, reply,
+};
 
 use crate::batch::{Batch, Outcome, ReturnAddress};
 use crate::budget::Budget;
@@ -21,6 +23,20 @@ use crate::stats;
 /// Buffers kept for the next replies, and the capacity above which one is not kept.
 const SPARE_BUFFERS_MAX: usize = 64;
 const SPARE_BUFFER_BYTES_MAX: usize = 16 << 10;
+
+/// Requests that are parsed ahead.
+const AHEAD_MAX: usize = WARM_KEYS_MAX;
+
+/// A step of a connection's stream that is parsed and not yet taken.
+struct Parsed<'a> {
+    /// To go back to if it cannot be taken now.
+    parser_before: Parser,
+    step: Step<'a>,
+    /// The owner of its key, or this shard.
+    owner: ShardId,
+}
+
+type Group<'a> = [Option<Parsed<'a>>; AHEAD_MAX];
 
 /// What executing requests needs, apart from the connections and the kernel.
 pub struct Dispatcher {
@@ -91,37 +107,89 @@ impl Dispatcher {
     }
 
     /// Executes the requests in `bytes` as far as they are complete and may be executed. Returns the bytes done with.
+    ///
+    /// A pipeline is parsed some requests ahead, so that the memory of all of them is fetched at the same time.
     fn execute_bytes(&mut self, client: &mut Connection, bytes: &[u8]) -> usize {
         let mut used = 0;
         client.stalled = false;
         client.input.need(0);
         while used < bytes.len() && client.ending != Ending::AfterOutput {
-            if !self.may_execute(client) {
-                client.stalled = true;
-                self.executor.traffic.stalls += 1;
-                break;
-            }
-            match client.parser.next(&bytes[used..], &self.limits) {
-                Step::Request { request, consumed } => {
-                    used += consumed;
-                    self.dispatch(client, &request);
+            let group = self.parse_ahead(&mut client.parser, bytes, used);
+            self.warm(&group);
+            for parsed in group.iter().flatten() {
+                if client.ending == Ending::AfterOutput {
+                    return used;
                 }
-                Step::Incomplete { total_bytes } => {
-                    client.input.need(total_bytes);
-                    break;
+                if !self.may_execute(client) {
+                    client.parser = parsed.parser_before.clone();
+                    client.stalled = true;
+                    self.executor.traffic.stalls += 1;
+                    return used;
                 }
-                Step::Swallowed { consumed } => used += consumed,
-                Step::Reply { error, consumed } => {
-                    used += consumed;
-                    client.outbox.local(|out| reply::error(out, error));
-                }
-                Step::Close { error } => {
-                    error.into_iter().for_each(|error| client.outbox.local(|out| reply::error(out, error)));
-                    client.ending = Ending::AfterOutput;
+                match self.take_step(client, parsed) {
+                    Some(consumed) => used += consumed,
+                    None => return used,
                 }
             }
         }
         used
+    }
+
+    /// The next steps of the stream, up to one that ends it for now.
+    fn parse_ahead<'a>(&self, parser: &mut Parser, bytes: &'a [u8], used: usize) -> Group<'a> {
+        let mut group = [const { None }; AHEAD_MAX];
+        let mut rest = &bytes[used..];
+        for place in &mut group {
+            if rest.is_empty() {
+                break;
+            }
+            let parser_before = parser.clone();
+            let step = parser.next(rest, &self.limits);
+            let (consumed, owner) = match &step {
+                Step::Request { request, consumed } => (*consumed, self.owner_of(request)),
+                Step::Swallowed { consumed } | Step::Reply { consumed, .. } => (*consumed, self.shards.me),
+                Step::Incomplete { .. } | Step::Close { .. } => (rest.len(), self.shards.me),
+            };
+            rest = &rest[consumed..];
+            *place = Some(Parsed { parser_before, step, owner });
+        }
+        group
+    }
+
+    /// Begins to load what the group's requests to this shard will need.
+    fn warm(&mut self, group: &Group<'_>) {
+        let keys =
+            group.iter().flatten().filter(|parsed| parsed.owner == self.shards.me).filter_map(|parsed| {
+                match &parsed.step {
+                    Step::Request { request, .. } if request.command.is_keyed() => Some(request.key),
+                    _ => None,
+                }
+            });
+        self.executor.warm(keys);
+    }
+
+    /// Does what a step says. Returns the bytes it consumed, or nothing where the stream ends for now.
+    fn take_step(&mut self, client: &mut Connection, parsed: &Parsed<'_>) -> Option<usize> {
+        match parsed.step {
+            Step::Request { request, consumed } => {
+                self.dispatch(client, &request, parsed.owner);
+                Some(consumed)
+            }
+            Step::Incomplete { total_bytes } => {
+                client.input.need(total_bytes);
+                None
+            }
+            Step::Swallowed { consumed } => Some(consumed),
+            Step::Reply { error, consumed } => {
+                client.outbox.local(|out| reply::error(out, error));
+                Some(consumed)
+            }
+            Step::Close { error } => {
+                error.into_iter().for_each(|error| client.outbox.local(|out| reply::error(out, error)));
+                client.ending = Ending::AfterOutput;
+                None
+            }
+        }
     }
 
     fn may_execute(&self, client: &Connection) -> bool {
@@ -131,9 +199,8 @@ impl Dispatcher {
     }
 
     /// Decides who executes a request: this shard, its owner, or all.
-    fn dispatch(&mut self, client: &mut Connection, request: &Request<'_>) {
+    fn dispatch(&mut self, client: &mut Connection, request: &Request<'_>, owner: ShardId) {
         if request.command.is_keyed() {
-            let owner = self.owner_of(request);
             if owner == self.shards.me {
                 client.outbox.local(|out| self.executor.execute(self.now, request, out));
             } else {
@@ -169,7 +236,7 @@ impl Dispatcher {
     }
 
     fn owner_of(&self, request: &Request<'_>) -> ShardId {
-        if self.shards.count == 1 {
+        if self.shards.count == 1 || !request.command.is_keyed() {
             return self.shards.me;
         }
         let mut scratch = [0; KEY_SIZE_MAX];

@@ -36,6 +36,16 @@ impl Executor {
         &mut self.shard
     }
 
+    /// Begins to load what the requests with these keys will need. Nothing to gain with a single one.
+    pub fn warm<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) {
+        let mut keys = keys.peekable();
+        if let Some(first) = keys.next()
+            && keys.peek().is_some()
+        {
+            self.shard.warm(std::iter::once(first).chain(keys));
+        }
+    }
+
     /// Executes a request with a key and appends the reply, if there is one.
     pub fn execute(&mut self, now: Seconds, request: &Request<'_>, out: &mut Vec<u8>) {
         let start = out.len();

@@ -3,8 +3,9 @@
 use std::net::{SocketAddr, ToSocketAddrs};
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::builder::PossibleValuesParser;
 use clap::{Parser, ValueEnum};
-use slabring_engine::{MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, PolicyKind};
+use slabring_engine::{Config, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, PolicyKind};
 use slabring_reactor::backend::Wish;
 use slabring_reactor::thread::allowed_cpus;
 
@@ -61,9 +62,9 @@ pub struct Arguments {
     #[arg(short = 'M', long)]
     disable_evictions: bool,
 
-    /// Ratio of neighbouring chunk sizes, above 1.
-    #[arg(short = 'f', long, value_name = "FACTOR", default_value_t = 1.25)]
-    slab_growth_factor: f64,
+    /// Ratio of neighbouring chunk sizes, above 1 [default: 1.12].
+    #[arg(short = 'f', long, value_name = "FACTOR")]
+    slab_growth_factor: Option<f64>,
 
     /// Length of the queue of connections that wait to be accepted.
     #[arg(short = 'b', long, value_name = "N", default_value_t = 1024)]
@@ -85,9 +86,11 @@ pub struct Arguments {
     #[arg(long, value_enum, value_name = "BACKEND", default_value_t = IoWish::Auto)]
     io: IoWish,
 
-    /// What goes when memory is full.
-    #[arg(long, value_enum, value_name = "POLICY", default_value_t = Policy::Tinylfu)]
-    policy: Policy,
+    /// What goes when memory is full: chosen as it goes among S3-FIFO and TinyLFU with several windows (tinylfu), one of them
+    /// for good (s3fifo, wtinylfu), plain CLOCK, the least recently (lru) or least often used (lfu), what expires
+    /// first (ttl), or nothing (none, as -M).
+    #[arg(long, value_name = "POLICY", default_value = "tinylfu", value_parser = policy_names())]
+    policy: String,
 
     /// Print this help.
     #[arg(short = 'h', long, action = clap::ArgAction::HelpShort)]
@@ -101,12 +104,12 @@ enum IoWish {
     Epoll,
 }
 
-#[derive(Clone, Copy, ValueEnum, Debug)]
-enum Policy {
-    /// CLOCK with a small window and TinyLFU admission.
-    Tinylfu,
-    /// CLOCK with two bits of frequency.
-    Clock,
+/// What `--policy` takes besides the engine's own policies.
+const POLICY_NONE: &str = "none";
+
+fn policy_names() -> PossibleValuesParser {
+    let names = PolicyKind::ALL.map(PolicyKind::name);
+    PossibleValuesParser::new(names.into_iter().chain([POLICY_NONE]))
 }
 
 /// What the user asked for, checked.
@@ -160,10 +163,11 @@ impl Arguments {
         ensure!(self.udp_port == 0, "-U {}: UDP is not offered; leave -U out or give 0", self.udp_port);
         ensure!(self.conn_limit > 0, "-c 0: at least one client must be allowed");
         ensure!(self.listen_backlog > 0, "-b {}: must be above 0", self.listen_backlog);
+        let growth_factor =
+            self.slab_growth_factor.unwrap_or_else(|| Config::with_memory(MEMORY_BYTES_MIN).growth_factor);
         ensure!(
-            self.slab_growth_factor > 1.0 && self.slab_growth_factor.is_finite(),
-            "-f {}: the growth factor must be above 1",
-            self.slab_growth_factor
+            growth_factor > 1.0 && growth_factor.is_finite(),
+            "-f {growth_factor}: the growth factor must be above 1"
         );
         let threads = self.threads()?;
         let memory_bytes = self.memory_bytes(threads)?;
@@ -173,8 +177,8 @@ impl Arguments {
             max_connections: self.conn_limit,
             threads,
             item_size_max: self.item_size(memory_bytes, threads)?,
-            evict: !self.disable_evictions,
-            growth_factor: self.slab_growth_factor,
+            evict: !self.disable_evictions && self.policy != POLICY_NONE,
+            growth_factor,
             backlog: self.listen_backlog,
             cas_enabled: !self.disable_cas,
             flush_enabled: !self.disable_flush_all,
@@ -184,10 +188,8 @@ impl Arguments {
                 IoWish::Uring => Wish::Uring,
                 IoWish::Epoll => Wish::Epoll,
             },
-            policy: match self.policy {
-                Policy::Tinylfu => PolicyKind::TinyLfu,
-                Policy::Clock => PolicyKind::Clock,
-            },
+            // Without evictions it does not matter which.
+            policy: self.policy.parse().unwrap_or_default(),
         })
     }
 
@@ -326,6 +328,15 @@ mod tests {
     }
 
     #[test]
+    fn every_policy_can_be_named_and_none_is_no_eviction() {
+        for kind in PolicyKind::ALL {
+            let settings = settings(&format!("--policy {}", kind.name())).unwrap();
+            assert_eq!((settings.policy, settings.evict), (kind, true));
+        }
+        assert!(!settings("--policy none").unwrap().evict);
+    }
+
+    #[test]
     fn small_shards_take_smaller_items_rather_than_none() {
         assert_eq!(settings("-m 64 -t 2").unwrap().item_size_limit(), 1 << 20);
         assert_eq!(settings("-m 3 -t 4").unwrap().item_size_limit(), 3 * (1 << 20) / 4 / 3);
@@ -333,6 +344,7 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_refused_with_its_flag() {
+        check_refused("--policy mru", "mru");
         check_refused("-c 0", "-c 0");
         check_refused("-t 0", "-t 0");
         check_refused("-f 1", "-f 1");

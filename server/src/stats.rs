@@ -264,7 +264,7 @@ fn settings(out: &mut Vec<u8>, node: &Node) {
             ("warm_max_factor", 0),
         ],
     );
-    reply::stat(out, "slabring_policy", format_args!("{:?}", settings.policy));
+    reply::stat(out, "slabring_policy", settings.policy.name());
     reply::stat(out, "slabring_io_reason", node.choice.reason.as_str());
 }
 
