@@ -229,6 +229,11 @@ impl Connections {
     }
 
     /// The connection of `id`, unless it is gone.
+    pub fn get(&self, id: ConnectionId) -> Option<&Connection> {
+        self.slots.get(id.slot as usize)?.as_deref().filter(|connection| connection.id == id)
+    }
+
+    /// The connection of `id`, unless it is gone.
     pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
         self.slots.get_mut(id.slot as usize)?.as_deref_mut().filter(|connection| connection.id == id)
     }

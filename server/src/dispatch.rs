@@ -156,6 +156,19 @@ impl Dispatcher {
         group
     }
 
+    /// The key of the request that `data` begins with, if this shard will execute it at once.
+    pub fn first_key<'a>(&self, client: &Connection, data: &'a [u8]) -> Option<&'a [u8]> {
+        if !client.input.is_empty() || client.stalled {
+            return None;
+        }
+        match client.parser.clone().next(data, &self.limits) {
+            Step::Request { request, .. } if request.command.is_keyed() => {
+                (self.owner_of(&request) == self.shards.me).then_some(request.key)
+            }
+            _ => None,
+        }
+    }
+
     /// Begins to load what the group's requests to this shard will need.
     fn warm(&mut self, group: &Group<'_>) {
         let keys =

@@ -9,6 +9,7 @@ mod control;
 mod dispatch;
 mod execute;
 mod exptime;
+mod gather;
 mod node;
 mod options;
 mod outbox;

@@ -20,6 +20,7 @@ use crate::batch::{Batch, Gate, Senders};
 use crate::connection::{Connection, Connections, Ending, OUTPUT_BYTES_LOW};
 use crate::dispatch::{Dispatcher, refuse_input};
 use crate::execute::Executor;
+use crate::gather::{Gathered, SMALL_PACKET_BYTES};
 use crate::node::Node;
 use crate::post::{Letter, Post};
 use crate::shards::Shards;
@@ -65,6 +66,8 @@ pub struct ShardThread<I> {
     /// Connections that have input they may not execute yet.
     stalled: Vec<ConnectionId>,
     dispatcher: Dispatcher,
+    /// Small packets of this turn.
+    gathered: Gathered,
     phase: Phase,
     last_upkeep: Seconds,
     /// Chunks that the sweeper has still to examine in this second.
@@ -80,6 +83,7 @@ impl<I: Io> ShardThread<I> {
             connections: Connections::default(),
             touched: Vec::new(),
             stalled: Vec::new(),
+            gathered: Gathered::default(),
             phase: Phase::Serving,
             last_upkeep: dispatcher.now,
             sweep_due_chunks: 0,
@@ -127,7 +131,13 @@ impl<I: Io> ShardThread<I> {
     fn handle_events(&mut self) {
         while let Some(event) = self.io.next_event() {
             match event {
+                Event::Received { connection, data } if data.len() <= SMALL_PACKET_BYTES => {
+                    self.gathered.push(connection, data);
+                }
                 Event::Received { connection, data } => {
+                    // What came before it may be of the same connection.
+                    let note = |client: &mut Connection| touch(&mut self.touched, client);
+                    self.gathered.execute(&mut self.dispatcher, &mut self.connections, note);
                     let Some(client) = self.connections.get_mut(connection) else { continue };
                     self.dispatcher.received(client, data);
                     touch(&mut self.touched, client);
@@ -151,6 +161,8 @@ impl<I: Io> ShardThread<I> {
                 Event::Woken => {}
             }
         }
+        let note = |client: &mut Connection| touch(&mut self.touched, client);
+        self.gathered.execute(&mut self.dispatcher, &mut self.connections, note);
     }
 
     fn accepted(&mut self, id: ConnectionId) {
