@@ -351,7 +351,7 @@ fn pipelined_statistics_that_nobody_reads_do_not_fill_the_memory() {
             match connection.send("stats\r\n".repeat(4_000)) {
                 Ok(()) => {}
                 Err(error) => {
-                    assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}")
+                    assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
                 }
             }
         }
