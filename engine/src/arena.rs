@@ -1,4 +1,4 @@
-//! Reserved address space, and the chunks of items in it. The only unsafe code of the engine; hands out
+//! Reserved address space, and the chunks of items in it. One of two files with unsafe code (the other is `index/tags.rs`); hands out
 //! slices and copies, never pointers, and knows nothing of what an item means.
 
 #![expect(unsafe_code, reason = "telling the kernel that a range may be dropped is unsafe in memmap2")]
