@@ -2,19 +2,27 @@
 //! item's value but to move it.
 //!
 //! A page that leaves gets no new items; those it has are evicted, or moved within their class if they were hit
-//! lately and there is room. Nobody waits for it: what is needed meanwhile comes from one page's worth of budget
+//! lately and there is room, and so is what continues an item. Nobody waits for it: what is needed meanwhile comes from one page's worth of budget
 //! that is kept free.
+
+use std::iter::successors;
 
 use crate::arena::Location;
 use crate::departures::Departures;
 use crate::expiry::Seconds;
 use crate::header::{Chunk, Header};
 use crate::recency::Recency;
+use crate::room::Chunks;
 use crate::shard::Shard;
 use crate::slab::{CLASSES_MAX, ClassId, PageId};
 
 /// Chunks of a leaving page looked at for one store: a few microseconds, and more than any store adds.
 const DRAIN_CHUNKS_PER_STORE: usize = 16;
+/// Copying or walking along so much costs as much time as looking at a chunk that is far away.
+const COPY_BYTES_PER_CHUNK: usize = 4096;
+const WALK_STEPS_PER_CHUNK: usize = 4;
+/// A continuation so far from its head is not worth the walk to move it.
+const WALK_STEPS_MAX: usize = 256;
 /// Pages of a class that are compared when one must go.
 const PAGES_SAMPLED: usize = 8;
 /// Chunks that stand for a page in that comparison.
@@ -130,7 +138,7 @@ impl Shard {
     pub(crate) fn release_page(&mut self, page: PageId) {
         for chunk in 0..self.slabs.touched_in(page) {
             let location = self.slabs.chunk_at(page, chunk);
-            assert!(self.clear_chunk(location), "a page that is being written to cannot be moved");
+            assert!(self.clear_chunk(location).is_some(), "a page that is being written to cannot be moved");
         }
         self.unassign_page(page);
     }
@@ -151,7 +159,7 @@ impl Shard {
         self.take_external_bytes();
         if self.leaving.is_none()
             && self.is_short()
-            && let Some(page) = self.cheapest_page(None)
+            && let Some(page) = self.find_empty_page().or_else(|| self.cheapest_page(None))
         {
             self.begin_leaving(page, Destination::Budget);
         }
@@ -174,11 +182,12 @@ impl Shard {
                 self.arrive(page, destination);
                 break;
             }
-            if left == 0 || !self.clear_chunk(self.slabs.chunk_at(page, chunk)) {
+            if left == 0 {
                 break;
             }
+            let Some(cost) = self.clear_chunk(self.slabs.chunk_at(page, chunk)) else { break };
             self.leaving = Some(Leaving { page, chunk: chunk + 1, destination });
-            left -= 1;
+            left = left.saturating_sub(cost);
         }
         left
     }
@@ -214,20 +223,58 @@ impl Shard {
         self.recency.iter_mut().for_each(|recency| recency.discard(page));
     }
 
-    /// Frees a chunk. False if the current operation still needs it.
-    fn clear_chunk(&mut self, location: Location) -> bool {
+    /// Frees a chunk and returns what it cost, in chunks looked at. `None` if the current operation still needs it.
+    fn clear_chunk(&mut self, location: Location) -> Option<usize> {
         match self.arena.chunk(location) {
-            Chunk::Free { .. } => {}
-            Chunk::Reserved { .. } => return false,
-            Chunk::Continuation { head, .. } if head != self.protected => self.evict(head),
+            Chunk::Free { .. } => Some(1),
             Chunk::Item(header) if location != self.protected => {
-                if header.frequency() == 0 || !self.relocate(location, header) {
-                    self.evict(location);
-                }
+                Some(self.clear_item(location, header.frequency() > 0))
             }
-            Chunk::Continuation { .. } | Chunk::Item(_) => return false,
+            Chunk::Continuation { head, .. } if head != self.protected => Some(
+                self.relocate_continuation(location, head).unwrap_or_else(|| self.clear_item(head, false)),
+            ),
+            Chunk::Reserved { .. } | Chunk::Continuation { .. } | Chunk::Item(_) => None,
         }
-        true
+    }
+
+    /// Moves an item or evicts it.
+    fn clear_item(&mut self, location: Location, keep: bool) -> usize {
+        let head = self.arena.head(location);
+        let continuations = (head.value_len() - head.header.value_len()) / self.payload();
+        let class = self.slabs.class_of(location);
+        let moved = keep && self.relocate(location, head.header);
+        if !moved {
+            self.evict(location);
+        }
+        let copied = if moved { self.slabs.class(class).chunk_size } else { 0 };
+        1 + copied / COPY_BYTES_PER_CHUNK + continuations / WALK_STEPS_PER_CHUNK
+    }
+
+    /// Moves a part of an item to a free chunk. `None` if there is none, or the item is very long.
+    fn relocate_continuation(&mut self, from: Location, head: Location) -> Option<usize> {
+        if !self.slabs.is_leaving(from) {
+            return None;
+        }
+        let mut item = self.arena.head(head);
+        let first = item.extension.chain.map_or(Location::NONE, |chain| Location(chain.first));
+        let chunks = Chunks { head, first };
+        let chain = successors(Some(head), |&chunk| self.chunk_behind(chunks, chunk));
+        let (walked, before) = chain
+            .enumerate()
+            .take(WALK_STEPS_MAX)
+            .find(|&(_, at)| self.chunk_behind(chunks, at) == Some(from))?;
+        let class = self.slabs.class_of(from);
+        let to = self.slabs.take_chunk(class, &self.arena)?;
+        let size = self.slabs.class(class).chunk_size;
+        self.arena.copy(from.offset()..from.offset() + size, to.offset());
+        if before == head {
+            item.chain_to(to);
+            self.arena.set_head(head, item);
+        } else {
+            self.arena.set_header(before, Header::continuation(to, head));
+        }
+        self.slabs.give_chunk(from, &mut self.arena);
+        Some(1 + size / COPY_BYTES_PER_CHUNK + walked / WALK_STEPS_PER_CHUNK)
     }
 
     /// Moves an item to a free chunk of its class, into the main region. False if there is none.
