@@ -28,7 +28,7 @@ impl<'a> Value<'a> {
         self.len == 0
     }
 
-    /// The whole value, if it lies in one piece. All values do whose item fits an eighth of a page.
+    /// The whole value, if it lies in one piece. All values do whose item fits a quarter of a page and 32 KiB.
     #[inline]
     pub fn as_slice(&self) -> Option<&'a [u8]> {
         let Pieces { first, first_len, left, .. } = self.pieces;
