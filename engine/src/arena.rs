@@ -9,6 +9,8 @@ use std::ops::Range;
 use bytemuck::Pod;
 use memmap2::{Advice, MmapMut, MmapOptions, UncheckedAdvice};
 
+use crate::header::HeaderSize;
+
 /// Locations count in units of this many bytes, and every chunk size is a multiple of it.
 pub(crate) const LOCATION_UNIT: usize = 8;
 
@@ -75,11 +77,12 @@ impl Region {
 #[derive(Debug)]
 pub(crate) struct Arena {
     region: Region,
+    pub(crate) header_size: HeaderSize,
 }
 
 impl Arena {
-    pub(crate) fn reserve(bytes: usize, huge_pages: bool) -> io::Result<Arena> {
-        Ok(Arena { region: Region::reserve(bytes, huge_pages)? })
+    pub(crate) fn reserve(bytes: usize, header_size: HeaderSize, huge_pages: bool) -> io::Result<Arena> {
+        Ok(Arena { region: Region::reserve(bytes, huge_pages)?, header_size })
     }
 
     #[inline]
@@ -126,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_discarded_range_leaves_its_neighbours_alone() {
-        let mut arena = Arena::reserve(1 << 20, true).unwrap();
+        let mut arena = Arena::reserve(1 << 20, HeaderSize::Full, true).unwrap();
         arena.bytes_mut(0..1 << 20).fill(7);
         arena.discard(1 << 16..1 << 17);
         assert!(arena.bytes(0..1 << 16).iter().all(|&byte| byte == 7));
@@ -135,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_record_is_read_back_from_any_offset() {
-        let mut arena = Arena::reserve(4096, false).unwrap();
+        let mut arena = Arena::reserve(4096, HeaderSize::Full, false).unwrap();
         for offset in 0..64 {
             arena.write(offset, 0x0123_4567_89ab_cdef_u64 + offset as u64);
             assert_eq!(arena.read::<u64>(offset), 0x0123_4567_89ab_cdef + offset as u64);

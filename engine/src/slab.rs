@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::arena::{Arena, LOCATION_UNIT, Location};
 use crate::departures::Departures;
-use crate::header::{Chunk, HEADER_SIZE, Header};
+use crate::header::{Chunk, Header};
 use crate::window::Window;
 
 /// The largest chunks are this part of a page where pages are small; larger values are chains of them. Fewer would
@@ -126,11 +126,11 @@ impl Slabs {
     pub(crate) fn new(
         page_size: usize,
         pages_max: usize,
-        chunk_size_min: usize,
+        smallest: usize,
         growth_factor: f64,
     ) -> Slabs {
         assert!(page_size.is_power_of_two() && pages_max > 0);
-        let sizes = chunk_sizes(page_size, chunk_size_min, growth_factor);
+        let sizes = chunk_sizes(page_size, smallest, growth_factor);
         let steps = TABLED_SIZE_MAX / LOCATION_UNIT;
         let class_of = |size: usize| sizes.partition_point(|&chunk_size| chunk_size < size);
         let class_by_size = (0..=steps).map(|step| narrow(class_of(step * LOCATION_UNIT))).collect();
@@ -549,10 +549,10 @@ impl Page {
     };
 }
 
-/// Chunk sizes rising by about the factor, each the largest of which as many fit a page.
-fn chunk_sizes(page_size: usize, chunk_size_min: usize, growth_factor: f64) -> Vec<usize> {
+/// Chunk sizes rising from about `smallest` by about the factor, each the largest of which as many fit a page.
+fn chunk_sizes(page_size: usize, smallest: usize, growth_factor: f64) -> Vec<usize> {
     let aligned = |size: usize| size / LOCATION_UNIT * LOCATION_UNIT;
-    let smallest = (HEADER_SIZE + chunk_size_min).next_multiple_of(LOCATION_UNIT);
+    let smallest = smallest.next_multiple_of(LOCATION_UNIT);
     let largest = (page_size / CHUNKS_PER_PAGE_MIN).min(CHUNK_SIZE_MAX).max(smallest);
     let growth_factor = growth_factor.max(slowest_growth(smallest, largest));
     let mut ideal = smallest as f64;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::arena::{Arena, Location};
-use crate::header::{Chunk, HEADER_SIZE, Head};
+use crate::header::{Chunk, Head};
 
 /// A value as it lies in the shard: in one piece, or in a chain of them if it is larger than the largest chunk.
 #[derive(Clone, Copy)]
@@ -98,7 +98,7 @@ impl Pieces {
         let Chunk::Continuation { next, .. } = arena.chunk(self.next) else {
             panic!("a chain leads out of its item")
         };
-        self.first = self.next.offset() + HEADER_SIZE;
+        self.first = self.next.offset() + arena.header_size.bytes();
         self.first_len = self.left.min(self.payload);
         self.left -= self.first_len;
         self.next = next;

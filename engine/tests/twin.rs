@@ -31,6 +31,7 @@ struct Pair {
     random: SmallRng,
     value_size_max: usize,
     cas_highest: u64,
+    cas_enabled: bool,
     may_forget: bool,
     hits: u64,
 }
@@ -49,6 +50,7 @@ impl Pair {
             random: SmallRng::seed_from_u64(seed),
             value_size_max: config.item_size_max.min(config.memory_bytes / 2),
             cas_highest: 1,
+            cas_enabled: config.cas_enabled,
             may_forget: config.evict,
             hits: 0,
         }
@@ -139,7 +141,7 @@ impl Pair {
         match self.random.random_range(0..10) {
             0 => Some(0),
             1..3 => Some(present),
-            3 => Some(present - 1),
+            3 => Some(present.saturating_sub(1)),
             4 => Some(present + 1),
             _ => None,
         }
@@ -152,6 +154,10 @@ impl Pair {
     /// What the series gives out, or what was asked for.
     #[track_caller]
     fn check_new_cas(&mut self, cas: u64, explicit: Option<u64>) {
+        if !self.cas_enabled {
+            assert_eq!(cas, 0);
+            return;
+        }
         if let Some(explicit) = explicit {
             assert_eq!(cas, explicit);
             return;
@@ -578,6 +584,14 @@ fn a_shard_of_few_large_pages_that_leave_step_by_step_agrees_with_the_twin() {
     for (seed, policy) in (200..).zip(PolicyKind::ALL) {
         let pages = Config { page_size_bytes: Some(64 << 10), ..config(2 << 20, policy, true) };
         check(&pages, seed..seed + 1, 30_000);
+    }
+}
+
+#[test]
+fn a_shard_without_cas_agrees_with_the_twin() {
+    for (seed, memory_bytes) in (300..).zip([256 << 10, 1 << 20, 3 << 20]) {
+        let without = Config { cas_enabled: false, ..config(memory_bytes, PolicyKind::TinyLfu, true) };
+        check(&without, seed..seed + 1, 40_000);
     }
 }
 
