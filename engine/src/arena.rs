@@ -14,6 +14,9 @@ use crate::header::HeaderSize;
 /// Locations count in units of this many bytes, and every chunk size is a multiple of it.
 pub(crate) const LOCATION_UNIT: usize = 8;
 
+/// Regions smaller than this are never in huge pages: the part of the last one that nobody asked for would count.
+const HUGE_REGION_BYTES_MIN: usize = 32 << 20;
+
 /// Where a chunk begins: an offset into the arena in units of [`LOCATION_UNIT`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Location(pub(crate) u32);
@@ -39,10 +42,11 @@ pub(crate) struct Region {
 }
 
 impl Region {
-    /// Reserves address space. With `huge_pages` the kernel is asked for them; it may well refuse.
+    /// Reserves address space. With `huge_pages` the kernel is asked for them where the region is large; it may well
+    /// refuse.
     pub(crate) fn reserve(bytes: usize, huge_pages: bool) -> io::Result<Region> {
         let map = MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
-        if huge_pages {
+        if huge_pages && bytes >= HUGE_REGION_BYTES_MIN {
             // Kernels without huge pages refuse, and everything works all the same.
             map.advise(Advice::HugePage).ok();
         }

@@ -161,7 +161,14 @@ impl Shard {
     /// The item, counting the access.
     #[inline]
     pub fn get(&mut self, now: Seconds, key: &[u8]) -> Option<Item<'_>> {
-        let (location, header) = self.find_requested(now, key)?;
+        self.begin(now, key);
+        self.get_hashed(now, self.hash(key), key)
+    }
+
+    /// The item of a key whose hash is known.
+    #[inline]
+    pub(crate) fn get_hashed(&mut self, now: Seconds, hash: u64, key: &[u8]) -> Option<Item<'_>> {
+        let (location, header) = self.find_requested(now, hash, key)?;
         self.update_header(location, header, header.after_hit(now));
         self.note_use(location);
         Some(Item::new(self, location, header, now))
@@ -169,7 +176,8 @@ impl Shard {
 
     /// The item, counting the access and giving it another expiry. With one in the past this is its last hit.
     pub fn get_and_touch(&mut self, now: Seconds, key: &[u8], expiry: Expiry) -> Option<Item<'_>> {
-        let (location, header) = self.find_requested(now, key)?;
+        self.begin(now, key);
+        let (location, header) = self.find_requested(now, self.hash(key), key)?;
         let mut touched = header.after_hit(now);
         touched.set_expiry(expiry);
         self.update_header(location, header, touched);
@@ -376,9 +384,7 @@ impl Shard {
     }
 
     #[inline]
-    fn find_requested(&mut self, now: Seconds, key: &[u8]) -> Option<(Location, Header)> {
-        self.begin(now, key);
-        let hash = self.hash(key);
+    fn find_requested(&mut self, now: Seconds, hash: u64, key: &[u8]) -> Option<(Location, Header)> {
         self.count_request(hash);
         let found = self.find_gettable(now, hash, key);
         self.show_get(hash, found);

@@ -123,12 +123,7 @@ pub(crate) struct Slabs {
 }
 
 impl Slabs {
-    pub(crate) fn new(
-        page_size: usize,
-        pages_max: usize,
-        smallest: usize,
-        growth_factor: f64,
-    ) -> Slabs {
+    pub(crate) fn new(page_size: usize, pages_max: usize, smallest: usize, growth_factor: f64) -> Slabs {
         assert!(page_size.is_power_of_two() && pages_max > 0);
         let sizes = chunk_sizes(page_size, smallest, growth_factor);
         let steps = TABLED_SIZE_MAX / LOCATION_UNIT;
