@@ -9,8 +9,13 @@ use std::ops::Range;
 use bytemuck::Pod;
 use memmap2::{Advice, MmapMut, MmapOptions, UncheckedAdvice};
 
+use crate::header::HeaderSize;
+
 /// Locations count in units of this many bytes, and every chunk size is a multiple of it.
 pub(crate) const LOCATION_UNIT: usize = 8;
+
+/// Regions smaller than this are never in huge pages: the part of the last one that nobody asked for would count.
+const HUGE_REGION_BYTES_MIN: usize = 32 << 20;
 
 /// Where a chunk begins: an offset into the arena in units of [`LOCATION_UNIT`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -37,10 +42,11 @@ pub(crate) struct Region {
 }
 
 impl Region {
-    /// Reserves address space. With `huge_pages` the kernel is asked for them; it may well refuse.
+    /// Reserves address space. With `huge_pages` the kernel is asked for them where the region is large; it may well
+    /// refuse.
     pub(crate) fn reserve(bytes: usize, huge_pages: bool) -> io::Result<Region> {
         let map = MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
-        if huge_pages {
+        if huge_pages && bytes >= HUGE_REGION_BYTES_MIN {
             // Kernels without huge pages refuse, and everything works all the same.
             map.advise(Advice::HugePage).ok();
         }
@@ -75,11 +81,12 @@ impl Region {
 #[derive(Debug)]
 pub(crate) struct Arena {
     region: Region,
+    pub(crate) header_size: HeaderSize,
 }
 
 impl Arena {
-    pub(crate) fn reserve(bytes: usize, huge_pages: bool) -> io::Result<Arena> {
-        Ok(Arena { region: Region::reserve(bytes, huge_pages)? })
+    pub(crate) fn reserve(bytes: usize, header_size: HeaderSize, huge_pages: bool) -> io::Result<Arena> {
+        Ok(Arena { region: Region::reserve(bytes, huge_pages)?, header_size })
     }
 
     #[inline]
@@ -126,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_discarded_range_leaves_its_neighbours_alone() {
-        let mut arena = Arena::reserve(1 << 20, true).unwrap();
+        let mut arena = Arena::reserve(1 << 20, HeaderSize::Full, true).unwrap();
         arena.bytes_mut(0..1 << 20).fill(7);
         arena.discard(1 << 16..1 << 17);
         assert!(arena.bytes(0..1 << 16).iter().all(|&byte| byte == 7));
@@ -135,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_record_is_read_back_from_any_offset() {
-        let mut arena = Arena::reserve(4096, false).unwrap();
+        let mut arena = Arena::reserve(4096, HeaderSize::Full, false).unwrap();
         for offset in 0..64 {
             arena.write(offset, 0x0123_4567_89ab_cdef_u64 + offset as u64);
             assert_eq!(arena.read::<u64>(offset), 0x0123_4567_89ab_cdef + offset as u64);

@@ -11,7 +11,6 @@ use crate::arena::Location;
 use crate::departures::Departures;
 use crate::expiry::Seconds;
 use crate::header::{Chunk, Header};
-use crate::recency::Recency;
 use crate::room::Chunks;
 use crate::shard::Shard;
 use crate::slab::{CLASSES_MAX, ClassId, PageId};
@@ -43,7 +42,7 @@ const DEMAND_MARGIN: f64 = 8.0;
 const HITS_RATIO: f64 = 16.0;
 const HITS_MARGIN: f64 = 6.0;
 
-const _: () = assert!(CLASSES_MAX <= u64::BITS as usize);
+const _: () = assert!(CLASSES_MAX <= u128::BITS as usize);
 
 /// A page on its way out of its class.
 #[derive(Clone, Copy, Debug)]
@@ -122,7 +121,7 @@ impl Shard {
 
     /// A page of the class with most of them, or of the next if none of its pages can go.
     pub(crate) fn cheapest_page(&self, except: Option<ClassId>) -> Option<PageId> {
-        let mut tried = except.map_or(0, |class| 1_u64 << class.0);
+        let mut tried = except.map_or(0, |class| 1_u128 << class.0);
         loop {
             let untried = self.slabs.class_ids().filter(|class| tried >> class.0 & 1 == 0);
             let donor = untried.max_by_key(|&class| self.slabs.class(class).pages)?;
@@ -146,7 +145,7 @@ impl Shard {
     /// Bytes of links that a page of a class needs, for the policy that keeps the order of use.
     pub(crate) fn link_bytes_of(&self, class: ClassId) -> usize {
         let chunks = self.slabs.class(class).chunks_per_page as usize;
-        self.recency.as_ref().map_or(0, |_| Recency::bytes_of_page(chunks))
+        self.recency.as_ref().map_or(0, |recency| recency.bytes_of_page(chunks))
     }
 
     /// Whether memory is needed that only items hold.

@@ -9,7 +9,7 @@ use crate::config::{CasSeries, Config, ConfigError};
 use crate::counters::{ClassStats, Counters, MemoryUse};
 use crate::expiry::{Expiry, Seconds};
 use crate::ghost::Ghost;
-use crate::header::{HEADER_SIZE, Head, Header, VERSION_MAX};
+use crate::header::{Head, Header, HeaderSize, VERSION_COMPACT_MAX, VERSION_MAX};
 use crate::held::Holds;
 use crate::index::Index;
 use crate::item::Item;
@@ -82,7 +82,7 @@ pub struct Shard {
     pub(crate) sweep_page: PageId,
     pub(crate) sweep_chunk: u32,
     pub(crate) hasher: RandomState,
-    /// Version of the item stored last.
+    /// Version of the item stored last; without CAS, of the items stored since the last flush that had any to drop.
     version: u64,
     /// Items of this version and older are dead.
     flushed_version: u64,
@@ -104,8 +104,10 @@ impl Shard {
         let (page_size, memory_bytes) = (config.page_size(), config.memory_bytes);
         let reserve = |source| ConfigError::Reserve { bytes: memory_bytes, source };
         let pages_max = memory_bytes / page_size;
-        let slabs = Slabs::new(page_size, pages_max, config.chunk_size_min, config.growth_factor);
-        let items_possible = memory_bytes / (HEADER_SIZE + config.chunk_size_min);
+        let header_size = if config.cas_enabled { HeaderSize::Full } else { HeaderSize::Compact };
+        let smallest = header_size.bytes() + config.chunk_size_min;
+        let slabs = Slabs::new(page_size, pages_max, smallest, config.growth_factor);
+        let items_possible = memory_bytes / smallest;
         let buckets = (memory_bytes / INDEX_SHARE_AT_START / index::BUCKET_SIZE).max(BUCKETS_MIN);
         let (policy, huge_pages) = (config.policy, config.huge_pages);
         let sketch = policy.counts_requests().then(|| Sketch::reserve(items_possible, huge_pages));
@@ -117,7 +119,7 @@ impl Shard {
             _ => None,
         };
         Ok(Shard {
-            arena: Arena::reserve(pages_max * page_size, huge_pages).map_err(reserve)?,
+            arena: Arena::reserve(pages_max * page_size, header_size, huge_pages).map_err(reserve)?,
             slabs,
             index: Index::reserve(items_possible, buckets, huge_pages).map_err(reserve)?,
             sketch: sketch.transpose().map_err(reserve)?,
@@ -163,7 +165,14 @@ impl Shard {
     /// The item, counting the access.
     #[inline]
     pub fn get(&mut self, now: Seconds, key: &[u8]) -> Option<Item<'_>> {
-        let (location, header) = self.find_requested(now, key)?;
+        self.begin(now, key);
+        self.get_hashed(now, self.hash(key), key)
+    }
+
+    /// The item of a key whose hash is known.
+    #[inline]
+    pub(crate) fn get_hashed(&mut self, now: Seconds, hash: u64, key: &[u8]) -> Option<Item<'_>> {
+        let (location, header) = self.find_requested(now, hash, key)?;
         self.update_header(location, header, header.after_hit(now));
         self.note_use(location);
         Some(Item::new(self, location, header, now))
@@ -171,7 +180,8 @@ impl Shard {
 
     /// The item, counting the access and giving it another expiry. With one in the past this is its last hit.
     pub fn get_and_touch(&mut self, now: Seconds, key: &[u8], expiry: Expiry) -> Option<Item<'_>> {
-        let (location, header) = self.find_requested(now, key)?;
+        self.begin(now, key);
+        let (location, header) = self.find_requested(now, self.hash(key), key)?;
         let mut touched = header.after_hit(now);
         touched.set_expiry(expiry);
         self.update_header(location, header, touched);
@@ -194,9 +204,16 @@ impl Shard {
 
     /// Makes every item stored so far a miss. O(1); the memory comes back as dead items are met. Takes the place of a
     /// flush that was pending.
+    ///
+    /// Without CAS, what is dead is freed at once every 65 535th time.
     pub fn flush(&mut self) {
         self.flush_due = None;
         self.flushed_version = self.version;
+        if self.cas.is_none() && self.version == VERSION_COMPACT_MAX {
+            self.free_flushed();
+            self.version = VERSION_START;
+            self.flushed_version = VERSION_START;
+        }
     }
 
     /// Makes every item stored before that second a miss once it comes, those yet to be stored included. Replaces
@@ -221,6 +238,14 @@ impl Shard {
     /// Running totals.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Frees what the last flush dropped: at that moment, all items there are.
+    fn free_flushed(&mut self) {
+        self.sweep_chunk = 0;
+        // An expiry in the past makes no difference to what is dead anyway.
+        self.sweep(Seconds(0), usize::MAX);
+        assert_eq!(self.counters.items, 0);
     }
 
     /// Sets the running totals to zero; what is in the shard now stays counted.
@@ -317,7 +342,12 @@ impl Shard {
         }
     }
 
+    /// The version of the item being stored: with CAS one of its own, without it the same for all between two flushes.
     pub(crate) fn next_version(&mut self) -> u64 {
+        if self.cas.is_none() {
+            self.version = self.flushed_version + 1;
+            return self.version;
+        }
         assert!(self.version < VERSION_MAX, "versions last for years at millions of stores a second");
         self.version += 1;
         self.version
@@ -332,7 +362,7 @@ impl Shard {
 
     /// Bytes of value that a continuation holds.
     pub(crate) fn payload(&self) -> usize {
-        self.slabs.class(self.slabs.largest()).chunk_size - HEADER_SIZE
+        self.slabs.class(self.slabs.largest()).chunk_size - self.arena.header_size.bytes()
     }
 
     #[inline]
@@ -360,9 +390,7 @@ impl Shard {
     }
 
     #[inline]
-    fn find_requested(&mut self, now: Seconds, key: &[u8]) -> Option<(Location, Header)> {
-        self.begin(now, key);
-        let hash = self.hash(key);
+    fn find_requested(&mut self, now: Seconds, hash: u64, key: &[u8]) -> Option<(Location, Header)> {
         self.count_request(hash);
         let found = self.find_gettable(now, hash, key);
         self.show_get(hash, found);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::arena::{Arena, Location};
-use crate::header::{Chunk, HEADER_SIZE, Head};
+use crate::header::{Chunk, Head};
 
 /// A value as it lies in the shard: in one piece, or in a chain of them if it is larger than the largest chunk.
 #[derive(Clone, Copy)]
@@ -28,7 +28,7 @@ impl<'a> Value<'a> {
         self.len == 0
     }
 
-    /// The whole value, if it lies in one piece. All values do whose item fits an eighth of a page.
+    /// The whole value, if it lies in one piece. All values do whose item fits a quarter of a page and 32 KiB.
     #[inline]
     pub fn as_slice(&self) -> Option<&'a [u8]> {
         let Pieces { first, first_len, left, .. } = self.pieces;
@@ -98,7 +98,7 @@ impl Pieces {
         let (Chunk::Continuation { next, .. } | Chunk::Reserved { next }) = arena.chunk(self.next) else {
             panic!("a chain leads out of its item")
         };
-        self.first = self.next.offset() + HEADER_SIZE;
+        self.first = self.next.offset() + arena.header_size.bytes();
         self.first_len = self.left.min(self.payload);
         self.left -= self.first_len;
         self.next = next;

@@ -8,15 +8,35 @@
 use std::hint::black_box;
 
 use crate::KEY_SIZE_MAX;
+use crate::expiry::Seconds;
+use crate::item::Item;
 use crate::shard::Shard;
 
 /// Keys of one group. The CPU has room for about so many outstanding loads.
 pub const WARM_KEYS_MAX: usize = 16;
 
 impl Shard {
+    /// Gets any number of keys, as [`Shard::get`] would one after the other, and hands each answer to `each` with the
+    /// key's place. In groups whose memory is fetched together: a third of the time where items do not fit the cache.
+    pub fn get_many(&mut self, now: Seconds, keys: &[&[u8]], mut each: impl FnMut(usize, Option<Item<'_>>)) {
+        for (group, start) in keys.chunks(WARM_KEYS_MAX).zip((0..).step_by(WARM_KEYS_MAX)) {
+            let (hashes, _) = self.hash_and_warm(group.iter().copied());
+            for (place, (&hash, key)) in hashes.iter().zip(group).enumerate() {
+                self.begin(now, key);
+                each(start + place, self.get_hashed(now, hash, key));
+            }
+        }
+    }
+
     /// Loads what gets, stores and deletes of up to [`WARM_KEYS_MAX`] keys will touch first. Worth while from two keys on
     /// and where the items do not fit the cache anyway.
     pub fn warm<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) {
+        self.hash_and_warm(keys);
+    }
+
+    /// The hashes of up to [`WARM_KEYS_MAX`] keys, and how many these are.
+    #[inline]
+    fn hash_and_warm<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) -> ([u64; WARM_KEYS_MAX], usize) {
         let mut hashes = [0; WARM_KEYS_MAX];
         let mut count = 0;
         for (hash, key) in hashes.iter_mut().zip(keys) {
@@ -24,17 +44,17 @@ impl Shard {
             *hash = self.hash(key);
             count += 1;
         }
-        let hashes = &hashes[..count];
         let mut loaded = 0;
-        for &hash in hashes {
+        for &hash in &hashes[..count] {
             loaded ^= self.index.touch(hash);
             loaded ^= self.sketch.as_ref().map_or(0, |sketch| sketch.touch(hash));
         }
-        for &hash in hashes {
+        for &hash in &hashes[..count] {
             if let Some(location) = self.index.first_candidate(hash) {
                 loaded ^= self.arena.touch(location);
             }
         }
         black_box(loaded);
+        (hashes, count)
     }
 }

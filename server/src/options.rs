@@ -62,7 +62,7 @@ pub struct Arguments {
     #[arg(short = 'M', long)]
     disable_evictions: bool,
 
-    /// Ratio of neighbouring chunk sizes, above 1 [default: 1.12].
+    /// Ratio of neighbouring chunk sizes, above 1 [default: 1.06].
     #[arg(short = 'f', long, value_name = "FACTOR")]
     slab_growth_factor: Option<f64>,
 
