@@ -13,7 +13,8 @@ use crate::expiry::Seconds;
 use crate::header::{Chunk, Header};
 use crate::room::Chunks;
 use crate::shard::Shard;
-use crate::slab::{CLASSES_MAX, ClassId, PageId};
+use crate::slab::{CLASSES_MAX, Class, ClassId, PageId};
+use crate::warm::PAGE_GROUP;
 
 /// Chunks of a leaving page looked at for one store: a few microseconds, and more than any store adds.
 const DRAIN_CHUNKS_PER_STORE: usize = 16;
@@ -120,11 +121,23 @@ impl Shard {
     }
 
     /// A page of the class with most of them, or of the next if none of its pages can go.
-    pub(crate) fn cheapest_page(&self, except: Option<ClassId>) -> Option<PageId> {
+    pub(crate) fn cheapest_page(&self) -> Option<PageId> {
+        self.page_by(None, |class| class.pages)
+    }
+
+    /// A page of another class for somebody who waits for it: where clearing one takes long, of a class with many pages
+    /// and few items in each.
+    pub(crate) fn quickest_page(&self, except: ClassId) -> Option<PageId> {
+        let is_quick = self.spare_bytes == 0;
+        let chunks = |class: &Class| if is_quick { 1 } else { class.chunks_per_page as usize };
+        self.page_by(Some(except), |class| (class.pages << u16::BITS) / chunks(class))
+    }
+
+    fn page_by(&self, except: Option<ClassId>, score: impl Fn(&Class) -> usize) -> Option<PageId> {
         let mut tried = except.map_or(0, |class| 1_u128 << class.0);
         loop {
             let untried = self.slabs.class_ids().filter(|class| tried >> class.0 & 1 == 0);
-            let donor = untried.max_by_key(|&class| self.slabs.class(class).pages)?;
+            let donor = untried.max_by_key(|&class| score(self.slabs.class(class)))?;
             tried |= 1 << donor.0;
             let cheapest = self.cheapest_page_of(donor);
             if cheapest.is_some() {
@@ -136,6 +149,9 @@ impl Shard {
     /// Evicts the items of a page and takes it from its class, all at once.
     pub(crate) fn release_page(&mut self, page: PageId) {
         for chunk in 0..self.slabs.touched_in(page) {
+            if chunk.is_multiple_of(PAGE_GROUP) {
+                self.warm_page(page, chunk);
+            }
             let location = self.slabs.chunk_at(page, chunk);
             assert!(self.clear_chunk(location).is_some(), "a page that is being written to cannot be moved");
         }
@@ -158,7 +174,7 @@ impl Shard {
         self.take_external_bytes();
         if self.leaving.is_none()
             && self.is_short()
-            && let Some(page) = self.find_empty_page().or_else(|| self.cheapest_page(None))
+            && let Some(page) = self.find_empty_page().or_else(|| self.cheapest_page())
         {
             self.begin_leaving(page, Destination::Budget);
         }
@@ -183,6 +199,9 @@ impl Shard {
             }
             if left == 0 {
                 break;
+            }
+            if chunk.is_multiple_of(PAGE_GROUP) {
+                self.warm_page(page, chunk);
             }
             let Some(cost) = self.clear_chunk(self.slabs.chunk_at(page, chunk)) else { break };
             self.leaving = Some(Leaving { page, chunk: chunk + 1, destination });

@@ -238,7 +238,7 @@ impl Shard {
         if self.finish_leaving() && self.assign_page_within(class, 0) {
             return true;
         }
-        let Some(page) = self.cheapest_page(Some(class)) else { return false };
+        let Some(page) = self.quickest_page(class) else { return false };
         self.release_page(page);
         self.counters.page_moves += 1;
         self.assign_page_within(class, 0)
@@ -252,7 +252,7 @@ impl Shard {
                 continue;
             }
             let empty = self.find_empty_page();
-            let cheapest = || self.evict.then(|| self.cheapest_page(None)).flatten();
+            let cheapest = || self.evict.then(|| self.cheapest_page()).flatten();
             let Some(page) = empty.or_else(cheapest) else { return false };
             self.release_page(page);
             self.counters.page_moves += 1;

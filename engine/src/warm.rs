@@ -9,11 +9,15 @@ use std::hint::black_box;
 
 use crate::KEY_SIZE_MAX;
 use crate::expiry::Seconds;
+use crate::header::Chunk;
 use crate::item::Item;
 use crate::shard::Shard;
+use crate::slab::PageId;
 
 /// Keys of one group. The CPU has room for about so many outstanding loads.
 pub const WARM_KEYS_MAX: usize = 16;
+/// Chunks of a page that are cleared together.
+pub(crate) const PAGE_GROUP: u32 = 16;
 
 impl Shard {
     /// Gets any number of keys, as [`Shard::get`] would one after the other, and hands each answer to `each` with the
@@ -56,5 +60,17 @@ impl Shard {
         }
         black_box(loaded);
         (hashes, count)
+    }
+
+    /// Loads what taking the next items of a page out of the index will touch.
+    pub(crate) fn warm_page(&self, page: PageId, chunk: u32) {
+        let last = self.slabs.touched_in(page).min(chunk.saturating_add(PAGE_GROUP));
+        let mut loaded = 0;
+        for location in (chunk..last).map(|chunk| self.slabs.chunk_at(page, chunk)) {
+            if let Chunk::Item(_) = self.arena.chunk(location) {
+                loaded ^= self.index.touch(self.hash_at(location));
+            }
+        }
+        black_box(loaded);
     }
 }
