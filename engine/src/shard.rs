@@ -63,6 +63,8 @@ pub struct Shard {
     pub(crate) spare_bytes: usize,
     /// Bytes of all classes' last evictions.
     pub(crate) departure_bytes: usize,
+    /// Bytes of shadows and of the tables of pages and classes, the same from the start on.
+    fixed_bytes: usize,
     pub(crate) leaving: Option<Leaving>,
     pub(crate) requests: u64,
     /// Number of the request at which the classes are compared next.
@@ -115,6 +117,7 @@ impl Shard {
             PolicyKind::TinyLfu if config.evict => Shadows::for_budget(memory_bytes).map_err(reserve)?,
             _ => None,
         };
+        let fixed_bytes = slabs.table_bytes() + shadows.as_ref().map_or(0, Shadows::bytes);
         Ok(Shard {
             arena: Arena::reserve(pages_max * page_size, header_size, huge_pages).map_err(reserve)?,
             slabs,
@@ -133,6 +136,7 @@ impl Shard {
             external_wanted: 0,
             spare_bytes: if config.evict && page_size > PAGE_SIZE_AT_ONCE_MAX { page_size } else { 0 },
             departure_bytes: 0,
+            fixed_bytes,
             leaving: None,
             requests: 0,
             next_comparison: 0,
@@ -373,14 +377,13 @@ impl Shard {
     pub(crate) fn policy_bytes(&self) -> usize {
         let sketch = self.sketch.as_ref().map_or(0, Sketch::bytes);
         let ghost = self.ghost.as_ref().map_or(0, Ghost::bytes);
+        sketch + ghost + self.departure_bytes + self.blocks.bytes() + self.link_bytes + self.fixed_bytes
+    }
+
+    /// Recomputes what [`Shard::policy_bytes`] takes for granted.
+    pub(crate) fn validate_fixed_bytes(&self) {
         let shadows = self.shadows.as_ref().map_or(0, |shadows| shadows.bytes());
-        sketch
-            + ghost
-            + shadows
-            + self.departure_bytes
-            + self.blocks.bytes()
-            + self.link_bytes
-            + self.slabs.table_bytes()
+        assert_eq!(shadows + self.slabs.table_bytes(), self.fixed_bytes);
     }
 
     #[inline]
