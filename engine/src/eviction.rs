@@ -139,6 +139,7 @@ impl Shard {
     fn evict_for_good(&mut self, class: ClassId, victim: Location) {
         if self.slabs.class(class).window.oldest(&self.blocks) == Some(victim) {
             self.pop_window(class);
+            self.warm_next_victims(class);
         }
         self.evict(victim);
     }

@@ -123,10 +123,10 @@ impl Index {
         }
     }
 
-    /// Loads the home bucket of `hash`.
+    /// Has the CPU fetch the home bucket of `hash`.
     #[inline]
-    pub(crate) fn touch(&self, hash: u64) -> u8 {
-        self.bucket(self.home(hash)).tags_and_link[0]
+    pub(crate) fn prefetch(&self, hash: u64) {
+        self.region.prefetch(self.home(hash) * BUCKET_SIZE);
     }
 
     /// The first location in the home bucket that may be the key's: mostly it is.

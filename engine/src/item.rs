@@ -22,7 +22,19 @@ pub struct Item<'a> {
 impl<'a> Item<'a> {
     #[inline]
     pub(crate) fn new(shard: &'a Shard, location: Location, before: Header, now: Seconds) -> Item<'a> {
-        Item { shard, location, header: shard.arena.header(location), before, now }
+        Item::after(shard, location, before, shard.arena.header(location), now)
+    }
+
+    /// As [`Item::new`], for who knows the header that the access left.
+    #[inline]
+    pub(crate) fn after(
+        shard: &'a Shard,
+        location: Location,
+        before: Header,
+        header: Header,
+        now: Seconds,
+    ) -> Item<'a> {
+        Item { shard, location, header, before, now }
     }
 
     /// The value. O(1).

@@ -172,10 +172,11 @@ impl Shard {
     /// The item of a key whose hash is known.
     #[inline]
     pub(crate) fn get_hashed(&mut self, now: Seconds, hash: u64, key: &[u8]) -> Option<Item<'_>> {
-        let (location, header) = self.find_requested(now, hash, key)?;
-        self.update_header(location, header, header.after_hit(now));
+        let (location, before) = self.find_requested(now, hash, key)?;
+        let after = before.after_hit(now);
+        self.update_header(location, before, after);
         self.note_use(location);
-        Some(Item::new(self, location, header, now))
+        Some(Item::after(self, location, before, after, now))
     }
 
     /// The item, counting the access and giving it another expiry. With one in the past this is its last hit.

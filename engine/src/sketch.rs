@@ -15,7 +15,6 @@ pub(crate) const COUNT_MAX: u8 = 15;
 
 const BLOCK_SIZE: usize = 64;
 const ROWS: usize = 4;
-const COUNTERS_PER_ROW_LOG2: u32 = 5;
 /// A fuller table doubles. So there are four to eight counters an item over all rows.
 const ITEMS_PER_BLOCK_MAX: u64 = 32;
 /// All counts are halved after this many increments per item.
@@ -97,10 +96,10 @@ impl Sketch {
         }
     }
 
-    /// Loads what counting `hash` will touch.
+    /// Has the CPU fetch what counting `hash` will touch.
     #[inline]
-    pub(crate) fn touch(&self, hash: u64) -> u8 {
-        self.region.records::<Block>()[self.position(mix(hash))].period()
+    pub(crate) fn prefetch(&self, hash: u64) {
+        self.region.prefetch(self.position(mix(hash)) * BLOCK_SIZE);
     }
 
     /// About how many requests this and the last few periods saw: never too few, at most [`COUNT_MAX`].
@@ -194,10 +193,11 @@ impl Block {
 /// Which word of a row counts a key, and from which bit on.
 #[inline]
 fn place(row: usize, mixed: u64) -> (usize, u32) {
-    let [bits, ..] = (mixed >> (COUNTERS_PER_ROW_LOG2 as usize * row)).to_le_bytes();
+    // A byte of the hash for each row; the other half tells the block.
+    let byte = mixed.to_le_bytes()[row];
+    let (word, shift) = (usize::from(byte & 1), u32::from(byte & 0x3c));
     // Counter 0 of row 0 is the period.
-    let counter = if row == 0 { (bits & 31).max(1) } else { bits & 31 };
-    (usize::from(counter >> 4), u32::from(counter & 15) * 4)
+    if row == 0 && word == 0 { (word, shift.max(4)) } else { (word, shift) }
 }
 
 #[inline]
