@@ -12,7 +12,6 @@ use crate::header::{Chunk, FREQUENCY_MAX, Header};
 use crate::policy::{Order, Rule, Score};
 use crate::shadow::sampled_bits;
 use crate::shard::Shard;
-use crate::sketch::Sketch;
 use crate::slab::ClassId;
 use crate::window::BLOCK_SIZE;
 
@@ -140,6 +139,7 @@ impl Shard {
     fn evict_for_good(&mut self, class: ClassId, victim: Location) {
         if self.slabs.class(class).window.oldest(&self.blocks) == Some(victim) {
             self.pop_window(class);
+            self.warm_next_victims(class);
         }
         self.evict(victim);
     }
@@ -203,17 +203,18 @@ impl Shard {
     /// Fits sketch and ghost to the number of items, as far as there is memory that nobody uses.
     pub(crate) fn resize_memory_of_requests(&mut self) {
         let items = self.index.items();
-        if let Some(bytes) = self.sketch.as_ref().map(Sketch::bytes) {
-            let fits = self.fits(bytes);
-            let sketch = self.sketch.as_mut().expect("it has a size");
-            if fits && sketch.is_too_small_for(items) {
+        let used = self.used();
+        if let Some(sketch) = &mut self.sketch {
+            if sketch.is_too_small_for(items) && used + sketch.bytes() <= self.memory_bytes {
                 sketch.double();
             }
             sketch.fit_to(items);
         }
-        if let Some(bytes) = self.ghost.as_ref().map(|ghost| ghost.growth_bytes(items)) {
-            let fits = self.fits(bytes);
-            self.ghost.as_mut().filter(|_| fits).into_iter().for_each(|ghost| ghost.fit_to(items));
+        let used = self.used();
+        if let Some(ghost) = &mut self.ghost
+            && used + ghost.growth_bytes(items) <= self.memory_bytes
+        {
+            ghost.fit_to(items);
         }
     }
 

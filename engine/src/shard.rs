@@ -65,6 +65,8 @@ pub struct Shard {
     pub(crate) spare_bytes: usize,
     /// Bytes of all classes' last evictions.
     pub(crate) departure_bytes: usize,
+    /// Bytes of shadows and of the tables of pages and classes, the same from the start on.
+    fixed_bytes: usize,
     pub(crate) leaving: Option<Leaving>,
     pub(crate) holds: Holds,
     pub(crate) requests: u64,
@@ -118,6 +120,7 @@ impl Shard {
             PolicyKind::TinyLfu if config.evict => Shadows::for_budget(memory_bytes).map_err(reserve)?,
             _ => None,
         };
+        let fixed_bytes = slabs.table_bytes() + shadows.as_ref().map_or(0, Shadows::bytes);
         Ok(Shard {
             arena: Arena::reserve(pages_max * page_size, header_size, huge_pages).map_err(reserve)?,
             slabs,
@@ -136,6 +139,7 @@ impl Shard {
             external_wanted: 0,
             spare_bytes: if config.evict && page_size > PAGE_SIZE_AT_ONCE_MAX { page_size } else { 0 },
             departure_bytes: 0,
+            fixed_bytes,
             leaving: None,
             holds: Holds::new(memory_bytes, pages_max),
             requests: 0,
@@ -172,10 +176,11 @@ impl Shard {
     /// The item of a key whose hash is known.
     #[inline]
     pub(crate) fn get_hashed(&mut self, now: Seconds, hash: u64, key: &[u8]) -> Option<Item<'_>> {
-        let (location, header) = self.find_requested(now, hash, key)?;
-        self.update_header(location, header, header.after_hit(now));
+        let (location, before) = self.find_requested(now, hash, key)?;
+        let after = before.after_hit(now);
+        self.update_header(location, before, after);
         self.note_use(location);
-        Some(Item::new(self, location, header, now))
+        Some(Item::after(self, location, before, after, now))
     }
 
     /// The item, counting the access and giving it another expiry. With one in the past this is its last hit.
@@ -378,15 +383,19 @@ impl Shard {
     pub(crate) fn policy_bytes(&self) -> usize {
         let sketch = self.sketch.as_ref().map_or(0, Sketch::bytes);
         let ghost = self.ghost.as_ref().map_or(0, Ghost::bytes);
-        let shadows = self.shadows.as_ref().map_or(0, |shadows| shadows.bytes());
         sketch
             + ghost
-            + shadows
             + self.departure_bytes
             + self.blocks.bytes()
             + self.link_bytes
             + self.holds.bytes()
-            + self.slabs.table_bytes()
+            + self.fixed_bytes
+    }
+
+    /// Recomputes what [`Shard::policy_bytes`] takes for granted.
+    pub(crate) fn validate_fixed_bytes(&self) {
+        let shadows = self.shadows.as_ref().map_or(0, |shadows| shadows.bytes());
+        assert_eq!(shadows + self.slabs.table_bytes(), self.fixed_bytes);
     }
 
     #[inline]

@@ -18,6 +18,13 @@ impl<'a> Value<'a> {
         Value { arena, pieces, len: pieces.first_len + pieces.left }
     }
 
+    /// The value of an item without a chain.
+    #[inline]
+    pub(crate) fn in_one_piece(arena: &'a Arena, start: usize, len: usize) -> Value<'a> {
+        let pieces = Pieces { first: start, first_len: len, next: Location::NONE, left: 0, payload: 0 };
+        Value { arena, pieces, len }
+    }
+
     /// Bytes of the value.
     pub fn len(&self) -> usize {
         self.len
