@@ -182,6 +182,7 @@ impl<I: Io> ShardThread<I> {
                 }
                 // Nothing can be sent any more, so nothing is owed.
                 Event::Ended { connection, cause: EndCause::Failed(_) } => self.close(connection),
+                Event::Datagram { .. } => {}
                 Event::Woken => self.take_arrivals(),
             }
         }
