@@ -1,5 +1,7 @@
 //! Every refusal a server can send, and its exact text. No formatting: each is a constant line.
 
+use crate::request::{Dialect, Request};
+
 /// A refusal, as a client reads it.
 ///
 /// Tools compare these texts byte for byte, so they are memcached 1.6.45's own, its odd colon included.
@@ -7,6 +9,8 @@
 pub enum ErrorReply {
     /// Unknown command or sub-command.
     Error,
+    /// Statistics nobody keeps.
+    UnknownStats,
     /// Too few tokens, a bad number in a storage line, a key over the limit.
     BadCommandLineFormat,
     /// `stats cachedump` without its arguments.
@@ -67,13 +71,39 @@ pub enum ErrorReply {
     TooManyConnections,
     /// `shutdown` on a server started without `-A`.
     ShutdownNotEnabled,
+    /// Anything but authentication from a client that has not authenticated.
+    Unauthenticated,
+    /// A user nobody knows, or the wrong password.
+    AuthenticationFailure,
+}
+
+/// A refusal and the form it is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DialectError {
+    /// What is refused.
+    pub error: ErrorReply,
+    /// Who reads it.
+    pub dialect: Dialect,
+}
+
+impl From<ErrorReply> for DialectError {
+    fn from(error: ErrorReply) -> Self {
+        Self { error, dialect: Dialect::Text }
+    }
+}
+
+impl DialectError {
+    /// A refusal of this request.
+    pub fn of(request: &Request<'_>, error: ErrorReply) -> Self {
+        Self { error, dialect: request.dialect }
+    }
 }
 
 impl ErrorReply {
     /// The whole line as sent, CRLF included.
     pub const fn text(self) -> &'static [u8] {
         match self {
-            Self::Error => b"ERROR\r\n",
+            Self::Error | Self::UnknownStats => b"ERROR\r\n",
             Self::BadCommandLineFormat => b"CLIENT_ERROR bad command line format\r\n",
             Self::BadCommandLine => b"CLIENT_ERROR bad command line\r\n",
             Self::BadDataChunk => b"CLIENT_ERROR bad data chunk\r\n",
@@ -104,6 +134,8 @@ impl ErrorReply {
             Self::OutOfMemoryReading => b"SERVER_ERROR out of memory reading request\r\n",
             Self::TooManyConnections => b"ERROR Too many open connections\r\n",
             Self::ShutdownNotEnabled => b"SERVER_ERROR: shutdown not enabled\r\n",
+            Self::Unauthenticated => b"CLIENT_ERROR unauthenticated\r\n",
+            Self::AuthenticationFailure => b"CLIENT_ERROR authentication failure\r\n",
         }
     }
 }

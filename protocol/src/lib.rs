@@ -7,11 +7,12 @@
 //! * [`reply`] holds every text a server sends. No other crate spells one.
 //! * [`client`] is the other end: requests to bytes, and where one reply of a stream ends.
 //!
-//! The text and meta protocols follow memcached 1.6.45. Where this crate is deliberately different, the place says so.
+//! The text, meta and binary protocols follow memcached 1.6.45. Where this crate is deliberately different, the place says so.
 
 #![forbid(unsafe_code)]
 
 mod base64;
+mod binary;
 pub mod client;
 mod errors;
 mod limits;
@@ -23,11 +24,12 @@ pub mod reply;
 mod request;
 mod tokens;
 
-pub use errors::ErrorReply;
+pub use binary::BinaryHead;
+pub use errors::{DialectError, ErrorReply};
 pub use limits::{
-    ITEM_SIZE_DEFAULT, KEY_SIZE_MAX, KEYS_LINE_SIZE_MAX, LINE_SIZE_MAX, Limits, META_TOKENS_MAX,
-    OPAQUE_SIZE_MAX, VALUE_SIZE_MAX, VERBOSITY_MAX,
+    AUTH_DATA_SIZE_MAX, ITEM_SIZE_DEFAULT, KEY_SIZE_MAX, KEYS_LINE_SIZE_MAX, LINE_SIZE_MAX, Limits,
+    META_TOKENS_MAX, OPAQUE_SIZE_MAX, VALUE_SIZE_MAX, VERBOSITY_MAX,
 };
 pub use meta::MetaFlags;
-pub use parser::{Parser, Step};
-pub use request::{Command, Request, StatsDetail, StatsTopic, StoreMode};
+pub use parser::{Auth, Parser, Protocol, Step};
+pub use request::{Command, Dialect, Request, StatsDetail, StatsTopic, StoreMode, Vivify};

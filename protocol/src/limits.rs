@@ -23,6 +23,15 @@ pub const OPAQUE_SIZE_MAX: usize = 32;
 /// Highest verbosity; a higher one asked for is cut to it.
 pub const VERBOSITY_MAX: u8 = 2;
 
+/// Longest secret a client may send to authenticate, in bytes: `user pass`, or one SASL message.
+pub const AUTH_DATA_SIZE_MAX: usize = 16 << 10;
+
+/// Longest name of a SASL mechanism, in bytes.
+pub(crate) const SASL_MECHANISM_SIZE_MAX: usize = 32;
+
+/// Longest body a binary header may announce, in bytes. A longer one closes.
+pub(crate) const PACKET_BODY_SIZE_MAX: usize = 1 << 30;
+
 /// What `item_size_max` is when nobody says otherwise, in bytes.
 pub const ITEM_SIZE_DEFAULT: u32 = 1 << 20;
 

@@ -203,13 +203,14 @@ fn parse_delete(arguments: &[u8]) -> Line<'_> {
     if !understood || key.len() > KEY_SIZE_MAX {
         return refused_unless_noreply(ErrorReply::BadCommandLineFormat, noreply);
     }
-    Line::Request(Request { noreply, ..Request::keyed(Command::Delete, key) })
+    Line::Request(Request { noreply, ..Request::keyed(Command::Delete { compare: None }, key) })
 }
 
 /// `incr key delta [noreply]`
 fn parse_arithmetic(arguments: &[u8], decrement: bool) -> Line<'_> {
     parse_key_and_number(arguments, ErrorReply::InvalidDelta, |delta| {
-        Some(Command::Arithmetic { decrement, delta: parse_u64(delta)? })
+        let delta = parse_u64(delta)?;
+        Some(Command::Arithmetic { decrement, delta, compare: None, vivify: None })
     })
 }
 

@@ -2,15 +2,21 @@
 //!
 //! It decides nothing: what happened comes in as arguments. It allocates only if the buffer must grow.
 
+mod binary;
+mod dialect;
 mod meta;
 
+pub use dialect::{
+    Hit, Outcome, hit_end, hit_header, miss, noop, outcome, quit, sasl_mechanisms, stats, version_of,
+};
 pub use meta::{
     MetaItem, MetaStatus, MetaWin, meta_arithmetic, meta_debug, meta_get, meta_noop, meta_status,
 };
 
-use crate::errors::ErrorReply;
+use crate::errors::DialectError;
 use crate::limits::KEY_SIZE_MAX;
 use crate::number;
+use crate::request::Dialect;
 use std::fmt;
 use std::io::Write as _;
 
@@ -29,10 +35,14 @@ pub trait StatText {
     fn append_to(self, out: &mut Vec<u8>);
 }
 
-/// A refusal. `out` grows by one line.
+/// A refusal, as a line unless it says otherwise.
 #[inline]
-pub fn error(out: &mut Vec<u8>, error: ErrorReply) {
-    out.extend_from_slice(error.text());
+pub fn error(out: &mut Vec<u8>, error: impl Into<DialectError>) {
+    let DialectError { error, dialect } = error.into();
+    match dialect {
+        Dialect::Text => out.extend_from_slice(error.text()),
+        Dialect::Binary(head) => binary::error(out, head, error),
+    }
 }
 
 /// The first line of a `VALUE` block; the caller appends the value and [`CRLF`]. `cas` is shown if it is given.
@@ -160,6 +170,7 @@ impl StatText for fmt::Arguments<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::errors::ErrorReply;
 
     #[track_caller]
     fn check(append: impl FnOnce(&mut Vec<u8>), expected: &str) {
