@@ -11,6 +11,7 @@
 
 #![forbid(unsafe_code)]
 
+mod admin;
 mod base64;
 mod binary;
 pub mod client;
@@ -24,11 +25,12 @@ pub mod reply;
 mod request;
 mod tokens;
 
+pub use admin::{Admin, Classes, Decimal, ShutdownMode, WatchTopics};
 pub use binary::BinaryHead;
 pub use errors::{DialectError, ErrorReply};
 pub use limits::{
     AUTH_DATA_SIZE_MAX, ITEM_SIZE_DEFAULT, KEY_SIZE_MAX, KEYS_LINE_SIZE_MAX, LINE_SIZE_MAX, Limits,
-    META_TOKENS_MAX, OPAQUE_SIZE_MAX, VALUE_SIZE_MAX, VERBOSITY_MAX,
+    META_TOKENS_MAX, OPAQUE_SIZE_MAX, VALUE_SIZE_MAX, VERBOSITY_MAX, WATCHERS_MAX,
 };
 pub use meta::MetaFlags;
 pub use parser::{Auth, Parser, Protocol, Step};

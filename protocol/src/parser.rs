@@ -2,8 +2,8 @@
 
 use crate::binary::{self, Packet};
 use crate::errors::{DialectError, ErrorReply};
-use crate::limits::{KEYS_LINE_SIZE_MAX, LEADING_SPACES_MAX, LINE_SIZE_MAX, Limits};
-use crate::line::{KeysCommand, Line, Refusal, VALUE_END, parse_line};
+use crate::limits::{AUTH_LINE_SIZE_MIN, KEYS_LINE_SIZE_MAX, LEADING_SPACES_MAX, LINE_SIZE_MAX, Limits};
+use crate::line::{KeysCommand, Line, Refusal, VALUE_END, parse_auth_line, parse_line};
 use crate::request::{Command, Request};
 use crate::tokens::Tokens;
 use memchr::memchr;
@@ -127,6 +127,7 @@ impl Parser {
     pub fn next<'a>(&mut self, input: &'a [u8], limits: &Limits) -> Step<'a> {
         match self.mode {
             Mode::Line { scanned } => match self.protocol {
+                Protocol::Text if self.auth == Auth::Required => self.next_auth(input, scanned),
                 Protocol::Text => self.next_line(input, scanned, limits),
                 Protocol::Binary => self.next_packet(input, limits),
                 Protocol::Auto => self.decide(input, limits),
@@ -186,6 +187,30 @@ impl Parser {
         }
     }
 
+    /// `set anything flags exptime length`, then user and password with a space between them; nothing else.
+    #[cold]
+    fn next_auth<'a>(&mut self, input: &'a [u8], scanned: usize) -> Step<'a> {
+        assert!(scanned <= input.len(), "bytes were dropped that no step consumed");
+        let line_end = memchr(b'\n', &input[scanned..]).map(|lf| scanned + lf + 1);
+        let Some(line_size) = line_end.filter(|&size| size <= LINE_SIZE_MAX + 1) else {
+            self.mode = Mode::Line { scanned: input.len() };
+            let too_long = line_end.is_some() || input.len() > LINE_SIZE_MAX;
+            return if too_long {
+                Step::Close { error: None }
+            } else {
+                Step::Incomplete { total_bytes: input.len() + 1 }
+            };
+        };
+        if line_size < AUTH_LINE_SIZE_MIN {
+            return Step::Close { error: None };
+        }
+        self.mode = Mode::default();
+        match parse_auth_line(without_line_end(&input[..line_size])) {
+            Ok(data_size) => authenticate(input, line_size, data_size),
+            Err(error) => Step::Reply { error: error.into(), consumed: line_size },
+        }
+    }
+
     fn unfinished_line<'a>(&mut self, input: &[u8]) -> Step<'a> {
         if let Some(close) = close_if_too_long(input) {
             return close;
@@ -241,6 +266,22 @@ impl Parser {
         };
         Step::Swallowed { consumed }
     }
+}
+
+/// Takes user and password from behind the line.
+fn authenticate(input: &[u8], line_size: usize, data_size: usize) -> Step<'_> {
+    let consumed = line_size + data_size + VALUE_END.len();
+    let Some(data) = input.get(line_size..consumed) else {
+        return Step::Incomplete { total_bytes: consumed };
+    };
+    let Some(data) = data.strip_suffix(VALUE_END) else {
+        return Step::Reply { error: ErrorReply::AuthTokenTermination.into(), consumed };
+    };
+    let Some(space) = memchr(b' ', data) else {
+        return Step::Reply { error: ErrorReply::AuthTokenFormat.into(), consumed };
+    };
+    let (key, value) = (&data[..space], &data[space + 1..]);
+    Step::Request { request: Request { value, ..Request::keyed(Command::Authenticate, key) }, consumed }
 }
 
 /// Takes the value from `behind` the line.

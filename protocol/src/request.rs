@@ -1,5 +1,6 @@
 //! What a client asks for, borrowed from the bytes it sent. No parsing and no replies.
 
+use crate::admin::Admin;
 use crate::base64;
 use crate::binary::BinaryHead;
 use crate::limits::KEY_SIZE_MAX;
@@ -118,6 +119,12 @@ pub enum Command {
     MetaNoop,
     /// `me`.
     MetaDebug(MetaFlags),
+    /// A command about the server.
+    Admin(Admin),
+    /// `set` on a connection that has not authenticated: `key` is the user, `value` the password. It
+    /// [decides](Command::decides_what_follows) how the rest of the stream is read, and is answered as a `set` or by
+    /// [`ErrorReply::AuthenticationFailure`](crate::ErrorReply::AuthenticationFailure).
+    Authenticate,
     /// Binary: which mechanisms there are; answered by [`sasl_mechanisms`](crate::reply::sasl_mechanisms).
     SaslMechanisms,
     /// Binary: begin to authenticate. `key` is the mechanism, `value` the first message. It
@@ -164,6 +171,10 @@ pub enum StatsTopic {
     Slabs,
     /// Items by size.
     Sizes,
+    /// Begin or end to count items by size; answers `sizes_status`.
+    CountSizes(bool),
+    /// The store on disk, which there is not: no fields.
+    Extstore,
     /// Connections.
     Conns,
     /// Zero the counters; answers `RESET`.
@@ -213,6 +224,8 @@ impl Command {
             | Self::Stats(_)
             | Self::Quit
             | Self::MetaNoop
+            | Self::Admin(_)
+            | Self::Authenticate
             | Self::SaslMechanisms
             | Self::SaslStart
             | Self::SaslStep => false,
@@ -222,7 +235,7 @@ impl Command {
     /// Whether the bytes behind it may only be parsed when it has been executed and the parser told how it ended:
     /// who parses ahead stops here. O(1).
     pub fn decides_what_follows(&self) -> bool {
-        matches!(self, Self::SaslStart | Self::SaslStep)
+        matches!(self, Self::Authenticate | Self::SaslStart | Self::SaslStep)
     }
 
     /// The flags of a meta command that has some. O(1).
