@@ -14,6 +14,7 @@ pub mod clock;
 mod epoll;
 mod io;
 pub mod mailbox;
+pub mod process;
 mod ring;
 mod sockets;
 pub mod thread;

@@ -143,7 +143,7 @@ pub struct Connection {
 
 impl Connection {
     /// A fresh connection.
-    pub fn new(id: ConnectionId) -> Self {
+    pub fn new(id: ConnectionId, now: Seconds) -> Self {
         Self {
             id,
             parser: Parser::default(),
@@ -159,7 +159,7 @@ impl Connection {
             touched: false,
             ending: Ending::No,
             waits_for_memory: false,
-            heard_at: Seconds(0),
+            heard_at: now,
             sending_bytes: 0,
             input_bytes_counted: 0,
             output_bytes_counted: 0,
@@ -218,13 +218,13 @@ impl Connections {
     }
 
     /// Adds a fresh one.
-    pub fn insert(&mut self, id: ConnectionId) {
+    pub fn insert(&mut self, id: ConnectionId, now: Seconds) {
         let slot = id.slot as usize;
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
         }
         assert!(self.slots[slot].is_none(), "the reactor gives a slot to one connection at a time");
-        self.slots[slot] = Some(Box::new(Connection::new(id)));
+        self.slots[slot] = Some(Box::new(Connection::new(id, now)));
         self.live += 1;
     }
 
@@ -247,7 +247,13 @@ impl Connections {
 
     /// The names of all connections.
     pub fn ids(&self) -> Vec<ConnectionId> {
-        self.slots.iter().flatten().map(|connection| connection.id).collect()
+        self.ids_of(|_| true)
+    }
+
+    /// The names of the connections that are so. O(all connections).
+    pub fn ids_of(&self, are_so: impl Fn(&Connection) -> bool) -> Vec<ConnectionId> {
+        let found = self.slots.iter().flatten().filter(|connection| are_so(connection));
+        found.map(|connection| connection.id).collect()
     }
 }
 
@@ -290,9 +296,9 @@ mod tests {
         let mut connections = Connections::default();
         let old = ConnectionId { slot: 2, generation: 1 };
         let new = ConnectionId { slot: 2, generation: 2 };
-        connections.insert(old);
+        connections.insert(old, Seconds(1));
         assert!(connections.remove(old).is_some());
-        connections.insert(new);
+        connections.insert(new, Seconds(1));
         assert!(connections.get_mut(old).is_none());
         assert!(connections.remove(old).is_none());
         assert_eq!((connections.len(), connections.ids()), (1, vec![new]));

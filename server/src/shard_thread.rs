@@ -15,13 +15,16 @@ use slabring_engine::Seconds;
 use slabring_protocol::{ErrorReply, reply};
 use slabring_reactor::clock::Moment;
 use slabring_reactor::{ConnectionId, EndCause, Event, Io, Wait, Waker};
+use tracing::warn;
 
 use crate::batch::{Batch, Gate, Senders};
 use crate::connection::{Connection, Connections, Ending, OUTPUT_BYTES_LOW};
 use crate::dispatch::{Dispatcher, refuse_input};
 use crate::execute::Executor;
 use crate::gather::{Gathered, SMALL_PACKET_BYTES};
+use crate::listeners::Entrance;
 use crate::node::Node;
+use crate::options::TlsUse;
 use crate::post::{Letter, Post};
 use crate::shards::Shards;
 
@@ -68,6 +71,8 @@ pub struct ShardThread<I> {
     dispatcher: Dispatcher,
     /// Small packets of this turn.
     gathered: Gathered,
+    /// What connections begin with, by their listener.
+    entrances: Vec<Entrance>,
     phase: Phase,
     last_upkeep: Seconds,
     /// Chunks that the sweeper has still to examine in this second.
@@ -76,7 +81,14 @@ pub struct ShardThread<I> {
 
 impl<I: Io> ShardThread<I> {
     /// A thread ready to run.
-    pub fn new(node: Arc<Node>, shards: Shards, io: I, executor: Executor, post: Post) -> Self {
+    pub fn new(
+        node: Arc<Node>,
+        shards: Shards,
+        io: I,
+        executor: Executor,
+        post: Post,
+        entrances: Vec<Entrance>,
+    ) -> Self {
         let dispatcher = Dispatcher::new(Arc::clone(&node), shards, executor, post);
         Self {
             waker: io.waker(),
@@ -84,6 +96,7 @@ impl<I: Io> ShardThread<I> {
             touched: Vec::new(),
             stalled: Vec::new(),
             gathered: Gathered::default(),
+            entrances,
             phase: Phase::Serving,
             last_upkeep: dispatcher.now,
             sweep_due_chunks: 0,
@@ -150,7 +163,10 @@ impl<I: Io> ShardThread<I> {
                     client.sending_bytes = 0;
                     touch(&mut self.touched, client);
                 }
-                Event::Accepted { connection, .. } => self.accepted(connection),
+                Event::Accepted { connection, listener } => {
+                    let entrance = self.entrances[listener.0 as usize];
+                    self.accepted(connection, entrance);
+                }
                 Event::Ended { connection, cause: EndCause::EndOfStream } => {
                     let Some(client) = self.connections.get_mut(connection) else { continue };
                     client.ending = client.ending.max(Ending::AfterInput);
@@ -158,19 +174,30 @@ impl<I: Io> ShardThread<I> {
                 }
                 // Nothing can be sent any more, so nothing is owed.
                 Event::Ended { connection, cause: EndCause::Failed(_) } => self.close(connection),
-                Event::Woken => {}
+                Event::Woken => self.take_arrivals(),
             }
         }
         let note = |client: &mut Connection| touch(&mut self.touched, client);
         self.gathered.execute(&mut self.dispatcher, &mut self.connections, note);
     }
 
-    fn accepted(&mut self, id: ConnectionId) {
-        self.connections.insert(id);
+    /// Takes over connections from the unix socket.
+    fn take_arrivals(&mut self) {
+        let entrance = Entrance { tls: TlsUse::Never, protocol: self.node.settings.protocol };
+        while let Some(stream) = self.node.arrivals[self.shards.me.index()].take() {
+            match self.io.adopt(stream) {
+                Ok(id) => self.accepted(id, entrance),
+                Err(error) => warn!("cannot take over a connection: {error}"),
+            }
+        }
+    }
+
+    fn accepted(&mut self, id: ConnectionId, _entrance: Entrance) {
+        self.connections.insert(id, self.dispatcher.now);
         let traffic = &mut self.dispatcher.executor.traffic;
         traffic.connections_total += 1;
         let before = self.node.connections.fetch_add(1, Ordering::Relaxed);
-        if before >= self.node.settings.max_connections {
+        if before >= self.node.max_connections.load(Ordering::Relaxed) {
             traffic.connections_rejected += 1;
             let client = self.connections.get_mut(id).expect("inserted just now");
             client.outbox.local(|out| reply::error(out, ErrorReply::TooManyConnections));
@@ -284,6 +311,22 @@ impl<I: Io> ShardThread<I> {
         self.sweep_due_chunks = chunks.div_ceil(SWEEP_PERIOD_SECONDS);
         self.node.published[self.shards.me.index()].store(&report);
         self.refuse_overdue();
+        self.close_idle();
+    }
+
+    /// Closes clients that have said nothing for too long, if there is such a time.
+    fn close_idle(&mut self) {
+        let timeout = self.node.idle_timeout_seconds.load(Ordering::Relaxed);
+        if timeout == 0 {
+            return;
+        }
+        let now = self.dispatcher.now.0;
+        let is_idle =
+            |client: &Connection| client.is_quiet() && now.saturating_sub(client.heard_at.0) > timeout;
+        for id in self.connections.ids_of(is_idle) {
+            self.dispatcher.executor.traffic.idle_kicks += 1;
+            self.close(id);
+        }
     }
 
     /// Gives up large inputs that have waited for memory, or kept it from others, too long.

@@ -53,7 +53,7 @@ fn general(out: &mut Vec<u8>, node: &Node, report: &ShardReport) {
     all(
         out,
         [
-            ("max_connections", node.settings.max_connections as u64),
+            ("max_connections", node.max_connections.load(Ordering::Relaxed) as u64),
             ("curr_connections", connections),
             ("total_connections", traffic.connections_total),
             ("rejected_connections", traffic.connections_rejected),
@@ -207,17 +207,17 @@ fn settings(out: &mut Vec<u8>, node: &Node) {
     let settings = &node.settings;
     let on = |value: bool| if value { "on" } else { "off" };
     let yes = |value: bool| if value { "yes" } else { "no" };
-    let port = settings.listen.first().map_or(0, std::net::SocketAddr::port);
+    let port = settings.listen.first().map_or(0, |listen| listen.address.port());
     all(
         out,
         [
             ("maxbytes", settings.memory_bytes as u64),
-            ("maxconns", settings.max_connections as u64),
+            ("maxconns", node.max_connections.load(Ordering::Relaxed) as u64),
             ("tcpport", u64::from(port)),
             ("udpport", 0),
         ],
     );
-    let addresses: Vec<_> = settings.listen.iter().map(|address| address.ip().to_string()).collect();
+    let addresses: Vec<_> = settings.listen.iter().map(|listen| listen.address.ip().to_string()).collect();
     reply::stat(out, "inter", addresses.join(",").as_str());
     all(out, [("verbosity", node.verbosity.load(Ordering::Relaxed) as u64), ("oldest", 0)]);
     all(out, [("evictions", on(settings.evict)), ("domain_socket", "NULL")]);

@@ -1,0 +1,85 @@
+//! What SIGHUP does: reads the configuration again, takes over what can change while the node runs, and says on stderr what
+//! that was and what needs a restart. What is wrong changes nothing.
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use anyhow::Result;
+
+use crate::log;
+use crate::node::{Node, raise_files};
+use crate::options::Settings;
+
+/// Options that can change while the node runs.
+const LIVE: [&str; 4] = ["auth-file", "conn-limit", "extended", "verbose"];
+
+/// Reads everything again. Never fails: what cannot be used is told and left as it was.
+pub fn reload(node: &Node) {
+    let outcome = match read_again(node) {
+        Ok(lines) if lines.is_empty() => vec!["nothing has changed".into()],
+        Ok(lines) => lines,
+        Err(error) => vec![format!("nothing is changed: {error:#}")],
+    };
+    for line in outcome {
+        eprintln!("slabring: reload: {line}");
+    }
+}
+
+fn read_again(node: &Node) -> Result<Vec<String>> {
+    let settings = node.sources.read()?.settings(&node.sources)?;
+    let mut latest = node.latest.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut lines = Vec::new();
+    for (name, now, then) in differences(&latest.options, &settings.options) {
+        if LIVE.contains(&name) {
+            lines.push(format!("{name} = {then} (was {now})"));
+        }
+    }
+    take_over(node, &settings, &mut lines);
+    // Compared with the start: a change that was undone needs no restart.
+    for (name, now, then) in differences(&node.settings.options, &settings.options) {
+        if !LIVE.contains(&name) {
+            lines.push(format!("{name} = {then} needs a restart (is {now})"));
+        }
+    }
+    *latest = settings;
+    Ok(lines)
+}
+
+fn take_over(node: &Node, settings: &Settings, lines: &mut Vec<String>) {
+    node.verbosity.store(settings.verbosity, Ordering::Relaxed);
+    log::set_verbosity(settings.verbosity);
+    node.idle_timeout_seconds.store(settings.idle_timeout_seconds, Ordering::Relaxed);
+    match raise_files(settings.max_connections) {
+        Ok(()) => node.max_connections.store(settings.max_connections, Ordering::Relaxed),
+        Err(error) => lines.push(format!("conn-limit stays: {error:#}")),
+    }
+}
+
+type Options = BTreeMap<String, String>;
+
+/// Names whose values differ, with both values.
+fn differences<'a>(now: &'a Options, then: &'a Options) -> Vec<(&'a str, &'a str, &'a str)> {
+    let value = |options: &'a Options, name: &str| options.get(name).map_or("not given", String::as_str);
+    let mut names: Vec<_> = now.keys().chain(then.keys()).map(String::as_str).collect();
+    names.sort_unstable();
+    names.dedup();
+    let both = names.into_iter().map(|name| (name, value(now, name), value(then, name)));
+    both.filter(|(_, now, then)| now != then).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_tell_both_values_and_what_was_or_is_missing() {
+        let options = |pairs: &[(&str, &str)]| -> Options {
+            pairs.iter().map(|&(name, value)| (name.to_owned(), value.to_owned())).collect()
+        };
+        let now = options(&[("a", "1"), ("b", "2"), ("c", "3")]);
+        let then = options(&[("b", "2"), ("c", "4"), ("d", "5")]);
+        let wanted = [("a", "1", "not given"), ("c", "3", "4"), ("d", "not given", "5")];
+        assert_eq!(differences(&now, &then), wanted);
+    }
+}
