@@ -129,6 +129,7 @@ fn sum_of_memory(a: &MemoryUse, b: &MemoryUse) -> MemoryUse {
         policy: a.policy + b.policy,
         external: a.external + b.external,
         items: a.items + b.items,
+        held: a.held + b.held,
     }
 }
 
