@@ -23,6 +23,7 @@ mod report;
 mod shard_thread;
 mod shards;
 mod stats;
+mod unkeyed;
 
 use std::process::ExitCode;
 
