@@ -5,6 +5,7 @@ use slabring_protocol::Parser;
 use slabring_reactor::ConnectionId;
 
 use crate::outbox::Outbox;
+use crate::session::{SESSION_BYTES, Session};
 
 /// Replies in bytes above which a connection's requests are not executed and its socket is not read.
 pub const OUTPUT_BYTES_HIGH: usize = 1 << 20;
@@ -111,6 +112,8 @@ pub struct Connection {
     pub input: Input,
     /// What is owed.
     pub outbox: Outbox,
+    /// TLS, if it is spoken.
+    pub session: Option<Box<Session>>,
     /// A send is in flight.
     pub sending: bool,
     /// The socket is not read, for the sake of the output.
@@ -149,6 +152,7 @@ impl Connection {
             parser: Parser::default(),
             input: Input::default(),
             outbox: Outbox::default(),
+            session: None,
             sending: false,
             paused: false,
             stalled: false,
@@ -194,13 +198,19 @@ impl Connection {
     pub fn is_over(&self) -> bool {
         match self.ending {
             Ending::No => false,
-            Ending::AfterInput | Ending::AfterOutput => self.is_quiet(),
+            Ending::AfterInput | Ending::AfterOutput => match &self.session {
+                None => self.is_quiet(),
+                Some(session) => {
+                    !self.sending && session.is_over() && (session.is_broken() || self.is_quiet())
+                }
+            },
         }
     }
 
     /// Memory of its replies.
     pub fn output_capacity_bytes(&self) -> usize {
-        self.outbox.capacity_bytes() + self.sending_bytes
+        let session_bytes = self.session.as_ref().map_or(0, |_| SESSION_BYTES);
+        self.outbox.capacity_bytes() + self.sending_bytes + session_bytes
     }
 }
 

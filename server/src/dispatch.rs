@@ -13,11 +13,15 @@ use crate::execute::Executor;
 use crate::node::Node;
 use crate::post::Post;
 use crate::report::Gathering;
+use crate::session::{Failure, Session};
 use crate::shards::{ShardId, Shards};
 
 /// Buffers kept for the next replies, and the capacity above which one is not kept.
 const SPARE_BUFFERS_MAX: usize = 64;
 const SPARE_BUFFER_BYTES_MAX: usize = 16 << 10;
+
+/// What a TLS client's first record begins with. No command does.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Requests that are parsed ahead.
 const AHEAD_MAX: usize = WARM_KEYS_MAX;
@@ -71,12 +75,40 @@ impl Dispatcher {
     pub fn received(&mut self, client: &mut Connection, data: &[u8]) {
         self.executor.traffic.bytes_read += data.len() as u64;
         client.heard_at = self.now;
+        match client.session.take() {
+            None => self.received_plain(client, data),
+            Some(mut session) => {
+                let outcome = session.open(data, |plain| self.received_plain(client, plain));
+                client.session = Some(session);
+                if let Err(failure) = outcome {
+                    self.session_failed(client, failure);
+                }
+            }
+        }
+    }
+
+    fn session_failed(&mut self, client: &mut Connection, failure: Failure) {
+        match failure {
+            Failure::Handshake => self.executor.traffic.tls_handshake_errors += 1,
+            Failure::Record => self.executor.traffic.tls_record_errors += 1,
+        }
+        client.input = Input::default();
+        client.stalled = false;
+        client.ending = Ending::AfterOutput;
+    }
+
+    fn received_plain(&mut self, client: &mut Connection, data: &[u8]) {
         if client.ending == Ending::AfterOutput {
             return;
         }
         if client.input.is_empty() && !client.stalled {
             let used = self.execute_bytes(client, data);
-            self.keep(client, &data[used..]);
+            let rest = &data[used..];
+            if !client.stalled && rest.first() == Some(&TLS_HANDSHAKE) {
+                // TLS where none is spoken: its client waits for an answer that no text can give.
+                client.ending = Ending::AfterOutput;
+            }
+            self.keep(client, rest);
         } else {
             self.keep(client, data);
             if !client.stalled && client.input.is_worth_parsing() {
@@ -158,7 +190,7 @@ impl Dispatcher {
 
     /// The key of the request that `data` begins with, if this shard will execute it at once.
     pub fn first_key<'a>(&self, client: &Connection, data: &'a [u8]) -> Option<&'a [u8]> {
-        if !client.input.is_empty() || client.stalled {
+        if !client.input.is_empty() || client.stalled || client.session.is_some() {
             return None;
         }
         match client.parser.clone().next(data, &self.limits) {
@@ -258,6 +290,46 @@ impl Dispatcher {
     /// Executes another shard's letter and sends it back.
     pub fn execute_letter(&mut self, place: usize, batch: Box<Batch>) {
         self.post.execute(place, batch, &mut self.executor, self.now);
+    }
+
+    /// The bytes that a connection may send now, if there are any and none are on their way.
+    pub fn take_output(&mut self, client: &mut Connection) -> Option<Vec<u8>> {
+        if client.sending {
+            return None;
+        }
+        let full = match client.session.take() {
+            None if client.outbox.ready().is_empty() => return None,
+            None => client.outbox.take_ready(self.spare_buffer()),
+            Some(mut session) => {
+                let sealed = self.seal(client, &mut session);
+                client.session = Some(session);
+                sealed
+            }
+        };
+        if full.is_empty() {
+            self.keep_spare(full);
+            return None;
+        }
+        client.sending = true;
+        client.sending_bytes = full.capacity();
+        Some(full)
+    }
+
+    fn seal(&mut self, client: &mut Connection, session: &mut Session) -> Vec<u8> {
+        let mut sealed = self.spare_buffer();
+        if session.may_speak() && !client.outbox.ready().is_empty() {
+            let mut plain = client.outbox.take_ready(self.spare_buffer());
+            session.seal(&plain, &mut sealed);
+            plain.clear();
+            self.keep_spare(plain);
+        } else {
+            session.seal(&[], &mut sealed);
+        }
+        if client.ending > Ending::No && (session.is_broken() || !client.stalled && client.outbox.is_empty())
+        {
+            session.say_goodbye(&mut sealed);
+        }
+        sealed
     }
 
     /// An empty buffer for the next replies.

@@ -12,6 +12,7 @@ mod execute;
 mod exptime;
 mod gather;
 mod listeners;
+mod live;
 mod log;
 mod node;
 mod options;
@@ -20,9 +21,11 @@ mod pid_file;
 mod post;
 mod reload;
 mod report;
+mod session;
 mod shard_thread;
 mod shards;
 mod stats;
+mod tls;
 mod unkeyed;
 
 use std::process::ExitCode;
@@ -36,7 +39,7 @@ use slabring_reactor::thread::return_large_buffers;
 use tracing::warn;
 
 use crate::listeners::Listeners;
-use crate::node::{Node, raise_limits};
+use crate::node::{Files, Node, raise_limits};
 use crate::options::{EXIT_FAILURE, Refused, Settings, Sources, version_line};
 use crate::pid_file::PidFile;
 
@@ -66,7 +69,8 @@ fn run(sources: &Sources) -> Result<()> {
         return Ok(());
     }
     let check_only = given.arguments.check_config;
-    let settings = given.settings(sources).map_err(|refused| Refused {
+    let checked = given.settings(sources).and_then(|settings| Ok((Files::read(&settings)?, settings)));
+    let (files, settings) = checked.map_err(|refused| Refused {
         // Who only asks wants a yes or a no.
         exit_code: if check_only { EXIT_FAILURE } else { refused.exit_code },
         ..refused
@@ -76,11 +80,11 @@ fn run(sources: &Sources) -> Result<()> {
         given.warnings.iter().for_each(|warning| eprintln!("slabring: {warning}"));
         return Ok(());
     }
-    serve(settings, sources, &given.warnings)
+    serve(settings, files, sources, &given.warnings)
 }
 
 /// Runs a node to its end. There are no threads before the process has become what it will be.
-fn serve(settings: Settings, sources: &Sources, warnings: &[String]) -> Result<()> {
+fn serve(settings: Settings, files: Files, sources: &Sources, warnings: &[String]) -> Result<()> {
     let detached = settings.daemon.then(detach).transpose().context("-d: cannot go into the background")?;
     return_large_buffers();
     log::start(settings.verbosity);
@@ -98,7 +102,7 @@ fn serve(settings: Settings, sources: &Sources, warnings: &[String]) -> Result<(
     }
     settings.user.as_deref().map_or(Ok(()), become_user)?;
     let quiet = settings.verbosity == 0;
-    let running = node::start(settings, sources.clone(), listeners, signals()?)?;
+    let running = node::start(settings, sources.clone(), files, listeners, signals()?)?;
     eprintln!("{}", banner(running.node()));
     if let Some(detached) = detached {
         std::env::set_current_dir("/").context("-d: cannot leave the directory")?;

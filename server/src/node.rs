@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, mpsc};
+use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -21,11 +21,13 @@ use crate::arrivals::{self, Arrivals};
 use crate::control;
 use crate::execute::Executor;
 use crate::listeners::{Entrance, Listeners, SocketFile};
-use crate::options::{Settings, Sources};
+use crate::live::Live;
+use crate::options::{EXIT_FAILURE, Refused, Settings, Sources, TlsSettings, TlsUse};
 use crate::post::{LetterBoxes, Post, connect_all};
 use crate::report::ShardReport;
 use crate::shard_thread::ShardThread;
 use crate::shards::{ShardId, Shards};
+use crate::tls::TlsConfigs;
 
 /// Receive buffers, and the rings, each take at most this share of a shard's memory.
 const FIXED_SHARE: usize = 16;
@@ -59,6 +61,10 @@ pub struct Node {
     pub choice: Choice,
     /// Clients connected to any shard.
     pub connections: AtomicUsize,
+    /// TLS, if it is spoken anywhere.
+    pub tls: Option<Live<TlsConfigs>>,
+    /// When the certificates were last read.
+    pub certificates_read: AtomicU32,
     /// Log level that clients may change.
     pub verbosity: AtomicUsize,
     /// Set once: finish and end.
@@ -112,6 +118,24 @@ impl Node {
         }
     }
 
+    /// Reads the certificates again, for connections to come. The error says what is wrong with them; the old ones stay.
+    pub fn refresh_certificates(&self) -> Result<(), String> {
+        let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner).tls.clone();
+        self.load_certificates(&latest.ok_or("Error TLS not enabled")?)
+    }
+
+    /// Reads the certificates that `settings` name, as [`Node::refresh_certificates`].
+    pub fn load_certificates(&self, settings: &TlsSettings) -> Result<(), String> {
+        let live = self.tls.as_ref().ok_or("Error TLS not enabled")?;
+        let asks_all = self.settings.listen.iter().any(|listen| listen.tls == TlsUse::Mutual);
+        if asks_all && settings.authorities.is_none() {
+            return Err("Error loading the CA certificates: mtls: listeners need ssl_ca_cert".into());
+        }
+        live.replace(TlsConfigs::load(settings)?);
+        self.certificates_read.store(self.clock.unix_seconds(), Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Makes a shard that runs look for what is new.
     pub fn wake(&self, shard: usize) {
         if let Some(wakers) = self.wakers.get() {
@@ -129,10 +153,26 @@ pub struct Running {
     _socket_file: Option<SocketFile>,
 }
 
+/// What the settings name files for, read. All of it is secret.
+pub struct Files {
+    /// Certificates and keys.
+    pub tls: Option<TlsConfigs>,
+}
+
+impl Files {
+    /// Reads them. The error is one line.
+    pub fn read(settings: &Settings) -> Result<Self, Refused> {
+        let refused = |text| Refused { text, exit_code: EXIT_FAILURE };
+        let tls = settings.tls.as_ref().map(TlsConfigs::load).transpose().map_err(refused)?;
+        Ok(Self { tls })
+    }
+}
+
 /// Starts a node on `listeners` and returns when it serves. `signals` will end it.
 pub fn start(
     settings: Settings,
     sources: Sources,
+    files: Files,
     listeners: Listeners,
     signals: Signals,
 ) -> Result<Running> {
@@ -142,8 +182,11 @@ pub fn start(
     let threads = settings.threads;
     let addresses = listeners.addresses();
     let (unix, socket_file) = listeners.unix.map(|unix| (unix.listener, unix.file)).unzip();
+    let clock = Clock::start();
     let node = Arc::new(Node {
-        clock: Clock::start(),
+        tls: files.tls.map(Live::new),
+        certificates_read: AtomicU32::new(clock.unix_seconds()),
+        clock,
         connections: AtomicUsize::new(0),
         max_connections: AtomicUsize::new(settings.max_connections),
         idle_timeout_seconds: AtomicU32::new(settings.idle_timeout_seconds),

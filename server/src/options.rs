@@ -17,7 +17,7 @@ use slabring_reactor::backend::Wish;
 
 pub use arguments::{Binding, version_line};
 pub use listen::{Listen, TlsUse};
-pub use sources::{Given, Origin, Sources};
+pub use sources::Sources;
 
 /// A shard holds at least this many of the largest items: one stored, one coming in, and some air.
 const ITEMS_PER_SHARD_MIN: usize = 3;

@@ -36,6 +36,7 @@ fn read_again(node: &Node) -> Result<Vec<String>> {
         }
     }
     take_over(node, &settings, &mut lines);
+    reload_certificates(node, &settings, &mut lines);
     // Compared with the start: a change that was undone needs no restart.
     for (name, now, then) in differences(&node.settings.options, &settings.options) {
         if !LIVE.contains(&name) {
@@ -54,6 +55,15 @@ fn take_over(node: &Node, settings: &Settings, lines: &mut Vec<String>) {
         Ok(()) => node.max_connections.store(settings.max_connections, Ordering::Relaxed),
         Err(error) => lines.push(format!("conn-limit stays: {error:#}")),
     }
+}
+
+/// New connections get the certificates that the files hold now; bad ones leave those that are.
+fn reload_certificates(node: &Node, settings: &Settings, lines: &mut Vec<String>) {
+    let (Some(_), Some(tls)) = (&node.tls, &settings.tls) else { return };
+    lines.push(match node.load_certificates(tls) {
+        Ok(()) => format!("certificates of {} are read", tls.chain.display()),
+        Err(error) => format!("the certificates stay as they were: {error}"),
+    });
 }
 
 type Options = BTreeMap<String, String>;

@@ -34,6 +34,7 @@ counters! {
     /// What came and went over a shard's connections.
     Traffic {
         bytes_read, bytes_written, connections_total, connections_rejected, cmd_flush, idle_kicks,
+        tls_sessions, tls_handshake_errors, tls_record_errors,
         /// Times a connection had to wait for its own replies or for room in a mailbox.
         stalls,
         /// Requests that went to another shard.

@@ -23,10 +23,13 @@ use crate::dispatch::{Dispatcher, refuse_input};
 use crate::execute::Executor;
 use crate::gather::{Gathered, SMALL_PACKET_BYTES};
 use crate::listeners::Entrance;
+use crate::live::Held;
 use crate::node::Node;
 use crate::options::TlsUse;
 use crate::post::{Letter, Post};
+use crate::session::Session;
 use crate::shards::Shards;
+use crate::tls::TlsConfigs;
 
 /// Longest sleep: the sweeper and the published statistics want to be looked after.
 const SLEEP_MAX: Duration = Duration::from_millis(200);
@@ -40,6 +43,8 @@ const SWEEP_PAUSE: Duration = Duration::from_millis(2);
 const STALLED_INPUT_BYTES_MAX: usize = 16 << 10;
 /// Bounced requests of one connection that are sent again in one turn: each may bring a value of the largest kind.
 const RESENT_MAX: usize = 4;
+/// A client that has come to no agreement over TLS after this time is closed.
+const HANDSHAKE_PATIENCE_SECONDS: u32 = 10;
 /// After the order to stop: what clients have in flight gets this long to be heard, all else this long to finish.
 const STOP_LISTENING: Duration = Duration::from_millis(50);
 const STOP_PATIENCE: Duration = Duration::from_secs(4);
@@ -73,6 +78,8 @@ pub struct ShardThread<I> {
     gathered: Gathered,
     /// What connections begin with, by their listener.
     entrances: Vec<Entrance>,
+    /// What connections with TLS begin with.
+    tls: Held<TlsConfigs>,
     phase: Phase,
     last_upkeep: Seconds,
     /// Chunks that the sweeper has still to examine in this second.
@@ -97,6 +104,7 @@ impl<I: Io> ShardThread<I> {
             stalled: Vec::new(),
             gathered: Gathered::default(),
             entrances,
+            tls: Held::default(),
             phase: Phase::Serving,
             last_upkeep: dispatcher.now,
             sweep_due_chunks: 0,
@@ -192,8 +200,17 @@ impl<I: Io> ShardThread<I> {
         }
     }
 
-    fn accepted(&mut self, id: ConnectionId, _entrance: Entrance) {
+    fn accepted(&mut self, id: ConnectionId, entrance: Entrance) {
         self.connections.insert(id, self.dispatcher.now);
+        if let Some(tls) = &self.node.tls
+            && let Some(config) = self.tls.get(tls).for_use(entrance.tls)
+        {
+            let session = Session::new(config, self.dispatcher.now).expect("the configuration was checked");
+            let client = self.connections.get_mut(id).expect("inserted just now");
+            client.session = Some(Box::new(session));
+            self.dispatcher.budget.count(client);
+            self.dispatcher.executor.traffic.tls_sessions += 1;
+        }
         let traffic = &mut self.dispatcher.executor.traffic;
         traffic.connections_total += 1;
         let before = self.node.connections.fetch_add(1, Ordering::Relaxed);
@@ -260,10 +277,7 @@ impl<I: Io> ShardThread<I> {
         for id in touched.drain(..) {
             let Some(client) = self.connections.get_mut(id) else { continue };
             client.touched = false;
-            if !client.sending && !client.outbox.ready().is_empty() {
-                let full = client.outbox.take_ready(self.dispatcher.spare_buffer());
-                client.sending = true;
-                client.sending_bytes = full.capacity();
+            if let Some(full) = self.dispatcher.take_output(client) {
                 self.io.send(id, full);
             }
             if client.stalled && !client.listed {
@@ -312,6 +326,25 @@ impl<I: Io> ShardThread<I> {
         self.node.published[self.shards.me.index()].store(&report);
         self.refuse_overdue();
         self.close_idle();
+        self.close_stalled_handshakes();
+    }
+
+    /// Closes clients that have not come to speak TLS in time.
+    fn close_stalled_handshakes(&mut self) {
+        if self.node.tls.is_none() {
+            return;
+        }
+        let now = self.dispatcher.now.0;
+        let is_late = |client: &Connection| {
+            let session = client.session.as_ref();
+            session.is_some_and(|session| {
+                session.is_handshaking() && now.saturating_sub(session.since.0) > HANDSHAKE_PATIENCE_SECONDS
+            })
+        };
+        for id in self.connections.ids_of(is_late) {
+            self.dispatcher.executor.traffic.tls_handshake_errors += 1;
+            self.close(id);
+        }
     }
 
     /// Closes clients that have said nothing for too long, if there is such a time.

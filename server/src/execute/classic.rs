@@ -139,8 +139,7 @@ impl Executor {
 }
 
 fn append_value(out: &mut Vec<u8>, request: &Request<'_>, item: &Item<'_>) {
-    let hit =
-        Hit { client_flags: item.client_flags(), value_len: length(item.value_len()), cas: item.cas() };
+    let hit = Hit { client_flags: item.client_flags(), value_len: length(item.value_len()), cas: item.cas() };
     reply::hit_header(out, request, &hit);
     item.value().copy_to(out);
     reply::hit_end(out, request);

@@ -1,0 +1,1 @@
+//! Where a server listens and what is spoken there.
