@@ -5,6 +5,7 @@
 //!
 //! * [`Parser`] cuts a connection's bytes into [`Step`]s; the caller keeps the bytes and drops what a step consumed.
 //! * [`reply`] holds every text a server sends. No other crate spells one.
+//! * [`udp`] is the frame around both in datagrams, [`Users`] says who may come in.
 //! * [`client`] is the other end: requests to bytes, and where one reply of a stream ends.
 //!
 //! The text, meta and binary protocols follow memcached 1.6.45. Where this crate is deliberately different, the place says so.
@@ -16,6 +17,8 @@ mod base64;
 mod binary;
 pub mod client;
 mod errors;
+#[doc(hidden)]
+pub mod fuzzing;
 mod limits;
 mod line;
 mod meta;
@@ -24,6 +27,8 @@ mod parser;
 pub mod reply;
 mod request;
 mod tokens;
+pub mod udp;
+mod users;
 
 pub use admin::{Admin, Classes, Decimal, ShutdownMode, WatchTopics};
 pub use binary::BinaryHead;
@@ -35,3 +40,7 @@ pub use limits::{
 pub use meta::MetaFlags;
 pub use parser::{Auth, Parser, Protocol, Step};
 pub use request::{Command, Dialect, Request, StatsDetail, StatsTopic, StoreMode, Vivify};
+pub use users::{
+    AUTH_ENTRY_SIZE_MAX, AUTH_USERS_MAX, SASL_MECHANISMS, SASL_USERS_MAX, Users, UsersError, UsersFormat,
+    parse_sasl_plain,
+};
