@@ -158,7 +158,8 @@ impl Shard {
                 Chunk::Continuation { head, .. } => head,
                 Chunk::Free { .. } | Chunk::Reserved { .. } => continue,
             };
-            if self.death(self.arena.header(item), now).is_some() {
+            // An item that a fetch gave an expiry in the past may be about to be written anew.
+            if item != self.protected && self.death(self.arena.header(item), now).is_some() {
                 self.reclaim(self.hash_at(item), item);
                 return true;
             }

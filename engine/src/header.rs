@@ -321,6 +321,13 @@ impl Head {
         self.extension.chain.map_or(self.header.value_len(), |chain| chain.value_len as usize)
     }
 
+    /// Notes where the chain begins, if there is one.
+    pub(crate) fn chain_to(&mut self, first: Location) {
+        if let Some(chain) = &mut self.extension.chain {
+            chain.first = first.0;
+        }
+    }
+
     /// Bytes of headers, key and value, continuations' headers left out.
     pub(crate) fn footprint(&self) -> usize {
         self.value_offset() + self.value_len()
@@ -365,9 +372,15 @@ impl Arena {
 
     /// Writes header, client flags and extension; sets the header's bits that announce the latter two.
     pub(crate) fn set_head(&mut self, location: Location, mut head: Head) {
-        let mut offset = location.offset() + HEADER_SIZE;
         head.header.set_has_client_flags(head.client_flags != 0);
         head.header.set_extended(!head.extension.is_empty());
+        self.set_head_behind_header(location, &head);
+        self.set_header(location, head.header);
+    }
+
+    /// Writes client flags and extension only.
+    pub(crate) fn set_head_behind_header(&mut self, location: Location, head: &Head) {
+        let mut offset = location.offset() + HEADER_SIZE;
         if head.client_flags != 0 {
             self.write(offset, head.client_flags);
             offset += CLIENT_FLAGS_SIZE;
@@ -375,7 +388,6 @@ impl Arena {
         if !head.extension.is_empty() {
             self.set_extension(offset, &head.extension);
         }
-        self.set_header(location, head.header);
     }
 
     /// The key of the item at `location`.

@@ -218,6 +218,20 @@ impl Index {
         }
     }
 
+    /// Shows every entry of the bucket that `hash` falls into; returns the first hash that falls beyond it, if one does.
+    pub(crate) fn walk(&self, hash: u64, mut show: impl FnMut(Location)) -> Option<u64> {
+        for at in self.chain(self.home(hash)) {
+            let bucket = self.bucket(at);
+            bucket.used_slots().for_each(|slot| show(Location(bucket.locations[slot])));
+        }
+        let old = range_reduced(hash, self.buckets);
+        if old < self.frontier {
+            first_hash_of(old + 1, self.buckets)
+        } else {
+            first_hash_of(range_reduced(hash, self.buckets_next) + 1, self.buckets_next)
+        }
+    }
+
     /// Checks the counters against the buckets and hands every entry to `check`.
     pub(crate) fn validate(&self, mut check: impl FnMut(Location)) {
         let (mut items, mut overflow) = (0, 0);
@@ -410,6 +424,11 @@ fn tag_of(hash: u64) -> u8 {
 #[inline]
 fn range_reduced(hash: u64, range: u64) -> u64 {
     ((u128::from(hash) * u128::from(range)) >> u64::BITS) as u64
+}
+
+/// The lowest hash that [`range_reduced`] maps to a number or beyond, if there is one.
+fn first_hash_of(number: u64, range: u64) -> Option<u64> {
+    u64::try_from((u128::from(number) << u64::BITS).div_ceil(u128::from(range))).ok()
 }
 
 /// `a * b / divisor`, rounded down. Bucket numbers are far below 2^32, so nothing overflows.

@@ -81,6 +81,14 @@ impl<'a> Item<'a> {
         self.shard.slabs.class_of(self.location)
     }
 
+    pub(crate) fn location(&self) -> Location {
+        self.location
+    }
+
+    pub(crate) fn version(&self) -> u64 {
+        self.head.header.version()
+    }
+
     /// Bytes of header, key and value, without the rest of the chunk.
     pub fn footprint_bytes(&self) -> usize {
         self.head.footprint()

@@ -167,6 +167,7 @@ impl Shard {
     /// Looks at so many chunks of the leaving page; returns how many more there was leave to look at.
     fn drain(&mut self, chunks_max: usize) -> usize {
         let mut left = chunks_max;
+        self.cancel_if_held();
         while let Some(Leaving { page, chunk, destination }) = self.leaving {
             if chunk == self.slabs.touched_in(page) {
                 self.leaving = None;
@@ -180,6 +181,16 @@ impl Shard {
             left -= 1;
         }
         left
+    }
+
+    /// Nobody knows how long a reader takes, so a page with a value that is being sent stays, and another may leave.
+    fn cancel_if_held(&mut self) {
+        if let Some(Leaving { page, .. }) = self.leaving
+            && self.slabs.is_held(page)
+        {
+            self.slabs.cancel_leaving(page);
+            self.leaving = None;
+        }
     }
 
     fn arrive(&mut self, page: PageId, destination: Destination) {
@@ -319,8 +330,11 @@ impl Shard {
         movable.take(PAGES_SAMPLED).min_by_key(|&page| self.worth_of(page))
     }
 
-    /// Whether no chunk of a page is being written or must survive the current operation.
+    /// Whether no chunk of a page is being written, sent or must survive the current operation.
     fn is_movable(&self, page: PageId) -> bool {
+        if self.slabs.is_held(page) {
+            return false;
+        }
         if self.protected == Location::NONE && !self.writing {
             return true;
         }

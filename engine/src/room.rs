@@ -137,7 +137,9 @@ impl Shard {
         self.counters.items -= 1;
         self.counters.bytes -= footprint as u64;
         let first = head.extension.chain.map_or(Location::NONE, |chain| Location(chain.first));
-        self.give_chunks(Chunks { head: location, first });
+        if !self.keep_for_readers(location) {
+            self.give_chunks(Chunks { head: location, first });
+        }
     }
 
     fn take_chunk(&mut self, now: Seconds, class: ClassId) -> Option<Location> {

@@ -10,6 +10,7 @@ use crate::counters::{ClassStats, Counters, MemoryUse};
 use crate::expiry::{Expiry, Seconds};
 use crate::ghost::Ghost;
 use crate::header::{HEADER_SIZE, Head, Header, VERSION_MAX};
+use crate::held::Holds;
 use crate::index::Index;
 use crate::item::Item;
 use crate::leaving::Leaving;
@@ -35,7 +36,8 @@ const PAGE_SIZE_AT_ONCE_MAX: usize = 16 << 10;
 /// One shard of a cache: items, and everything needed to find, expire and evict them in a fixed budget of memory.
 ///
 /// An operation costs two or three cache misses and no allocation, except where it says so. The time is an
-/// argument and must not run backwards by more than hours: an item's idle time is kept in 14 bits.
+/// argument, best of a clock that cannot be set. When it jumps ahead and back all the same, what was looked at or swept
+/// meanwhile and was dead stays dead; the rest lives on.
 pub struct Shard {
     pub(crate) arena: Arena,
     pub(crate) slabs: Slabs,
@@ -64,6 +66,7 @@ pub struct Shard {
     /// Bytes of all classes' last evictions.
     pub(crate) departure_bytes: usize,
     pub(crate) leaving: Option<Leaving>,
+    pub(crate) holds: Holds,
     pub(crate) requests: u64,
     /// Number of the request at which the classes are compared next.
     pub(crate) next_comparison: u64,
@@ -132,6 +135,7 @@ impl Shard {
             spare_bytes: if config.evict && page_size > PAGE_SIZE_AT_ONCE_MAX { page_size } else { 0 },
             departure_bytes: 0,
             leaving: None,
+            holds: Holds::new(memory_bytes, pages_max),
             requests: 0,
             next_comparison: 0,
             link_bytes: 0,
@@ -210,6 +214,7 @@ impl Shard {
             policy: self.policy_bytes(),
             external: self.external_bytes,
             items: usize::try_from(self.counters.bytes).expect("items fit the budget"),
+            held: self.holds.orphan_bytes(),
         }
     }
 
@@ -350,6 +355,7 @@ impl Shard {
             + self.departure_bytes
             + self.blocks.bytes()
             + self.link_bytes
+            + self.holds.bytes()
             + self.slabs.table_bytes()
     }
 
@@ -366,6 +372,13 @@ impl Shard {
     #[inline]
     pub(crate) fn find(&self, hash: u64, key: &[u8]) -> Option<Location> {
         self.index.find(hash, |location| self.arena.key(location) == key)
+    }
+}
+
+impl Drop for Shard {
+    fn drop(&mut self) {
+        // Only the callers' books are wrong, so a release build lets it pass.
+        debug_assert!(self.holds.len() == 0 || std::thread::panicking(), "a pin or reservation was lost");
     }
 }
 

@@ -68,6 +68,8 @@ struct Page {
     class: u8,
     /// On its way out of the class: gets no new items, and counts neither as having room nor as empty.
     leaving: bool,
+    /// Chunks that must stay although no operation is under way.
+    held: u16,
 }
 
 /// One size class: its pages, and totals over the items whose head lies in it.
@@ -118,6 +120,8 @@ pub(crate) struct Slabs {
     /// Assigned pages without a chunk in use.
     pages_empty: usize,
     classes_in_use: usize,
+    /// Pages with a chunk that must stay.
+    pages_held: usize,
 }
 
 impl Slabs {
@@ -143,6 +147,7 @@ impl Slabs {
             pages_assigned: 0,
             pages_empty: 0,
             classes_in_use: 0,
+            pages_held: 0,
         }
     }
 
@@ -300,6 +305,46 @@ impl Slabs {
         self.pages[self.page_of(location).index()].leaving
     }
 
+    /// Takes a leaving page back into its class.
+    pub(crate) fn cancel_leaving(&mut self, page: PageId) {
+        let entry = &mut self.pages[page.index()];
+        assert!(entry.leaving);
+        entry.leaving = false;
+        self.pages_empty += usize::from(entry.live == 0);
+        if self.has_room(page) {
+            self.link_room(page);
+        }
+    }
+
+    /// Marks a chunk in use as one that must stay.
+    pub(crate) fn hold(&mut self, chunk: Location) {
+        let page = self.page_of(chunk).index();
+        self.pages_held += usize::from(self.pages[page].held == 0);
+        self.pages[page].held += 1;
+    }
+
+    /// Undoes one [`Slabs::hold`].
+    pub(crate) fn let_go(&mut self, chunk: Location) {
+        let page = self.page_of(chunk).index();
+        self.pages[page].held -= 1;
+        self.pages_held -= usize::from(self.pages[page].held == 0);
+    }
+
+    /// Whether a page has a chunk that must stay.
+    #[inline]
+    pub(crate) fn is_held(&self, page: PageId) -> bool {
+        self.pages[page.index()].held > 0
+    }
+
+    pub(crate) fn pages_held(&self) -> usize {
+        self.pages_held
+    }
+
+    /// Whether a chunk begins at `location` that was handed out at least once.
+    pub(crate) fn is_in_use(&self, location: Location) -> bool {
+        self.page_class(self.page_of(location)).is_some_and(|class| self.is_chunk_of(class, location))
+    }
+
     /// The pages that are on their way out of their class. O(pages).
     pub(crate) fn pages_leaving(&self) -> impl Iterator<Item = PageId> + '_ {
         let leaving = |&page: &PageId| self.pages[page.index()].leaving;
@@ -325,7 +370,7 @@ impl Slabs {
     /// Takes a page without a chunk in use away from its class.
     pub(crate) fn unassign_page(&mut self, page: PageId) {
         let entry = self.pages[page.index()];
-        assert!(entry.live == 0 && entry.class != NO_CLASS);
+        assert!(entry.live == 0 && entry.held == 0 && entry.class != NO_CLASS);
         if !entry.leaving {
             self.unlink_room(page);
             self.pages_empty -= 1;
@@ -389,6 +434,12 @@ impl Slabs {
         assert_eq!(pages.iter().filter(|&&pages| pages > 0).count(), self.classes_in_use);
         let empty = |page: &&Page| page.class != NO_CLASS && page.live == 0 && !page.leaving;
         assert_eq!(self.pages.iter().filter(empty).count(), self.pages_empty);
+    }
+
+    /// Checks how many chunks each page holds against a count.
+    pub(crate) fn validate_held(&self, held: &[usize]) {
+        assert!(self.pages.iter().map(|page| usize::from(page.held)).eq(held.iter().copied()));
+        assert_eq!(held.iter().filter(|&&held| held > 0).count(), self.pages_held);
     }
 
     fn validate_page(&self, page: PageId, arena: &Arena) {
@@ -544,6 +595,7 @@ impl Page {
         live: 0,
         class: NO_CLASS,
         leaving: false,
+        held: 0,
     };
 }
 

@@ -82,7 +82,7 @@ impl Pieces {
     }
 
     /// The next piece that is not empty.
-    fn next(&mut self, arena: &Arena) -> Option<Range<usize>> {
+    pub(crate) fn next(&mut self, arena: &Arena) -> Option<Range<usize>> {
         if self.first_len == 0 {
             self.load(arena)?;
         }
@@ -95,7 +95,7 @@ impl Pieces {
         if self.left == 0 {
             return None;
         }
-        let Chunk::Continuation { next, .. } = arena.chunk(self.next) else {
+        let (Chunk::Continuation { next, .. } | Chunk::Reserved { next }) = arena.chunk(self.next) else {
             panic!("a chain leads out of its item")
         };
         self.first = self.next.offset() + HEADER_SIZE;

@@ -2,24 +2,19 @@
 //! where a connection has to wait. No system calls: the loop in `shard_thread.rs` makes them.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use slabring_engine::{Seconds, WARM_KEYS_MAX};
-use slabring_protocol::{
-    Command, ErrorReply, KEY_SIZE_MAX, Limits, Parser, Request, StatsTopic, Step, reply,
-};
+use slabring_protocol::{Command, ErrorReply, KEY_SIZE_MAX, Limits, Parser, Request, Step, reply};
 
 use crate::batch::{Batch, Outcome, ReturnAddress};
 use crate::budget::Budget;
 use crate::connection::{Connection, Ending, Input};
 use crate::execute::Executor;
-use crate::exptime::flush_due;
 use crate::node::Node;
 use crate::post::Post;
-use crate::report::{Gathering, Question};
+use crate::report::Gathering;
 use crate::session::{Failure, Session};
 use crate::shards::{ShardId, Shards};
-use crate::stats;
 
 /// Buffers kept for the next replies, and the capacity above which one is not kept.
 const SPARE_BUFFERS_MAX: usize = 64;
@@ -183,7 +178,12 @@ impl Dispatcher {
                 Step::Incomplete { .. } | Step::Close { .. } => (rest.len(), self.shards.me),
             };
             rest = &rest[consumed..];
+            let is_last =
+                matches!(&step, Step::Request { request, .. } if request.command.decides_what_follows());
             *place = Some(Parsed { parser_before, step, owner });
+            if is_last {
+                break;
+            }
         }
         group
     }
@@ -257,26 +257,8 @@ impl Dispatcher {
         }
         match request.command {
             Command::EndOfKeys => client.outbox.local(reply::end),
-            Command::MetaNoop => client.outbox.local(reply::meta_noop),
-            Command::Version => client.outbox.local(|out| reply::version(out, stats::MEMCACHED_VERSION)),
-            Command::Quit => client.ending = Ending::AfterOutput,
-            Command::Verbosity { level } => {
-                self.node.verbosity.store(usize::from(level), Ordering::Relaxed);
-                answer(client, request, reply::ok);
-            }
-            Command::FlushAll { .. } if !self.node.settings.flush_enabled => {
-                answer(client, request, |out| reply::error(out, ErrorReply::FlushNotAllowed));
-            }
-            Command::FlushAll { delay } => {
-                self.executor.traffic.cmd_flush += 1;
-                let question = Question::Flush(flush_due(delay, self.now));
-                self.ask_all(client, question, StatsTopic::General, request.noreply);
-            }
-            Command::Stats(StatsTopic::Reset) => {
-                self.ask_all(client, Question::ResetCounters, StatsTopic::Reset, request.noreply);
-            }
-            Command::Stats(topic) => self.ask_all(client, Question::Report, topic, request.noreply),
-            command => unreachable!("{command:?} has a key"),
+            Command::MetaNoop => client.outbox.local(|out| reply::noop(out, request)),
+            _ => self.dispatch_unkeyed(client, request),
         }
     }
 
@@ -288,42 +270,14 @@ impl Dispatcher {
         self.shards.owner_of(request.decoded_key(&mut scratch))
     }
 
-    /// Puts a question to all shards; the answer takes its place in the order of replies when the last has answered.
-    fn ask_all(&mut self, client: &mut Connection, question: Question, topic: StatsTopic, noreply: bool) {
-        let mut gathering = Box::new(Gathering { question, topic, noreply, report: Default::default() });
-        self.count_all_buffers();
-        if let Some(report) = self.executor.answer(question) {
-            gathering.report.add(&report);
-        }
-        if self.shards.count == 1 {
-            client.outbox.local(|out| self.render(&gathering, out));
-            return;
-        }
-        let ticket = client.outbox.expect_parts(self.shards.count - 1, Some(gathering));
-        self.post.ask_all(ReturnAddress { connection: client.id, ticket }, question);
-    }
-
-    fn render(&self, gathering: &Gathering, out: &mut Vec<u8>) {
-        if gathering.noreply {
-            return;
-        }
-        match gathering.question {
-            Question::Flush(_) => reply::ok(out),
-            Question::ResetCounters => reply::reset(out),
-            Question::Report => stats::render(out, &self.node, gathering.topic, &gathering.report),
-        }
-    }
-
     /// Hands one outcome of a letter that has come back to its connection.
     pub fn deliver(&self, client: &mut Connection, to: ReturnAddress, outcome: Outcome<'_>) {
         match outcome {
             Outcome::Reply(reply) => client.outbox.deliver(to.ticket, reply),
             // The post office keeps it.
             Outcome::Bounced => {}
-            Outcome::Answer(report) => {
-                let add = |gathering: &mut Gathering| {
-                    report.into_iter().for_each(|part| gathering.report.add(part));
-                };
+            Outcome::Answer(answer, text) => {
+                let add = |gathering: &mut Gathering| gathering.add(answer, text);
                 if let Some(gathering) = client.outbox.deliver_part(to.ticket, add) {
                     let mut text = Vec::new();
                     self.render(&gathering, &mut text);
@@ -406,10 +360,4 @@ pub fn refuse_input(client: &mut Connection) {
     client.stalled = false;
     client.outbox.local(|out| reply::error(out, ErrorReply::OutOfMemoryReading));
     client.ending = Ending::AfterOutput;
-}
-
-fn answer(client: &mut Connection, request: &Request<'_>, write: impl FnOnce(&mut Vec<u8>)) {
-    if !request.noreply {
-        client.outbox.local(write);
-    }
 }

@@ -26,6 +26,7 @@ mod shard_thread;
 mod shards;
 mod stats;
 mod tls;
+mod unkeyed;
 
 use std::process::ExitCode;
 

@@ -1,7 +1,7 @@
 //! What a shard tells about itself, and questions that go to all shards of a node. No rendering.
 
 use slabring_engine::{ClassStats, Counters, MemoryUse, Seconds};
-use slabring_protocol::StatsTopic;
+use slabring_protocol::{Command, Dialect, Request};
 use slabring_reactor::IoCounters;
 
 /// Declares a struct of `u64` counters that can be summed field by field.
@@ -130,6 +130,7 @@ fn sum_of_memory(a: &MemoryUse, b: &MemoryUse) -> MemoryUse {
         policy: a.policy + b.policy,
         external: a.external + b.external,
         items: a.items + b.items,
+        held: a.held + b.held,
     }
 }
 
@@ -144,17 +145,65 @@ pub enum Question {
     ResetCounters,
 }
 
+/// What one shard answers, beside text.
+#[derive(Debug)]
+pub enum Answer {
+    /// It is done.
+    Done,
+    /// Its numbers.
+    Numbers(Box<ShardReport>),
+}
+
+/// A request without a key, to be answered later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asked {
+    command: Command,
+    noreply: bool,
+    dialect: Dialect,
+}
+
 /// An answer to which all shards contribute.
 #[derive(Debug)]
 pub struct Gathering {
-    /// What was asked.
-    pub question: Question,
-    /// What of the reports the client wants to see.
-    pub topic: StatsTopic,
-    /// The client wants to see nothing.
-    pub noreply: bool,
+    /// What the client asked.
+    pub asked: Asked,
     /// The sum so far.
-    pub report: ShardReport,
+    pub answer: Answer,
+    /// Texts so far, one shard's after the other's.
+    pub text: Vec<u8>,
+}
+
+impl Answer {
+    /// Adds another shard's answer to the same question.
+    pub fn add(&mut self, other: &Self) {
+        match (&mut *self, other) {
+            (Self::Numbers(sum), Self::Numbers(part)) => sum.add(part),
+            (Self::Done, Self::Done) => {}
+            (answer, other) => unreachable!("{other:?} answers another question than {answer:?}"),
+        }
+    }
+}
+
+impl Asked {
+    /// What to keep of `request`.
+    pub fn of(request: &Request<'_>) -> Self {
+        let Request { command, noreply, dialect, .. } = *request;
+        Self { command, noreply, dialect }
+    }
+
+    /// The request.
+    pub fn request(self) -> Request<'static> {
+        let Self { command, noreply, dialect } = self;
+        Request { command, key: &[], value: &[], flags: &[], noreply, dialect }
+    }
+}
+
+impl Gathering {
+    /// Adds another shard's part.
+    pub fn add(&mut self, answer: &Answer, text: &[u8]) {
+        self.answer.add(answer);
+        self.text.extend_from_slice(text);
+    }
 }
 
 #[cfg(test)]

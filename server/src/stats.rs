@@ -18,21 +18,26 @@ pub const MEMCACHED_VERSION: &str = "1.6.45";
 /// This program's own version.
 pub const SLABRING_VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Appends the answer to `stats` on a topic.
-pub fn render(out: &mut Vec<u8>, node: &Node, topic: StatsTopic, report: &ShardReport) {
+/// Appends the answer to `stats` on a topic, or says why there is none.
+pub fn render(
+    out: &mut Vec<u8>,
+    node: &Node,
+    topic: StatsTopic,
+    report: &ShardReport,
+) -> Result<(), ErrorReply> {
     match topic {
         StatsTopic::General => general(out, node, report),
         StatsTopic::Settings => settings(out, node),
         StatsTopic::Items => items(out, report),
         StatsTopic::Slabs => slabs(out, report),
-        StatsTopic::Sizes => reply::stat(out, "sizes_status", "disabled"),
-        StatsTopic::Reset => return reply::reset(out),
-        // Not offered yet.
-        StatsTopic::Conns | StatsTopic::Detail(_) | StatsTopic::Cachedump { .. } => {
-            return reply::error(out, ErrorReply::Error);
+        StatsTopic::Sizes | StatsTopic::CountSizes(_) => reply::stat(out, "sizes_status", "disabled"),
+        StatsTopic::Extstore => {}
+        StatsTopic::Reset | StatsTopic::Conns | StatsTopic::Detail(_) | StatsTopic::Cachedump { .. } => {
+            return Err(ErrorReply::Error);
         }
     }
     reply::end(out);
+    Ok(())
 }
 
 fn all<V: StatText>(out: &mut Vec<u8>, fields: impl IntoIterator<Item = (&'static str, V)>) {
