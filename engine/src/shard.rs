@@ -59,8 +59,11 @@ pub struct Shard {
     pub(crate) counters: Counters,
     pub(crate) memory_bytes: usize,
     pub(crate) external_bytes: usize,
-    /// What the caller reported; honoured as room is made.
+    /// What the caller reported and what of the budget is not to be used; honoured as room is made.
     pub(crate) external_wanted: usize,
+    pub(crate) external_reported: usize,
+    /// Bytes of the budget above the limit of now.
+    pub(crate) withheld_bytes: usize,
     /// Bytes of the budget that are kept free for what cannot wait.
     pub(crate) spare_bytes: usize,
     /// Bytes of all classes' last evictions.
@@ -132,6 +135,8 @@ impl Shard {
             memory_bytes,
             external_bytes: 0,
             external_wanted: 0,
+            external_reported: 0,
+            withheld_bytes: 0,
             spare_bytes: if config.evict && page_size > PAGE_SIZE_AT_ONCE_MAX { page_size } else { 0 },
             departure_bytes: 0,
             leaving: None,
@@ -208,11 +213,11 @@ impl Shard {
     /// Where the budget goes.
     pub fn memory(&self) -> MemoryUse {
         MemoryUse {
-            limit: self.memory_bytes,
+            limit: self.memory_bytes - self.withheld_bytes,
             index: self.index.bytes(),
             pages: self.slabs.bytes(),
             policy: self.policy_bytes(),
-            external: self.external_bytes,
+            external: self.external_bytes.saturating_sub(self.withheld_bytes),
             items: usize::try_from(self.counters.bytes).expect("items fit the budget"),
             held: self.holds.orphan_bytes(),
         }

@@ -11,15 +11,31 @@ use slabring_engine::{
     Arithmetic, ArithmeticOutcome, Delete, DeleteOutcome, Seconds, Shard, Store, StoreMode as EngineMode,
     StoreOutcome,
 };
-use slabring_protocol::{Command, KEY_SIZE_MAX, Request, StoreMode};
+use slabring_protocol::reply::WatchEvent;
+use slabring_protocol::{Command, KEY_SIZE_MAX, Request, StoreMode, WatchTopics};
 use slabring_reactor::IoCounters;
 
+use crate::node::Node;
+use crate::observe::REQUEST_TOPICS;
+use crate::prefixes::{PrefixCounts, Prefixes};
 use crate::report::{Answer, CommandCounters, Question, ShardReport, Traffic};
+use crate::shards::Shards;
+use crate::watch::{Ticket, WatchLog, Watchers};
 
 /// A shard with its counters.
 pub struct Executor {
     shard: Shard,
     commands: CommandCounters,
+    /// Somebody wants to be told of requests beside who sent them.
+    observed: bool,
+    watch_log: WatchLog,
+    /// Counts by prefix, while somebody wants them.
+    prefixes: Option<Prefixes>,
+    prefix_delimiter: u8,
+    /// What a get of [`DISCOVERY_KEY`](crate::discovery::DISCOVERY_KEY) is told.
+    discovery: Vec<u8>,
+    /// A client wants all of the shard swept.
+    sweep_wanted: bool,
     /// The thread's own part of a report.
     pub traffic: Traffic,
     /// The reactor's part of a report, as of the last turn.
@@ -27,15 +43,58 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// An executor on a fresh shard.
-    pub fn new(shard: Shard) -> Self {
+    /// An executor on a fresh shard of `node`.
+    pub fn new(shard: Shard, shards: Shards, node: &Node) -> Self {
+        let mut executor = Self::with_log(shard, WatchLog::new(node.clock.clone(), shards));
+        executor.prefix_delimiter = node.settings.prefix_delimiter;
+        executor.discovery = node.discovery.value().to_vec();
+        if node.settings.detail_enabled {
+            executor.set_counting(true);
+        }
+        executor
+    }
+
+    fn with_log(shard: Shard, watch_log: WatchLog) -> Self {
         let (commands, traffic, io) = Default::default();
-        Self { shard, commands, traffic, io }
+        Self {
+            shard,
+            commands,
+            observed: false,
+            watch_log,
+            prefixes: None,
+            prefix_delimiter: b':',
+            discovery: Vec::new(),
+            sweep_wanted: false,
+            traffic,
+            io,
+        }
+    }
+
+    /// An executor without a node around it.
+    #[cfg(test)]
+    pub fn alone(shard: Shard) -> Self {
+        let shards = Shards { count: 1, me: crate::shards::ShardId(0) };
+        Self::with_log(shard, WatchLog::new(slabring_reactor::clock::Clock::start(), shards))
+    }
+
+    /// The engine.
+    pub fn shard(&self) -> &Shard {
+        &self.shard
     }
 
     /// The engine.
     pub fn shard_mut(&mut self) -> &mut Shard {
         &mut self.shard
+    }
+
+    /// Commands so far.
+    pub fn commands(&self) -> &CommandCounters {
+        &self.commands
+    }
+
+    /// Whether all of the shard is to be swept at once. Asking settles it.
+    pub fn take_sweep_wanted(&mut self) -> bool {
+        std::mem::take(&mut self.sweep_wanted)
     }
 
     /// Begins to load what the requests with these keys will need. Nothing to gain with a single one.
@@ -48,8 +107,19 @@ impl Executor {
         }
     }
 
-    /// Executes a request with a key and appends the reply, if there is one.
-    pub fn execute(&mut self, now: Seconds, request: &Request<'_>, out: &mut Vec<u8>) {
+    /// Executes a request with a key and appends the reply, if there is one. `connection` is the number by which people know
+    /// who asks.
+    #[inline]
+    pub fn execute(&mut self, now: Seconds, request: &Request<'_>, connection: u32, out: &mut Vec<u8>) {
+        if self.observed {
+            self.execute_observed(now, request, connection, out);
+        } else {
+            self.execute_unobserved(now, request, out);
+        }
+    }
+
+    /// As [`Executor::execute`], telling nobody else.
+    pub fn execute_unobserved(&mut self, now: Seconds, request: &Request<'_>, out: &mut Vec<u8>) {
         let mut scratch = [0; KEY_SIZE_MAX];
         let key = request.decoded_key(&mut scratch);
         match request.command {
@@ -70,7 +140,7 @@ impl Executor {
     }
 
     /// Answers a question to the shard as a whole.
-    pub fn answer(&mut self, _now: Seconds, question: Question, _out: &mut Vec<u8>) -> Answer {
+    pub fn answer(&mut self, now: Seconds, question: Question, out: &mut Vec<u8>) -> Answer {
         match question {
             Question::Flush(None) => self.shard.flush(),
             Question::Flush(Some(due)) => self.shard.flush_at(due),
@@ -80,16 +150,84 @@ impl Executor {
                 let buffer_bytes = self.traffic.buffer_bytes;
                 self.traffic = Traffic { buffer_bytes, ..Traffic::default() };
                 self.shard.reset_counters();
+                self.prefixes.iter_mut().for_each(Prefixes::clear);
             }
+            Question::LimitMemory(bytes) => self.shard.set_memory_limit(bytes),
+            Question::Sweep => self.sweep_wanted = true,
+            Question::CountPrefixes(wanted) => self.set_counting(wanted),
+            Question::Prefixes => return Answer::Prefixes(self.prefixes.clone().unwrap_or_default()),
+            Question::Walk(walk) => return Answer::of_step(walk.step(&self.shard, now, out)),
+            Question::Log(ticket) => {
+                self.fetch_log(ticket, out);
+                return Answer::Log;
+            }
+            Question::Connections => unreachable!("who has the connections answers"),
         }
         Answer::Done
     }
 
+    /// Looks whether somebody watches.
+    #[inline]
+    pub fn look_who_watches(&mut self, watchers: &Watchers) {
+        if self.watch_log.refresh(watchers) {
+            self.look_who_observes();
+        }
+    }
+
+    /// Appends what waits for a watcher.
+    pub fn fetch_log(&mut self, ticket: Ticket, out: &mut Vec<u8>) {
+        self.watch_log.fetch(ticket, out);
+    }
+
+    /// Memory of what waits for watchers.
+    pub fn log_capacity_bytes(&self) -> usize {
+        self.watch_log.capacity_bytes()
+    }
+
+    /// Whether anybody watches this.
+    pub fn is_watched(&self, topic: WatchTopics) -> bool {
+        self.watch_log.wants(topic)
+    }
+
+    /// Tells those who watch this topic of an event.
+    pub fn note(&mut self, topic: WatchTopics, event: &WatchEvent<'_>) {
+        if self.watch_log.wants(topic) {
+            self.watch_log.note(topic, event);
+        }
+    }
+
+    /// Counts something for the prefix of a key, if anybody wants that.
+    pub fn count_by_prefix(&mut self, key: &[u8], add: impl FnOnce(&mut PrefixCounts)) {
+        if let Some(prefixes) = &mut self.prefixes {
+            prefixes.count(key, self.prefix_delimiter, add);
+        }
+    }
+
+    fn set_counting(&mut self, wanted: bool) {
+        if wanted {
+            self.prefixes.get_or_insert_default();
+        } else {
+            self.prefixes = None;
+        }
+        self.look_who_observes();
+    }
+
+    fn look_who_observes(&mut self) {
+        let requests = REQUEST_TOPICS.into_iter().fold(WatchTopics::default(), WatchTopics::and);
+        self.observed = self.prefixes.is_some() || self.watch_log.wants(requests);
+    }
+
     /// All numbers of this shard.
     pub fn report(&self) -> ShardReport {
+        let counters = self.watch_log.counters;
         ShardReport {
             commands: self.commands,
-            traffic: self.traffic,
+            traffic: Traffic {
+                log_written: counters.written,
+                log_sent: counters.sent,
+                log_skipped: counters.skipped,
+                ..self.traffic
+            },
             engine: *self.shard.counters(),
             memory: Some(self.shard.memory()),
             classes: self.shard.classes().collect(),
@@ -152,6 +290,7 @@ fn engine_mode(mode: StoreMode) -> EngineMode {
     }
 }
 
-fn length(bytes: usize) -> u32 {
+/// A length as replies show it.
+pub fn length(bytes: usize) -> u32 {
     u32::try_from(bytes).expect("an item is at most 1 GiB")
 }

@@ -79,6 +79,15 @@ impl Listeners {
         self.tcp.iter().map(ToString::to_string).chain(unix).collect::<Vec<_>>().join(", ")
     }
 
+    /// Each as `stats conns` shows it: those for TCP in their order, then the unix socket.
+    pub fn names(&self) -> Vec<String> {
+        let tcp = self.tcp.iter().map(|address| {
+            let family = if address.is_ipv4() { "tcp" } else { "tcp6" };
+            format!("{family}:{address}")
+        });
+        tcp.chain(self.unix.iter().map(|unix| format!("unix:{}", unix.file.0.display()))).collect()
+    }
+
     /// Writes the ports to a file, whole or not at all, as memcached does for who asked for any free port.
     pub fn write_ports(&self, path: &Path) -> Result<()> {
         let mut text = String::new();

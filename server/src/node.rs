@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result, anyhow, bail};
 use signal_hook::iterator::Signals;
 use slabring_engine::{CasSeries, Config, MEMORY_BYTES_MIN, Shard};
+use slabring_protocol::{AUTH_ENTRY_SIZE_MAX, SASL_USERS_MAX, Users, UsersError, UsersFormat};
 use slabring_reactor::backend::{Backend, Choice};
 use slabring_reactor::clock::Clock;
 use slabring_reactor::thread::{Limit, allowed_cpus, pin_to, raise_limit};
@@ -19,15 +20,18 @@ use socket2::SockRef;
 
 use crate::arrivals::{self, Arrivals};
 use crate::control;
+use crate::discovery::Discovery;
 use crate::execute::Executor;
 use crate::listeners::{Entrance, Listeners, SocketFile};
 use crate::live::Live;
-use crate::options::{EXIT_FAILURE, Refused, Settings, Sources, TlsSettings, TlsUse};
+use crate::options::{Authentication, EXIT_FAILURE, Refused, Settings, Sources, TlsSettings, TlsUse};
 use crate::post::{LetterBoxes, Post, connect_all};
 use crate::report::ShardReport;
 use crate::shard_thread::ShardThread;
 use crate::shards::{ShardId, Shards};
 use crate::tls::TlsConfigs;
+use crate::tuning::Tuning;
+use crate::watch::Watchers;
 
 /// Receive buffers, and the rings, each take at most this share of a shard's memory.
 const FIXED_SHARE: usize = 16;
@@ -45,6 +49,18 @@ pub struct Node {
     pub sources: Sources,
     /// What the user asked for last: the settings at the start, or those of the last reload.
     pub latest: Mutex<Settings>,
+    /// What may be set and read back.
+    pub tuning: Tuning,
+    /// Who watches.
+    pub watchers: Watchers,
+    /// What clients are told who look for the nodes.
+    pub discovery: Discovery,
+    /// Who may come in, if that is asked.
+    pub users: Option<Live<Users>>,
+    /// What of the memory may be used.
+    pub memory_limit_bytes: AtomicUsize,
+    /// Every listener, as `stats conns` shows it: those for TCP in their order, then the unix socket.
+    pub listeners: Vec<String>,
     /// Where clients find the node, for people.
     pub addresses: String,
     /// The unix socket, if it is listened on.
@@ -157,6 +173,8 @@ pub struct Running {
 pub struct Files {
     /// Certificates and keys.
     pub tls: Option<TlsConfigs>,
+    /// Users and passwords.
+    pub users: Option<Users>,
 }
 
 impl Files {
@@ -164,8 +182,24 @@ impl Files {
     pub fn read(settings: &Settings) -> Result<Self, Refused> {
         let refused = |text| Refused { text, exit_code: EXIT_FAILURE };
         let tls = settings.tls.as_ref().map(TlsConfigs::load).transpose().map_err(refused)?;
-        Ok(Self { tls })
+        let users = settings.authentication.as_ref().map(read_users).transpose().map_err(refused)?;
+        Ok(Self { tls, users })
     }
+}
+
+/// Reads who may come in. The error is one line that names the file and the line in it.
+pub fn read_users(authentication: &Authentication) -> Result<Users, String> {
+    let path = authentication.file.display();
+    let text = std::fs::read(&authentication.file)
+        .map_err(|error| format!("cannot read users from {path}: {error}"))?;
+    let format = if authentication.sasl { UsersFormat::SaslDatabase } else { UsersFormat::AuthFile };
+    Users::parse(&text, format).map_err(|error| match error {
+        UsersError::Empty => format!("{path} holds no users: lines of user:password are wanted"),
+        UsersError::MalformedLine(line) => {
+            format!("{path}:{line}: not a line of user:password, or longer than {AUTH_ENTRY_SIZE_MAX} bytes")
+        }
+        UsersError::TooMany => format!("{path} holds more than {SASL_USERS_MAX} users"),
+    })
 }
 
 /// Starts a node on `listeners` and returns when it serves. `signals` will end it.
@@ -181,6 +215,8 @@ pub fn start(
         .map_err(|refusal| anyhow!("--io uring: {refusal}; or start with --io auto or --io epoll"))?;
     let threads = settings.threads;
     let addresses = listeners.addresses();
+    let discovery = Discovery::of(&listeners.tcp);
+    let listener_names = listeners.names();
     let (unix, socket_file) = listeners.unix.map(|unix| (unix.listener, unix.file)).unzip();
     let clock = Clock::start();
     let node = Arc::new(Node {
@@ -197,6 +233,12 @@ pub fn start(
         arrivals: (0..threads).map(|_| Arrivals::default()).collect(),
         wakers: OnceLock::new(),
         latest: Mutex::new(settings.clone()),
+        tuning: Tuning::new(settings.detail_enabled),
+        watchers: Watchers::default(),
+        users: files.users.map(Live::new),
+        memory_limit_bytes: AtomicUsize::new(settings.memory_bytes),
+        listeners: listener_names,
+        discovery,
         choice,
         addresses,
         sources,
@@ -346,7 +388,7 @@ fn build_shard<I: Io>(plan: &mut Plan) -> Result<(I, Executor, Vec<Entrance>)> {
         huge_pages: true,
         ..Config::with_memory(memory_bytes)
     })?;
-    Ok((io, Executor::new(shard), entrances))
+    Ok((io, Executor::new(shard, plan.shards, &plan.node), entrances))
 }
 
 /// A reactor's fixed memory is a small share of its shard's.

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use anyhow::Result;
 
 use crate::log;
-use crate::node::{Node, raise_files};
+use crate::node::{Node, raise_files, read_users};
 use crate::options::Settings;
 
 /// Options that can change while the node runs.
@@ -37,6 +37,7 @@ fn read_again(node: &Node) -> Result<Vec<String>> {
     }
     take_over(node, &settings, &mut lines);
     reload_certificates(node, &settings, &mut lines);
+    reload_users(node, &settings, &mut lines);
     // Compared with the start: a change that was undone needs no restart.
     for (name, now, then) in differences(&node.settings.options, &settings.options) {
         if !LIVE.contains(&name) {
@@ -64,6 +65,18 @@ fn reload_certificates(node: &Node, settings: &Settings, lines: &mut Vec<String>
         Ok(()) => format!("certificates of {} are read", tls.chain.display()),
         Err(error) => format!("the certificates stay as they were: {error}"),
     });
+}
+
+/// Connections that come from here on are asked for the passwords that the file holds now; a bad one leaves those that are.
+fn reload_users(node: &Node, settings: &Settings, lines: &mut Vec<String>) {
+    let (Some(live), Some(authentication)) = (&node.users, &settings.authentication) else { return };
+    match read_users(authentication) {
+        Ok(users) => {
+            lines.push(format!("{} users of {} are read", users.count(), authentication.file.display()));
+            live.replace(users);
+        }
+        Err(error) => lines.push(format!("the users stay as they were: {error}")),
+    }
 }
 
 type Options = BTreeMap<String, String>;

@@ -1,8 +1,12 @@
 //! What a shard tells about itself, and questions that go to all shards of a node. No rendering.
 
-use slabring_engine::{ClassStats, Counters, MemoryUse, Seconds};
+use slabring_engine::{ClassId, ClassStats, Counters, MemoryUse, Seconds};
 use slabring_protocol::{Command, Dialect, Request};
 use slabring_reactor::IoCounters;
+
+use crate::dump::{Walk, Walked};
+use crate::prefixes::Prefixes;
+use crate::watch::Ticket;
 
 /// Declares a struct of `u64` counters that can be summed field by field.
 macro_rules! counters {
@@ -34,6 +38,11 @@ counters! {
     /// What came and went over a shard's connections.
     Traffic {
         bytes_read, bytes_written, connections_total, connections_rejected, cmd_flush, idle_kicks,
+        auth_cmds, auth_errors,
+        /// Lines for watchers: written, fetched by one, and found no room.
+        log_written, log_sent, log_skipped,
+        /// Sweeps that clients asked for, items that all sweeps looked at, and dead ones that they freed.
+        crawls, swept, sweep_reclaimed,
         tls_sessions, tls_handshake_errors, tls_record_errors,
         /// Times a connection had to wait for its own replies or for room in a mailbox.
         stalls,
@@ -134,6 +143,11 @@ fn sum_of_memory(a: &MemoryUse, b: &MemoryUse) -> MemoryUse {
     }
 }
 
+/// A class's number as clients know it: memcached counts them from 1.
+pub fn class_number(class: ClassId) -> u32 {
+    u32::from(class.0) + 1
+}
+
 /// What every shard can be asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Question {
@@ -143,6 +157,20 @@ pub enum Question {
     Report,
     /// Set your counters to zero.
     ResetCounters,
+    /// Use so much memory and no more.
+    LimitMemory(usize),
+    /// Free all that is dead, now.
+    Sweep,
+    /// Begin or end to count by prefix.
+    CountPrefixes(bool),
+    /// Tell the counts by prefix.
+    Prefixes,
+    /// Tell your connections.
+    Connections,
+    /// Take a step of a walk over all items.
+    Walk(Walk),
+    /// Give this watcher its lines.
+    Log(Ticket),
 }
 
 /// What one shard answers, beside text.
@@ -152,6 +180,12 @@ pub enum Answer {
     Done,
     /// Its numbers.
     Numbers(Box<ShardReport>),
+    /// Its counts by prefix.
+    Prefixes(Prefixes),
+    /// How far a walk has come.
+    Walked(Box<Walked>),
+    /// A watcher's lines are the text.
+    Log,
 }
 
 /// A request without a key, to be answered later.
@@ -178,6 +212,7 @@ impl Answer {
     pub fn add(&mut self, other: &Self) {
         match (&mut *self, other) {
             (Self::Numbers(sum), Self::Numbers(part)) => sum.add(part),
+            (Self::Prefixes(sum), Self::Prefixes(part)) => sum.add(part),
             (Self::Done, Self::Done) => {}
             (answer, other) => unreachable!("{other:?} answers another question than {answer:?}"),
         }

@@ -7,6 +7,7 @@ use slabring_protocol::reply::{self, Hit, Outcome};
 use slabring_protocol::{Command, ErrorReply, Request};
 
 use super::{Executor, engine_mode, length};
+use crate::discovery::DISCOVERY_KEY;
 use crate::exptime::expiry_of;
 
 impl Executor {
@@ -19,8 +20,20 @@ impl Executor {
             }
             None => {
                 self.commands.get_misses += 1;
-                reply::miss(out, request);
+                self.miss(request, out);
             }
+        }
+    }
+
+    /// A key that older clients of a managed service ask for the nodes is answered although nobody stored it.
+    fn miss(&self, request: &Request<'_>, out: &mut Vec<u8>) {
+        if request.key == DISCOVERY_KEY && !self.discovery.is_empty() {
+            let value_len = length(self.discovery.len());
+            reply::hit_header(out, request, &Hit { client_flags: 0, value_len, cas: 0 });
+            out.extend_from_slice(&self.discovery);
+            reply::hit_end(out, request);
+        } else {
+            reply::miss(out, request);
         }
     }
 

@@ -9,6 +9,7 @@ use slabring_protocol::{ErrorReply, MetaFlags, Request};
 
 use super::{Executor, engine_mode, length};
 use crate::exptime::{expiry_of, ttl_of};
+use crate::report::class_number;
 
 impl Executor {
     pub(super) fn meta_get(
@@ -158,7 +159,7 @@ fn meta_item(item: &Item<'_>, now: Seconds) -> MetaItem {
         ttl_after: ttl,
         fetched: item.fetched(),
         idle_seconds: item.idle_seconds(),
-        class: u32::from(item.class().0),
+        class: class_number(item.class()),
         size: length(item.footprint_bytes()),
     }
 }
