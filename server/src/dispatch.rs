@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use slabring_engine::{Seconds, WARM_KEYS_MAX};
-use slabring_protocol::{Command, ErrorReply, KEY_SIZE_MAX, Limits, Parser, Request, Step, reply};
+use slabring_protocol::{Command, ErrorReply, KEY_SIZE_MAX, Limits, Parser, Request, Step, Users, reply};
 
 use crate::batch::{Batch, Outcome, ReturnAddress};
 use crate::budget::Budget;
 use crate::connection::{Connection, Ending, Input};
 use crate::execute::Executor;
+use crate::live::Held;
 use crate::node::Node;
 use crate::post::Post;
 use crate::report::Gathering;
@@ -49,6 +50,8 @@ pub struct Dispatcher {
     pub post: Post,
     /// The connections' buffers.
     pub budget: Budget,
+    /// Who may come in, if that is asked.
+    pub users: Held<Users>,
     /// The second of this turn.
     pub now: Seconds,
     limits: Limits,
@@ -63,6 +66,7 @@ impl Dispatcher {
             limits: Limits { item_size_max: settings.item_size_limit() },
             budget: Budget::new(settings.shard_memory_bytes()),
             now: Seconds(node.clock.unix_seconds()),
+            users: Held::default(),
             spare_buffers: Vec::new(),
             executor,
             post,

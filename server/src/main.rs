@@ -3,6 +3,7 @@
 #![expect(unreachable_pub, reason = "a binary has no outside: `pub` here means beyond the module")]
 
 mod arrivals;
+mod auth;
 mod batch;
 mod budget;
 mod connection;

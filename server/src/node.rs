@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result, anyhow, bail};
 use signal_hook::iterator::Signals;
 use slabring_engine::{CasSeries, Config, MEMORY_BYTES_MIN, Shard};
+use slabring_protocol::Users;
 use slabring_reactor::backend::{Backend, Choice};
 use slabring_reactor::clock::Clock;
 use slabring_reactor::thread::{Limit, allowed_cpus, pin_to, raise_limit};
@@ -18,6 +19,7 @@ use slabring_reactor::{Epoll, Io, IoSettings, Uring, Waker, backend};
 use socket2::SockRef;
 
 use crate::arrivals::{self, Arrivals};
+use crate::auth::read_users;
 use crate::control;
 use crate::execute::Executor;
 use crate::listeners::{Entrance, Listeners, SocketFile};
@@ -63,6 +65,8 @@ pub struct Node {
     pub connections: AtomicUsize,
     /// TLS, if it is spoken anywhere.
     pub tls: Option<Live<TlsConfigs>>,
+    /// Who may come in, if that is asked.
+    pub users: Option<Live<Users>>,
     /// When the certificates were last read.
     pub certificates_read: AtomicU32,
     /// Log level that clients may change.
@@ -157,6 +161,8 @@ pub struct Running {
 pub struct Files {
     /// Certificates and keys.
     pub tls: Option<TlsConfigs>,
+    /// Users and passwords.
+    pub users: Option<Users>,
 }
 
 impl Files {
@@ -164,7 +170,8 @@ impl Files {
     pub fn read(settings: &Settings) -> Result<Self, Refused> {
         let refused = |text| Refused { text, exit_code: EXIT_FAILURE };
         let tls = settings.tls.as_ref().map(TlsConfigs::load).transpose().map_err(refused)?;
-        Ok(Self { tls })
+        let users = settings.authentication.as_ref().map(read_users).transpose().map_err(refused)?;
+        Ok(Self { tls, users })
     }
 }
 
@@ -185,6 +192,7 @@ pub fn start(
     let clock = Clock::start();
     let node = Arc::new(Node {
         tls: files.tls.map(Live::new),
+        users: files.users.map(Live::new),
         certificates_read: AtomicU32::new(clock.unix_seconds()),
         clock,
         connections: AtomicUsize::new(0),

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use slabring_engine::Seconds;
-use slabring_protocol::{ErrorReply, reply};
+use slabring_protocol::{Auth, ErrorReply, Parser, reply};
 use slabring_reactor::clock::Moment;
 use slabring_reactor::{ConnectionId, EndCause, Event, Io, Wait, Waker};
 use tracing::warn;
@@ -202,7 +202,9 @@ impl<I: Io> ShardThread<I> {
     }
 
     fn accepted(&mut self, id: ConnectionId, entrance: Entrance) {
-        self.connections.insert(id, self.dispatcher.now);
+        let auth = if self.node.users.is_some() { Auth::Required } else { Auth::Open };
+        let parser = Parser::new(entrance.protocol.into(), auth);
+        self.connections.insert(id, parser, self.dispatcher.now);
         if let Some(tls) = &self.node.tls
             && let Some(config) = self.tls.get(tls).for_use(entrance.tls)
         {

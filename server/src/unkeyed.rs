@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use slabring_protocol::reply::{self, Outcome};
-use slabring_protocol::{Command, ErrorReply, Request, StatsTopic};
+use slabring_protocol::{Command, ErrorReply, Request, SASL_MECHANISMS, StatsTopic};
 
 use crate::batch::ReturnAddress;
 use crate::connection::{Connection, Ending};
@@ -39,6 +39,12 @@ impl Dispatcher {
             }
             Command::Stats(StatsTopic::Reset) => self.ask_all(client, request, Question::ResetCounters),
             Command::Stats(_) => self.ask_all(client, request, Question::Report),
+            Command::Authenticate | Command::SaslStart | Command::SaslStep => {
+                self.authenticate(client, request)
+            }
+            Command::SaslMechanisms => {
+                client.outbox.local(|out| reply::sasl_mechanisms(out, request, SASL_MECHANISMS));
+            }
             _ => refuse(client, request, ErrorReply::Error),
         }
     }
