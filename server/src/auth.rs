@@ -1,58 +1,54 @@
-//! Who a connection is: a `set` of user and password, or SASL PLAIN. Until it has said so, the parser lets nothing else through.
+//! Who may come in: the password file, and what a client shows. The parser lets nothing else through before. Part of dispatch:
+//! no system calls but the reading of the file, at the start and on a reload.
 
-use slabring_protocol::reply::{self, Outcome};
-use slabring_protocol::{
-    Auth, Command, ErrorReply, Parser, Protocol, Request, SASL_MECHANISMS, parse_sasl_plain,
-};
+use slabring_protocol::reply::Outcome;
+use slabring_protocol::{AUTH_ENTRY_SIZE_MAX, SASL_USERS_MAX};
+use slabring_protocol::{Command, ErrorReply, Request, Users, UsersError, UsersFormat, parse_sasl_plain};
 
 use crate::connection::Connection;
 use crate::dispatch::Dispatcher;
-use crate::options::Binding;
+use crate::options::Authentication;
 use crate::unkeyed::tell;
 
-impl Dispatcher {
-    /// What a connection begins with that speaks this.
-    pub fn parser_for(&self, binding: Binding) -> Parser {
-        let protocol = match binding {
-            Binding::Auto => Protocol::Auto,
-            Binding::Ascii => Protocol::Text,
-            Binding::Binary => Protocol::Binary,
-        };
-        Parser::new(protocol, if self.node.users.is_some() { Auth::Required } else { Auth::Open })
-    }
+/// The only mechanism of SASL there is.
+const PLAIN: &[u8] = b"PLAIN";
 
-    /// Carries out a request about who the client is.
-    pub fn authenticate(&mut self, client: &mut Connection, request: &Request<'_>) {
-        match request.command {
-            Command::SaslMechanisms => {
-                client.outbox.local(|out| reply::sasl_mechanisms(out, request, SASL_MECHANISMS));
-            }
-            Command::Authenticate => {
-                let outcome = Outcome::Stored { cas: 0 };
-                self.admit(client, request, Some((request.key, request.value)), outcome);
-            }
-            Command::SaslStart if request.key == SASL_MECHANISMS.as_bytes() => {
-                self.admit(client, request, parse_sasl_plain(request.value), Outcome::Done);
-            }
-            // No mechanism here has a second step.
-            _ => self.admit(client, request, None, Outcome::Done),
+/// Reads the password file. The error is one line that names it, and the line in it.
+pub fn read_users(settings: &Authentication) -> Result<Users, String> {
+    let path = settings.file.display();
+    let file = std::fs::read(&settings.file)
+        .map_err(|error| format!("{path}: cannot read the passwords: {error}"))?;
+    let format = if settings.sasl { UsersFormat::SaslDatabase } else { UsersFormat::AuthFile };
+    Users::parse(&file, format).map_err(|error| match error {
+        UsersError::Empty => format!("{path}: nobody could come in; it must hold lines user:password"),
+        UsersError::MalformedLine(line) => {
+            format!("{path}:{line}: must be user:password, without a NUL and in at most {AUTH_ENTRY_SIZE_MAX} bytes")
         }
-    }
+        UsersError::TooMany => format!("{path}: more than {SASL_USERS_MAX} users"),
+    })
+}
 
-    fn admit(
-        &mut self,
-        client: &mut Connection,
-        request: &Request<'_>,
-        claim: Option<(&[u8], &[u8])>,
-        welcome: Outcome,
-    ) {
-        let users = self.node.users.as_ref().expect("only a node with users asks who comes");
-        let users = self.users.get(users);
-        let admitted = claim.is_some_and(|(user, password)| users.allow(user, password));
-        self.executor.traffic.auth_cmds += 1;
-        self.executor.traffic.auth_errors += u64::from(!admitted);
-        client.parser.set_authenticated(admitted);
-        let refused = Outcome::Refused(ErrorReply::AuthenticationFailure);
-        tell(client, request, if admitted { welcome } else { refused });
+impl Dispatcher {
+    /// Lets a client in, or not. What it sends next is read accordingly.
+    pub fn authenticate(&mut self, client: &mut Connection, request: &Request<'_>) {
+        let shown = match request.command {
+            Command::Authenticate => Some((request.key, request.value)),
+            Command::SaslStart if request.key == PLAIN => parse_sasl_plain(request.value),
+            // No mechanism has a second step.
+            _ => None,
+        };
+        let live = self.node.users.as_ref().expect("nobody else is asked who they are");
+        let users = self.users.get(live);
+        let is_known = shown.is_some_and(|(user, password)| users.allow(user, password));
+        client.parser.set_authenticated(is_known);
+        let traffic = &mut self.executor.traffic;
+        traffic.auth_cmds += 1;
+        traffic.auth_errors += u64::from(!is_known);
+        let outcome = match request.command {
+            _ if !is_known => Outcome::Refused(ErrorReply::AuthenticationFailure),
+            Command::Authenticate => Outcome::Stored { cas: 0 },
+            _ => Outcome::Done,
+        };
+        tell(client, request, outcome);
     }
 }

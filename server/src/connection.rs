@@ -176,10 +176,10 @@ pub struct Connection {
 
 impl Connection {
     /// A fresh connection.
-    pub fn new(id: ConnectionId, now: Seconds) -> Self {
+    pub fn new(id: ConnectionId, parser: Parser, now: Seconds) -> Self {
         Self {
             id,
-            parser: Parser::default(),
+            parser,
             input: Input::default(),
             outbox: Outbox::default(),
             session: None,
@@ -269,13 +269,13 @@ impl Connections {
     }
 
     /// Adds a fresh one.
-    pub fn insert(&mut self, id: ConnectionId, now: Seconds) {
+    pub fn insert(&mut self, id: ConnectionId, parser: Parser, now: Seconds) {
         let slot = id.slot as usize;
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
         }
         assert!(self.slots[slot].is_none(), "the reactor gives a slot to one connection at a time");
-        self.slots[slot] = Some(Box::new(Connection::new(id, now)));
+        self.slots[slot] = Some(Box::new(Connection::new(id, parser, now)));
         self.live += 1;
     }
 
@@ -352,9 +352,9 @@ mod tests {
         let mut connections = Connections::default();
         let old = ConnectionId { slot: 2, generation: 1 };
         let new = ConnectionId { slot: 2, generation: 2 };
-        connections.insert(old, Seconds(1));
+        connections.insert(old, Parser::default(), Seconds(1));
         assert!(connections.remove(old).is_some());
-        connections.insert(new, Seconds(1));
+        connections.insert(new, Parser::default(), Seconds(1));
         assert!(connections.get_mut(old).is_none());
         assert!(connections.remove(old).is_none());
         assert_eq!((connections.len(), connections.ids()), (1, vec![new]));

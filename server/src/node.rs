@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result, anyhow, bail};
 use signal_hook::iterator::Signals;
 use slabring_engine::{CasSeries, Config, MEMORY_BYTES_MIN, Shard};
-use slabring_protocol::{AUTH_ENTRY_SIZE_MAX, SASL_USERS_MAX, Users, UsersError, UsersFormat};
+use slabring_protocol::Users;
 use slabring_reactor::backend::{Backend, Choice};
 use slabring_reactor::clock::Clock;
 use slabring_reactor::thread::{Limit, allowed_cpus, pin_to, raise_limit};
@@ -19,12 +19,13 @@ use slabring_reactor::{Epoll, Io, IoSettings, Uring, Waker, backend};
 use socket2::SockRef;
 
 use crate::arrivals::{self, Arrivals};
+use crate::auth::read_users;
 use crate::control;
 use crate::discovery::Discovery;
 use crate::execute::Executor;
 use crate::listeners::{Entrance, Listeners, SocketFile};
 use crate::live::Live;
-use crate::options::{Authentication, EXIT_FAILURE, Refused, Settings, Sources, TlsSettings, TlsUse};
+use crate::options::{EXIT_FAILURE, Refused, Settings, Sources, TlsSettings, TlsUse};
 use crate::post::{LetterBoxes, Post, connect_all};
 use crate::report::ShardReport;
 use crate::shard_thread::ShardThread;
@@ -55,8 +56,6 @@ pub struct Node {
     pub watchers: Watchers,
     /// What clients are told who look for the nodes.
     pub discovery: Discovery,
-    /// Who may come in, if that is asked.
-    pub users: Option<Live<Users>>,
     /// What of the memory may be used.
     pub memory_limit_bytes: AtomicUsize,
     /// Every listener, as `stats conns` shows it: those for TCP in their order, then the unix socket.
@@ -79,6 +78,8 @@ pub struct Node {
     pub connections: AtomicUsize,
     /// TLS, if it is spoken anywhere.
     pub tls: Option<Live<TlsConfigs>>,
+    /// Who may come in, if that is asked.
+    pub users: Option<Live<Users>>,
     /// When the certificates were last read.
     pub certificates_read: AtomicU32,
     /// Log level that clients may change.
@@ -185,21 +186,6 @@ impl Files {
         let users = settings.authentication.as_ref().map(read_users).transpose().map_err(refused)?;
         Ok(Self { tls, users })
     }
-}
-
-/// Reads who may come in. The error is one line that names the file and the line in it.
-pub fn read_users(authentication: &Authentication) -> Result<Users, String> {
-    let path = authentication.file.display();
-    let text = std::fs::read(&authentication.file)
-        .map_err(|error| format!("cannot read users from {path}: {error}"))?;
-    let format = if authentication.sasl { UsersFormat::SaslDatabase } else { UsersFormat::AuthFile };
-    Users::parse(&text, format).map_err(|error| match error {
-        UsersError::Empty => format!("{path} holds no users: lines of user:password are wanted"),
-        UsersError::MalformedLine(line) => {
-            format!("{path}:{line}: not a line of user:password, or longer than {AUTH_ENTRY_SIZE_MAX} bytes")
-        }
-        UsersError::TooMany => format!("{path} holds more than {SASL_USERS_MAX} users"),
-    })
 }
 
 /// Starts a node on `listeners` and returns when it serves. `signals` will end it.

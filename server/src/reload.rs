@@ -7,12 +7,15 @@ use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 
+use crate::auth::read_users;
 use crate::log;
-use crate::node::{Node, raise_files, read_users};
+use crate::node::{Node, raise_files};
 use crate::options::Settings;
 
 /// Options that can change while the node runs.
-const LIVE: [&str; 4] = ["auth-file", "conn-limit", "extended", "verbose"];
+const LIVE: [&str; 3] = ["conn-limit", "extended", "verbose"];
+/// The path can change, whether there is one cannot; `reload_users` tells.
+const TOLD_ELSEWHERE: &str = "auth-file";
 
 /// Reads everything again. Never fails: what cannot be used is told and left as it was.
 pub fn reload(node: &Node) {
@@ -40,7 +43,7 @@ fn read_again(node: &Node) -> Result<Vec<String>> {
     reload_users(node, &settings, &mut lines);
     // Compared with the start: a change that was undone needs no restart.
     for (name, now, then) in differences(&node.settings.options, &settings.options) {
-        if !LIVE.contains(&name) {
+        if !LIVE.contains(&name) && name != TOLD_ELSEWHERE {
             lines.push(format!("{name} = {then} needs a restart (is {now})"));
         }
     }
@@ -67,15 +70,19 @@ fn reload_certificates(node: &Node, settings: &Settings, lines: &mut Vec<String>
     });
 }
 
-/// Connections that come from here on are asked for the passwords that the file holds now; a bad one leaves those that are.
+/// Who comes in from here on is asked for the passwords that the file holds now; a bad one leaves those that are.
 fn reload_users(node: &Node, settings: &Settings, lines: &mut Vec<String>) {
-    let (Some(live), Some(authentication)) = (&node.users, &settings.authentication) else { return };
-    match read_users(authentication) {
-        Ok(users) => {
-            lines.push(format!("{} users of {} are read", users.count(), authentication.file.display()));
-            live.replace(users);
-        }
-        Err(error) => lines.push(format!("the users stay as they were: {error}")),
+    match (&node.users, &settings.authentication) {
+        (Some(live), Some(authentication)) => lines.push(match read_users(authentication) {
+            Ok(users) => {
+                let line = format!("{} users of {} are read", users.count(), authentication.file.display());
+                live.replace(users);
+                line
+            }
+            Err(error) => format!("the users stay as they were: {error}"),
+        }),
+        (None, None) => {}
+        _ => lines.push("whether passwords are asked for needs a restart".into()),
     }
 }
 

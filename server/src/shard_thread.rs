@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use slabring_engine::{Seconds, Shard};
 use slabring_protocol::reply::CloseReason;
-use slabring_protocol::{ErrorReply, reply};
+use slabring_protocol::{Auth, ErrorReply, Parser, reply};
 use slabring_reactor::clock::Moment;
 use slabring_reactor::{ConnectionId, EndCause, Event, Io, Wait, Waker};
 use tracing::warn;
@@ -215,9 +215,10 @@ impl<I: Io> ShardThread<I> {
     }
 
     fn accepted(&mut self, id: ConnectionId, entrance: Entrance, listener: usize) {
-        self.connections.insert(id, self.dispatcher.now);
+        let auth = if self.node.users.is_some() { Auth::Required } else { Auth::Open };
+        let parser = Parser::new(entrance.protocol.into(), auth);
+        self.connections.insert(id, parser, self.dispatcher.now);
         let client = self.connections.get_mut(id).expect("inserted just now");
-        client.parser = self.dispatcher.parser_for(entrance.protocol);
         client.listener = listener;
         client.peer = self.io.peer(id).map_or(Peer::Unknown, |peer| match peer.as_socket() {
             Some(address) => Peer::Tcp(address),

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use slabring_protocol::reply::{self, Outcome};
-use slabring_protocol::{Classes, Command, ErrorReply, Request, StatsDetail, StatsTopic};
+use slabring_protocol::{Classes, Command, ErrorReply, Request, SASL_MECHANISMS, StatsDetail, StatsTopic};
 
 use crate::batch::ReturnAddress;
 use crate::census;
@@ -41,7 +41,13 @@ impl Dispatcher {
             }
             Command::Stats(topic) => self.dispatch_stats(client, request, topic),
             Command::Admin(admin) => self.administer(client, request, admin),
-            _ => self.authenticate(client, request),
+            Command::SaslMechanisms => {
+                client.outbox.local(|out| reply::sasl_mechanisms(out, request, SASL_MECHANISMS));
+            }
+            Command::Authenticate | Command::SaslStart | Command::SaslStep => {
+                self.authenticate(client, request);
+            }
+            command => unreachable!("{command:?} has a key or is answered by dispatch"),
         }
     }
 

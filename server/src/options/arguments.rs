@@ -4,6 +4,7 @@
 use clap::builder::PossibleValuesParser;
 use clap::{ArgAction, Parser, ValueEnum};
 use slabring_engine::PolicyKind;
+use slabring_protocol::Protocol;
 use slabring_reactor::backend::Wish;
 
 use crate::stats::{MEMCACHED_VERSION, SLABRING_VERSION};
@@ -241,6 +242,16 @@ impl Binding {
             Self::Auto => "auto-negotiate",
             Self::Ascii => "ascii",
             Self::Binary => "binary",
+        }
+    }
+}
+
+impl From<Binding> for Protocol {
+    fn from(binding: Binding) -> Self {
+        match binding {
+            Binding::Auto => Self::Auto,
+            Binding::Ascii => Self::Text,
+            Binding::Binary => Self::Binary,
         }
     }
 }
