@@ -17,6 +17,7 @@
 
 mod arena;
 mod arithmetic;
+mod automove;
 mod config;
 mod counters;
 mod delete;
@@ -49,6 +50,7 @@ mod window;
 mod write;
 
 pub use arithmetic::{Arithmetic, ArithmeticOutcome};
+pub use automove::{Automove, MovePage};
 pub use config::{
     CHUNK_SIZE_MIN_MAX, CasSeries, Config, ConfigError, ITEM_SIZE_MAX, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN,
     PAGE_SIZE_MAX, PAGE_SIZE_MIN, PAGES_MIN,

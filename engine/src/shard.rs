@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, Hasher};
 use ahash::RandomState;
 
 use crate::arena::{Arena, Location};
+use crate::automove::Automove;
 use crate::config::{CasSeries, Config, ConfigError};
 use crate::counters::{ClassStats, Counters, MemoryUse};
 use crate::expiry::{Expiry, Seconds};
@@ -28,8 +29,6 @@ const VERSION_START: u64 = 1;
 /// This part of the budget is put to use for the index at once.
 const INDEX_SHARE_AT_START: usize = 256;
 const BUCKETS_MIN: usize = 64;
-/// One key in 256 tells how much each class is hit, if there are no shadows to sample for.
-const SAMPLED_WITHOUT_SHADOWS: u32 = 1 << 24;
 /// A page up to this size is emptied within a fraction of a millisecond, so none is kept spare.
 const PAGE_SIZE_AT_ONCE_MAX: usize = 16 << 10;
 
@@ -48,7 +47,7 @@ pub struct Shard {
     pub(crate) ghost: Option<Ghost>,
     /// Only for the policy that chooses among settings.
     pub(crate) shadows: Option<Box<Shadows>>,
-    /// Keys whose sampled bits are below this concern the shadows.
+    /// Keys whose sampled bits are below this concern the shadows and the comparison of the classes.
     pub(crate) sampled_below: u32,
     /// Only for the policy that goes by it.
     pub(crate) recency: Option<Recency>,
@@ -59,14 +58,18 @@ pub struct Shard {
     pub(crate) counters: Counters,
     pub(crate) memory_bytes: usize,
     pub(crate) external_bytes: usize,
-    /// What the caller reported; honoured as room is made.
+    /// What the caller reported and what of the budget is not to be used; honoured as room is made.
     pub(crate) external_wanted: usize,
+    pub(crate) external_reported: usize,
+    /// Bytes of the budget above the limit of now.
+    pub(crate) withheld_bytes: usize,
     /// Bytes of the budget that are kept free for what cannot wait.
     pub(crate) spare_bytes: usize,
     /// Bytes of all classes' last evictions.
     pub(crate) departure_bytes: usize,
     /// Bytes of shadows and of the tables of pages and classes, the same from the start on.
     fixed_bytes: usize,
+    pub(crate) automove: Automove,
     pub(crate) leaving: Option<Leaving>,
     pub(crate) holds: Holds,
     pub(crate) requests: u64,
@@ -127,7 +130,7 @@ impl Shard {
             index: Index::reserve(items_possible, buckets, huge_pages).map_err(reserve)?,
             sketch: sketch.transpose().map_err(reserve)?,
             ghost: ghost.transpose().map_err(reserve)?,
-            sampled_below: shadows.as_ref().map_or(SAMPLED_WITHOUT_SHADOWS, Shadows::sampled_below),
+            sampled_below: shadows.as_ref().map_or(u32::MAX, Shadows::sampled_below),
             shadows: shadows.map(Box::new),
             recency: recency.transpose().map_err(reserve)?,
             blocks: Blocks::reserve(items_possible, windows, huge_pages).map_err(reserve)?,
@@ -137,9 +140,12 @@ impl Shard {
             memory_bytes,
             external_bytes: 0,
             external_wanted: 0,
+            external_reported: 0,
+            withheld_bytes: 0,
             spare_bytes: if config.evict && page_size > PAGE_SIZE_AT_ONCE_MAX { page_size } else { 0 },
             departure_bytes: 0,
             fixed_bytes,
+            automove: Automove::default(),
             leaving: None,
             holds: Holds::new(memory_bytes, pages_max),
             requests: 0,
@@ -230,11 +236,11 @@ impl Shard {
     /// Where the budget goes.
     pub fn memory(&self) -> MemoryUse {
         MemoryUse {
-            limit: self.memory_bytes,
+            limit: self.memory_bytes - self.withheld_bytes,
             index: self.index.bytes(),
             pages: self.slabs.bytes(),
             policy: self.policy_bytes(),
-            external: self.external_bytes,
+            external: self.external_bytes.saturating_sub(self.withheld_bytes),
             items: usize::try_from(self.counters.bytes).expect("items fit the budget"),
             held: self.holds.orphan_bytes(),
         }
