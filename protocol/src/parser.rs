@@ -125,26 +125,38 @@ impl Parser {
     /// Panics if the input is shorter than the contract of [`Parser`] allows.
     #[inline]
     pub fn next<'a>(&mut self, input: &'a [u8], limits: &Limits) -> Step<'a> {
+        if self.protocol == Protocol::Auto {
+            self.decide(input);
+        }
         match self.mode {
-            Mode::Line { scanned } => match self.protocol {
-                Protocol::Text if self.auth == Auth::Required => self.next_auth(input, scanned),
-                Protocol::Text => self.next_line(input, scanned, limits),
-                Protocol::Binary => self.next_packet(input, limits),
-                Protocol::Auto => self.decide(input, limits),
-            },
+            Mode::Line { scanned } if self.speaks_lines() => self.next_line(input, scanned, limits),
+            Mode::Line { scanned } => self.next_other(input, scanned, limits),
             Mode::Keys { command, rest } => self.next_key(input, command, 0, rest),
             Mode::Swallowing { rest } => self.swallow(input, rest),
         }
     }
 
     #[cold]
-    fn decide<'a>(&mut self, input: &'a [u8], limits: &Limits) -> Step<'a> {
+    fn decide(&mut self, input: &[u8]) {
         self.protocol = match input.first() {
-            None => return Step::Incomplete { total_bytes: 1 },
+            None => Protocol::Auto,
             Some(&binary::REQUEST_MAGIC) => Protocol::Binary,
             Some(_) => Protocol::Text,
         };
-        self.next(input, limits)
+    }
+
+    fn speaks_lines(&self) -> bool {
+        self.protocol == Protocol::Text && self.auth != Auth::Required
+    }
+
+    /// At the start of anything but a line of somebody who may come in.
+    #[inline(never)]
+    fn next_other<'a>(&mut self, input: &'a [u8], scanned: usize, limits: &Limits) -> Step<'a> {
+        match self.protocol {
+            Protocol::Auto => Step::Incomplete { total_bytes: 1 },
+            Protocol::Text => self.next_auth(input, scanned),
+            Protocol::Binary => self.next_packet(input, limits),
+        }
     }
 
     fn next_packet<'a>(&mut self, input: &'a [u8], limits: &Limits) -> Step<'a> {
@@ -188,7 +200,6 @@ impl Parser {
     }
 
     /// `set anything flags exptime length`, then user and password with a space between them; nothing else.
-    #[cold]
     fn next_auth<'a>(&mut self, input: &'a [u8], scanned: usize) -> Step<'a> {
         assert!(scanned <= input.len(), "bytes were dropped that no step consumed");
         let line_end = memchr(b'\n', &input[scanned..]).map(|lf| scanned + lf + 1);
