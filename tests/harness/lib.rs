@@ -6,11 +6,13 @@
 use std::io::Write as _;
 
 pub mod connection;
+pub mod not_yet;
 pub mod process;
 pub mod replay;
 pub mod seccomp;
 pub mod server;
 mod signal;
+pub mod toolbox;
 pub mod transcript;
 
 pub use connection::Connection;
