@@ -15,11 +15,11 @@ use crate::policy::{Rule, SETTINGS, Setting};
 use crate::sketch::Sketch;
 
 /// Items of a shadow, at most.
-const ITEMS_MAX: usize = 2048;
+const ITEMS_MAX: usize = 1024;
 /// A shard whose budget affords fewer keeps the setting it starts with.
 const ITEMS_MIN: usize = 256;
 /// The shadows may take this part of the budget.
-const BUDGET_SHARE: usize = 64;
+const BUDGET_SHARE: usize = 128;
 /// Entries of the table for each item of a shadow: what the five hold differs, but not by that much.
 const ENTRIES_PER_ITEM: usize = 3;
 /// What is left of scores and of squared leads after an epoch.
@@ -614,9 +614,9 @@ mod tests {
     }
 
     #[test]
-    fn shadows_take_a_sixty_fourth_of_the_budget_or_there_are_none() {
+    fn shadows_take_their_share_of_the_budget_and_no_more_or_there_are_none() {
         assert!(Shadows::for_budget(256 << 10).unwrap().is_none());
-        for megabytes in [4, 16, 64, 1024] {
+        for megabytes in [5, 16, 64, 1024] {
             let shadows = Shadows::for_budget(megabytes << 20).unwrap().unwrap();
             assert!(shadows.bytes() <= (megabytes << 20) / BUDGET_SHARE);
         }
