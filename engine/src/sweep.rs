@@ -38,6 +38,27 @@ impl Shard {
         swept
     }
 
+    /// Frees what was flushed and numbers the rest from `version` on; returns the last number given. O(chunks).
+    #[cold]
+    pub(crate) fn renumber(&mut self, mut version: u64) -> u64 {
+        let pages =
+            (0..self.slabs.page_count()).map(|page| PageId(u32::try_from(page).expect("pages are few")));
+        for page in pages {
+            for chunk in 0..self.slabs.touched_in(page) {
+                let location = self.slabs.chunk_at(page, chunk);
+                let Chunk::Item(mut header) = self.arena.chunk(location) else { continue };
+                if self.is_flushed(header) {
+                    self.reclaim(self.hash_at(location), location);
+                    continue;
+                }
+                version += 1;
+                header.set_version(version);
+                self.arena.set_header(location, header);
+            }
+        }
+        version
+    }
+
     fn sweep_page(&mut self, now: Seconds, chunks_max: usize, swept: &mut Swept) {
         let page = self.sweep_page;
         let touched = self.slabs.touched_in(page);
