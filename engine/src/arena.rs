@@ -1,13 +1,20 @@
 //! Reserved address space, and the chunks of items in it. One of two files with unsafe code (the other is `index/tags.rs`); hands out
 //! slices and copies, never pointers, and knows nothing of what an item means.
 
-#![expect(unsafe_code, reason = "telling the kernel that a range may be dropped is unsafe in memmap2")]
+#![cfg_attr(
+    not(miri),
+    expect(unsafe_code, reason = "telling the kernel that a range may be dropped is unsafe in memmap2")
+)]
 
 use std::io;
 use std::ops::Range;
 
 use bytemuck::Pod;
+#[cfg(not(miri))]
 use memmap2::{Advice, MmapMut, MmapOptions, UncheckedAdvice};
+
+#[cfg(miri)]
+mod heap;
 
 /// Locations count in units of this many bytes, and every chunk size is a multiple of it.
 pub(crate) const LOCATION_UNIT: usize = 8;
@@ -33,11 +40,22 @@ impl Location {
 /// Zeroed memory that costs nothing until it is touched.
 #[derive(Debug)]
 pub(crate) struct Region {
+    #[cfg(not(miri))]
     map: MmapMut,
+    #[cfg(miri)]
+    map: heap::Map,
 }
 
 impl Region {
+    /// Miri knows no maps, so it checks everything above them on the heap.
+    #[cfg(miri)]
+    #[expect(clippy::unnecessary_wraps, reason = "the twin of what can fail")]
+    pub(crate) fn reserve(bytes: usize, _huge_pages: bool) -> io::Result<Region> {
+        Ok(Region { map: heap::Map::new(bytes) })
+    }
+
     /// Reserves address space. With `huge_pages` the kernel is asked for them; it may well refuse.
+    #[cfg(not(miri))]
     pub(crate) fn reserve(bytes: usize, huge_pages: bool) -> io::Result<Region> {
         let map = MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
         if huge_pages {
@@ -59,7 +77,14 @@ impl Region {
         bytemuck::cast_slice_mut(&mut self.map)
     }
 
+    /// Spoils what is there, for nobody may rely on it.
+    #[cfg(miri)]
+    pub(crate) fn discard(&mut self, range: Range<usize>) {
+        self.map[range].fill(0xa5);
+    }
+
     /// Gives the memory of a range back to the kernel; its content is undefined afterwards.
+    #[cfg(not(miri))]
     pub(crate) fn discard(&mut self, range: Range<usize>) {
         assert!(range.start <= range.end && range.end <= self.map.len());
         // SAFETY: the range lies in the private anonymous map we borrow mutably, so no reference into it exists,

@@ -21,8 +21,8 @@ pub struct Swept {
 impl Shard {
     /// Examines the next `chunks_max` chunks, at most every page of the shard once. About 5 ns a chunk.
     ///
-    /// Coming round in less than an hour keeps idle times right; coming round faster frees the memory of dead
-    /// items sooner.
+    /// Coming round in less than an hour keeps idle times right; coming round faster frees the memory of dead items
+    /// sooner: within one [round](Shard::sweep_round) after they died.
     pub fn sweep(&mut self, now: Seconds, chunks_max: usize) -> Swept {
         self.maintain(now, MAINTAIN_CHUNKS);
         let mut swept = Swept::default();
@@ -36,6 +36,12 @@ impl Shard {
             }
         }
         swept
+    }
+
+    /// Most that one round over everything looks at. O(classes).
+    pub fn sweep_round(&self) -> usize {
+        let chunks = self.slabs.class_ids().map(|class| self.slabs.class(class).chunks());
+        self.slabs.page_count() + chunks.sum::<usize>()
     }
 
     /// Frees what was flushed and numbers the rest from `version` on; returns the last number given. O(chunks).
