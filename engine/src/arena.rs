@@ -10,9 +10,12 @@ use std::io;
 use std::ops::Range;
 
 use bytemuck::Pod;
+#[cfg(not(miri))]
 use memmap2::{Advice, MmapMut, MmapOptions, UncheckedAdvice};
 
 use crate::header::HeaderSize;
+#[cfg(miri)]
+mod heap;
 
 /// Locations count in units of this many bytes, and every chunk size is a multiple of it.
 pub(crate) const LOCATION_UNIT: usize = 8;
@@ -43,12 +46,23 @@ impl Location {
 /// Zeroed memory that costs nothing until it is touched.
 #[derive(Debug)]
 pub(crate) struct Region {
+    #[cfg(not(miri))]
     map: MmapMut,
+    #[cfg(miri)]
+    map: heap::Map,
 }
 
 impl Region {
+    /// Miri knows no maps, so it checks everything above them on the heap.
+    #[cfg(miri)]
+    #[expect(clippy::unnecessary_wraps, reason = "the twin of what can fail")]
+    pub(crate) fn reserve(bytes: usize, _huge_pages: bool) -> io::Result<Region> {
+        Ok(Region { map: heap::Map::new(bytes) })
+    }
+
     /// Reserves address space. With `huge_pages` the kernel is asked for them where the region is large; it may well
     /// refuse.
+    #[cfg(not(miri))]
     pub(crate) fn reserve(bytes: usize, huge_pages: bool) -> io::Result<Region> {
         let map = MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
         if huge_pages && bytes >= HUGE_REGION_BYTES_MIN {
@@ -83,18 +97,25 @@ impl Region {
     #[inline]
     pub(crate) fn prefetch(&self, offset: usize) {
         assert!(offset < self.map.len());
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
         {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             let line = self.map[offset..].as_ptr();
             // SAFETY: SSE is part of every x86_64 target, and the address lies in the map (asserted above).
             unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
         }
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
         std::hint::black_box(self.map[offset]);
     }
 
+    /// Spoils what is there, for nobody may rely on it.
+    #[cfg(miri)]
+    pub(crate) fn discard(&mut self, range: Range<usize>) {
+        self.map[range].fill(0xa5);
+    }
+
     /// Gives the memory of a range back to the kernel; its content is undefined afterwards.
+    #[cfg(not(miri))]
     pub(crate) fn discard(&mut self, range: Range<usize>) {
         assert!(range.start <= range.end && range.end <= self.map.len());
         // SAFETY: the range lies in the private anonymous map we borrow mutably, so no reference into it exists,

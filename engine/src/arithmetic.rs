@@ -43,6 +43,8 @@ pub enum ArithmeticOutcome {
         cas: u64,
         /// Expiry of the item now.
         expiry: Expiry,
+        /// Expiry before `touch` or `vivify`; never, if the item was created.
+        expiry_before: Expiry,
         /// The item did not exist and was created with the initial number.
         created: bool,
     },
@@ -99,7 +101,7 @@ impl Shard {
         };
         let changed = self.changed_head(now, head, request);
         let written = self.write_number(now, hash, location, changed, request.key, value);
-        self.number_outcome(written, value, false)
+        self.number_outcome(written, value, head.header.expiry(), false)
     }
 
     fn changed_head(&mut self, now: Seconds, mut head: Head, request: &Arithmetic<'_>) -> Head {
@@ -157,19 +159,21 @@ impl Shard {
             after: &[],
         };
         let written = self.put(now, hash, None, &draft);
-        self.number_outcome(written, initial, true)
+        self.number_outcome(written, initial, Expiry::Never, true)
     }
 
     fn number_outcome(
         &mut self,
         written: Result<Location, NoRoom>,
         value: u64,
+        expiry_before: Expiry,
         created: bool,
     ) -> ArithmeticOutcome {
         let Ok(location) = written else { return ArithmeticOutcome::NoMemory };
         self.counters.total_items += u64::from(created);
         let head = self.arena.head(location);
-        ArithmeticOutcome::Value { value, cas: self.cas_of(&head), expiry: head.header.expiry(), created }
+        let (cas, expiry) = (self.cas_of(&head), head.header.expiry());
+        ArithmeticOutcome::Value { value, cas, expiry, expiry_before, created }
     }
 }
 

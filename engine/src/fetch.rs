@@ -113,9 +113,10 @@ impl Shard {
         request: &Fetch,
     ) -> Fetched<'_> {
         let Fetch { binary_key, explicit_cas, .. } = *request;
-        let mut header = self.new_header(now, key, request.touch.unwrap_or(expiry));
-        // Whoever makes an item by asking for it has fetched it: memcached shows the next one a hit.
-        header.set_fetched(true);
+        let before = self.new_header(now, key, request.touch.unwrap_or(expiry));
+        let mut header = before;
+        // As in memcached: this fetch is the first hit of the item that it creates.
+        header.set_fetched(request.bump);
         let extension = Extension { token_sent: true, binary_key, explicit_cas, ..Extension::default() };
         let draft =
             Draft { header, client_flags: 0, extension, key, before: &[], keep_value: false, after: &[] };
@@ -123,8 +124,7 @@ impl Shard {
             Err(NoRoom) => Fetched::NoMemory,
             Ok(location) => {
                 self.counters.total_items += 1;
-                header.set_fetched(false);
-                let item = Item::new(self, location, header, now);
+                let item = Item::new(self, location, before, now);
                 Fetched::Hit {
                     item,
                     expiry_before: Expiry::Never,

@@ -307,13 +307,18 @@ impl Shard {
     /// Why an item is dead, if it is.
     #[inline]
     pub(crate) fn death(&self, header: Header, now: Seconds) -> Option<Death> {
-        if header.version() <= self.flushed_version || self.flush_due.is_some_and(|at| now >= at) {
+        if self.is_flushed(header) || self.flush_due.is_some_and(|at| now >= at) {
             Some(Death::Flushed)
         } else if header.expiry().is_past(now) {
             Some(Death::Expired)
         } else {
             None
         }
+    }
+
+    #[inline]
+    pub(crate) fn is_flushed(&self, header: Header) -> bool {
+        header.version() <= self.flushed_version
     }
 
     /// The live item of a key; frees a dead one.
@@ -353,13 +358,18 @@ impl Shard {
         }
     }
 
-    /// The version of the item being stored: with CAS one of its own, without it the same for all between two flushes.
+    /// The version of the next item. They last for nine years at a million stores a second. Then all items get new ones,
+    /// which takes as long as a round of the sweeper and costs the clients who hold a CAS value a retry.
+    /// Without CAS it is the same for all between two flushes.
     pub(crate) fn next_version(&mut self) -> u64 {
         if self.cas.is_none() {
             self.version = self.flushed_version + 1;
             return self.version;
         }
-        assert!(self.version < VERSION_MAX, "versions last for years at millions of stores a second");
+        if self.version == VERSION_MAX {
+            self.version = self.renumber(VERSION_START);
+            self.flushed_version = 0;
+        }
         self.version += 1;
         self.version
     }
@@ -450,5 +460,34 @@ fn hasher(seed: Option<u64>) -> RandomState {
     match seed {
         Some(seed) => RandomState::with_seeds(seed, !seed, seed.rotate_left(32), seed ^ 0x5bd1_e995),
         None => RandomState::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::Store;
+
+    #[test]
+    fn when_versions_run_out_items_get_new_ones_and_what_was_flushed_stays_dead() {
+        let mut shard = Shard::new(&Config::with_memory(1 << 20)).unwrap();
+        let now = Seconds(1_700_000_000);
+        let set = |shard: &mut Shard, id: u32| {
+            shard.store(now, &Store::set(&id.to_le_bytes(), b"v", Expiry::Never));
+        };
+        let cas = |shard: &Shard, id: u32| shard.peek(now, &id.to_le_bytes()).map(|item| item.cas());
+        shard.version = VERSION_MAX - 100;
+        (0..50).for_each(|id| set(&mut shard, id));
+        shard.flush();
+        (50..200).for_each(|id| set(&mut shard, id));
+        assert!((0..50).all(|id| cas(&shard, id).is_none()));
+        let given: HashSet<u64> = (50..200).map(|id| cas(&shard, id).unwrap()).collect();
+        assert!(given.len() == 150 && given.iter().all(|cas| (2..1_000).contains(cas)));
+        shard.check_invariants();
+        shard.flush();
+        set(&mut shard, 7);
+        assert!((50..200).all(|id| cas(&shard, id).is_none()) && cas(&shard, 7).is_some());
     }
 }

@@ -21,8 +21,8 @@ pub struct Swept {
 impl Shard {
     /// Examines the next `chunks_max` chunks, at most every page of the shard once. About 5 ns a chunk.
     ///
-    /// Coming round in less than an hour keeps idle times right; coming round faster frees the memory of dead
-    /// items sooner.
+    /// Coming round in less than an hour keeps idle times right; coming round faster frees the memory of dead items
+    /// sooner: within one [round](Shard::sweep_round) after they died.
     pub fn sweep(&mut self, now: Seconds, chunks_max: usize) -> Swept {
         self.maintain(now, MAINTAIN_CHUNKS);
         let mut swept = Swept::default();
@@ -36,6 +36,33 @@ impl Shard {
             }
         }
         swept
+    }
+
+    /// Most that one round over everything looks at. O(classes).
+    pub fn sweep_round(&self) -> usize {
+        let chunks = self.slabs.class_ids().map(|class| self.slabs.class(class).chunks());
+        self.slabs.page_count() + chunks.sum::<usize>()
+    }
+
+    /// Frees what was flushed and numbers the rest from `version` on; returns the last number given. O(chunks).
+    #[cold]
+    pub(crate) fn renumber(&mut self, mut version: u64) -> u64 {
+        let pages =
+            (0..self.slabs.page_count()).map(|page| PageId(u32::try_from(page).expect("pages are few")));
+        for page in pages {
+            for chunk in 0..self.slabs.touched_in(page) {
+                let location = self.slabs.chunk_at(page, chunk);
+                let Chunk::Item(mut header) = self.arena.chunk(location) else { continue };
+                if self.is_flushed(header) {
+                    self.reclaim(self.hash_at(location), location);
+                    continue;
+                }
+                version += 1;
+                header.set_version(version);
+                self.arena.set_header(location, header);
+            }
+        }
+        version
     }
 
     fn sweep_page(&mut self, now: Seconds, chunks_max: usize, swept: &mut Swept) {

@@ -5,7 +5,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use slabring_engine::{Config, Expiry, Seconds, Shard, Store};
+use slabring_engine::{Config, Delete, DeleteMode, Expiry, Seconds, Shard, Store};
 
 struct Counting;
 
@@ -30,6 +30,10 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+fn remove(key: &[u8]) -> Delete<'_> {
+    Delete { key, compare: None, mode: DeleteMode::Remove, explicit_cas: None }
+}
+
 #[test]
 fn a_full_shard_gets_sets_and_evicts_without_allocating() {
     let mut shard = Shard::new(&Config::with_memory(8 << 20)).unwrap();
@@ -40,6 +44,13 @@ fn a_full_shard_gets_sets_and_evicts_without_allocating() {
             let value = &value[..usize::try_from(id % 7 * 100 + 1).unwrap()];
             shard.store(now, &Store::set(&id.to_le_bytes(), value, Expiry::Never));
             shard.get(now, &(id / 2).to_le_bytes());
+            let pin = shard.pin(now, &id.to_le_bytes());
+            shard.delete(now, &remove(&id.to_le_bytes()));
+            pin.into_iter().for_each(|pin| shard.unpin(pin));
+            let request = Store::set(b"reserved", &[], Expiry::Never);
+            let reserved = shard.reserve(now, &request, value.len());
+            reserved.into_iter().for_each(|reservation| shard.abandon(reservation));
+            shard.store(now, &Store::set(&id.to_le_bytes(), value, Expiry::Never));
         }
         shard.counters().evictions
     };

@@ -16,7 +16,11 @@ use rand::{RngExt, SeedableRng, rngs::SmallRng};
 use slabring_engine::{Config, MEMORY_BYTES_MIN, PAGE_SIZE_MIN, PAGES_MIN, PolicyKind};
 
 const STEPS_PER_SHARD: u64 = 20_000;
-const STEPS: u64 = if cfg!(debug_assertions) { 100_000 } else { 400_000 };
+const STEPS: u64 = match (cfg!(miri), cfg!(debug_assertions)) {
+    (true, _) => 500,
+    (_, true) => 100_000,
+    _ => 400_000,
+};
 const STEPS_PER_CHECK: u64 = 1_000;
 
 #[track_caller]
@@ -54,7 +58,8 @@ fn setting(name: &str, default: u64) -> u64 {
 
 /// Any configuration: budgets of all magnitudes from the smallest up, all policies, page sizes and limits.
 fn any_config(random: &mut SmallRng) -> Config {
-    let memory_bytes_max = MEMORY_BYTES_MIN << random.random_range(1..8);
+    let doublings = if cfg!(miri) { 1 } else { random.random_range(1..8) };
+    let memory_bytes_max = MEMORY_BYTES_MIN << doublings;
     let memory_bytes = random.random_range(MEMORY_BYTES_MIN..memory_bytes_max);
     let page_size = PAGE_SIZE_MIN << random.random_range(0..5);
     let has_pages = memory_bytes / page_size >= PAGES_MIN;

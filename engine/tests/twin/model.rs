@@ -397,7 +397,7 @@ impl Pair {
             stale: false,
             token_sent: true,
             binary_key: request.binary_key,
-            fetched: false,
+            fetched: request.bump,
         };
         self.twin.insert(key.to_vec(), item);
     }
@@ -427,7 +427,11 @@ impl Pair {
             }
             (ArithmeticOutcome::NonNumeric, number) => assert!(number.is_none(), "{:?}", old.value),
             (ArithmeticOutcome::NoMemory, Some(_)) => assert!(!self.may_forget),
-            (ArithmeticOutcome::Value { value, cas, expiry, created: false }, Some(number)) => {
+            (
+                ArithmeticOutcome::Value { value, cas, expiry, expiry_before, created: false },
+                Some(number),
+            ) => {
+                assert_eq!(expiry_before, old.expiry);
                 let expected = match request.decrement {
                     true => number.saturating_sub(request.delta),
                     false => number.wrapping_add(request.delta),
@@ -461,7 +465,11 @@ impl Pair {
         match (outcome, request.vivify) {
             (ArithmeticOutcome::NotFound, None) => {}
             (ArithmeticOutcome::NoMemory, Some(_)) => assert!(!self.may_forget),
-            (ArithmeticOutcome::Value { value, cas, expiry, created: true }, Some(initial)) => {
+            (
+                ArithmeticOutcome::Value { value, cas, expiry, expiry_before, created: true },
+                Some(initial),
+            ) => {
+                assert_eq!(expiry_before, Expiry::Never);
                 assert_eq!((value, expiry), (initial.0, request.touch.unwrap_or(initial.1)));
                 self.check_new_cas(cas, request.explicit_cas);
                 let item = TwinItem {

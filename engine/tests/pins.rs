@@ -1,0 +1,161 @@
+//! Values that are being read or written while everything around them changes.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use slabring_engine::{
+    Arithmetic, Config, Delete, DeleteMode, Expiry, Pin, Seconds, Shard, Store, StoreMode, StoreOutcome,
+};
+
+const NOW: Seconds = Seconds(1_700_000_000);
+
+fn shard(memory_bytes: usize) -> Shard {
+    Shard::new(&Config { hash_seed: Some(1), ..Config::with_memory(memory_bytes) }).unwrap()
+}
+
+fn set(shard: &mut Shard, key: &[u8], value: &[u8]) {
+    let outcome = shard.store(NOW, &Store::set(key, value, Expiry::Never));
+    assert!(matches!(outcome, StoreOutcome::Stored { .. }), "{outcome:?}");
+}
+
+fn pinned(shard: &Shard, pin: &Pin) -> Vec<u8> {
+    shard.pinned_value(pin).chunks().collect::<Vec<_>>().concat()
+}
+
+/// Pins a value, does something to its item, and sees the old bytes whole and their memory given back in the end.
+#[track_caller]
+fn check_survives(value: &[u8], change: impl FnOnce(&mut Shard)) {
+    let mut shard = shard(2 << 20);
+    set(&mut shard, b"key", value);
+    let (first, second) = (shard.pin(NOW, b"key").unwrap(), shard.pin(NOW, b"key").unwrap());
+    change(&mut shard);
+    shard.check_invariants();
+    assert!(shard.memory().held >= value.len(), "{:?}", shard.memory());
+    assert!(pinned(&shard, &first) == value);
+    shard.unpin(first);
+    for id in 0..30_000_u32 {
+        set(&mut shard, &id.to_le_bytes(), &[1; 100]);
+    }
+    assert!(pinned(&shard, &second) == value && shard.counters().evictions > 0);
+    shard.unpin(second);
+    assert_eq!(shard.memory().held, 0);
+    shard.check_invariants();
+}
+
+fn check_all_survive(change: impl Fn(&mut Shard)) {
+    check_survives(b"12345", &change);
+    check_survives(&vec![b'1'; 200_000], &change);
+}
+
+#[test]
+fn a_pinned_value_survives_whatever_becomes_of_its_item() {
+    check_all_survive(|shard| {
+        let key = b"key";
+        shard.delete(NOW, &Delete { key, compare: None, mode: DeleteMode::Remove, explicit_cas: None });
+    });
+    check_all_survive(|shard| set(shard, b"key", b"54321"));
+    check_all_survive(|shard| {
+        let append = Store { mode: StoreMode::Append, ..Store::set(b"key", b"6", Expiry::Never) };
+        assert!(matches!(shard.store(NOW, &append), StoreOutcome::Stored { .. }));
+    });
+    check_all_survive(|shard| {
+        shard.flush();
+        assert!(shard.get(NOW, b"key").is_none());
+    });
+    check_all_survive(|shard| {
+        assert!(shard.touch(NOW, b"key", Expiry::At(NOW)).is_some());
+        shard.sweep(NOW, usize::MAX);
+    });
+    check_all_survive(|shard| {
+        for id in 0..30_000_u32 {
+            set(shard, &id.to_be_bytes(), &vec![2; if id % 1_000 == 0 { 100_000 } else { 10 }]);
+        }
+        assert!(shard.peek(NOW, b"key").is_none());
+    });
+}
+
+#[test]
+fn counting_up_leaves_a_pinned_number_as_it_was() {
+    check_survives(b"12345", |shard| {
+        let (key, delta, decrement) = (&b"key"[..], 1, false);
+        let (compare, explicit_cas, touch, vivify) = (None, None, None, None);
+        let binary_key = false;
+        shard.arithmetic(
+            NOW,
+            &Arithmetic { key, delta, decrement, compare, explicit_cas, touch, vivify, binary_key },
+        );
+        assert_eq!(shard.get(NOW, b"key").and_then(|item| item.value().as_slice()), Some(&b"12346"[..]));
+    });
+}
+
+#[test]
+fn an_item_that_was_replaced_since_it_was_read_is_not_pinned() {
+    let mut shard = shard(1 << 20);
+    set(&mut shard, b"key", b"old");
+    let place = shard.get(NOW, b"key").unwrap().place();
+    set(&mut shard, b"key", b"new");
+    assert!(shard.pin_at(place).is_none());
+    let place = shard.get_and_touch(NOW, b"key", Expiry::At(NOW)).unwrap().place();
+    let pin = shard.pin_at(place).unwrap();
+    assert!(shard.get(NOW, b"key").is_none() && pinned(&shard, &pin) == b"new");
+    shard.unpin(pin);
+}
+
+#[test]
+fn no_more_is_held_than_leaves_room_to_go_on() {
+    let mut shard = shard(1 << 20);
+    let mut pins = Vec::new();
+    for id in 0..1_000_u32 {
+        set(&mut shard, &id.to_le_bytes(), &[1; 3_000]);
+        pins.extend(shard.pin(NOW, &id.to_le_bytes()));
+    }
+    assert!((8..200).contains(&pins.len()), "{}", pins.len());
+    for len in [10, 1_000, 100_000] {
+        set(&mut shard, b"another", &vec![2; len]);
+    }
+    let request = Store::set(b"key", &[], Expiry::Never);
+    assert!(shard.reserve(NOW, &request, 3_000).is_none());
+    shard.check_invariants();
+    pins.into_iter().for_each(|pin| shard.unpin(pin));
+    let reservation = shard.reserve(NOW, &request, 3_000).unwrap();
+    shard.abandon(reservation);
+    shard.check_invariants();
+}
+
+#[test]
+fn a_value_filled_piece_by_piece_is_stored_when_it_is_complete_and_not_before() {
+    let mut shard = shard(4 << 20);
+    for value_len in [0, 1, 5_000, 300_000] {
+        let value: Vec<u8> = (0..value_len).map(|at: usize| at.to_le_bytes()[0]).collect();
+        let request = Store { client_flags: 9, ..Store::set(b"key", &[], Expiry::Never) };
+        let mut reservation = shard.reserve(NOW, &request, value_len).unwrap();
+        assert!(shard.memory().held >= value_len && shard.peek(NOW, b"key").is_none());
+        let mut source = &value[..];
+        while reservation.left() > 0 {
+            let space = shard.space(&reservation);
+            let (now, later) = source.split_at(space.len().min(777));
+            space[..now.len()].copy_from_slice(now);
+            shard.filled(&mut reservation, now.len());
+            source = later;
+        }
+        let stored = shard.commit(NOW, reservation);
+        assert!(matches!(stored, StoreOutcome::Stored { value_len: stored, .. } if stored == value_len));
+        let item = shard.get(NOW, b"key").unwrap();
+        assert!(item.client_flags() == 9 && item.value().chunks().collect::<Vec<_>>().concat() == value);
+        assert_eq!(shard.memory().held, 0);
+        shard.flush();
+    }
+}
+
+#[test]
+fn a_reserved_add_is_refused_when_the_key_has_come_meanwhile() {
+    let mut shard = shard(1 << 20);
+    let request = Store { mode: StoreMode::Add, ..Store::set(b"key", &[], Expiry::Never) };
+    let mut reservation = shard.reserve(NOW, &request, 4).unwrap();
+    shard.space(&reservation).copy_from_slice(b"mine");
+    shard.filled(&mut reservation, 4);
+    set(&mut shard, b"key", b"theirs");
+    assert_eq!(shard.commit(NOW, reservation), StoreOutcome::NotStored);
+    assert_eq!(shard.get(NOW, b"key").and_then(|item| item.value().as_slice()), Some(&b"theirs"[..]));
+    assert_eq!(shard.memory().held, 0);
+    shard.check_invariants();
+}
