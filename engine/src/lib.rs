@@ -55,7 +55,7 @@ pub use config::{
     CHUNK_SIZE_MIN_MAX, CasSeries, Config, ConfigError, ITEM_SIZE_MAX, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN,
     PAGE_SIZE_MAX, PAGE_SIZE_MIN, PAGES_MIN,
 };
-pub use counters::{ClassStats, Counters, MemoryUse};
+pub use counters::{ClassStats, Counters, MemoryUse, PolicyMemory};
 pub use delete::{Delete, DeleteMode, DeleteOutcome};
 pub use expiry::{Expiry, Seconds};
 pub use fetch::{Fetch, Fetched};

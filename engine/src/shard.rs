@@ -7,7 +7,7 @@ use ahash::RandomState;
 use crate::arena::{Arena, Location};
 use crate::automove::Automove;
 use crate::config::{CasSeries, Config, ConfigError};
-use crate::counters::{ClassStats, Counters, MemoryUse};
+use crate::counters::{ClassStats, Counters, MemoryUse, PolicyMemory};
 use crate::expiry::{Expiry, Seconds};
 use crate::ghost::Ghost;
 use crate::header::{Head, Header, HeaderSize, VERSION_COMPACT_MAX, VERSION_MAX};
@@ -240,6 +240,7 @@ impl Shard {
             index: self.index.bytes(),
             pages: self.slabs.bytes(),
             policy: self.policy_bytes(),
+            policy_parts: self.policy_memory(),
             external: self.external_bytes.saturating_sub(self.withheld_bytes),
             items: usize::try_from(self.counters.bytes).expect("items fit the budget"),
             held: self.holds.orphan_bytes(),
@@ -408,10 +409,16 @@ impl Shard {
             + self.fixed_bytes
     }
 
-    /// Recomputes what [`Shard::policy_bytes`] takes for granted.
-    pub(crate) fn validate_fixed_bytes(&self) {
-        let shadows = self.shadows.as_ref().map_or(0, |shadows| shadows.bytes());
-        assert_eq!(shadows + self.slabs.table_bytes(), self.fixed_bytes);
+    fn policy_memory(&self) -> PolicyMemory {
+        PolicyMemory {
+            sketch: self.sketch.as_ref().map_or(0, Sketch::bytes),
+            ghost: self.ghost.as_ref().map_or(0, Ghost::bytes),
+            windows: self.blocks.bytes(),
+            shadows: self.shadows.as_ref().map_or(0, |shadows| shadows.bytes()),
+            departures: self.departure_bytes,
+            links: self.link_bytes,
+            tables: self.slabs.table_bytes() + self.holds.bytes(),
+        }
     }
 
     #[inline]

@@ -109,6 +109,7 @@ impl Shard {
     pub fn store(&mut self, now: Seconds, request: &Store<'_>) -> StoreOutcome {
         self.begin(now, request.key);
         let hash = self.hash(request.key);
+        self.warm_ghost(hash);
         let old = self.find_live(now, hash, request.key);
         let outcome = self.store_over(now, hash, old, request);
         if matches!(outcome, StoreOutcome::TooLarge | StoreOutcome::NoMemory) {

@@ -67,14 +67,22 @@ impl Shard {
         }
     }
 
-    /// Loads what evicting the next two items of a window will touch: the line of one, the bucket of the other, whose key
-    /// was loaded with the eviction before.
+    /// Loads what storing a key will touch besides its bucket.
+    #[inline]
+    pub(crate) fn warm_ghost(&self, hash: u64) {
+        self.ghost.iter().for_each(|ghost| ghost.prefetch(hash));
+    }
+
+    /// Loads what evicting the next two items of a window will touch: the line of one; bucket and ghost of the other, whose
+    /// key was loaded with the eviction before.
     pub(crate) fn warm_next_victims(&self, class: ClassId) {
         let mut oldest = self.slabs.class(class).window.iter(&self.blocks);
         if let (Some(next), Some(after)) = (oldest.next(), oldest.next()) {
             self.arena.prefetch(after);
             if self.is_in_window(class, next) {
-                self.index.prefetch(self.hash_at(next));
+                let hash = self.hash_at(next);
+                self.index.prefetch(hash);
+                self.warm_ghost(hash);
             }
         }
     }

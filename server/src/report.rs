@@ -80,7 +80,7 @@ impl ShardReport {
         add_engine(&mut self.engine, &other.engine);
         add_io(&mut self.io, &other.io);
         self.memory = match (self.memory, other.memory) {
-            (Some(a), Some(b)) => Some(sum_of_memory(&a, &b)),
+            (Some(a), Some(b)) => Some(a + b),
             (a, b) => a.or(b),
         };
         for class in &other.classes {
@@ -129,18 +129,6 @@ fn add_io(to: &mut IoCounters, from: &IoCounters) {
 
 fn add_class(to: &mut ClassStats, from: &ClassStats) {
     add_fields!(to, from, pages, used, free, items, bytes, window_items, evicted, evicted_unfetched);
-}
-
-fn sum_of_memory(a: &MemoryUse, b: &MemoryUse) -> MemoryUse {
-    MemoryUse {
-        limit: a.limit + b.limit,
-        index: a.index + b.index,
-        pages: a.pages + b.pages,
-        policy: a.policy + b.policy,
-        external: a.external + b.external,
-        items: a.items + b.items,
-        held: a.held + b.held,
-    }
 }
 
 /// A class's number as clients know it: memcached counts them from 1.

@@ -126,14 +126,9 @@ impl Executor {
             vivify: flags.vivify.map(|exptime| (flags.initial, expiry_of(exptime, now))),
             binary_key: flags.base64(),
         };
-        // Only a `t` before a `T` shows it.
-        let shows_both = flags.has(b't') && flags.exptime.is_some();
-        let ttl_now = shows_both.then(|| self.shard.peek(now, key)).flatten();
-        let ttl_now = ttl_now.map(|item| ttl_of(item.expiry(), now));
         let status = match self.count_arithmetic(now, &arithmetic) {
-            ArithmeticOutcome::Value { value, cas, expiry, created } => {
-                let ttl_after = ttl_of(expiry, now);
-                let ttl_before = if created { None } else { ttl_now.unwrap_or(ttl_after) };
+            ArithmeticOutcome::Value { value, cas, expiry, expiry_before, .. } => {
+                let (ttl_before, ttl_after) = (ttl_of(expiry_before, now), ttl_of(expiry, now));
                 let item = MetaItem { cas, ttl_before, ttl_after, ..MetaItem::default() };
                 return reply::meta_arithmetic(out, request, &item, value);
             }
