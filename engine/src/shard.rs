@@ -8,6 +8,7 @@ use crate::arena::{Arena, Location};
 use crate::automove::Automove;
 use crate::config::{CasSeries, Config, ConfigError};
 use crate::counters::{ClassStats, Counters, MemoryUse};
+use crate::evicted::Evicted;
 use crate::expiry::{Expiry, Seconds};
 use crate::ghost::Ghost;
 use crate::header::{HEADER_SIZE, Head, Header, VERSION_MAX};
@@ -56,6 +57,8 @@ pub struct Shard {
     pub(crate) order: Order,
     pub(crate) setting: Setting,
     pub(crate) counters: Counters,
+    /// Only while the caller wants to know.
+    pub(crate) evicted: Option<Box<Evicted>>,
     pub(crate) memory_bytes: usize,
     pub(crate) external_bytes: usize,
     /// What the caller reported and what of the budget is not to be used; honoured as room is made.
@@ -132,6 +135,7 @@ impl Shard {
             order: policy.order(),
             setting: policy.setting(),
             counters: Counters::default(),
+            evicted: None,
             memory_bytes,
             external_bytes: 0,
             external_wanted: 0,

@@ -8,17 +8,18 @@ mod classic;
 mod meta;
 
 use slabring_engine::{
-    Arithmetic, ArithmeticOutcome, Delete, DeleteOutcome, Seconds, Shard, Store, StoreMode as EngineMode,
-    StoreOutcome,
+    Arithmetic, ArithmeticOutcome, Delete, DeleteOutcome, EvictedItem, Seconds, Shard, Store,
+    StoreMode as EngineMode, StoreOutcome,
 };
-use slabring_protocol::reply::WatchEvent;
+use slabring_protocol::reply::{LogItem, WatchEvent};
 use slabring_protocol::{Command, KEY_SIZE_MAX, Request, StoreMode, WatchTopics};
 use slabring_reactor::IoCounters;
 
+use crate::exptime::ttl_of;
 use crate::node::Node;
 use crate::observe::REQUEST_TOPICS;
 use crate::prefixes::{PrefixCounts, Prefixes};
-use crate::report::{Answer, CommandCounters, Question, ShardReport, Traffic};
+use crate::report::{Answer, CommandCounters, Question, ShardReport, Traffic, class_number};
 use crate::shards::Shards;
 use crate::watch::{Ticket, WatchLog, Watchers};
 
@@ -152,6 +153,8 @@ impl Executor {
                 self.shard.reset_counters();
                 self.prefixes.iter_mut().for_each(Prefixes::clear);
             }
+            Question::Automove(automove) => self.shard.set_automove(automove),
+            Question::MovePage { from, to } => return Answer::Moved(self.shard.move_page(from, to)),
             Question::LimitMemory(bytes) => self.shard.set_memory_limit(bytes),
             Question::Sweep => self.sweep_wanted = true,
             Question::CountPrefixes(wanted) => self.set_counting(wanted),
@@ -196,6 +199,21 @@ impl Executor {
         }
     }
 
+    /// Tells those who watch of what was evicted since the last call.
+    pub fn note_evictions(&mut self, now: Seconds) {
+        let Self { shard, watch_log, .. } = self;
+        if !watch_log.wants(WatchTopics::EVICTIONS) {
+            return;
+        }
+        let lost = shard.take_evicted(now, |evicted| {
+            let EvictedItem { key, fetched, expiry, idle_seconds, class, value_len } = *evicted;
+            let item = LogItem { key, class: class_number(class), size: length(value_len) };
+            let event = WatchEvent::Eviction { item, fetched, ttl: ttl_of(expiry, now), idle_seconds };
+            watch_log.note(WatchTopics::EVICTIONS, &event);
+        });
+        watch_log.skip(WatchTopics::EVICTIONS, lost);
+    }
+
     /// Counts something for the prefix of a key, if anybody wants that.
     pub fn count_by_prefix(&mut self, key: &[u8], add: impl FnOnce(&mut PrefixCounts)) {
         if let Some(prefixes) = &mut self.prefixes {
@@ -215,6 +233,7 @@ impl Executor {
     fn look_who_observes(&mut self) {
         let requests = REQUEST_TOPICS.into_iter().fold(WatchTopics::default(), WatchTopics::and);
         self.observed = self.prefixes.is_some() || self.watch_log.wants(requests);
+        self.shard.keep_evicted(self.watch_log.wants(WatchTopics::EVICTIONS));
     }
 
     /// All numbers of this shard.

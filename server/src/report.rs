@@ -1,6 +1,6 @@
 //! What a shard tells about itself, and questions that go to all shards of a node. No rendering.
 
-use slabring_engine::{ClassId, ClassStats, Counters, MemoryUse, Seconds};
+use slabring_engine::{Automove, ClassId, ClassStats, Counters, MemoryUse, MovePage, Seconds};
 use slabring_protocol::{Command, Dialect, Request};
 use slabring_reactor::IoCounters;
 
@@ -157,6 +157,15 @@ pub enum Question {
     Report,
     /// Set your counters to zero.
     ResetCounters,
+    /// Move pages by yourself as this says.
+    Automove(Automove),
+    /// Move a page from a class, or any, to another.
+    MovePage {
+        /// Who loses it.
+        from: Option<ClassId>,
+        /// Who gets it.
+        to: ClassId,
+    },
     /// Use so much memory and no more.
     LimitMemory(usize),
     /// Free all that is dead, now.
@@ -182,6 +191,8 @@ pub enum Answer {
     Numbers(Box<ShardReport>),
     /// Its counts by prefix.
     Prefixes(Prefixes),
+    /// Whether a page moves.
+    Moved(MovePage),
     /// How far a walk has come.
     Walked(Box<Walked>),
     /// A watcher's lines are the text.
@@ -213,9 +224,21 @@ impl Answer {
         match (&mut *self, other) {
             (Self::Numbers(sum), Self::Numbers(part)) => sum.add(part),
             (Self::Prefixes(sum), Self::Prefixes(part)) => sum.add(part),
-            (Self::Done, Self::Done) => {}
+            (Self::Moved(best), Self::Moved(other)) if rank(*other) < rank(*best) => *best = *other,
+            (Self::Moved(_), Self::Moved(_)) | (Self::Done, Self::Done) => {}
             (answer, other) => unreachable!("{other:?} answers another question than {answer:?}"),
         }
+    }
+}
+
+/// Which of several shards' answers a client is told: one that moves a page is enough.
+fn rank(moved: MovePage) -> u8 {
+    match moved {
+        MovePage::Begun => 0,
+        MovePage::Busy => 1,
+        MovePage::NoSpare => 2,
+        MovePage::SameClass => 3,
+        MovePage::UnknownClass => 4,
     }
 }
 

@@ -356,6 +356,7 @@ impl<I: Io> ShardThread<I> {
         if step > 0 {
             self.sweep_due_chunks -= step;
             let swept = executor.shard_mut().sweep(now, step);
+            executor.note_evictions(now);
             executor.traffic.swept += swept.examined as u64;
             executor.traffic.sweep_reclaimed += swept.freed as u64;
         }

@@ -193,6 +193,14 @@ impl WatchLog {
         }
     }
 
+    /// Counts events that nobody wrote down.
+    pub fn skip(&mut self, topic: WatchTopics, events: u64) {
+        for log in self.logs.iter_mut().filter(|log| log.topics.contains(topic)) {
+            log.skipped += events;
+            self.counters.skipped += events;
+        }
+    }
+
     /// Appends what waits for a watcher.
     pub fn fetch(&mut self, ticket: Ticket, out: &mut Vec<u8>) {
         let Some(log) = self.logs.iter_mut().find(|log| log.ticket == ticket) else { return };
