@@ -20,7 +20,7 @@ use crate::policy::{Order, PolicyKind, Setting};
 use crate::recency::Recency;
 use crate::shadow::Shadows;
 use crate::sketch::Sketch;
-use crate::slab::{PageId, Slabs};
+use crate::slab::{ClassId, PageId, Slabs};
 use crate::value::{Pieces, Value};
 use crate::window::Blocks;
 use crate::{KEY_SIZE_MAX, index};
@@ -85,6 +85,8 @@ pub struct Shard {
     pub(crate) protected: Location,
     /// Chunks are reserved for an item that is not complete yet.
     pub(crate) writing: bool,
+    /// See [`Shard::last_class`].
+    pub(crate) last_class: ClassId,
     pub(crate) sweep_page: PageId,
     pub(crate) sweep_chunk: u32,
     pub(crate) hasher: RandomState,
@@ -154,6 +156,7 @@ impl Shard {
             evict: config.evict,
             protected: Location::NONE,
             writing: false,
+            last_class: ClassId(0),
             sweep_page: PageId(0),
             sweep_chunk: 0,
             hasher: hasher(config.hash_seed),
@@ -231,6 +234,12 @@ impl Shard {
     /// Running totals.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Size class of the item that the last store or arithmetic made or changed, that the last delete removed, or that
+    /// kept a store from being carried out. For who counts by class; O(1).
+    pub fn last_class(&self) -> ClassId {
+        self.last_class
     }
 
     /// Sets the running totals to zero; what is in the shard now stays counted.

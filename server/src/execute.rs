@@ -8,7 +8,7 @@ mod classic;
 mod meta;
 
 use slabring_engine::{
-    Arithmetic, ArithmeticOutcome, Delete, DeleteOutcome, EvictedItem, Seconds, Shard, Store,
+    Arithmetic, ArithmeticOutcome, ClassId, Delete, DeleteOutcome, EvictedItem, Seconds, Shard, Store,
     StoreMode as EngineMode, StoreOutcome,
 };
 use slabring_protocol::reply::{LogItem, WatchEvent};
@@ -19,7 +19,9 @@ use crate::exptime::ttl_of;
 use crate::node::Node;
 use crate::observe::REQUEST_TOPICS;
 use crate::prefixes::{PrefixCounts, Prefixes};
-use crate::report::{Answer, CommandCounters, Question, ShardReport, Traffic, class_number};
+use crate::report::{
+    Answer, ByClass, CLASSES_MAX, ClassCounters, CommandCounters, Question, ShardReport, Traffic, class_number,
+};
 use crate::shards::Shards;
 use crate::watch::{Ticket, WatchLog, Watchers};
 
@@ -27,6 +29,7 @@ use crate::watch::{Ticket, WatchLog, Watchers};
 pub struct Executor {
     shard: Shard,
     commands: CommandCounters,
+    by_class: Box<ByClass>,
     /// Somebody wants to be told of requests beside who sent them.
     observed: bool,
     watch_log: WatchLog,
@@ -60,6 +63,7 @@ impl Executor {
         Self {
             shard,
             commands,
+            by_class: Box::new([ClassCounters::default(); CLASSES_MAX]),
             observed: false,
             watch_log,
             prefixes: None,
@@ -148,6 +152,7 @@ impl Executor {
             Question::Report => return Answer::Numbers(Box::new(self.report())),
             Question::ResetCounters => {
                 self.commands = CommandCounters::default();
+                self.by_class.fill(ClassCounters::default());
                 let buffer_bytes = self.traffic.buffer_bytes;
                 self.traffic = Traffic { buffer_bytes, ..Traffic::default() };
                 self.shard.reset_counters();
@@ -250,6 +255,7 @@ impl Executor {
             engine: *self.shard.counters(),
             memory: Some(self.shard.memory()),
             classes: self.shard.classes().collect(),
+            by_class: self.by_class.to_vec(),
             io: self.io,
         }
     }
@@ -261,10 +267,18 @@ impl Executor {
             StoreOutcome::NoMemory => self.commands.store_no_memory += 1,
             _ => self.commands.cmd_set += 1,
         }
+        let class = class_counters(&mut self.by_class, self.shard.last_class());
+        class.cmd_set += u64::from(matches!(outcome, StoreOutcome::Stored { .. }));
         if store.compare.is_some() {
             match outcome {
-                StoreOutcome::Stored { .. } => self.commands.cas_hits += 1,
-                StoreOutcome::Exists => self.commands.cas_badval += 1,
+                StoreOutcome::Stored { .. } => {
+                    self.commands.cas_hits += 1;
+                    class.cas_hits += 1;
+                }
+                StoreOutcome::Exists => {
+                    self.commands.cas_badval += 1;
+                    class.cas_badval += 1;
+                }
                 StoreOutcome::NotFound => self.commands.cas_misses += 1,
                 StoreOutcome::NotStored | StoreOutcome::TooLarge | StoreOutcome::NoMemory => {}
             }
@@ -275,7 +289,10 @@ impl Executor {
     fn count_delete(&mut self, now: Seconds, delete: &Delete<'_>) -> DeleteOutcome {
         let outcome = self.shard.delete(now, delete);
         match outcome {
-            DeleteOutcome::Deleted => self.commands.delete_hits += 1,
+            DeleteOutcome::Deleted => {
+                self.commands.delete_hits += 1;
+                class_counters(&mut self.by_class, self.shard.last_class()).delete_hits += 1;
+            }
             DeleteOutcome::NotFound => self.commands.delete_misses += 1,
             DeleteOutcome::Exists => {}
         }
@@ -285,18 +302,28 @@ impl Executor {
     fn count_arithmetic(&mut self, now: Seconds, arithmetic: &Arithmetic<'_>) -> ArithmeticOutcome {
         let outcome = self.shard.arithmetic(now, arithmetic);
         let commands = &mut self.commands;
-        let (hits, misses) = if arithmetic.decrement {
-            (&mut commands.decr_hits, &mut commands.decr_misses)
+        let class = class_counters(&mut self.by_class, self.shard.last_class());
+        let (hits, class_hits, misses) = if arithmetic.decrement {
+            (&mut commands.decr_hits, &mut class.decr_hits, &mut commands.decr_misses)
         } else {
-            (&mut commands.incr_hits, &mut commands.incr_misses)
+            (&mut commands.incr_hits, &mut class.incr_hits, &mut commands.incr_misses)
         };
         match outcome {
-            ArithmeticOutcome::Value { created: false, .. } => *hits += 1,
+            ArithmeticOutcome::Value { created: false, .. } => {
+                *hits += 1;
+                *class_hits += 1;
+            }
             ArithmeticOutcome::Value { created: true, .. } | ArithmeticOutcome::NotFound => *misses += 1,
             ArithmeticOutcome::NonNumeric | ArithmeticOutcome::Exists | ArithmeticOutcome::NoMemory => {}
         }
         outcome
     }
+}
+
+/// The counters of a class. There are no more classes than counters.
+#[inline]
+fn class_counters(by_class: &mut ByClass, class: ClassId) -> &mut ClassCounters {
+    &mut by_class[usize::from(class.0)]
 }
 
 fn engine_mode(mode: StoreMode) -> EngineMode {

@@ -35,6 +35,19 @@ counters! {
 }
 
 counters! {
+    /// Commands by the size class of their item, under memcached's names.
+    ClassCounters {
+        get_hits, cmd_set, delete_hits, incr_hits, decr_hits, cas_hits, cas_badval, touch_hits,
+    }
+}
+
+/// Classes of a shard, at most.
+pub const CLASSES_MAX: usize = 64;
+
+/// One for each class that there can be.
+pub type ByClass = [ClassCounters; CLASSES_MAX];
+
+counters! {
     /// What came and went over a shard's connections.
     Traffic {
         bytes_read, bytes_written, connections_total, connections_rejected, cmd_flush, idle_kicks,
@@ -68,6 +81,8 @@ pub struct ShardReport {
     pub memory: Option<MemoryUse>,
     /// Slab classes, by class.
     pub classes: Vec<ClassStats>,
+    /// Commands, by class.
+    pub by_class: Vec<ClassCounters>,
     /// System calls and completions.
     pub io: IoCounters,
 }
@@ -83,6 +98,10 @@ impl ShardReport {
             (Some(a), Some(b)) => Some(sum_of_memory(&a, &b)),
             (a, b) => a.or(b),
         };
+        self.by_class.resize(self.by_class.len().max(other.by_class.len()), ClassCounters::default());
+        for (sum, part) in self.by_class.iter_mut().zip(&other.by_class) {
+            sum.add(part);
+        }
         for class in &other.classes {
             match self.classes.iter_mut().find(|known| known.class == class.class) {
                 Some(known) => add_class(known, class),
