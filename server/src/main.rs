@@ -8,6 +8,7 @@ mod batch;
 mod budget;
 mod connection;
 mod control;
+mod datagrams;
 mod dispatch;
 mod execute;
 mod exptime;

@@ -33,7 +33,7 @@ counters! {
 counters! {
     /// What came and went over a shard's connections.
     Traffic {
-        bytes_read, bytes_written, connections_total, connections_rejected, cmd_flush, idle_kicks, auth_cmds, auth_errors,
+        bytes_read, bytes_written, connections_total, connections_rejected, cmd_flush, idle_kicks, auth_cmds, auth_errors, datagrams_dropped,
         tls_sessions, tls_handshake_errors, tls_record_errors,
         /// Times a connection had to wait for its own replies or for room in a mailbox.
         stalls,

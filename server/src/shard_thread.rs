@@ -19,6 +19,7 @@ use tracing::warn;
 
 use crate::batch::{Batch, Gate, Senders};
 use crate::connection::{Connection, Connections, Ending, OUTPUT_BYTES_LOW};
+use crate::datagrams::{Datagrams, Sender, is_datagram};
 use crate::dispatch::{Dispatcher, refuse_input};
 use crate::execute::Executor;
 use crate::gather::{Gathered, SMALL_PACKET_BYTES};
@@ -78,6 +79,8 @@ pub struct ShardThread<I> {
     gathered: Gathered,
     /// What connections begin with, by their listener.
     entrances: Vec<Entrance>,
+    /// Datagrams that are being answered.
+    datagrams: Datagrams,
     /// What connections with TLS begin with.
     tls: Held<TlsConfigs>,
     phase: Phase,
@@ -104,6 +107,7 @@ impl<I: Io> ShardThread<I> {
             stalled: Vec::new(),
             gathered: Gathered::default(),
             entrances,
+            datagrams: Datagrams::default(),
             tls: Held::default(),
             phase: Phase::Serving,
             last_upkeep: dispatcher.now,
@@ -182,7 +186,14 @@ impl<I: Io> ShardThread<I> {
                 }
                 // Nothing can be sent any more, so nothing is owed.
                 Event::Ended { connection, cause: EndCause::Failed(_) } => self.close(connection),
-                Event::Datagram { .. } => {}
+                Event::Datagram { socket, from, data } => {
+                    let sender = Sender { socket, address: from };
+                    let (connections, dispatcher) = (&mut self.connections, &mut self.dispatcher);
+                    let id = self.datagrams.received(sender, data, connections, dispatcher);
+                    if let Some(client) = id.and_then(|id| self.connections.get_mut(id)) {
+                        touch(&mut self.touched, client);
+                    }
+                }
                 Event::Woken => self.take_arrivals(),
             }
         }
@@ -280,13 +291,20 @@ impl<I: Io> ShardThread<I> {
         for id in touched.drain(..) {
             let Some(client) = self.connections.get_mut(id) else { continue };
             client.touched = false;
+            if is_datagram(id) {
+                let (connections, dispatcher) = (&mut self.connections, &mut self.dispatcher);
+                if self.datagrams.settle(id, &mut self.io, connections, dispatcher) {
+                    self.close(id);
+                } else {
+                    let client = self.connections.get_mut(id).expect("seen just now");
+                    list_if_stalled(&mut self.stalled, client);
+                }
+                continue;
+            }
             if let Some(full) = self.dispatcher.take_output(client) {
                 self.io.send(id, full);
             }
-            if client.stalled && !client.listed {
-                client.listed = true;
-                self.stalled.push(id);
-            }
+            list_if_stalled(&mut self.stalled, client);
             let has_enough = client.stalled && client.input.unread().len() > STALLED_INPUT_BYTES_MAX;
             let pause = has_enough || client.waits_for_memory;
             if pause != client.paused {
@@ -303,8 +321,11 @@ impl<I: Io> ShardThread<I> {
 
     fn close(&mut self, id: ConnectionId) {
         let Some(client) = self.connections.remove(id) else { return };
-        self.io.close(id);
         self.dispatcher.budget.forget(&client);
+        if is_datagram(id) {
+            return self.datagrams.forget(id);
+        }
+        self.io.close(id);
         self.node.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -330,6 +351,10 @@ impl<I: Io> ShardThread<I> {
         self.refuse_overdue();
         self.close_idle();
         self.close_stalled_handshakes();
+        for id in self.datagrams.overdue(&self.connections, now.0) {
+            self.dispatcher.executor.traffic.datagrams_dropped += 1;
+            self.close(id);
+        }
     }
 
     /// Closes clients that have not come to speak TLS in time.
@@ -412,6 +437,13 @@ fn touch(touched: &mut Vec<ConnectionId>, client: &mut Connection) {
     if !client.touched {
         client.touched = true;
         touched.push(client.id);
+    }
+}
+
+fn list_if_stalled(stalled: &mut Vec<ConnectionId>, client: &mut Connection) {
+    if client.stalled && !client.listed {
+        client.listed = true;
+        stalled.push(client.id);
     }
 }
 

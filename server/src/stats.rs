@@ -219,7 +219,7 @@ fn settings(out: &mut Vec<u8>, node: &Node) {
             ("maxbytes", settings.memory_bytes as u64),
             ("maxconns", node.max_connections.load(Ordering::Relaxed) as u64),
             ("tcpport", u64::from(port)),
-            ("udpport", 0),
+            ("udpport", settings.udp.first().map_or(0, |address| u64::from(address.port()))),
         ],
     );
     let addresses: Vec<_> = settings.listen.iter().map(|listen| listen.address.ip().to_string()).collect();
