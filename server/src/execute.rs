@@ -20,7 +20,8 @@ use crate::node::Node;
 use crate::observe::REQUEST_TOPICS;
 use crate::prefixes::{PrefixCounts, Prefixes};
 use crate::report::{
-    Answer, ByClass, CLASSES_MAX, ClassCounters, CommandCounters, Question, ShardReport, Traffic, class_number,
+    Answer, ByClass, CLASSES_MAX, ClassCounters, CommandCounters, Question, ShardReport, Traffic,
+    class_number,
 };
 use crate::shards::Shards;
 use crate::watch::{Ticket, WatchLog, Watchers};

@@ -51,7 +51,7 @@ counters! {
     /// What came and went over a shard's connections.
     Traffic {
         bytes_read, bytes_written, connections_total, connections_rejected, cmd_flush, idle_kicks,
-        auth_cmds, auth_errors,
+        auth_cmds, auth_errors, datagrams_dropped,
         /// Lines for watchers: written, fetched by one, and found no room.
         log_written, log_sent, log_skipped,
         /// Sweeps that clients asked for, items that all sweeps looked at, and dead ones that they freed.

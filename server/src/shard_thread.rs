@@ -21,6 +21,7 @@ use tracing::warn;
 use crate::batch::{Batch, Gate, Outcome, Senders};
 use crate::census::describe;
 use crate::connection::{Connection, Connections, Ending, OUTPUT_BYTES_LOW, Peer};
+use crate::datagrams::{Datagrams, Sender, is_datagram};
 use crate::dispatch::{Dispatcher, refuse_input};
 use crate::execute::Executor;
 use crate::gather::{Gathered, SMALL_PACKET_BYTES};
@@ -82,6 +83,8 @@ pub struct ShardThread<I> {
     gathered: Gathered,
     /// What connections begin with, by their listener.
     entrances: Vec<Entrance>,
+    /// Datagrams that are being answered.
+    datagrams: Datagrams,
     /// What connections with TLS begin with.
     tls: Held<TlsConfigs>,
     phase: Phase,
@@ -108,6 +111,7 @@ impl<I: Io> ShardThread<I> {
             stalled: Vec::new(),
             gathered: Gathered::default(),
             entrances,
+            datagrams: Datagrams::default(),
             tls: Held::default(),
             phase: Phase::Serving,
             last_upkeep: dispatcher.now,
@@ -195,7 +199,14 @@ impl<I: Io> ShardThread<I> {
                 Event::Ended { connection, cause: EndCause::Failed(_) } => {
                     self.close(connection, CloseReason::Error);
                 }
-                Event::Datagram { .. } => {}
+                Event::Datagram { socket, from, data } => {
+                    let sender = Sender { socket, address: from };
+                    let (connections, dispatcher) = (&mut self.connections, &mut self.dispatcher);
+                    let id = self.datagrams.received(sender, data, connections, dispatcher);
+                    if let Some(client) = id.and_then(|id| self.connections.get_mut(id)) {
+                        touch(&mut self.touched, client);
+                    }
+                }
                 Event::Woken => self.take_arrivals(),
             }
         }
@@ -316,13 +327,20 @@ impl<I: Io> ShardThread<I> {
         for id in touched.drain(..) {
             let Some(client) = self.connections.get_mut(id) else { continue };
             client.touched = false;
+            if is_datagram(id) {
+                let (connections, dispatcher) = (&mut self.connections, &mut self.dispatcher);
+                if self.datagrams.settle(id, &mut self.io, connections, dispatcher) {
+                    self.close(id, CloseReason::Normal);
+                } else {
+                    let client = self.connections.get_mut(id).expect("seen just now");
+                    list_if_stalled(&mut self.stalled, client);
+                }
+                continue;
+            }
             if let Some(full) = self.dispatcher.take_output(client) {
                 self.io.send(id, full);
             }
-            if client.stalled && !client.listed {
-                client.listed = true;
-                self.stalled.push(id);
-            }
+            list_if_stalled(&mut self.stalled, client);
             let has_enough = client.stalled && client.input.unread().len() > STALLED_INPUT_BYTES_MAX;
             let pause = has_enough || client.waits_for_memory;
             if pause != client.paused {
@@ -339,10 +357,13 @@ impl<I: Io> ShardThread<I> {
 
     fn close(&mut self, id: ConnectionId, reason: CloseReason) {
         let Some(client) = self.connections.remove(id) else { return };
+        self.dispatcher.budget.forget(&client);
+        if is_datagram(id) {
+            return self.datagrams.forget(id);
+        }
         self.io.close(id);
         self.dispatcher.note_departure(&client, reason);
         self.dispatcher.end_watch(&client);
-        self.dispatcher.budget.forget(&client);
         self.node.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
@@ -375,6 +396,10 @@ impl<I: Io> ShardThread<I> {
         self.refuse_overdue();
         self.close_idle();
         self.close_stalled_handshakes();
+        for id in self.datagrams.overdue(&self.connections, now.0) {
+            self.dispatcher.executor.traffic.datagrams_dropped += 1;
+            self.close(id, CloseReason::Error);
+        }
     }
 
     /// Closes clients that have not come to speak TLS in time.
@@ -461,6 +486,13 @@ fn touch(touched: &mut Vec<ConnectionId>, client: &mut Connection) {
     if !client.touched {
         client.touched = true;
         touched.push(client.id);
+    }
+}
+
+fn list_if_stalled(stalled: &mut Vec<ConnectionId>, client: &mut Connection) {
+    if client.stalled && !client.listed {
+        client.listed = true;
+        stalled.push(client.id);
     }
 }
 

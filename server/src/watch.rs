@@ -14,6 +14,7 @@ use slabring_reactor::clock::{Clock, Moment};
 
 use crate::batch::ReturnAddress;
 use crate::connection::{Connection, Stream};
+use crate::datagrams::is_datagram;
 use crate::dispatch::Dispatcher;
 use crate::report::Question;
 use crate::shards::{ShardId, Shards};
@@ -226,6 +227,9 @@ impl Dispatcher {
         }
         if !client.outbox.is_empty() {
             return refuse(client, request, ErrorReply::WatchPipelined);
+        }
+        if is_datagram(client.id) {
+            return refuse(client, request, ErrorReply::WatcherFailed);
         }
         let Some(ticket) = self.node.watchers.enter(topics) else {
             return refuse(client, request, ErrorReply::TooManyWatchers);
