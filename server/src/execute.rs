@@ -26,6 +26,9 @@ use crate::report::{
 use crate::shards::Shards;
 use crate::watch::{Ticket, WatchLog, Watchers};
 
+/// Chunks looked at in a step towards a lower limit on memory: a quarter of a millisecond.
+const SETTLE_CHUNKS: usize = 1024;
+
 /// A shard with its counters.
 pub struct Executor {
     shard: Shard,
@@ -41,6 +44,8 @@ pub struct Executor {
     discovery: Vec<u8>,
     /// A client wants all of the shard swept.
     sweep_wanted: bool,
+    /// Items have still to go for a lower limit on memory.
+    settling: bool,
     /// The thread's own part of a report.
     pub traffic: Traffic,
     /// The reactor's part of a report, as of the last turn.
@@ -71,6 +76,7 @@ impl Executor {
             prefix_delimiter: b':',
             discovery: Vec::new(),
             sweep_wanted: false,
+            settling: false,
             traffic,
             io,
         }
@@ -91,6 +97,14 @@ impl Executor {
     /// The engine.
     pub fn shard_mut(&mut self) -> &mut Shard {
         &mut self.shard
+    }
+
+    /// A step towards a lower limit on memory, if there is one. True if more are to come.
+    pub fn settle(&mut self, now: Seconds) -> bool {
+        if self.settling {
+            self.settling = self.shard.maintain(now, SETTLE_CHUNKS);
+        }
+        self.settling
     }
 
     /// Commands so far.
@@ -161,7 +175,10 @@ impl Executor {
             }
             Question::Automove(automove) => self.shard.set_automove(automove),
             Question::MovePage { from, to } => return Answer::Moved(self.shard.move_page(from, to)),
-            Question::LimitMemory(bytes) => self.shard.set_memory_limit(bytes),
+            Question::LimitMemory(bytes) => {
+                self.shard.set_memory_limit(bytes);
+                self.settling = true;
+            }
             Question::Sweep => self.sweep_wanted = true,
             Question::CountPrefixes(wanted) => self.set_counting(wanted),
             Question::Prefixes => return Answer::Prefixes(self.prefixes.clone().unwrap_or_default()),

@@ -91,6 +91,8 @@ pub struct ShardThread<I> {
     last_upkeep: Seconds,
     /// Chunks that the sweeper has still to examine in this second.
     sweep_due_chunks: usize,
+    /// Items have still to go for a lower limit on memory.
+    settling: bool,
 }
 
 impl<I: Io> ShardThread<I> {
@@ -116,6 +118,7 @@ impl<I: Io> ShardThread<I> {
             phase: Phase::Serving,
             last_upkeep: dispatcher.now,
             sweep_due_chunks: 0,
+            settling: false,
             dispatcher,
             node,
             shards,
@@ -157,7 +160,7 @@ impl<I: Io> ShardThread<I> {
             return Wait::Poll;
         }
         Wait::AtMost(match self.phase {
-            Phase::Serving if self.sweep_due_chunks > 0 => SWEEP_PAUSE,
+            Phase::Serving if self.sweep_due_chunks > 0 || self.settling => SWEEP_PAUSE,
             Phase::Serving if self.dispatcher.watching > 0 => FETCH_PAUSE,
             Phase::Serving => SLEEP_MAX,
             Phase::Stopping(_) | Phase::Draining(_) | Phase::Drained(_) => STOP_TURN,
@@ -370,6 +373,7 @@ impl<I: Io> ShardThread<I> {
     /// A step of the sweeper, and once a second the memory accounts and statistics.
     fn upkeep(&mut self) {
         let (now, executor) = (self.dispatcher.now, &mut self.dispatcher.executor);
+        self.settling = executor.settle(now);
         if executor.take_sweep_wanted() {
             self.sweep_due_chunks = chunks_of(executor.shard());
         }

@@ -394,7 +394,7 @@ impl Pair {
             stale: false,
             token_sent: true,
             binary_key: request.binary_key,
-            fetched: false,
+            fetched: true,
         };
         self.twin.insert(key.to_vec(), item);
     }
