@@ -182,10 +182,15 @@ fn a_watcher_sees_evictions_and_connections() {
     let lines = read_available(&watcher);
     let eviction = lines.lines().find(|line| line.contains("type=eviction")).expect("an eviction");
     assert!(eviction.contains(" fetch=no ttl=-1 la=") && eviction.contains(" size=5"), "{eviction}");
-    assert!(
-        lines.contains("type=conn_new rip=127.0.0.1") && lines.contains("reason=normal"),
-        "{lines:.2000}"
-    );
+    let mut passing = server.connect();
+    assert_eq!(passing.command("mn"), "MN");
+    drop(passing);
+    let lines = read_available(&watcher);
+    for part in
+        ["type=conn_new rip=127.0.0.1 rport=", "type=conn_close rip=127.0.0.1 rport=", " reason=normal cfd="]
+    {
+        assert!(lines.contains(part), "{part} is not in {lines}");
+    }
 }
 
 #[test]
