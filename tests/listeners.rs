@@ -1,7 +1,7 @@
 //! Where a server listens and what is spoken there: several addresses, unix sockets, TLS.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv6Addr, TcpListener, TcpStream};
+use std::net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -378,6 +378,127 @@ fn bad_certificate_files_are_refused_by_name() {
         let options = format!("ssl_chain_cert={chain},ssl_key={key}");
         check_refused(&["-Z", "-o", &options], &["Error loading the", word]);
         check_refused(&["--check-config", "-Z", "-o", &options], &[word]);
+    }
+}
+
+/// A datagram client: sends requests with numbers and puts replies together.
+struct Datagrams(UdpSocket);
+
+impl Datagrams {
+    fn new(from: &str, to: &str) -> Self {
+        let socket = UdpSocket::bind(from).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.connect(to).unwrap();
+        Self(socket)
+    }
+
+    fn send(&self, id: u16, request: &[u8]) {
+        let header = [id.to_be_bytes(), [0, 0], [0, 1], [0, 0]].concat();
+        self.0.send(&[&header, request].concat()).unwrap();
+    }
+
+    /// The reply to a request, from datagrams in any order; checks each one's header and size.
+    fn receive(&self, id: u16) -> Vec<u8> {
+        let mut parts = std::collections::BTreeMap::new();
+        loop {
+            let mut datagram = [0; 65536];
+            let length = self.0.recv(&mut datagram).expect("a reply");
+            assert!((9..=1400).contains(&length), "a datagram of {length} bytes");
+            let number = |at: usize| u16::from_be_bytes([datagram[at], datagram[at + 1]]);
+            assert_eq!((number(0), number(6)), (id, 0));
+            parts.insert(number(2), datagram[8..length].to_vec());
+            if parts.len() == usize::from(number(4)) {
+                return parts.into_values().collect::<Vec<_>>().concat();
+            }
+        }
+    }
+
+    #[track_caller]
+    fn check(&self, id: u16, request: &[u8], reply: &[u8]) {
+        self.send(id, request);
+        let got = self.receive(id);
+        assert!(got == reply, "{}: {}", request.escape_ascii(), got.escape_ascii());
+    }
+}
+
+#[test]
+fn datagrams_are_answered_in_text_and_binary_and_in_as_many_as_it_takes() {
+    const LARGE: usize = 20_000;
+    for io in BACKENDS {
+        let udp = free_address();
+        let port = udp.port().to_string();
+        let Some(server) = Server::start_over(io, &["-t", "2", "-U", &port]) else { continue };
+        // Keys of both shards.
+        let keys: Vec<_> = (0..20).map(|number| format!("key{number}")).collect();
+        let mut writer = server.connect();
+        keys.iter().for_each(|key| writer.set(key, key));
+        let value = "v".repeat(LARGE);
+        writer.set("large", &value);
+        // Each client may meet another shard.
+        for _ in 0..4 {
+            let client = Datagrams::new("127.0.0.1:0", &udp.to_string());
+            for (id, key) in (1000..).zip(&keys) {
+                let reply = format!("VALUE {key} 0 {}\r\n{key}\r\nEND\r\n", key.len());
+                client.check(id, format!("get {key}\r\n").as_bytes(), reply.as_bytes());
+            }
+            let both = format!("get {} {}\r\n", keys[0], keys[1]);
+            let blocks = format!("VALUE {0} 0 4\r\n{0}\r\nVALUE {1} 0 4\r\n{1}\r\nEND\r\n", keys[0], keys[1]);
+            client.check(7, both.as_bytes(), blocks.as_bytes());
+            client.check(8, b"set small 0 0 3\r\nabc\r\n", b"STORED\r\n");
+            client.check(0xffff, b"get small\r\n", b"VALUE small 0 3\r\nabc\r\nEND\r\n");
+            let reply = format!("VALUE large 0 {LARGE}\r\n{value}\r\nEND\r\n");
+            client.check(9, b"get large\r\n", reply.as_bytes());
+            // A binary noop, with its opaque.
+            let noop = |magic: u8| [&[magic, 0x0a][..], &[0; 10], b"opaq", &[0; 8]].concat();
+            client.check(10, &noop(0x80), &noop(0x81));
+        }
+    }
+}
+
+#[test]
+fn bad_datagrams_are_dropped_and_hold_up_nobody() {
+    for io in BACKENDS {
+        let udp = free_address();
+        let port = udp.port().to_string();
+        let Some(mut server) = Server::start_over(io, &["-t", "2", "-U", &port]) else { continue };
+        let client = Datagrams::new("127.0.0.1:0", &udp.to_string());
+        for bad in [&b""[..], b"\0\x01", b"\0\x01\0\0\0\x01\0\0", b"\0\x01\0\0\0\x02\0\0get a\r\n"] {
+            client.0.send(bad).unwrap();
+        }
+        // Without its end, without its value, from one who leaves.
+        for incomplete in
+            [&b"get a"[..], b"set a 0 0 10000\r\nabc", b"quit\r\n", b"\x80\x00\xff", &[b'x'; 60_000]]
+        {
+            client.send(5, incomplete);
+        }
+        client.send(6, b"mn\r\n");
+        assert_eq!(client.receive(6), b"MN\r\n", "--io {io}");
+        assert!(server.is_running() && server.connect().command("mn") == "MN");
+    }
+}
+
+#[test]
+fn a_large_reply_leaves_the_machine_only_if_that_is_allowed() {
+    // Asks for the address that packets to others leave from; sends nothing.
+    let probe = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let own = probe.connect("192.0.2.1:9").and_then(|()| probe.local_addr());
+    let Some(own) = own.ok().filter(|address| !address.ip().is_loopback()) else {
+        return announce_skip("this machine has no address but loopback");
+    };
+    let address = own.ip().to_string();
+    for (allowed, args) in [(false, &[][..]), (true, &["--udp-allow-large"])] {
+        let udp = free_address();
+        let port = udp.port().to_string();
+        let server = Server::start(&[&["-t", "1", "-l", &address, "-U", &port], args].concat());
+        let server = server.expect("slabring starts");
+        server.connect().set("large", "v".repeat(2000));
+        let client = Datagrams::new(&format!("{}:0", own.ip()), &format!("{}:{port}", own.ip()));
+        client.send(1, b"get large\r\n");
+        client.send(2, b"mn\r\n");
+        if allowed {
+            assert!(client.receive(1).len() > 2000);
+        }
+        assert_eq!(client.receive(2), b"MN\r\n");
     }
 }
 

@@ -232,6 +232,9 @@ impl Shard {
 
     /// Drops a live item for the sake of others.
     pub(crate) fn evict(&mut self, location: Location) {
+        if self.evicted.is_some() {
+            self.note_evicted(location);
+        }
         let header = self.arena.header(location);
         let unfetched = u64::from(!header.is_fetched());
         let class_id = self.slabs.class_of(location);

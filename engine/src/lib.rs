@@ -22,6 +22,7 @@ mod config;
 mod counters;
 mod delete;
 mod departures;
+mod evicted;
 mod eviction;
 mod expiry;
 mod fetch;
@@ -57,6 +58,7 @@ pub use config::{
 };
 pub use counters::{ClassStats, Counters, MemoryUse, PolicyMemory};
 pub use delete::{Delete, DeleteMode, DeleteOutcome};
+pub use evicted::EvictedItem;
 pub use expiry::{Expiry, Seconds};
 pub use fetch::{Fetch, Fetched};
 pub use item::Item;

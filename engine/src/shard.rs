@@ -8,6 +8,7 @@ use crate::arena::{Arena, Location};
 use crate::automove::Automove;
 use crate::config::{CasSeries, Config, ConfigError};
 use crate::counters::{ClassStats, Counters, MemoryUse, PolicyMemory};
+use crate::evicted::Evicted;
 use crate::expiry::{Expiry, Seconds};
 use crate::ghost::Ghost;
 use crate::header::{Head, Header, HeaderSize, VERSION_COMPACT_MAX, VERSION_MAX};
@@ -19,7 +20,7 @@ use crate::policy::{Order, PolicyKind, Setting};
 use crate::recency::Recency;
 use crate::shadow::Shadows;
 use crate::sketch::Sketch;
-use crate::slab::{PageId, Slabs};
+use crate::slab::{ClassId, PageId, Slabs};
 use crate::value::{Pieces, Value};
 use crate::window::Blocks;
 use crate::{KEY_SIZE_MAX, index};
@@ -56,6 +57,8 @@ pub struct Shard {
     pub(crate) order: Order,
     pub(crate) setting: Setting,
     pub(crate) counters: Counters,
+    /// Only while the caller wants to know.
+    pub(crate) evicted: Option<Box<Evicted>>,
     pub(crate) memory_bytes: usize,
     pub(crate) external_bytes: usize,
     /// What the caller reported and what of the budget is not to be used; honoured as room is made.
@@ -84,6 +87,8 @@ pub struct Shard {
     pub(crate) protected: Location,
     /// Chunks are reserved for an item that is not complete yet.
     pub(crate) writing: bool,
+    /// See [`Shard::last_class`].
+    pub(crate) last_class: ClassId,
     pub(crate) sweep_page: PageId,
     pub(crate) sweep_chunk: u32,
     pub(crate) hasher: RandomState,
@@ -137,6 +142,7 @@ impl Shard {
             order: policy.order(),
             setting: policy.setting(),
             counters: Counters::default(),
+            evicted: None,
             memory_bytes,
             external_bytes: 0,
             external_wanted: 0,
@@ -156,6 +162,7 @@ impl Shard {
             evict: config.evict,
             protected: Location::NONE,
             writing: false,
+            last_class: ClassId(0),
             sweep_page: PageId(0),
             sweep_chunk: 0,
             hasher: hasher(config.hash_seed),
@@ -258,6 +265,12 @@ impl Shard {
         // An expiry in the past makes no difference to what is dead anyway.
         self.sweep(Seconds(0), usize::MAX);
         assert_eq!(self.counters.items, 0);
+    }
+
+    /// Size class of the item that the last store or arithmetic made or changed, that the last delete removed, or that
+    /// kept a store from being carried out. For who counts by class; O(1).
+    pub fn last_class(&self) -> ClassId {
+        self.last_class
     }
 
     /// Sets the running totals to zero; what is in the shard now stays counted.

@@ -355,3 +355,35 @@ fn tiny_lfu_beats_clock_and_clock_beats_a_queue_when_a_scan_runs_through_a_skewe
     println!("hits of {requests}: TinyLFU {tiny_lfu}, CLOCK {clock}, queue of {items} {fifo}");
     assert!(tiny_lfu > clock && clock > fifo, "{tiny_lfu} {clock} {fifo}");
 }
+
+#[test]
+fn a_lower_memory_limit_is_reached_step_by_step_and_can_be_raised_again() {
+    let memory_bytes = 8 << 20;
+    let mut shard = Shard::new(&Config::with_memory(memory_bytes)).unwrap();
+    let fill = |shard: &mut Shard| {
+        for item in 0..20_000 {
+            shard.store(NOW, &Store::set(format!("key{item}").as_bytes(), &[b'v'; 1000], Expiry::Never));
+            assert!(shard.memory().used() <= memory_bytes);
+        }
+        shard.memory().pages
+    };
+    let before = fill(&mut shard);
+    assert!(before > memory_bytes / 2);
+    shard.set_external_bytes(100_000);
+    shard.set_memory_limit(memory_bytes / 4);
+    while shard.maintain(NOW, 64) {}
+    for _ in 0..2 {
+        let memory = shard.memory();
+        assert!(memory.limit == memory_bytes / 4 && memory.used() <= memory.limit, "{memory:?}");
+        shard.check_invariants();
+        fill(&mut shard);
+        while shard.maintain(NOW, 64) {}
+    }
+    shard.set_memory_limit(memory_bytes);
+    assert!(fill(&mut shard) > memory_bytes / 2);
+    shard.set_memory_limit(0);
+    while shard.maintain(NOW, 64) {}
+    assert_eq!(shard.memory().limit, memory_bytes / 16);
+    fill(&mut shard);
+    shard.check_invariants();
+}

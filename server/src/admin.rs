@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
+use slabring_engine::{Automove, ClassId};
 use slabring_protocol::reply::{self, Outcome};
 use slabring_protocol::{Admin, Classes, ErrorReply, Request, ShutdownMode};
 use tracing::info;
@@ -13,8 +14,6 @@ use crate::dump::{self, Shows, Walk};
 use crate::report::Question;
 use crate::unkeyed::{refuse, tell};
 
-/// Slab class numbers that a page can be moved between.
-const CLASS_NUMBERS: std::ops::RangeInclusive<i32> = 1..=63;
 const ANY_CLASS: i32 = -1;
 const POOL: i32 = 0;
 /// What texts about certificates begin with, which the reply brings itself.
@@ -48,10 +47,15 @@ impl Dispatcher {
             Admin::Crawl(classes) => self.crawl(client, request, classes),
             Admin::Metadump(classes) => self.dump(client, request, Shows::Metadump, classes),
             Admin::Mgdump(classes) => self.dump(client, request, Shows::Mgdump, classes),
-            Admin::SlabsReassign { from, to } => refuse(client, request, reassign(from, to)),
+            Admin::SlabsReassign { from, to } => self.reassign(client, request, from, to),
             Admin::SlabsAutomove { level } => {
                 tuning.automove.store(level, Ordering::Relaxed);
-                tell(client, request, Outcome::Done);
+                let automove = match level {
+                    0 => Automove::Off,
+                    1 => Automove::Conservative,
+                    _ => Automove::Aggressive,
+                };
+                self.ask_all(client, request, Question::Automove(automove));
             }
             Admin::MemoryLimit { megabytes } => self.limit_memory(client, request, megabytes),
             Admin::Watch(topics) => self.begin_watch(client, request, topics),
@@ -96,6 +100,17 @@ impl Dispatcher {
         }
     }
 
+    /// Every shard that can moves a page. There is no pool that pages of all classes could go to.
+    fn reassign(&mut self, client: &mut Connection, request: &Request<'_>, from: i32, to: i32) {
+        match (class_of(from), class_of(to)) {
+            _ if from == to => refuse(client, request, ErrorReply::ReassignSame),
+            (_, None) if to == POOL => refuse(client, request, ErrorReply::ReassignNoSpare),
+            (None, _) if from != ANY_CLASS => refuse(client, request, ErrorReply::ReassignBadClass),
+            (_, None) => refuse(client, request, ErrorReply::ReassignBadClass),
+            (from, Some(to)) => self.ask_all(client, request, Question::MovePage { from, to }),
+        }
+    }
+
     /// The shards' memory was reserved at the start and can only be used less.
     fn limit_memory(&mut self, client: &mut Connection, request: &Request<'_>, megabytes: u32) {
         let bytes = usize::try_from(megabytes).ok().and_then(|megabytes| megabytes.checked_mul(1 << 20));
@@ -135,13 +150,7 @@ impl Dispatcher {
     }
 }
 
-/// Pages are moved by the engine when it pays, never on request; a request is checked and told that nothing could be spared.
-fn reassign(from: i32, to: i32) -> ErrorReply {
-    let is_source = from == ANY_CLASS || CLASS_NUMBERS.contains(&from);
-    let is_target = to == POOL || CLASS_NUMBERS.contains(&to);
-    match () {
-        () if from == to => ErrorReply::ReassignSame,
-        () if !is_source || !is_target => ErrorReply::ReassignBadClass,
-        () => ErrorReply::ReassignNoSpare,
-    }
+/// A class by the number that clients know it by.
+fn class_of(number: i32) -> Option<ClassId> {
+    number.checked_sub(1).and_then(|index| index.try_into().ok()).map(ClassId)
 }

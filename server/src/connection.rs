@@ -18,6 +18,9 @@ pub const OUTPUT_BYTES_LOW: usize = OUTPUT_BYTES_HIGH / 2;
 /// Replies owed or held above which a connection's requests are not executed.
 pub const REPLIES_WAITING_MAX: usize = 4096;
 
+/// Slots from here on are those of datagrams, whose connections the reactor does not know.
+pub const DATAGRAM_SLOTS: u32 = 1 << 31;
+
 /// An input that must grow has at most this many times the bytes that have come.
 const GROWTH_MAX: usize = 4;
 
@@ -259,6 +262,7 @@ impl Connection {
 #[derive(Default)]
 pub struct Connections {
     slots: Vec<Option<Box<Connection>>>,
+    datagrams: Vec<Option<Box<Connection>>>,
     live: usize,
 }
 
@@ -270,38 +274,52 @@ impl Connections {
 
     /// Adds a fresh one.
     pub fn insert(&mut self, id: ConnectionId, parser: Parser, now: Seconds) {
-        let slot = id.slot as usize;
-        if self.slots.len() <= slot {
-            self.slots.resize_with(slot + 1, || None);
+        let (slots, slot) = match id.slot.checked_sub(DATAGRAM_SLOTS) {
+            None => (&mut self.slots, id.slot as usize),
+            Some(slot) => (&mut self.datagrams, slot as usize),
+        };
+        if slots.len() <= slot {
+            slots.resize_with(slot + 1, || None);
         }
-        assert!(self.slots[slot].is_none(), "the reactor gives a slot to one connection at a time");
-        self.slots[slot] = Some(Box::new(Connection::new(id, parser, now)));
+        assert!(slots[slot].is_none(), "the reactor gives a slot to one connection at a time");
+        slots[slot] = Some(Box::new(Connection::new(id, parser, now)));
         self.live += 1;
     }
 
     /// The connection of `id`, unless it is gone.
     pub fn get(&self, id: ConnectionId) -> Option<&Connection> {
-        self.slots.get(id.slot as usize)?.as_deref().filter(|connection| connection.id == id)
+        let place = match id.slot.checked_sub(DATAGRAM_SLOTS) {
+            None => self.slots.get(id.slot as usize)?,
+            Some(slot) => self.datagrams.get(slot as usize)?,
+        };
+        place.as_deref().filter(|connection| connection.id == id)
     }
 
     /// The connection of `id`, unless it is gone.
     pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        self.slots.get_mut(id.slot as usize)?.as_deref_mut().filter(|connection| connection.id == id)
+        self.place(id)?.as_deref_mut().filter(|connection| connection.id == id)
     }
 
     /// Takes the connection of `id` out, unless it is gone.
     pub fn remove(&mut self, id: ConnectionId) -> Option<Box<Connection>> {
         self.get_mut(id)?;
         self.live -= 1;
-        self.slots[id.slot as usize].take()
+        self.place(id)?.take()
     }
 
-    /// All of them.
+    /// All of them but those of datagrams.
     pub fn iter(&self) -> impl Iterator<Item = &Connection> {
         self.slots.iter().flatten().map(|client| &**client)
     }
 
-    /// The names of all connections.
+    fn place(&mut self, id: ConnectionId) -> Option<&mut Option<Box<Connection>>> {
+        match id.slot.checked_sub(DATAGRAM_SLOTS) {
+            None => self.slots.get_mut(id.slot as usize),
+            Some(slot) => self.datagrams.get_mut(slot as usize),
+        }
+    }
+
+    /// The names of all connections but those of datagrams.
     pub fn ids(&self) -> Vec<ConnectionId> {
         self.ids_of(|_| true)
     }

@@ -10,10 +10,12 @@ use slabring_protocol::{Classes, ErrorReply, Request};
 
 use crate::batch::ReturnAddress;
 use crate::connection::{Connection, Stream};
+use crate::datagrams::is_datagram;
 use crate::dispatch::Dispatcher;
 use crate::execute::length;
 use crate::report::{Answer, Asked, Question, class_number};
 use crate::shards::ShardId;
+use crate::unkeyed::refuse;
 
 /// A step ends behind this many buckets of the index, about ten items each, or this many bytes of output.
 const STEP_BUCKETS_MAX: usize = 64;
@@ -124,6 +126,10 @@ impl Walk {
 impl Dispatcher {
     /// Begins a walk for `client`, whose further requests wait for its end.
     pub fn begin_dump(&mut self, client: &mut Connection, request: &Request<'_>, walk: Walk) {
+        if is_datagram(client.id) {
+            // It would be an amplifier, and nobody says that the client still reads.
+            return refuse(client, request, ErrorReply::CrawlerFailed);
+        }
         if matches!(walk.shows, Shows::Metadump | Shows::Mgdump) {
             client.outbox.local(|out| reply::outcome(out, request, Outcome::Done));
         }

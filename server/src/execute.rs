@@ -8,24 +8,32 @@ mod classic;
 mod meta;
 
 use slabring_engine::{
-    Arithmetic, ArithmeticOutcome, Delete, DeleteOutcome, Seconds, Shard, Store, StoreMode as EngineMode,
-    StoreOutcome,
+    Arithmetic, ArithmeticOutcome, ClassId, Delete, DeleteOutcome, EvictedItem, Seconds, Shard, Store,
+    StoreMode as EngineMode, StoreOutcome,
 };
-use slabring_protocol::reply::WatchEvent;
+use slabring_protocol::reply::{LogItem, WatchEvent};
 use slabring_protocol::{Command, KEY_SIZE_MAX, Request, StoreMode, WatchTopics};
 use slabring_reactor::IoCounters;
 
+use crate::exptime::ttl_of;
 use crate::node::Node;
 use crate::observe::REQUEST_TOPICS;
 use crate::prefixes::{PrefixCounts, Prefixes};
-use crate::report::{Answer, CommandCounters, Question, ShardReport, Traffic};
+use crate::report::{
+    Answer, ByClass, CLASSES_MAX, ClassCounters, CommandCounters, Question, ShardReport, Traffic,
+    class_number,
+};
 use crate::shards::Shards;
 use crate::watch::{Ticket, WatchLog, Watchers};
+
+/// Chunks looked at in a step towards a lower limit on memory: a quarter of a millisecond.
+const SETTLE_CHUNKS: usize = 1024;
 
 /// A shard with its counters.
 pub struct Executor {
     shard: Shard,
     commands: CommandCounters,
+    by_class: Box<ByClass>,
     /// Somebody wants to be told of requests beside who sent them.
     observed: bool,
     watch_log: WatchLog,
@@ -36,6 +44,8 @@ pub struct Executor {
     discovery: Vec<u8>,
     /// A client wants all of the shard swept.
     sweep_wanted: bool,
+    /// Items have still to go for a lower limit on memory.
+    settling: bool,
     /// The thread's own part of a report.
     pub traffic: Traffic,
     /// The reactor's part of a report, as of the last turn.
@@ -59,12 +69,14 @@ impl Executor {
         Self {
             shard,
             commands,
+            by_class: Box::new([ClassCounters::default(); CLASSES_MAX]),
             observed: false,
             watch_log,
             prefixes: None,
             prefix_delimiter: b':',
             discovery: Vec::new(),
             sweep_wanted: false,
+            settling: false,
             traffic,
             io,
         }
@@ -85,6 +97,14 @@ impl Executor {
     /// The engine.
     pub fn shard_mut(&mut self) -> &mut Shard {
         &mut self.shard
+    }
+
+    /// A step towards a lower limit on memory, if there is one. True if more are to come.
+    pub fn settle(&mut self, now: Seconds) -> bool {
+        if self.settling {
+            self.settling = self.shard.maintain(now, SETTLE_CHUNKS);
+        }
+        self.settling
     }
 
     /// Commands so far.
@@ -147,12 +167,18 @@ impl Executor {
             Question::Report => return Answer::Numbers(Box::new(self.report())),
             Question::ResetCounters => {
                 self.commands = CommandCounters::default();
+                self.by_class.fill(ClassCounters::default());
                 let buffer_bytes = self.traffic.buffer_bytes;
                 self.traffic = Traffic { buffer_bytes, ..Traffic::default() };
                 self.shard.reset_counters();
                 self.prefixes.iter_mut().for_each(Prefixes::clear);
             }
-            Question::LimitMemory(bytes) => self.shard.set_memory_limit(bytes),
+            Question::Automove(automove) => self.shard.set_automove(automove),
+            Question::MovePage { from, to } => return Answer::Moved(self.shard.move_page(from, to)),
+            Question::LimitMemory(bytes) => {
+                self.shard.set_memory_limit(bytes);
+                self.settling = true;
+            }
             Question::Sweep => self.sweep_wanted = true,
             Question::CountPrefixes(wanted) => self.set_counting(wanted),
             Question::Prefixes => return Answer::Prefixes(self.prefixes.clone().unwrap_or_default()),
@@ -196,6 +222,21 @@ impl Executor {
         }
     }
 
+    /// Tells those who watch of what was evicted since the last call.
+    pub fn note_evictions(&mut self, now: Seconds) {
+        let Self { shard, watch_log, .. } = self;
+        if !watch_log.wants(WatchTopics::EVICTIONS) {
+            return;
+        }
+        let lost = shard.take_evicted(now, |evicted| {
+            let EvictedItem { key, fetched, expiry, idle_seconds, class, value_len } = *evicted;
+            let item = LogItem { key, class: class_number(class), size: length(value_len) };
+            let event = WatchEvent::Eviction { item, fetched, ttl: ttl_of(expiry, now), idle_seconds };
+            watch_log.note(WatchTopics::EVICTIONS, &event);
+        });
+        watch_log.skip(WatchTopics::EVICTIONS, lost);
+    }
+
     /// Counts something for the prefix of a key, if anybody wants that.
     pub fn count_by_prefix(&mut self, key: &[u8], add: impl FnOnce(&mut PrefixCounts)) {
         if let Some(prefixes) = &mut self.prefixes {
@@ -215,6 +256,7 @@ impl Executor {
     fn look_who_observes(&mut self) {
         let requests = REQUEST_TOPICS.into_iter().fold(WatchTopics::default(), WatchTopics::and);
         self.observed = self.prefixes.is_some() || self.watch_log.wants(requests);
+        self.shard.keep_evicted(self.watch_log.wants(WatchTopics::EVICTIONS));
     }
 
     /// All numbers of this shard.
@@ -231,6 +273,7 @@ impl Executor {
             engine: *self.shard.counters(),
             memory: Some(self.shard.memory()),
             classes: self.shard.classes().collect(),
+            by_class: self.by_class.to_vec(),
             io: self.io,
         }
     }
@@ -242,10 +285,18 @@ impl Executor {
             StoreOutcome::NoMemory => self.commands.store_no_memory += 1,
             _ => self.commands.cmd_set += 1,
         }
+        let class = class_counters(&mut self.by_class, self.shard.last_class());
+        class.cmd_set += u64::from(matches!(outcome, StoreOutcome::Stored { .. }));
         if store.compare.is_some() {
             match outcome {
-                StoreOutcome::Stored { .. } => self.commands.cas_hits += 1,
-                StoreOutcome::Exists => self.commands.cas_badval += 1,
+                StoreOutcome::Stored { .. } => {
+                    self.commands.cas_hits += 1;
+                    class.cas_hits += 1;
+                }
+                StoreOutcome::Exists => {
+                    self.commands.cas_badval += 1;
+                    class.cas_badval += 1;
+                }
                 StoreOutcome::NotFound => self.commands.cas_misses += 1,
                 StoreOutcome::NotStored | StoreOutcome::TooLarge | StoreOutcome::NoMemory => {}
             }
@@ -256,7 +307,10 @@ impl Executor {
     fn count_delete(&mut self, now: Seconds, delete: &Delete<'_>) -> DeleteOutcome {
         let outcome = self.shard.delete(now, delete);
         match outcome {
-            DeleteOutcome::Deleted => self.commands.delete_hits += 1,
+            DeleteOutcome::Deleted => {
+                self.commands.delete_hits += 1;
+                class_counters(&mut self.by_class, self.shard.last_class()).delete_hits += 1;
+            }
             DeleteOutcome::NotFound => self.commands.delete_misses += 1,
             DeleteOutcome::Exists => {}
         }
@@ -266,18 +320,28 @@ impl Executor {
     fn count_arithmetic(&mut self, now: Seconds, arithmetic: &Arithmetic<'_>) -> ArithmeticOutcome {
         let outcome = self.shard.arithmetic(now, arithmetic);
         let commands = &mut self.commands;
-        let (hits, misses) = if arithmetic.decrement {
-            (&mut commands.decr_hits, &mut commands.decr_misses)
+        let class = class_counters(&mut self.by_class, self.shard.last_class());
+        let (hits, class_hits, misses) = if arithmetic.decrement {
+            (&mut commands.decr_hits, &mut class.decr_hits, &mut commands.decr_misses)
         } else {
-            (&mut commands.incr_hits, &mut commands.incr_misses)
+            (&mut commands.incr_hits, &mut class.incr_hits, &mut commands.incr_misses)
         };
         match outcome {
-            ArithmeticOutcome::Value { created: false, .. } => *hits += 1,
+            ArithmeticOutcome::Value { created: false, .. } => {
+                *hits += 1;
+                *class_hits += 1;
+            }
             ArithmeticOutcome::Value { created: true, .. } | ArithmeticOutcome::NotFound => *misses += 1,
             ArithmeticOutcome::NonNumeric | ArithmeticOutcome::Exists | ArithmeticOutcome::NoMemory => {}
         }
         outcome
     }
+}
+
+/// The counters of a class. There are no more classes than counters.
+#[inline]
+fn class_counters(by_class: &mut ByClass, class: ClassId) -> &mut ClassCounters {
+    &mut by_class[usize::from(class.0)]
 }
 
 fn engine_mode(mode: StoreMode) -> EngineMode {

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -23,14 +23,25 @@ pub struct Entrance {
     pub protocol: Binding,
 }
 
+/// One shard's listeners.
+#[derive(Default)]
+pub struct ShardListeners {
+    /// For connections.
+    pub streams: Vec<(OwnedFd, Entrance)>,
+    /// For datagrams.
+    pub datagrams: Vec<OwnedFd>,
+}
+
 /// All listeners of a node.
 pub struct Listeners {
     /// Those of each shard: the kernel spreads connections over those of one address.
-    pub per_shard: Vec<Vec<(OwnedFd, Entrance)>>,
+    pub per_shard: Vec<ShardListeners>,
     /// The unix socket, of which there can be only one for all shards.
     pub unix: Option<UnixEntrance>,
     /// TCP addresses with the ports that were found.
     pub tcp: Vec<SocketAddr>,
+    /// UDP addresses with the ports that were found.
+    pub udp: Vec<SocketAddr>,
 }
 
 /// A unix socket that is listened on. Its file goes with it.
@@ -57,7 +68,7 @@ impl Drop for SocketFile {
 impl Listeners {
     /// Opens them all.
     pub fn open(settings: &Settings) -> Result<Self> {
-        let mut per_shard: Vec<Vec<_>> = (0..settings.threads).map(|_| Vec::new()).collect();
+        let mut per_shard: Vec<_> = (0..settings.threads).map(|_| ShardListeners::default()).collect();
         let mut tcp = Vec::new();
         for listen in &settings.listen {
             let entrance =
@@ -66,17 +77,27 @@ impl Listeners {
                 open_tcp(listen.address, settings).map_err(|error| in_use(listen.address, &error))?;
             tcp.push(address);
             for (place, fd) in per_shard.iter_mut().zip(fds) {
-                place.push((fd, entrance));
+                place.streams.push((fd, entrance));
+            }
+        }
+        let mut udp = Vec::new();
+        for &address in &settings.udp {
+            let (address, fds) =
+                open_udp(address, settings.threads).map_err(|error| in_use(address, &error))?;
+            udp.push(address);
+            for (place, fd) in per_shard.iter_mut().zip(fds) {
+                place.datagrams.push(fd);
             }
         }
         let unix = settings.unix.as_ref().map(|unix| open_unix(unix, settings.backlog)).transpose()?;
-        Ok(Self { per_shard, unix, tcp })
+        Ok(Self { per_shard, unix, tcp, udp })
     }
 
     /// Where clients find the node, for people.
     pub fn addresses(&self) -> String {
         let unix = self.unix.iter().map(|unix| format!("unix:{}", unix.file.0.display()));
-        self.tcp.iter().map(ToString::to_string).chain(unix).collect::<Vec<_>>().join(", ")
+        let udp = self.udp.iter().map(|address| format!("udp:{address}"));
+        self.tcp.iter().map(ToString::to_string).chain(udp).chain(unix).collect::<Vec<_>>().join(", ")
     }
 
     /// Each as `stats conns` shows it: those for TCP in their order, then the unix socket.
@@ -91,9 +112,11 @@ impl Listeners {
     /// Writes the ports to a file, whole or not at all, as memcached does for who asked for any free port.
     pub fn write_ports(&self, path: &Path) -> Result<()> {
         let mut text = String::new();
-        for address in &self.tcp {
-            let family = if address.is_ipv4() { "INET" } else { "INET6" };
-            writeln!(text, "TCP {family}: {}", address.port())?;
+        for (transport, addresses) in [("TCP", &self.tcp), ("UDP", &self.udp)] {
+            for address in addresses {
+                let family = if address.is_ipv4() { "INET" } else { "INET6" };
+                writeln!(text, "{transport} {family}: {}", address.port())?;
+            }
         }
         let mut unfinished = path.as_os_str().to_owned();
         unfinished.push(".lck");
@@ -119,6 +142,24 @@ fn open_tcp(mut address: SocketAddr, settings: &Settings) -> io::Result<(SocketA
     address.set_port(bind_tcp(address, settings.backlog, false)?.local_addr()?.port());
     let bind = |_| Ok(bind_tcp(address, settings.backlog, true)?.into());
     Ok((address, (0..settings.threads).map(bind).collect::<io::Result<_>>()?))
+}
+
+/// One socket per shard, all on the same port.
+fn open_udp(mut address: SocketAddr, threads: u16) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
+    // As for TCP: a plain socket finds out whether another server is there.
+    address.set_port(bind_udp(address, false)?.local_addr()?.port());
+    let bind = |_| Ok(bind_udp(address, true)?.into());
+    Ok((address, (0..threads).map(bind).collect::<io::Result<_>>()?))
+}
+
+fn bind_udp(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_port(shared)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
 }
 
 /// Accepted sockets inherit the options set here.

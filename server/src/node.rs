@@ -1,7 +1,6 @@
 //! A whole node: listeners, shard threads and the control thread, from start to end.
 
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -23,7 +22,7 @@ use crate::auth::read_users;
 use crate::control;
 use crate::discovery::Discovery;
 use crate::execute::Executor;
-use crate::listeners::{Entrance, Listeners, SocketFile};
+use crate::listeners::{Entrance, Listeners, ShardListeners, SocketFile};
 use crate::live::Live;
 use crate::options::{EXIT_FAILURE, Refused, Settings, Sources, TlsSettings, TlsUse};
 use crate::post::{LetterBoxes, Post, connect_all};
@@ -268,7 +267,7 @@ struct Plan {
     shards: Shards,
     cpu: usize,
     io_settings: IoSettings,
-    listeners: Vec<(OwnedFd, Entrance)>,
+    listeners: ShardListeners,
     boxes: LetterBoxes,
     ready: mpsc::Sender<(ShardId, Result<Arc<Waker>>)>,
     wakers: mpsc::Receiver<Vec<Arc<Waker>>>,
@@ -277,7 +276,7 @@ struct Plan {
 fn start_shards<I: Io>(
     node: &Arc<Node>,
     io_settings: IoSettings,
-    listeners: Vec<Vec<(OwnedFd, Entrance)>>,
+    listeners: Vec<ShardListeners>,
 ) -> Result<(Vec<Arc<Waker>>, Vec<ShardHandle>)> {
     let count = node.settings.threads;
     let cpus = allowed_cpus().context("cannot read the CPU affinity")?;
@@ -354,10 +353,13 @@ fn build_shard<I: Io>(plan: &mut Plan) -> Result<(I, Executor, Vec<Entrance>)> {
     let mut io = I::new(&plan.io_settings)
         .context("cannot set up the I/O backend; too little locked memory? (ulimit -l), or use --io epoll")?;
     let mut entrances = Vec::new();
-    for (listener, entrance) in plan.listeners.drain(..) {
+    for (listener, entrance) in plan.listeners.streams.drain(..) {
         let id = io.listen(listener).context("cannot accept connections")?;
         assert_eq!(id.0 as usize, entrances.len(), "listeners are numbered in their order");
         entrances.push(entrance);
+    }
+    for socket in plan.listeners.datagrams.drain(..) {
+        io.listen_datagrams(socket).context("cannot receive datagrams")?;
     }
     let settings = &plan.node.settings;
     let fixed = plan.io_settings.fixed_bytes();

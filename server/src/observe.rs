@@ -14,8 +14,8 @@ use crate::prefixes::PrefixCounts;
 use crate::report::{CommandCounters, class_number};
 
 /// What is logged of requests.
-pub const REQUEST_TOPICS: [WatchTopics; 3] =
-    [WatchTopics::FETCHERS, WatchTopics::MUTATIONS, WatchTopics::DELETIONS];
+pub const REQUEST_TOPICS: [WatchTopics; 4] =
+    [WatchTopics::FETCHERS, WatchTopics::MUTATIONS, WatchTopics::EVICTIONS, WatchTopics::DELETIONS];
 
 /// An item as it was.
 #[derive(Clone, Copy)]
@@ -46,6 +46,7 @@ impl Executor {
         let item = self.shard().peek(now, key).map(|item| seen(&item));
         let before = Before { commands: *self.commands(), engine: *self.shard().counters(), item };
         self.execute_unobserved(now, request, out);
+        self.note_evictions(now);
         self.count_prefix(key, &request.command, &before);
         let class = item.map_or(0, |item| item.class);
         let size = item.map_or(0, |item| item.size);

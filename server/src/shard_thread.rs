@@ -21,6 +21,7 @@ use tracing::warn;
 use crate::batch::{Batch, Gate, Outcome, Senders};
 use crate::census::describe;
 use crate::connection::{Connection, Connections, Ending, OUTPUT_BYTES_LOW, Peer};
+use crate::datagrams::{Datagrams, Sender, is_datagram};
 use crate::dispatch::{Dispatcher, refuse_input};
 use crate::execute::Executor;
 use crate::gather::{Gathered, SMALL_PACKET_BYTES};
@@ -82,12 +83,16 @@ pub struct ShardThread<I> {
     gathered: Gathered,
     /// What connections begin with, by their listener.
     entrances: Vec<Entrance>,
+    /// Datagrams that are being answered.
+    datagrams: Datagrams,
     /// What connections with TLS begin with.
     tls: Held<TlsConfigs>,
     phase: Phase,
     last_upkeep: Seconds,
     /// Chunks that the sweeper has still to examine in this second.
     sweep_due_chunks: usize,
+    /// Items have still to go for a lower limit on memory.
+    settling: bool,
 }
 
 impl<I: Io> ShardThread<I> {
@@ -108,10 +113,12 @@ impl<I: Io> ShardThread<I> {
             stalled: Vec::new(),
             gathered: Gathered::default(),
             entrances,
+            datagrams: Datagrams::default(),
             tls: Held::default(),
             phase: Phase::Serving,
             last_upkeep: dispatcher.now,
             sweep_due_chunks: 0,
+            settling: false,
             dispatcher,
             node,
             shards,
@@ -153,7 +160,7 @@ impl<I: Io> ShardThread<I> {
             return Wait::Poll;
         }
         Wait::AtMost(match self.phase {
-            Phase::Serving if self.sweep_due_chunks > 0 => SWEEP_PAUSE,
+            Phase::Serving if self.sweep_due_chunks > 0 || self.settling => SWEEP_PAUSE,
             Phase::Serving if self.dispatcher.watching > 0 => FETCH_PAUSE,
             Phase::Serving => SLEEP_MAX,
             Phase::Stopping(_) | Phase::Draining(_) | Phase::Drained(_) => STOP_TURN,
@@ -195,7 +202,14 @@ impl<I: Io> ShardThread<I> {
                 Event::Ended { connection, cause: EndCause::Failed(_) } => {
                     self.close(connection, CloseReason::Error);
                 }
-                Event::Datagram { .. } => {}
+                Event::Datagram { socket, from, data } => {
+                    let sender = Sender { socket, address: from };
+                    let (connections, dispatcher) = (&mut self.connections, &mut self.dispatcher);
+                    let id = self.datagrams.received(sender, data, connections, dispatcher);
+                    if let Some(client) = id.and_then(|id| self.connections.get_mut(id)) {
+                        touch(&mut self.touched, client);
+                    }
+                }
                 Event::Woken => self.take_arrivals(),
             }
         }
@@ -316,13 +330,20 @@ impl<I: Io> ShardThread<I> {
         for id in touched.drain(..) {
             let Some(client) = self.connections.get_mut(id) else { continue };
             client.touched = false;
+            if is_datagram(id) {
+                let (connections, dispatcher) = (&mut self.connections, &mut self.dispatcher);
+                if self.datagrams.settle(id, &mut self.io, connections, dispatcher) {
+                    self.close(id, CloseReason::Normal);
+                } else {
+                    let client = self.connections.get_mut(id).expect("seen just now");
+                    list_if_stalled(&mut self.stalled, client);
+                }
+                continue;
+            }
             if let Some(full) = self.dispatcher.take_output(client) {
                 self.io.send(id, full);
             }
-            if client.stalled && !client.listed {
-                client.listed = true;
-                self.stalled.push(id);
-            }
+            list_if_stalled(&mut self.stalled, client);
             let has_enough = client.stalled && client.input.unread().len() > STALLED_INPUT_BYTES_MAX;
             let pause = has_enough || client.waits_for_memory;
             if pause != client.paused {
@@ -339,16 +360,20 @@ impl<I: Io> ShardThread<I> {
 
     fn close(&mut self, id: ConnectionId, reason: CloseReason) {
         let Some(client) = self.connections.remove(id) else { return };
+        self.dispatcher.budget.forget(&client);
+        if is_datagram(id) {
+            return self.datagrams.forget(id);
+        }
         self.io.close(id);
         self.dispatcher.note_departure(&client, reason);
         self.dispatcher.end_watch(&client);
-        self.dispatcher.budget.forget(&client);
         self.node.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// A step of the sweeper, and once a second the memory accounts and statistics.
     fn upkeep(&mut self) {
         let (now, executor) = (self.dispatcher.now, &mut self.dispatcher.executor);
+        self.settling = executor.settle(now);
         if executor.take_sweep_wanted() {
             self.sweep_due_chunks = chunks_of(executor.shard());
         }
@@ -356,6 +381,7 @@ impl<I: Io> ShardThread<I> {
         if step > 0 {
             self.sweep_due_chunks -= step;
             let swept = executor.shard_mut().sweep(now, step);
+            executor.note_evictions(now);
             executor.traffic.swept += swept.examined as u64;
             executor.traffic.sweep_reclaimed += swept.freed as u64;
         }
@@ -374,6 +400,10 @@ impl<I: Io> ShardThread<I> {
         self.refuse_overdue();
         self.close_idle();
         self.close_stalled_handshakes();
+        for id in self.datagrams.overdue(&self.connections, now.0) {
+            self.dispatcher.executor.traffic.datagrams_dropped += 1;
+            self.close(id, CloseReason::Error);
+        }
     }
 
     /// Closes clients that have not come to speak TLS in time.
@@ -460,6 +490,13 @@ fn touch(touched: &mut Vec<ConnectionId>, client: &mut Connection) {
     if !client.touched {
         client.touched = true;
         touched.push(client.id);
+    }
+}
+
+fn list_if_stalled(stalled: &mut Vec<ConnectionId>, client: &mut Connection) {
+    if client.stalled && !client.listed {
+        client.listed = true;
+        stalled.push(client.id);
     }
 }
 

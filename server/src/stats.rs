@@ -188,6 +188,7 @@ fn general(out: &mut Vec<u8>, node: &Node, report: &ShardReport) {
             ("slabring_memory_policy_bytes", memory.policy as u64),
             ("slabring_memory_buffers_bytes", memory.external as u64),
             ("slabring_admission_refusals", engine.admission_refusals),
+            ("slabring_datagrams_dropped", traffic.datagrams_dropped),
             ("slabring_requests_posted", traffic.requests_posted),
             ("slabring_io_turns", io.turns),
             ("slabring_io_completions", io.completions),

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use slabring_engine::MovePage;
 use slabring_protocol::reply::{self, Outcome};
 use slabring_protocol::{Classes, Command, ErrorReply, Request, SASL_MECHANISMS, StatsDetail, StatsTopic};
 
@@ -137,6 +138,16 @@ impl Dispatcher {
                 text.extend_from_slice(&gathering.text);
                 reply::end(&mut text);
                 reply::stats(out, &request, &text);
+            }
+            (Answer::Moved(moved), _) => {
+                let outcome = match moved {
+                    MovePage::Begun => Outcome::Done,
+                    MovePage::Busy => Outcome::Refused(ErrorReply::ReassignRunning),
+                    MovePage::UnknownClass => Outcome::Refused(ErrorReply::ReassignBadClass),
+                    MovePage::SameClass => Outcome::Refused(ErrorReply::ReassignSame),
+                    MovePage::NoSpare => Outcome::Refused(ErrorReply::ReassignNoSpare),
+                };
+                reply::outcome(out, &request, outcome);
             }
             (Answer::Prefixes(prefixes), _) => {
                 let mut text = Vec::new();

@@ -14,6 +14,7 @@ use slabring_reactor::clock::{Clock, Moment};
 
 use crate::batch::ReturnAddress;
 use crate::connection::{Connection, Stream};
+use crate::datagrams::is_datagram;
 use crate::dispatch::Dispatcher;
 use crate::report::Question;
 use crate::shards::{ShardId, Shards};
@@ -193,6 +194,14 @@ impl WatchLog {
         }
     }
 
+    /// Counts events that nobody wrote down.
+    pub fn skip(&mut self, topic: WatchTopics, events: u64) {
+        for log in self.logs.iter_mut().filter(|log| log.topics.contains(topic)) {
+            log.skipped += events;
+            self.counters.skipped += events;
+        }
+    }
+
     /// Appends what waits for a watcher.
     pub fn fetch(&mut self, ticket: Ticket, out: &mut Vec<u8>) {
         let Some(log) = self.logs.iter_mut().find(|log| log.ticket == ticket) else { return };
@@ -218,6 +227,9 @@ impl Dispatcher {
         }
         if !client.outbox.is_empty() {
             return refuse(client, request, ErrorReply::WatchPipelined);
+        }
+        if is_datagram(client.id) {
+            return refuse(client, request, ErrorReply::WatcherFailed);
         }
         let Some(ticket) = self.node.watchers.enter(topics) else {
             return refuse(client, request, ErrorReply::TooManyWatchers);

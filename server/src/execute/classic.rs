@@ -6,7 +6,7 @@ use slabring_engine::{
 use slabring_protocol::reply::{self, Hit, Outcome};
 use slabring_protocol::{Command, ErrorReply, Request};
 
-use super::{Executor, engine_mode, length};
+use super::{Executor, class_counters, engine_mode, length};
 use crate::discovery::DISCOVERY_KEY;
 use crate::exptime::expiry_of;
 
@@ -16,6 +16,7 @@ impl Executor {
         match self.shard.get(now, request.key) {
             Some(item) => {
                 self.commands.get_hits += 1;
+                class_counters(&mut self.by_class, item.class()).get_hits += 1;
                 append_value(out, request, &item);
             }
             None => {
@@ -49,6 +50,9 @@ impl Executor {
             Some(item) => {
                 self.commands.touch_hits += 1;
                 self.commands.get_hits += 1;
+                let class = class_counters(&mut self.by_class, item.class());
+                class.touch_hits += 1;
+                class.get_hits += 1;
                 append_value(out, request, &item);
             }
             None => {
@@ -140,6 +144,7 @@ impl Executor {
         let outcome = match self.shard.get_and_touch(now, request.key, expiry_of(exptime, now)) {
             Some(item) => {
                 self.commands.touch_hits += 1;
+                class_counters(&mut self.by_class, item.class()).touch_hits += 1;
                 Outcome::Touched { client_flags: item.client_flags(), cas: item.cas() }
             }
             None => {

@@ -7,7 +7,7 @@ use slabring_engine::{
 use slabring_protocol::reply::{self, MetaItem, MetaStatus, MetaWin};
 use slabring_protocol::{ErrorReply, MetaFlags, Request};
 
-use super::{Executor, engine_mode, length};
+use super::{Executor, class_counters, engine_mode, length};
 use crate::exptime::{expiry_of, ttl_of};
 use crate::report::class_number;
 
@@ -42,6 +42,9 @@ impl Executor {
             Fetched::Miss => reply::meta_status(out, request, MetaStatus::Miss, &MetaItem::default()),
             Fetched::NoMemory => reply::error(out, ErrorReply::OutOfMemory),
             Fetched::Hit { item, expiry_before, won, stale, token_sent } => {
+                let class = class_counters(&mut self.by_class, item.class());
+                class.get_hits += 1;
+                class.touch_hits += u64::from(fetch.touch.is_some());
                 let shown = MetaItem { ttl_before: ttl_of(expiry_before, now), ..meta_item(&item, now) };
                 if reply::meta_get(out, request, &shown, MetaWin { won, stale, token_sent }) {
                     item.value().copy_to(out);

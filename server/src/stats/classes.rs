@@ -4,7 +4,7 @@ use slabring_engine::ClassStats;
 use slabring_protocol::reply;
 
 use super::all;
-use crate::report::{ShardReport, class_number};
+use crate::report::{ClassCounters, ShardReport, class_number};
 
 /// Appends the items by class.
 pub fn append_items(out: &mut Vec<u8>, report: &ShardReport) {
@@ -66,7 +66,34 @@ pub fn append_slabs(out: &mut Vec<u8>, report: &ShardReport) {
         for (name, value) in fields {
             reply::stat(out, format_args!("{number}:{name}"), value as u64);
         }
+        let counters = report.by_class.get(usize::from(class.class.0)).copied().unwrap_or_default();
+        for (name, value) in commands_of(&counters) {
+            reply::stat(out, format_args!("{number}:{name}"), value);
+        }
     }
     let pages = report.memory.map_or(0, |memory| memory.pages as u64);
     all(out, [("active_slabs", used().count() as u64), ("total_malloced", pages)]);
+}
+
+fn commands_of(counters: &ClassCounters) -> [(&'static str, u64); 8] {
+    let ClassCounters {
+        get_hits,
+        cmd_set,
+        delete_hits,
+        incr_hits,
+        decr_hits,
+        cas_hits,
+        cas_badval,
+        touch_hits,
+    } = *counters;
+    [
+        ("get_hits", get_hits),
+        ("cmd_set", cmd_set),
+        ("delete_hits", delete_hits),
+        ("incr_hits", incr_hits),
+        ("decr_hits", decr_hits),
+        ("cas_hits", cas_hits),
+        ("cas_badval", cas_badval),
+        ("touch_hits", touch_hits),
+    ]
 }
