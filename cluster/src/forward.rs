@@ -96,7 +96,12 @@ pub(crate) fn judge(status: Status, hop: u8, sent: Epoch, ours: Epoch, theirs: E
 }
 
 /// Whether the owner executes a request that came in; otherwise the answer.
-pub(crate) fn admit(now: Micros, inbound: &Inbound, ring: Option<&Ring>, me: Option<SlotId>) -> Result<(), Status> {
+pub(crate) fn admit(
+    now: Micros,
+    inbound: &Inbound,
+    ring: Option<&Ring>,
+    me: Option<SlotId>,
+) -> Result<(), Status> {
     if inbound.deadline <= now && safeguard::holds(Safeguard::DeadlinesHold) {
         return Err(Status::Expired);
     }

@@ -24,6 +24,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod conductor;
+pub mod control;
+pub mod coordinator;
 pub mod forward;
 pub mod jump;
 pub mod link;
@@ -35,4 +38,3 @@ mod safeguard;
 pub mod table;
 pub mod time;
 pub mod wire;
-

@@ -20,14 +20,19 @@ use crate::ring::Epoch;
 use crate::safeguard::{self, Safeguard};
 use crate::time::Micros;
 use crate::wire::{
-    self, BODY_BYTES_MAX, CHECKSUM_BYTES, Decoded, FRAME_BYTES_MAX, Flags, GREETING_BYTES_MAX, Garbled, HEADER_BYTES,
+    self, BODY_BYTES_MAX, CHECKSUM_BYTES, Decoded, FRAME_BYTES_MAX, Flags, GREETING_BYTES_MAX, HEADER_BYTES,
     Header, Kind, Status, Versions,
 };
 
+mod close;
+mod credit;
 pub mod greeting;
+mod meeting;
 
+pub use close::CloseReason;
+pub use credit::{CREDIT_DEFAULT, Credit, cost_bytes};
 pub use greeting::{Introduction, NONCE_BYTES, Nonce, Secret};
-use greeting::{PROOF_BYTES, Side, Transcript};
+use greeting::{Side, Transcript};
 
 /// A link that says nothing for this long is closed.
 pub const SILENCE_MAX: Micros = Micros::from_millis(1_500);
@@ -48,58 +53,8 @@ pub const OUTPUT_STALL_BYTES: usize = 1 << 20;
 const BACK_OFF_FIRST: Micros = Micros::from_millis(50);
 const BACK_OFF_DOUBLINGS_MAX: u32 = 5;
 
-/// What an acceptor grants unless told otherwise.
-pub const CREDIT_DEFAULT: Credit = Credit { operations: 4_096, bytes: 4 << 20 };
-
 const _: () = assert!(HEARTBEAT_EVERY.0 * 5 <= SILENCE_MAX.0, "a few heartbeats may be late");
 const _: () = assert!(SILENCE_MAX.0 < SENDING_TIME_MAX.0);
-
-/// Requests that may be under way, in number and in bytes. One request may have more bytes when it is the only one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Credit {
-    /// Requests.
-    pub operations: u32,
-    /// Bytes of requests: see [`cost_bytes`].
-    pub bytes: u32,
-}
-
-impl Credit {
-    const NONE: Self = Self { operations: 0, bytes: 0 };
-
-    fn encode(self) -> [u8; 8] {
-        let mut bytes = [0; 8];
-        bytes[..4].copy_from_slice(&self.operations.to_le_bytes());
-        bytes[4..].copy_from_slice(&self.bytes.to_le_bytes());
-        bytes
-    }
-
-    fn decode(bytes: [u8; 8]) -> Self {
-        let [a, b, c, d, e, f, g, h] = bytes;
-        Self { operations: u32::from_le_bytes([a, b, c, d]), bytes: u32::from_le_bytes([e, f, g, h]) }
-    }
-
-    /// Whether one more request of `bytes` may go while this much is used of `granted`.
-    fn admits(self, bytes: u32, granted: Self) -> bool {
-        let fits = self.bytes.checked_add(bytes).is_some_and(|sum| sum <= granted.bytes) || self.bytes == 0;
-        fits && self.operations < granted.operations
-    }
-
-    fn take(&mut self, bytes: u32) {
-        self.operations += 1;
-        self.bytes = self.bytes.saturating_add(bytes);
-    }
-
-    fn give_back(&mut self, bytes: u32) {
-        assert!(self.operations > 0 && self.bytes >= bytes, "what is given back was taken");
-        self.operations -= 1;
-        self.bytes -= bytes;
-    }
-}
-
-/// What a message of `body_bytes` costs: its bytes and one frame's.
-pub fn cost_bytes(body_bytes: usize) -> u32 {
-    u32::try_from(body_bytes + HEADER_BYTES + CHECKSUM_BYTES).unwrap_or(u32::MAX)
-}
 
 /// What all links of a shard have in common.
 #[derive(Clone, Debug)]
@@ -131,62 +86,6 @@ pub struct Expected {
     pub node: NodeId,
     /// Its life by the ring.
     pub incarnation: Incarnation,
-}
-
-/// Why a link ended.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CloseReason {
-    /// The connection could not be made, or the kernel or the other node closed it.
-    #[error("the connection was closed or could not be made")]
-    Lost,
-    /// Bytes that are no frame.
-    #[error("garbled: {0}")]
-    Garbled(#[from] Garbled),
-    /// A frame that has no place here.
-    #[error("a frame out of place: {0:?}")]
-    Unexpected(Kind),
-    /// A greeting that cannot be read.
-    #[error("a greeting that cannot be read")]
-    Greeting,
-    /// A node of another cluster.
-    #[error("a node of the cluster {0}")]
-    OtherCluster(ClusterId),
-    /// Not the node that should be there.
-    #[error("{0} answers there, another node is expected")]
-    OtherNode(NodeId),
-    /// The node was started anew, and the ring does not know yet.
-    #[error("{0} is in another life than the ring says")]
-    OtherLife(NodeId),
-    /// This very node.
-    #[error("it is this node itself")]
-    Itself,
-    /// No version in common.
-    #[error("it speaks the protocol versions {lowest} to {highest}", lowest = .0.lowest, highest = .0.highest)]
-    Versions(Versions),
-    /// It does not know the secret.
-    #[error("it does not know the cluster's secret")]
-    Secret,
-    /// The greeting took too long.
-    #[error("no connection and greeting in time")]
-    GreetingTime,
-    /// Nothing was heard.
-    #[error("it is silent")]
-    Silent,
-    /// Nothing could be sent.
-    #[error("it does not read")]
-    Stuck,
-    /// More requests than granted.
-    #[error("it sends more than it was granted")]
-    CreditExceeded,
-    /// A message beyond the limit, or cut in a way that makes no sense.
-    #[error("a message that is too long or cut wrongly")]
-    Message,
-    /// A response to nothing.
-    #[error("a response that nobody waits for")]
-    UnknownResponse,
-    /// This node wants it no longer.
-    #[error("it is not needed any more")]
-    Retired,
 }
 
 /// A request that came in. Its bytes are [`Link::body`].
@@ -256,17 +155,33 @@ pub struct NoCredit;
 #[derive(Debug)]
 enum State {
     /// Dialler: pauses.
-    Resting { until: Micros },
+    Resting {
+        until: Micros,
+    },
     /// Dialler: the kernel connects.
-    Connecting { deadline: Micros },
+    Connecting {
+        deadline: Micros,
+    },
     /// Dialler: has said hello.
-    Greeting { deadline: Micros, hello: Vec<u8> },
+    Greeting {
+        deadline: Micros,
+        hello: Vec<u8>,
+    },
     /// Dialler: has sent its proof.
-    Proving { deadline: Micros, said: Transcript },
+    Proving {
+        deadline: Micros,
+        said: Transcript,
+    },
     /// Acceptor: waits for hello.
-    Listening { deadline: Micros, nonce: Nonce },
+    Listening {
+        deadline: Micros,
+        nonce: Nonce,
+    },
     /// Acceptor: waits for the proof.
-    Challenged { deadline: Micros, said: Transcript },
+    Challenged {
+        deadline: Micros,
+        said: Transcript,
+    },
     Up,
     /// Acceptor: this was all.
     Over,
@@ -307,6 +222,8 @@ pub struct Link {
     output: Vec<u8>,
     sending: Option<Sending>,
     heard_at: Micros,
+    /// When bytes came last: the time in the input counts against a request's deadline.
+    received_at: Micros,
     stalled: bool,
     heartbeat_at: Micros,
 }
@@ -320,7 +237,13 @@ struct Sending {
 impl Link {
     /// A link that this side keeps up: it dials at once, and again after each end. `jitter` is any number, another for
     /// each link.
-    pub fn dialler(identity: Arc<Identity>, expected: Expected, epoch: Epoch, now: Micros, jitter: u64) -> Self {
+    pub fn dialler(
+        identity: Arc<Identity>,
+        expected: Expected,
+        epoch: Epoch,
+        now: Micros,
+        jitter: u64,
+    ) -> Self {
         Self::new(identity, Side::Dialler, Some(expected), State::Resting { until: now }, epoch, jitter)
     }
 
@@ -361,6 +284,7 @@ impl Link {
             output: Vec::new(),
             sending: None,
             heard_at: Micros::default(),
+            received_at: Micros::default(),
             stalled: false,
             heartbeat_at: Micros::NEVER,
         }
@@ -464,6 +388,7 @@ impl Link {
             return;
         }
         self.heard_at = now;
+        self.received_at = now;
         self.body = Body::Input(0..0);
         self.input.drain(..self.consumed);
         self.consumed = 0;
@@ -496,7 +421,13 @@ impl Link {
     }
 
     /// Gathers a request: its header's kind, epoch and deadline are filled in here. Dialler only, while up.
-    pub fn send_request(&mut self, now: Micros, header: Header, deadline: Micros, body: &[u8]) -> Result<(), NoCredit> {
+    pub fn send_request(
+        &mut self,
+        now: Micros,
+        header: Header,
+        deadline: Micros,
+        body: &[u8],
+    ) -> Result<(), NoCredit> {
         assert!(self.side == Side::Dialler && self.is_up(), "requests go out on dialled links that are up");
         let cost = cost_bytes(body.len());
         if !self.used.admits(cost, self.granted) && safeguard::holds(Safeguard::CreditIsKept) {
@@ -521,11 +452,8 @@ impl Link {
         }
         assert!(status == Status::Done || body.is_empty(), "only what was executed has a reply");
         self.used.give_back(owed.cost);
-        let header = Header {
-            opaque: owed.opaque,
-            detail: status as u8,
-            ..Header::new(Kind::Response, self.epoch)
-        };
+        let header =
+            Header { opaque: owed.opaque, detail: status as u8, ..Header::new(Kind::Response, self.epoch) };
         self.append_message(header, body);
     }
 
@@ -569,14 +497,17 @@ impl Link {
         if let Some(reason) = self.closing.take() {
             return Some(self.end(now, reason));
         }
-        if self.peer_epoch > self.peer_epoch_told {
-            self.peer_epoch_told = self.peer_epoch;
-            return Some(Event::PeerEpoch(self.peer_epoch));
-        }
         match self.next_frame(now) {
-            Ok(event) => event,
+            // What was heard without an event may have told an epoch all the same.
+            Ok(event) => event.or_else(|| self.epoch_news()),
             Err(reason) => Some(self.end(now, reason)),
         }
+    }
+
+    fn epoch_news(&mut self) -> Option<Event> {
+        let is_news = self.peer_epoch > self.peer_epoch_told;
+        self.peer_epoch_told = self.peer_epoch;
+        is_news.then_some(Event::PeerEpoch(self.peer_epoch))
     }
 
     fn is_due(&self, now: Micros) -> bool {
@@ -673,7 +604,12 @@ impl Link {
         Ok(None)
     }
 
-    fn hear(&mut self, now: Micros, header: Header, body: Range<usize>) -> Result<Option<Event>, CloseReason> {
+    fn hear(
+        &mut self,
+        now: Micros,
+        header: Header,
+        body: Range<usize>,
+    ) -> Result<Option<Event>, CloseReason> {
         self.body = Body::Input(body.clone());
         if header.kind.is_greeting() {
             return self.greet(now, header, body);
@@ -689,7 +625,7 @@ impl Link {
             (Kind::Heartbeat, _) => Ok(None),
             (Kind::RingWanted, _) => Ok(Some(Event::RingWanted(Epoch(header.opaque)))),
             (Kind::RingDocument, _) => Ok(Some(Event::RingDocument)),
-            (Kind::Request, Side::Acceptor) => self.take_request(now, header).map(Some),
+            (Kind::Request, Side::Acceptor) => self.take_request(header).map(Some),
             (Kind::Response, Side::Dialler) => {
                 let status = Status::of(header.detail).ok_or(CloseReason::Message)?;
                 Ok(Some(Event::Response { opaque: header.opaque, status, epoch: header.epoch }))
@@ -721,7 +657,7 @@ impl Link {
         Ok((!goes_on).then_some(whole))
     }
 
-    fn take_request(&mut self, now: Micros, header: Header) -> Result<Event, CloseReason> {
+    fn take_request(&mut self, header: Header) -> Result<Event, CloseReason> {
         let cost = cost_bytes(self.body().len());
         if !self.used.admits(cost, self.granted) {
             return Err(CloseReason::CreditExceeded);
@@ -734,7 +670,7 @@ impl Link {
             shard: header.shard,
             hop: header.detail,
             flags: header.flags,
-            deadline: now + Micros(header.deadline_micros.into()),
+            deadline: self.received_at + Micros(header.deadline_micros.into()),
         }))
     }
 
@@ -743,108 +679,16 @@ impl Link {
         assert!(self.consumed <= self.input.len());
         let may_be_alone = self.used.operations <= 1;
         assert!(self.used.operations <= self.granted.operations, "{:?} of {:?}", self.used, self.granted);
-        assert!(self.used.bytes <= self.granted.bytes || may_be_alone, "{:?} of {:?}", self.used, self.granted);
+        assert!(
+            self.used.bytes <= self.granted.bytes || may_be_alone,
+            "{:?} of {:?}",
+            self.used,
+            self.granted
+        );
         assert!(self.assembly.len() <= self.identity.message_bytes_max);
         let requests = usize::try_from(self.granted.bytes).expect("32 bits fit") + FRAME_BYTES_MAX;
         let replies = OUTPUT_STALL_BYTES + self.identity.message_bytes_max + FRAME_BYTES_MAX;
         assert!(self.output_bytes() <= requests.max(replies), "{} bytes wait", self.output_bytes());
-    }
-
-    /// One step of the greeting.
-    fn greet(&mut self, now: Micros, header: Header, body: Range<usize>) -> Result<Option<Event>, CloseReason> {
-        let body = self.input[body].to_vec();
-        match (std::mem::replace(&mut self.state, State::Over), header.kind) {
-            (State::Listening { deadline, nonce }, Kind::Hello) => {
-                let peer = self.recognise(&body)?;
-                let version = self.identity.versions.common(peer.versions);
-                let version = version.ok_or(CloseReason::Versions(peer.versions))?;
-                let taken = Versions { lowest: version, highest: version };
-                let challenge = self.introduction(taken, nonce).encode();
-                self.append(Header::new(Kind::Challenge, self.epoch), &challenge);
-                self.peer = Some(peer);
-                self.state = State::Challenged { deadline, said: Transcript { hello: body, challenge } };
-                Ok(None)
-            }
-            (State::Greeting { deadline, hello }, Kind::Challenge) => {
-                let peer = self.recognise(&body)?;
-                self.check_expected(&peer)?;
-                let said = Transcript { hello, challenge: body };
-                let proof = said.prove(&self.identity.secret, Side::Dialler, Credit::NONE);
-                self.append(Header::new(Kind::Proof, self.epoch), &proof);
-                self.peer = Some(peer);
-                self.state = State::Proving { deadline, said };
-                Ok(None)
-            }
-            (State::Challenged { said, .. }, Kind::Proof) => {
-                if !said.verify(&self.identity.secret, Side::Dialler, Credit::NONE, &body) {
-                    return Err(CloseReason::Secret);
-                }
-                let granted = self.identity.granted;
-                let proof = said.prove(&self.identity.secret, Side::Acceptor, granted);
-                self.append(Header::new(Kind::Welcome, self.epoch), &[&proof[..], &granted.encode()].concat());
-                Ok(Some(self.rise(now, granted, header.epoch)))
-            }
-            (State::Proving { said, .. }, Kind::Welcome) => {
-                let (proof, credit) = body.split_first_chunk::<PROOF_BYTES>().ok_or(CloseReason::Greeting)?;
-                let granted = Credit::decode(credit.try_into().map_err(|_| CloseReason::Greeting)?);
-                if !said.verify(&self.identity.secret, Side::Acceptor, granted, proof) {
-                    return Err(CloseReason::Secret);
-                }
-                Ok(Some(self.rise(now, granted, header.epoch)))
-            }
-            (state, kind) => {
-                self.state = state;
-                Err(CloseReason::Unexpected(kind))
-            }
-        }
-    }
-
-    /// Whether this is a node of the same cluster, and another one.
-    fn recognise(&self, body: &[u8]) -> Result<Introduction, CloseReason> {
-        let peer = Introduction::decode(body).ok_or(CloseReason::Greeting)?;
-        if peer.cluster != self.identity.cluster {
-            return Err(CloseReason::OtherCluster(peer.cluster));
-        }
-        if peer.node == self.identity.node {
-            return Err(CloseReason::Itself);
-        }
-        Ok(peer)
-    }
-
-    fn check_expected(&self, peer: &Introduction) -> Result<(), CloseReason> {
-        let expected = self.expected.as_ref().expect("a dialler expects somebody");
-        if peer.node != expected.node {
-            return Err(CloseReason::OtherNode(peer.node.clone()));
-        }
-        if !expected.incarnation.admits(peer.incarnation) {
-            return Err(CloseReason::OtherLife(peer.node.clone()));
-        }
-        let taken = peer.versions;
-        let is_one = taken.lowest == taken.highest && self.identity.versions.common(taken).is_some();
-        if is_one { Ok(()) } else { Err(CloseReason::Versions(taken)) }
-    }
-
-    fn rise(&mut self, now: Micros, granted: Credit, peer_epoch: Epoch) -> Event {
-        self.state = State::Up;
-        self.granted = granted;
-        self.failures = 0;
-        self.heard_at = now;
-        self.heartbeat_at = now + HEARTBEAT_EVERY;
-        self.peer_epoch = peer_epoch;
-        Event::Up
-    }
-
-    fn introduction(&self, versions: Versions, nonce: Nonce) -> Introduction {
-        let Identity { cluster, node, incarnation, shard, shards, .. } = &*self.identity;
-        Introduction {
-            versions,
-            shard: *shard,
-            shards: *shards,
-            cluster: cluster.clone(),
-            node: node.clone(),
-            incarnation: *incarnation,
-            nonce,
-        }
     }
 
     /// Gathers a message in as many frames as it needs.

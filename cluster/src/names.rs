@@ -181,7 +181,9 @@ mod tests {
 
     #[test]
     fn what_is_no_address_is_refused() {
-        for text in ["", "host", "host:", ":1", "host:0", "host:65536", "::1:7", "[x]:1", "a b:1", "h/:1", "h:+1x"] {
+        for text in
+            ["", "host", "host:", ":1", "host:0", "host:65536", "::1:7", "[x]:1", "a b:1", "h/:1", "h:+1x"]
+        {
             assert_eq!(text.parse::<Address>(), Err(NotAName::Address), "{text:?}");
         }
     }

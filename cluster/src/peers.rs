@@ -274,7 +274,8 @@ impl<P: Copy> Peers<P> {
 
     fn target(&self, slot: SlotId, entry: &SlotEntry, lane: u8) -> Target {
         // Fewer links than shards: the links of different shards here end at different shards there.
-        let spread = if u16::from(self.lanes(entry)) < entry.shards { u16::from(self.identity.shard) } else { 0 };
+        let spread =
+            if u16::from(self.lanes(entry)) < entry.shards { u16::from(self.identity.shard) } else { 0 };
         let shard = (u16::from(lane) + spread) % entry.shards;
         Target {
             slot,
@@ -492,7 +493,9 @@ impl<P: Copy> Peers<P> {
                 None
             }
             Event::Request(inbound) => self.take_request(now, id, inbound),
-            Event::Response { opaque, status, epoch } => self.take_response(now, id, Opaque(opaque), status, epoch),
+            Event::Response { opaque, status, epoch } => {
+                self.take_response(now, id, Opaque(opaque), status, epoch)
+            }
             Event::RingWanted(epoch) => {
                 self.send_ring(id, epoch);
                 None
@@ -635,7 +638,7 @@ impl<P: Copy> Peers<P> {
             let index = (self.asked + step) % self.places.len();
             let Some(entry) = &mut self.places[index].entry else { continue };
             if entry.link.is_up() && entry.link.peer_epoch() > ours {
-                entry.link.ask_ring(ours.next());
+                entry.link.ask_ring(ours.next().expect("a later epoch was heard of"));
                 self.asked = index;
                 return;
             }
@@ -680,3 +683,6 @@ fn request_header(opaque: Opaque, hash: u64, flags: Flags, shard: u8, hop: u8) -
         ..Header::new(Kind::Request, Epoch::NONE)
     }
 }
+
+#[cfg(test)]
+mod tests;

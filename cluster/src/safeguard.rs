@@ -1,4 +1,4 @@
-//! The safeguards that the simulator takes away one at a time, to see that it would find their absence.
+//! The safeguards that tests take away one at a time, to see that it would find their absence.
 //! Outside the crate's own tests all of them hold, and asking is free.
 
 /// What keeps a cluster right when messages are late, doubled or lost.
@@ -18,8 +18,6 @@ pub(crate) enum Safeguard {
     SilenceIsNoticed,
     /// A ring is written only by the conductor of the moment.
     RingWritesAreFenced,
-    /// A watch that missed events begins anew.
-    WatchesResume,
 }
 
 /// Whether a safeguard is in force.

@@ -41,10 +41,10 @@ impl Epoch {
     /// The last there can be.
     pub const MAX: Self = Self((1 << 48) - 1);
 
-    /// The one that follows. The last epoch is out of reach: a thousand changes a second would take 8 900 years.
-    pub fn next(self) -> Self {
-        assert!(self < Self::MAX, "epochs do not run out");
-        Self(self.0 + 1)
+    /// The one that follows; `None` after the last, which only a file can reach: a thousand changes a second would take
+    /// 8 900 years.
+    pub fn next(self) -> Option<Self> {
+        (self < Self::MAX).then(|| Self(self.0 + 1))
     }
 }
 
@@ -57,10 +57,9 @@ impl Term {
     /// The last there can be.
     pub const MAX: Self = Self((1 << 24) - 1);
 
-    /// The one that follows.
-    pub fn next(self) -> Self {
-        assert!(self < Self::MAX, "terms do not run out: one a minute would take 31 years");
-        Self(self.0 + 1)
+    /// The one that follows; `None` after the last: one a minute would take 31 years.
+    pub fn next(self) -> Option<Self> {
+        (self < Self::MAX).then(|| Self(self.0 + 1))
     }
 }
 
@@ -165,7 +164,9 @@ pub enum Refusal {
     #[error("its format is {0}, and this version reads {FORMAT}")]
     Format(u64),
     /// Damaged.
-    #[error("its checksum is {found:08x}, and its content has {computed:08x}: it was damaged, or edited by hand")]
+    #[error(
+        "its checksum is {found:08x}, and its content has {computed:08x}: it was damaged, or edited by hand"
+    )]
     Checksum {
         /// What it says.
         found: u32,

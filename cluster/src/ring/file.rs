@@ -2,7 +2,9 @@
 
 use serde::Deserialize;
 
-use super::document::{DOCUMENT_BYTES_MAX, Epoch, FORMAT, Mode, NodeState, Refusal, RingDocument, SlotEntry, Term};
+use super::document::{
+    DOCUMENT_BYTES_MAX, Epoch, FORMAT, Mode, NodeState, Refusal, RingDocument, SlotEntry, Term,
+};
 use crate::names::{Address, ClusterId, Incarnation, Name, NodeId};
 use crate::table::Weight;
 
@@ -118,7 +120,10 @@ impl NodeInFile {
         let node = match self.id {
             Some(id) => id,
             None => named_by_address().map_err(|_| {
-                Refusal::Unreadable(format!("the node {} needs an id: its address is too long for one", self.peer))
+                Refusal::Unreadable(format!(
+                    "the node {} needs an id: its address is too long for one",
+                    self.peer
+                ))
             })?,
         };
         Ok(SlotEntry {

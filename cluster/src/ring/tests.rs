@@ -113,7 +113,10 @@ fn each_mistake_in_a_document_has_its_reason() {
         (changed(|d| d.replicas = 1), Refusal::ModeMisfit(1)),
         (changed(|d| d.mode = Mode::Rf1), Refusal::ModeMisfit(2)),
         (changed(|d| d.slots[0].node = node.clone()), Refusal::NodeTwice(node.clone())),
-        (changed(|d| d.slots[1].client = first_address.clone()), Refusal::AddressTwice(first_address.clone())),
+        (
+            changed(|d| d.slots[1].client = first_address.clone()),
+            Refusal::AddressTwice(first_address.clone()),
+        ),
         (changed(|d| d.slots[1].weight = 257), Refusal::WeightRange { node: node.clone(), weight: 257 }),
         (changed(|d| d.slots[1].shards = 0), Refusal::ShardCount { node: node.clone(), shards: 0 }),
         (changed(|d| d.slots[1].shards = 257), Refusal::ShardCount { node: node.clone(), shards: 257 }),
@@ -138,7 +141,10 @@ fn text_that_is_no_document_has_its_reason() {
     assert!(matches!(read(&json.replace("\"zone\":\"a\"", "\"room\":\"a\"")), Refusal::Unreadable(_)));
     assert_eq!(read(&" ".repeat(DOCUMENT_LENGTH)), Refusal::TooLong(DOCUMENT_LENGTH));
     assert!(matches!(RingDocument::from_toml("cluster = 1"), Err(Refusal::Unreadable(_))));
-    assert!(matches!(RingDocument::from_toml("[[node]]\npeer=\"a:1\"\nclient=\"x\""), Err(Refusal::Unreadable(_))));
+    assert!(matches!(
+        RingDocument::from_toml("[[node]]\npeer=\"a:1\"\nclient=\"x\""),
+        Err(Refusal::Unreadable(_))
+    ));
 }
 
 const DOCUMENT_LENGTH: usize = document::DOCUMENT_BYTES_MAX + 1;
@@ -177,8 +183,14 @@ fn what_is_older_foreign_or_a_twin_is_refused_and_the_ring_stays() {
     let other = ClusterId("other".parse().unwrap());
     let ours = three_nodes().cluster;
     let cases = [
-        (changed(|d| (d.epoch, d.term) = (Epoch(4), Term(5))), Refusal::Older { offered: Epoch(4), current: Epoch(5) }),
-        (changed(|d| (d.epoch, d.term) = (Epoch(6), Term(4))), Refusal::TermFell { from: Term(5), to: Term(4) }),
+        (
+            changed(|d| (d.epoch, d.term) = (Epoch(4), Term(5))),
+            Refusal::Older { offered: Epoch(4), current: Epoch(5) },
+        ),
+        (
+            changed(|d| (d.epoch, d.term) = (Epoch(6), Term(4))),
+            Refusal::TermFell { from: Term(5), to: Term(4) },
+        ),
         (changed(|d| (d.epoch, d.term) = (Epoch(5), Term(6))), Refusal::Twin(Epoch(5))),
         (
             changed(|d| (d.epoch, d.cluster) = (Epoch(6), other.clone())),

@@ -229,7 +229,10 @@ fn what_moves_is_within_a_tenth_of_the_ideal() {
         ];
         for (change, after, ideal) in cases {
             let share = moved(&before, &PartitionTable::build(&after, 2)) as f64 / PARTITION_COUNT as f64;
-            assert!((share / ideal - 1.0).abs() < 0.1, "{change}, {count} slots: {share} moved, ideal {ideal}");
+            assert!(
+                (share / ideal - 1.0).abs() < 0.1,
+                "{change}, {count} slots: {share} moved, ideal {ideal}"
+            );
         }
     }
 }
