@@ -38,3 +38,6 @@ mod safeguard;
 pub mod table;
 pub mod time;
 pub mod wire;
+
+#[cfg(test)]
+mod simulation;
