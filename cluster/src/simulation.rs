@@ -40,10 +40,11 @@ use dice::Dice;
 use etcd::SimEtcd;
 
 /// Faults go on for so long; then everything is mended.
-const FAULTS_END: Micros = Micros::from_millis(14_000);
-/// By then everything must be well again.
-const CHECKS_AT: Micros = Micros::from_millis(24_000);
-const END: Micros = Micros::from_millis(25_000);
+const FAULTS_END: Micros = Micros::from_millis(12_000);
+/// By then everything must be well again: the last late call of a dead conductor has renewed its lease after 5 s, the
+/// lease has run out after 5 more, and its heir has looked around.
+const CHECKS_AT: Micros = Micros::from_millis(26_000);
+const END: Micros = Micros::from_millis(27_000);
 /// Requests are held to I12 from here: the cluster has formed.
 const FORMED: Micros = Micros::from_millis(4_000);
 const REQUEST_TIME_MAX: Micros = Micros::from_millis(1_000);

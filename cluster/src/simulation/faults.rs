@@ -26,7 +26,7 @@ impl World {
                     self.etcd.renew_all(self.now);
                 }
             }
-            1 => self.etcd_delay = [2, 20, 500, 3_000][self.dice.index(4)],
+            1 => self.etcd_delay = [2, 20, 500, 2_500][self.dice.index(4)],
             2 => self.etcd.compact(),
             3 => self.break_watch(node),
             4 => self.cut(),
