@@ -1,7 +1,9 @@
 //! The slowest single operations of a shard under churn: it grows, evicts, moves pages and sweeps meanwhile.
-//! Nothing runs beside it, so what the machine adds is measured in the same loop and shown.
+//! Time in which the kernel let other threads run is not counted; what the machine adds besides, interrupts above all, is
+//! measured in the same loop and shown.
 
 use std::fmt;
+use std::fs;
 use std::hint::black_box;
 use std::time::Instant;
 
@@ -39,6 +41,11 @@ const LARGE_BYTES: usize = 700_000;
 /// Rounds of plain arithmetic, about as long as an operation.
 const CONTROL_ROUNDS: u64 = 256;
 const SECOND_NS: u64 = 1_000_000_000;
+
+/// An operation this long may have been interrupted by another thread, which is worth a look at the kernel's accounts.
+const SUSPICIOUS_NS: u64 = 20_000;
+/// On-CPU time, waiting time and time slices of the calling thread, in this order.
+const SCHEDULE_ACCOUNT: &str = "/proc/thread-self/schedstat";
 
 const _: () = assert!(GET_PERCENT + SET_PERCENT < 100);
 
@@ -151,6 +158,9 @@ struct Report {
     reclaimed: u64,
     page_moves: u64,
     index_bytes: usize,
+    /// Operations during which the kernel let another thread run, and for how long in all. Not part of the times.
+    interrupted: u64,
+    interrupted_ns: u64,
 }
 
 /// Churns and prints the result.
@@ -179,6 +189,10 @@ struct Churn {
     random: SmallRng,
     value: Vec<u8>,
     histograms: [Histogram<u64>; Kind::ALL.len()],
+    /// Waiting time of this thread as last read.
+    waited_ns: u64,
+    interrupted: u64,
+    interrupted_ns: u64,
 }
 
 impl Churn {
@@ -200,6 +214,9 @@ impl Churn {
             random: SmallRng::seed_from_u64(seed),
             value: vec![b'v'; LARGE_BYTES],
             histograms: std::array::from_fn(|_| histogram.clone()),
+            waited_ns: waited_ns(),
+            interrupted: 0,
+            interrupted_ns: 0,
         })
     }
 
@@ -209,6 +226,7 @@ impl Churn {
             self.now.0 += 1;
         }
         if at.is_multiple_of(OPERATIONS_PER_SWEEP) {
+            self.waited_ns = waited_ns();
             self.timed(Kind::Sweep, |shard, now| shard.sweep(now, SWEEP_CHUNKS).freed);
         }
         let key = self.key();
@@ -240,9 +258,21 @@ impl Churn {
     fn timed<R>(&mut self, kind: Kind, operation: impl FnOnce(&mut Shard, Seconds) -> R) -> R {
         let start = Instant::now();
         let result = black_box(operation(&mut self.shard, self.now));
-        let nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let mut nanoseconds = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        if nanoseconds >= SUSPICIOUS_NS {
+            nanoseconds -= self.lost_to_others(nanoseconds);
+        }
         self.histograms[kind as usize].saturating_record(nanoseconds.max(1));
         result
+    }
+
+    /// How much of an operation's time other threads had.
+    fn lost_to_others(&mut self, nanoseconds: u64) -> u64 {
+        let waited = waited_ns();
+        let lost = waited.saturating_sub(std::mem::replace(&mut self.waited_ns, waited)).min(nanoseconds);
+        self.interrupted += u64::from(lost > 0);
+        self.interrupted_ns += lost;
+        lost
     }
 
     /// Some keys are far more popular than others: half of the picks fall on an eighth of the keys.
@@ -277,8 +307,16 @@ impl Churn {
             reclaimed,
             page_moves,
             index_bytes: self.shard.memory().index,
+            interrupted: self.interrupted,
+            interrupted_ns: self.interrupted_ns,
         }
     }
+}
+
+/// Nanoseconds for which this thread was ready to run and was not let; 0 where the kernel keeps no such account.
+fn waited_ns() -> u64 {
+    let account = fs::read_to_string(SCHEDULE_ACCOUNT).unwrap_or_default();
+    account.split_whitespace().nth(1).and_then(|waited| waited.parse().ok()).unwrap_or(0)
 }
 
 #[expect(
@@ -308,6 +346,11 @@ impl fmt::Display for Report {
             f,
             "\n{items} items at the end of {stores} stores; {evictions} evicted, {reclaimed} expired ones freed, \
              {page_moves} pages moved; index grown to {index_bytes} bytes."
+        )?;
+        let (interrupted, lost_ms) = (self.interrupted, self.interrupted_ns as f64 / 1e6);
+        writeln!(
+            f,
+            "Other threads had {lost_ms:.1} ms of {interrupted} operations, which is not counted above."
         )
     }
 }

@@ -123,7 +123,8 @@ impl Shard {
     ) -> Result<Location, NoRoom> {
         let digits = Digits::of(value);
         let old = self.arena.head(location);
-        if head.key_offset() == old.key_offset() && digits.as_slice().len() <= old.header.value_len() {
+        let fits = head.key_offset() == old.key_offset() && digits.as_slice().len() <= old.header.value_len();
+        if fits && !self.is_pinned(location) {
             self.arena.set_head(location, head);
             let start = location.offset() + head.value_offset();
             let text = self.arena.bytes_mut(start..start + head.header.value_len());

@@ -46,6 +46,8 @@ pub struct MemoryUse {
     pub external: usize,
     /// Bytes of the linked items, a part of `pages`.
     pub items: usize,
+    /// Bytes of chunks that belong to no item, a part of `pages`: reservations, and pinned values whose item is gone.
+    pub held: usize,
 }
 
 impl MemoryUse {

@@ -153,9 +153,10 @@ fn bits_of(hash: u64) -> [u64; WORDS] {
     let mut rest = mix(hash.rotate_left(32));
     let mut bits = [0; WORDS];
     for _ in 0..PROBES {
-        let bit = u32::try_from(rest % u64::from(BITS - NUMBER_BITS)).expect("below 256") + NUMBER_BITS;
+        let [eight, ..] = rest.to_le_bytes();
+        let bit = ((u32::from(eight) * (BITS - NUMBER_BITS)) >> u8::BITS) + NUMBER_BITS;
         bits[(bit / 64) as usize] |= 1 << (bit % 64);
-        rest >>= 8;
+        rest >>= u8::BITS;
     }
     bits
 }

@@ -60,6 +60,8 @@ pub(crate) struct Index {
     /// First old bucket whose entries have moved.
     frontier: u64,
     buckets_max: u64,
+    /// Home buckets in use on both sides of the frontier.
+    home_buckets: usize,
     overflow_max: usize,
     /// Overflow buckets ever used; they follow the home buckets.
     overflow_used: usize,
@@ -82,6 +84,7 @@ impl Index {
             buckets_next: buckets,
             frontier: buckets,
             buckets_max: buckets_max as u64,
+            home_buckets: to_usize(buckets),
             overflow_max,
             overflow_used: 0,
             overflow_free: NO_LINK,
@@ -91,8 +94,9 @@ impl Index {
     }
 
     /// Bytes in use: home buckets on both sides of the frontier, and overflow buckets.
+    #[inline]
     pub(crate) fn bytes(&self) -> usize {
-        (self.home_buckets_in_use(self.frontier) + self.overflow_used) * BUCKET_SIZE
+        (self.home_buckets + self.overflow_used) * BUCKET_SIZE
     }
 
     pub(crate) fn items(&self) -> u64 {
@@ -119,10 +123,10 @@ impl Index {
         }
     }
 
-    /// Loads the home bucket of `hash`.
+    /// Has the CPU fetch the home bucket of `hash`.
     #[inline]
-    pub(crate) fn touch(&self, hash: u64) -> u8 {
-        self.bucket(self.home(hash)).tags_and_link[0]
+    pub(crate) fn prefetch(&self, hash: u64) {
+        self.region.prefetch(self.home(hash) * BUCKET_SIZE);
     }
 
     /// The first location in the home bucket that may be the key's: mostly it is.
@@ -183,7 +187,7 @@ impl Index {
     /// Most bytes the next [`Index::migrate_bucket`] can add to [`Index::bytes`]. Growing only.
     pub(crate) fn migrate_bytes_max(&self) -> usize {
         assert!(self.is_growing());
-        let now = self.home_buckets_in_use(self.frontier);
+        let now = self.home_buckets;
         let then = self.home_buckets_in_use(self.frontier - 1);
         (then - now) * BUCKET_SIZE + self.overflow_bytes_max(self.migrate_overflow_max())
     }
@@ -212,9 +216,24 @@ impl Index {
                 }
             }
         }
+        self.home_buckets = self.home_buckets_in_use(self.frontier);
         if self.frontier == 0 {
             self.buckets = self.buckets_next;
             self.frontier = self.buckets;
+        }
+    }
+
+    /// Shows every entry of the bucket that `hash` falls into; returns the first hash that falls beyond it, if one does.
+    pub(crate) fn walk(&self, hash: u64, mut show: impl FnMut(Location)) -> Option<u64> {
+        for at in self.chain(self.home(hash)) {
+            let bucket = self.bucket(at);
+            bucket.used_slots().for_each(|slot| show(Location(bucket.locations[slot])));
+        }
+        let old = range_reduced(hash, self.buckets);
+        if old < self.frontier {
+            first_hash_of(old + 1, self.buckets)
+        } else {
+            first_hash_of(range_reduced(hash, self.buckets_next) + 1, self.buckets_next)
         }
     }
 
@@ -239,6 +258,7 @@ impl Index {
             }
         }
         assert_eq!(items, self.items);
+        assert_eq!(self.home_buckets, self.home_buckets_in_use(self.frontier));
         assert_eq!(overflow + self.overflow_free_count, self.overflow_used);
     }
 
@@ -410,6 +430,11 @@ fn tag_of(hash: u64) -> u8 {
 #[inline]
 fn range_reduced(hash: u64, range: u64) -> u64 {
     ((u128::from(hash) * u128::from(range)) >> u64::BITS) as u64
+}
+
+/// The lowest hash that [`range_reduced`] maps to a number or beyond, if there is one.
+fn first_hash_of(number: u64, range: u64) -> Option<u64> {
+    u64::try_from((u128::from(number) << u64::BITS).div_ceil(u128::from(range))).ok()
 }
 
 /// `a * b / divisor`, rounded down. Bucket numbers are far below 2^32, so nothing overflows.

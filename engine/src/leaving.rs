@@ -2,19 +2,28 @@
 //! item's value but to move it.
 //!
 //! A page that leaves gets no new items; those it has are evicted, or moved within their class if they were hit
-//! lately and there is room. Nobody waits for it: what is needed meanwhile comes from one page's worth of budget
+//! lately and there is room, and so is what continues an item. Nobody waits for it: what is needed meanwhile comes from one page's worth of budget
 //! that is kept free.
 
+use std::iter::successors;
+
 use crate::arena::Location;
+use crate::automove::Automove;
 use crate::departures::Departures;
 use crate::expiry::Seconds;
 use crate::header::{Chunk, Header};
-use crate::recency::Recency;
+use crate::room::Chunks;
 use crate::shard::Shard;
-use crate::slab::{CLASSES_MAX, ClassId, PageId};
+use crate::slab::{CLASSES_MAX, Class, ClassId, PageId};
+use crate::warm::PAGE_GROUP;
 
 /// Chunks of a leaving page looked at for one store: a few microseconds, and more than any store adds.
 const DRAIN_CHUNKS_PER_STORE: usize = 16;
+/// Copying or walking along so much costs as much time as looking at a chunk that is far away.
+const COPY_BYTES_PER_CHUNK: usize = 4096;
+const WALK_STEPS_PER_CHUNK: usize = 4;
+/// A continuation so far from its head is not worth the walk to move it.
+const WALK_STEPS_MAX: usize = 256;
 /// Pages of a class that are compared when one must go.
 const PAGES_SAMPLED: usize = 8;
 /// Chunks that stand for a page in that comparison.
@@ -31,11 +40,12 @@ const DEMAND_KEPT: f64 = 0.9;
 /// Demand that moves a page must be so many times the donor's, and so much more.
 const DEMAND_RATIO: f64 = 2.0;
 const DEMAND_MARGIN: f64 = 8.0;
-/// So many times the hits a page, and so many more.
-const HITS_RATIO: f64 = 16.0;
-const HITS_MARGIN: f64 = 6.0;
+/// Hits that a donor's pages would get from the taker's items must be so many times its own, and so much more. They
+/// are sampled, so the margin is in hits, not in hits a page: those come to less than one where pages are many.
+const HITS_RATIO: f64 = 8.0;
+const HITS_MARGIN: f64 = 24.0;
 
-const _: () = assert!(CLASSES_MAX <= u64::BITS as usize);
+const _: () = assert!(CLASSES_MAX <= u128::BITS as usize);
 
 /// A page on its way out of its class.
 #[derive(Clone, Copy, Debug)]
@@ -47,7 +57,7 @@ pub(crate) struct Leaving {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Destination {
+pub(crate) enum Destination {
     /// Another class needs it more.
     Class(ClassId),
     /// Its memory is needed for something else.
@@ -113,11 +123,23 @@ impl Shard {
     }
 
     /// A page of the class with most of them, or of the next if none of its pages can go.
-    pub(crate) fn cheapest_page(&self, except: Option<ClassId>) -> Option<PageId> {
-        let mut tried = except.map_or(0, |class| 1_u64 << class.0);
+    pub(crate) fn cheapest_page(&self) -> Option<PageId> {
+        self.page_by(None, |class| class.pages)
+    }
+
+    /// A page of another class for somebody who waits for it: where clearing one takes long, of a class with many pages
+    /// and few items in each.
+    pub(crate) fn quickest_page(&self, except: ClassId) -> Option<PageId> {
+        let is_quick = self.spare_bytes == 0;
+        let chunks = |class: &Class| if is_quick { 1 } else { class.chunks_per_page as usize };
+        self.page_by(Some(except), |class| (class.pages << u16::BITS) / chunks(class))
+    }
+
+    fn page_by(&self, except: Option<ClassId>, score: impl Fn(&Class) -> usize) -> Option<PageId> {
+        let mut tried = except.map_or(0, |class| 1_u128 << class.0);
         loop {
             let untried = self.slabs.class_ids().filter(|class| tried >> class.0 & 1 == 0);
-            let donor = untried.max_by_key(|&class| self.slabs.class(class).pages)?;
+            let donor = untried.max_by_key(|&class| score(self.slabs.class(class)))?;
             tried |= 1 << donor.0;
             let cheapest = self.cheapest_page_of(donor);
             if cheapest.is_some() {
@@ -129,8 +151,11 @@ impl Shard {
     /// Evicts the items of a page and takes it from its class, all at once.
     pub(crate) fn release_page(&mut self, page: PageId) {
         for chunk in 0..self.slabs.touched_in(page) {
+            if chunk.is_multiple_of(PAGE_GROUP) {
+                self.warm_page(page, chunk);
+            }
             let location = self.slabs.chunk_at(page, chunk);
-            assert!(self.clear_chunk(location), "a page that is being written to cannot be moved");
+            assert!(self.clear_chunk(location).is_some(), "a page that is being written to cannot be moved");
         }
         self.unassign_page(page);
     }
@@ -138,7 +163,7 @@ impl Shard {
     /// Bytes of links that a page of a class needs, for the policy that keeps the order of use.
     pub(crate) fn link_bytes_of(&self, class: ClassId) -> usize {
         let chunks = self.slabs.class(class).chunks_per_page as usize;
-        self.recency.as_ref().map_or(0, |_| Recency::bytes_of_page(chunks))
+        self.recency.as_ref().map_or(0, |recency| recency.bytes_of_page(chunks))
     }
 
     /// Whether memory is needed that only items hold.
@@ -151,14 +176,14 @@ impl Shard {
         self.take_external_bytes();
         if self.leaving.is_none()
             && self.is_short()
-            && let Some(page) = self.cheapest_page(None)
+            && let Some(page) = self.find_empty_page().or_else(|| self.cheapest_page())
         {
             self.begin_leaving(page, Destination::Budget);
         }
         self.leaving.is_some()
     }
 
-    fn begin_leaving(&mut self, page: PageId, destination: Destination) {
+    pub(crate) fn begin_leaving(&mut self, page: PageId, destination: Destination) {
         assert!(self.leaving.is_none());
         self.slabs.begin_leaving(page);
         self.leaving = Some(Leaving { page, chunk: 0, destination });
@@ -167,19 +192,34 @@ impl Shard {
     /// Looks at so many chunks of the leaving page; returns how many more there was leave to look at.
     fn drain(&mut self, chunks_max: usize) -> usize {
         let mut left = chunks_max;
+        self.cancel_if_held();
         while let Some(Leaving { page, chunk, destination }) = self.leaving {
             if chunk == self.slabs.touched_in(page) {
                 self.leaving = None;
                 self.arrive(page, destination);
                 break;
             }
-            if left == 0 || !self.clear_chunk(self.slabs.chunk_at(page, chunk)) {
+            if left == 0 {
                 break;
             }
+            if chunk.is_multiple_of(PAGE_GROUP) {
+                self.warm_page(page, chunk);
+            }
+            let Some(cost) = self.clear_chunk(self.slabs.chunk_at(page, chunk)) else { break };
             self.leaving = Some(Leaving { page, chunk: chunk + 1, destination });
-            left -= 1;
+            left = left.saturating_sub(cost);
         }
         left
+    }
+
+    /// Nobody knows how long a reader takes, so a page with a value that is being sent stays, and another may leave.
+    fn cancel_if_held(&mut self) {
+        if let Some(Leaving { page, .. }) = self.leaving
+            && self.slabs.is_held(page)
+        {
+            self.slabs.cancel_leaving(page);
+            self.leaving = None;
+        }
     }
 
     fn arrive(&mut self, page: PageId, destination: Destination) {
@@ -203,20 +243,58 @@ impl Shard {
         self.recency.iter_mut().for_each(|recency| recency.discard(page));
     }
 
-    /// Frees a chunk. False if the current operation still needs it.
-    fn clear_chunk(&mut self, location: Location) -> bool {
+    /// Frees a chunk and returns what it cost, in chunks looked at. `None` if the current operation still needs it.
+    fn clear_chunk(&mut self, location: Location) -> Option<usize> {
         match self.arena.chunk(location) {
-            Chunk::Free { .. } => {}
-            Chunk::Reserved { .. } => return false,
-            Chunk::Continuation { head, .. } if head != self.protected => self.evict(head),
+            Chunk::Free { .. } => Some(1),
             Chunk::Item(header) if location != self.protected => {
-                if header.frequency() == 0 || !self.relocate(location, header) {
-                    self.evict(location);
-                }
+                Some(self.clear_item(location, header.frequency() > 0))
             }
-            Chunk::Continuation { .. } | Chunk::Item(_) => return false,
+            Chunk::Continuation { head, .. } if head != self.protected => Some(
+                self.relocate_continuation(location, head).unwrap_or_else(|| self.clear_item(head, false)),
+            ),
+            Chunk::Reserved { .. } | Chunk::Continuation { .. } | Chunk::Item(_) => None,
         }
-        true
+    }
+
+    /// Moves an item or evicts it.
+    fn clear_item(&mut self, location: Location, keep: bool) -> usize {
+        let head = self.arena.head(location);
+        let continuations = (head.value_len() - head.header.value_len()) / self.payload();
+        let class = self.slabs.class_of(location);
+        let moved = keep && self.relocate(location, head.header);
+        if !moved {
+            self.evict(location);
+        }
+        let copied = if moved { self.slabs.class(class).chunk_size } else { 0 };
+        1 + copied / COPY_BYTES_PER_CHUNK + continuations / WALK_STEPS_PER_CHUNK
+    }
+
+    /// Moves a part of an item to a free chunk. `None` if there is none, or the item is very long.
+    fn relocate_continuation(&mut self, from: Location, head: Location) -> Option<usize> {
+        if !self.slabs.is_leaving(from) {
+            return None;
+        }
+        let mut item = self.arena.head(head);
+        let first = item.extension.chain.map_or(Location::NONE, |chain| Location(chain.first));
+        let chunks = Chunks { head, first };
+        let chain = successors(Some(head), |&chunk| self.chunk_behind(chunks, chunk));
+        let (walked, before) = chain
+            .enumerate()
+            .take(WALK_STEPS_MAX)
+            .find(|&(_, at)| self.chunk_behind(chunks, at) == Some(from))?;
+        let class = self.slabs.class_of(from);
+        let to = self.slabs.take_chunk(class, &self.arena)?;
+        let size = self.slabs.class(class).chunk_size;
+        self.arena.copy(from.offset()..from.offset() + size, to.offset());
+        if before == head {
+            item.chain_to(to);
+            self.arena.set_head(head, item);
+        } else {
+            self.arena.set_header(before, Header::continuation(to, head));
+        }
+        self.slabs.give_chunk(from, &mut self.arena);
+        Some(1 + size / COPY_BYTES_PER_CHUNK + walked / WALK_STEPS_PER_CHUNK)
     }
 
     /// Moves an item to a free chunk of its class, into the main region. False if there is none.
@@ -256,13 +334,14 @@ impl Shard {
     /// would. The margins are wide on purpose: eager moves gain nothing on average and can lose much.
     fn compare_classes(&mut self) {
         let interval = (self.counters.items / COMPARISONS_PER_ITEMS).max(REQUESTS_MIN);
-        self.next_comparison = self.requests + interval;
+        self.next_comparison = self.requests + interval / self.automove.comparisons();
         let demand = |class: &ClassId| self.slabs.class(*class).demand;
         let by_demand = |a: &ClassId, b: &ClassId| demand(a).total_cmp(&demand(b));
         let neediest = self.slabs.class_ids().max_by(by_demand);
         let donor = neediest.and_then(|neediest| self.donor_for(neediest));
         let by_demand = neediest.zip(donor);
-        if let Some((taker, donor)) = by_demand.or_else(|| self.by_hits())
+        if self.automove != Automove::Off
+            && let Some((taker, donor)) = by_demand.or_else(|| self.by_hits())
             && let Some(page) = self.cheapest_page_of(donor)
         {
             self.begin_leaving(page, Destination::Class(taker));
@@ -279,9 +358,10 @@ impl Shard {
     /// The class whose pages are hit least, of those in clearly less demand.
     fn donor_for(&self, neediest: ClassId) -> Option<ClassId> {
         let demand = self.slabs.class(neediest).demand;
+        let margin = self.automove.margin_share() * DEMAND_MARGIN;
         let is_donor = |class: &ClassId| {
             let donor = self.slabs.class(*class);
-            donor.pages > 1 && demand > DEMAND_RATIO * donor.demand + DEMAND_MARGIN
+            donor.pages > 1 && demand > DEMAND_RATIO * donor.demand + margin
         };
         let donors = self.slabs.class_ids().filter(is_donor);
         donors.min_by(|&a, &b| self.hits_per_page(a).total_cmp(&self.hits_per_page(b)))
@@ -295,11 +375,13 @@ impl Shard {
         let spares = |class: &ClassId| self.slabs.class(*class).pages > 1;
         let taker = self.slabs.class_ids().filter(evicts).max_by(by_hits)?;
         let donor = self.slabs.class_ids().filter(spares).min_by(by_hits)?;
-        let clear = self.hits_per_page(taker) > HITS_RATIO * self.hits_per_page(donor) + HITS_MARGIN;
+        let Class { pages, hits_sampled, .. } = self.slabs.class(donor);
+        let expected = self.hits_per_page(taker) * (*pages as f64);
+        let clear = expected > HITS_RATIO * *hits_sampled + self.automove.margin_share() * HITS_MARGIN;
         clear.then_some((taker, donor))
     }
 
-    fn hits_per_page(&self, class: ClassId) -> f64 {
+    pub(crate) fn hits_per_page(&self, class: ClassId) -> f64 {
         let class = self.slabs.class(class);
         class.hits_sampled / class.pages.max(1) as f64
     }
@@ -313,14 +395,17 @@ impl Shard {
         }
     }
 
-    fn cheapest_page_of(&self, class: ClassId) -> Option<PageId> {
+    pub(crate) fn cheapest_page_of(&self, class: ClassId) -> Option<PageId> {
         let is_leaving = |page| self.leaving.is_some_and(|leaving| leaving.page == page);
         let movable = self.slabs.pages_of(class).filter(|&page| !is_leaving(page) && self.is_movable(page));
         movable.take(PAGES_SAMPLED).min_by_key(|&page| self.worth_of(page))
     }
 
-    /// Whether no chunk of a page is being written or must survive the current operation.
+    /// Whether no chunk of a page is being written, sent or must survive the current operation.
     fn is_movable(&self, page: PageId) -> bool {
+        if self.slabs.is_held(page) {
+            return false;
+        }
         if self.protected == Location::NONE && !self.writing {
             return true;
         }

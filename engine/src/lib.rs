@@ -17,6 +17,7 @@
 
 mod arena;
 mod arithmetic;
+mod automove;
 mod config;
 mod counters;
 mod delete;
@@ -26,12 +27,16 @@ mod expiry;
 mod fetch;
 mod ghost;
 mod header;
+mod held;
 mod index;
 mod item;
 mod leaving;
+mod pin;
 mod policy;
 mod recency;
+mod reserve;
 mod room;
+mod scan;
 mod shadow;
 mod shard;
 mod sketch;
@@ -45,6 +50,7 @@ mod window;
 mod write;
 
 pub use arithmetic::{Arithmetic, ArithmeticOutcome};
+pub use automove::{Automove, MovePage};
 pub use config::{
     CHUNK_SIZE_MIN_MAX, CasSeries, Config, ConfigError, ITEM_SIZE_MAX, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN,
     PAGE_SIZE_MAX, PAGE_SIZE_MIN, PAGES_MIN,
@@ -54,7 +60,10 @@ pub use delete::{Delete, DeleteMode, DeleteOutcome};
 pub use expiry::{Expiry, Seconds};
 pub use fetch::{Fetch, Fetched};
 pub use item::Item;
+pub use pin::{Pin, Place};
 pub use policy::{PolicyKind, UnknownPolicy};
+pub use reserve::Reservation;
+pub use scan::{Scan, ScanStep};
 pub use shard::Shard;
 pub use slab::ClassId;
 pub use store::{Store, StoreMode, StoreOutcome};

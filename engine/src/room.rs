@@ -1,6 +1,7 @@
 //! Making room: chunks for an item, pages for a class, bytes of the budget for the index. Never looks at a value.
 
 use crate::arena::Location;
+use crate::config::PAGE_SIZE_MAX;
 use crate::expiry::Seconds;
 use crate::header::{Chunk, Header};
 use crate::shard::{Shard, hash_key};
@@ -8,6 +9,10 @@ use crate::slab::{ClassId, PageId};
 
 /// The caller's external bytes are honoured up to this part of the budget.
 const EXTERNAL_SHARE: usize = 2;
+/// Bytes of empty pages that are given up for external bytes at once, a tenth of a millisecond's work.
+const EXTERNAL_BYTES_AT_ONCE: usize = PAGE_SIZE_MAX;
+/// A lower limit on memory is honoured down to this part of the budget.
+const LIMIT_SHARE: usize = 16;
 
 /// The chunks of one item that is being written.
 #[derive(Clone, Copy, Debug)]
@@ -23,12 +28,29 @@ impl Shard {
     /// At most half of the budget is honoured, and without eviction only what no item needs. What does not fit at
     /// once is honoured as pages leave their classes: with stores, and in [`Shard::maintain`].
     pub fn set_external_bytes(&mut self, bytes: usize) {
-        self.external_wanted = bytes.min(self.memory_bytes / EXTERNAL_SHARE);
+        self.external_reported = bytes;
+        self.withhold_external_bytes();
+    }
+
+    /// Uses no more than so many bytes of the budget from here on, or all of it again. At least a sixteenth stays in use. As
+    /// with [external bytes](Shard::set_external_bytes), items go as pages leave.
+    pub fn set_memory_limit(&mut self, bytes: usize) {
+        let limit = bytes.clamp(self.memory_bytes / LIMIT_SHARE, self.memory_bytes);
+        self.withheld_bytes = self.memory_bytes - limit;
+        self.withhold_external_bytes();
+    }
+
+    fn withhold_external_bytes(&mut self) {
+        let limit = self.memory_bytes - self.withheld_bytes;
+        self.external_wanted = self.withheld_bytes + self.external_reported.min(limit / EXTERNAL_SHARE);
         self.external_bytes = self.external_bytes.min(self.external_wanted);
         self.take_external_bytes();
-        while self.external_bytes < self.external_wanted
-            && let Some(page) = self.find_empty_page()
-        {
+        let pages = EXTERNAL_BYTES_AT_ONCE / self.slabs.page_size();
+        for _ in 0..pages {
+            if self.external_bytes == self.external_wanted {
+                break;
+            }
+            let Some(page) = self.find_empty_page() else { break };
             self.release_page(page);
             self.arena.discard(self.slabs.bytes_of_page(page));
             self.take_external_bytes();
@@ -106,7 +128,23 @@ impl Shard {
         {
             self.migrate_bucket();
         }
-        self.index.can_insert(hash) && self.make_room(self.index.insert_bytes_max(hash))
+        let bytes = self.index.insert_bytes_max(hash);
+        self.index.can_insert(hash) && self.make_index_bytes(bytes) || self.make_slot(hash)
+    }
+
+    /// Bytes for an overflow bucket: out of the spare. Where a page at once would take long, only an empty one goes.
+    fn make_index_bytes(&mut self, bytes: usize) -> bool {
+        let at_once = self.spare_bytes == 0 || self.slabs.has_empty_page();
+        self.fits(bytes) || at_once && self.make_room(bytes)
+    }
+
+    /// A slot in a full bucket, at the price of an item in it.
+    fn make_slot(&mut self, hash: u64) -> bool {
+        let mut victim = None;
+        self.index.walk(hash, |location| victim = Some(location));
+        let victim = victim.filter(|_| self.evict);
+        victim.into_iter().for_each(|victim| self.evict(victim));
+        victim.is_some()
     }
 
     /// Frees a dead item.
@@ -137,7 +175,9 @@ impl Shard {
         self.counters.items -= 1;
         self.counters.bytes -= footprint as u64;
         let first = head.extension.chain.map_or(Location::NONE, |chain| Location(chain.first));
-        self.give_chunks(Chunks { head: location, first });
+        if !self.keep_for_readers(location) {
+            self.give_chunks(Chunks { head: location, first });
+        }
     }
 
     fn take_chunk(&mut self, now: Seconds, class: ClassId) -> Option<Location> {
@@ -214,7 +254,7 @@ impl Shard {
         if self.finish_leaving() && self.assign_page_within(class, 0) {
             return true;
         }
-        let Some(page) = self.cheapest_page(Some(class)) else { return false };
+        let Some(page) = self.quickest_page(class) else { return false };
         self.release_page(page);
         self.counters.page_moves += 1;
         self.assign_page_within(class, 0)
@@ -228,7 +268,7 @@ impl Shard {
                 continue;
             }
             let empty = self.find_empty_page();
-            let cheapest = || self.evict.then(|| self.cheapest_page(None)).flatten();
+            let cheapest = || self.evict.then(|| self.cheapest_page()).flatten();
             let Some(page) = empty.or_else(cheapest) else { return false };
             self.release_page(page);
             self.counters.page_moves += 1;
@@ -247,7 +287,7 @@ impl Shard {
         self.index.migrate_bucket(|location| hash_key(hasher, arena.key(location)));
     }
 
-    fn find_empty_page(&self) -> Option<PageId> {
+    pub(crate) fn find_empty_page(&self) -> Option<PageId> {
         if self.slabs.has_empty_page() { self.slabs.empty_page() } else { None }
     }
 }

@@ -5,11 +5,13 @@ use std::hash::{BuildHasher, Hasher};
 use ahash::RandomState;
 
 use crate::arena::{Arena, Location};
+use crate::automove::Automove;
 use crate::config::{CasSeries, Config, ConfigError};
 use crate::counters::{ClassStats, Counters, MemoryUse};
 use crate::expiry::{Expiry, Seconds};
 use crate::ghost::Ghost;
-use crate::header::{HEADER_SIZE, Head, Header, VERSION_MAX};
+use crate::header::{Head, Header, HeaderSize, VERSION_COMPACT_MAX, VERSION_MAX};
+use crate::held::Holds;
 use crate::index::Index;
 use crate::item::Item;
 use crate::leaving::Leaving;
@@ -27,15 +29,14 @@ const VERSION_START: u64 = 1;
 /// This part of the budget is put to use for the index at once.
 const INDEX_SHARE_AT_START: usize = 256;
 const BUCKETS_MIN: usize = 64;
-/// One key in 256 tells how much each class is hit, if there are no shadows to sample for.
-const SAMPLED_WITHOUT_SHADOWS: u32 = 1 << 24;
 /// A page up to this size is emptied within a fraction of a millisecond, so none is kept spare.
 const PAGE_SIZE_AT_ONCE_MAX: usize = 16 << 10;
 
 /// One shard of a cache: items, and everything needed to find, expire and evict them in a fixed budget of memory.
 ///
 /// An operation costs two or three cache misses and no allocation, except where it says so. The time is an
-/// argument and must not run backwards by more than hours: an item's idle time is kept in 14 bits.
+/// argument, best of a clock that cannot be set. When it jumps ahead and back all the same, what was looked at or swept
+/// meanwhile and was dead stays dead; the rest lives on.
 pub struct Shard {
     pub(crate) arena: Arena,
     pub(crate) slabs: Slabs,
@@ -46,7 +47,7 @@ pub struct Shard {
     pub(crate) ghost: Option<Ghost>,
     /// Only for the policy that chooses among settings.
     pub(crate) shadows: Option<Box<Shadows>>,
-    /// Keys whose sampled bits are below this concern the shadows.
+    /// Keys whose sampled bits are below this concern the shadows and the comparison of the classes.
     pub(crate) sampled_below: u32,
     /// Only for the policy that goes by it.
     pub(crate) recency: Option<Recency>,
@@ -57,13 +58,20 @@ pub struct Shard {
     pub(crate) counters: Counters,
     pub(crate) memory_bytes: usize,
     pub(crate) external_bytes: usize,
-    /// What the caller reported; honoured as room is made.
+    /// What the caller reported and what of the budget is not to be used; honoured as room is made.
     pub(crate) external_wanted: usize,
+    pub(crate) external_reported: usize,
+    /// Bytes of the budget above the limit of now.
+    pub(crate) withheld_bytes: usize,
     /// Bytes of the budget that are kept free for what cannot wait.
     pub(crate) spare_bytes: usize,
     /// Bytes of all classes' last evictions.
     pub(crate) departure_bytes: usize,
+    /// Bytes of shadows and of the tables of pages and classes, the same from the start on.
+    fixed_bytes: usize,
+    pub(crate) automove: Automove,
     pub(crate) leaving: Option<Leaving>,
+    pub(crate) holds: Holds,
     pub(crate) requests: u64,
     /// Number of the request at which the classes are compared next.
     pub(crate) next_comparison: u64,
@@ -79,7 +87,7 @@ pub struct Shard {
     pub(crate) sweep_page: PageId,
     pub(crate) sweep_chunk: u32,
     pub(crate) hasher: RandomState,
-    /// Version of the item stored last.
+    /// Version of the item stored last; without CAS, of the items stored since the last flush that had any to drop.
     version: u64,
     /// Items of this version and older are dead.
     flushed_version: u64,
@@ -101,8 +109,10 @@ impl Shard {
         let (page_size, memory_bytes) = (config.page_size(), config.memory_bytes);
         let reserve = |source| ConfigError::Reserve { bytes: memory_bytes, source };
         let pages_max = memory_bytes / page_size;
-        let slabs = Slabs::new(page_size, pages_max, config.chunk_size_min, config.growth_factor);
-        let items_possible = memory_bytes / (HEADER_SIZE + config.chunk_size_min);
+        let header_size = if config.cas_enabled { HeaderSize::Full } else { HeaderSize::Compact };
+        let smallest = header_size.bytes() + config.chunk_size_min;
+        let slabs = Slabs::new(page_size, pages_max, smallest, config.growth_factor);
+        let items_possible = memory_bytes / smallest;
         let buckets = (memory_bytes / INDEX_SHARE_AT_START / index::BUCKET_SIZE).max(BUCKETS_MIN);
         let (policy, huge_pages) = (config.policy, config.huge_pages);
         let sketch = policy.counts_requests().then(|| Sketch::reserve(items_possible, huge_pages));
@@ -113,13 +123,14 @@ impl Shard {
             PolicyKind::TinyLfu if config.evict => Shadows::for_budget(memory_bytes).map_err(reserve)?,
             _ => None,
         };
+        let fixed_bytes = slabs.table_bytes() + shadows.as_ref().map_or(0, Shadows::bytes);
         Ok(Shard {
-            arena: Arena::reserve(pages_max * page_size, huge_pages).map_err(reserve)?,
+            arena: Arena::reserve(pages_max * page_size, header_size, huge_pages).map_err(reserve)?,
             slabs,
             index: Index::reserve(items_possible, buckets, huge_pages).map_err(reserve)?,
             sketch: sketch.transpose().map_err(reserve)?,
             ghost: ghost.transpose().map_err(reserve)?,
-            sampled_below: shadows.as_ref().map_or(SAMPLED_WITHOUT_SHADOWS, Shadows::sampled_below),
+            sampled_below: shadows.as_ref().map_or(u32::MAX, Shadows::sampled_below),
             shadows: shadows.map(Box::new),
             recency: recency.transpose().map_err(reserve)?,
             blocks: Blocks::reserve(items_possible, windows, huge_pages).map_err(reserve)?,
@@ -129,9 +140,14 @@ impl Shard {
             memory_bytes,
             external_bytes: 0,
             external_wanted: 0,
+            external_reported: 0,
+            withheld_bytes: 0,
             spare_bytes: if config.evict && page_size > PAGE_SIZE_AT_ONCE_MAX { page_size } else { 0 },
             departure_bytes: 0,
+            fixed_bytes,
+            automove: Automove::default(),
             leaving: None,
+            holds: Holds::new(memory_bytes, pages_max),
             requests: 0,
             next_comparison: 0,
             link_bytes: 0,
@@ -159,15 +175,24 @@ impl Shard {
     /// The item, counting the access.
     #[inline]
     pub fn get(&mut self, now: Seconds, key: &[u8]) -> Option<Item<'_>> {
-        let (location, header) = self.find_requested(now, key)?;
-        self.update_header(location, header, header.after_hit(now));
+        self.begin(now, key);
+        self.get_hashed(now, self.hash(key), key)
+    }
+
+    /// The item of a key whose hash is known.
+    #[inline]
+    pub(crate) fn get_hashed(&mut self, now: Seconds, hash: u64, key: &[u8]) -> Option<Item<'_>> {
+        let (location, before) = self.find_requested(now, hash, key)?;
+        let after = before.after_hit(now);
+        self.update_header(location, before, after);
         self.note_use(location);
-        Some(Item::new(self, location, header, now))
+        Some(Item::after(self, location, before, after, now))
     }
 
     /// The item, counting the access and giving it another expiry. With one in the past this is its last hit.
     pub fn get_and_touch(&mut self, now: Seconds, key: &[u8], expiry: Expiry) -> Option<Item<'_>> {
-        let (location, header) = self.find_requested(now, key)?;
+        self.begin(now, key);
+        let (location, header) = self.find_requested(now, self.hash(key), key)?;
         let mut touched = header.after_hit(now);
         touched.set_expiry(expiry);
         self.update_header(location, header, touched);
@@ -190,9 +215,16 @@ impl Shard {
 
     /// Makes every item stored so far a miss. O(1); the memory comes back as dead items are met. Takes the place of a
     /// flush that was pending.
+    ///
+    /// Without CAS, what is dead is freed at once every 65 535th time.
     pub fn flush(&mut self) {
         self.flush_due = None;
         self.flushed_version = self.version;
+        if self.cas.is_none() && self.version == VERSION_COMPACT_MAX {
+            self.free_flushed();
+            self.version = VERSION_START;
+            self.flushed_version = VERSION_START;
+        }
     }
 
     /// Makes every item stored before that second a miss once it comes, those yet to be stored included. Replaces
@@ -204,18 +236,27 @@ impl Shard {
     /// Where the budget goes.
     pub fn memory(&self) -> MemoryUse {
         MemoryUse {
-            limit: self.memory_bytes,
+            limit: self.memory_bytes - self.withheld_bytes,
             index: self.index.bytes(),
             pages: self.slabs.bytes(),
             policy: self.policy_bytes(),
-            external: self.external_bytes,
+            external: self.external_bytes.saturating_sub(self.withheld_bytes),
             items: usize::try_from(self.counters.bytes).expect("items fit the budget"),
+            held: self.holds.orphan_bytes(),
         }
     }
 
     /// Running totals.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Frees what the last flush dropped: at that moment, all items there are.
+    fn free_flushed(&mut self) {
+        self.sweep_chunk = 0;
+        // An expiry in the past makes no difference to what is dead anyway.
+        self.sweep(Seconds(0), usize::MAX);
+        assert_eq!(self.counters.items, 0);
     }
 
     /// Sets the running totals to zero; what is in the shard now stays counted.
@@ -312,7 +353,12 @@ impl Shard {
         }
     }
 
+    /// The version of the item being stored: with CAS one of its own, without it the same for all between two flushes.
     pub(crate) fn next_version(&mut self) -> u64 {
+        if self.cas.is_none() {
+            self.version = self.flushed_version + 1;
+            return self.version;
+        }
         assert!(self.version < VERSION_MAX, "versions last for years at millions of stores a second");
         self.version += 1;
         self.version
@@ -327,7 +373,7 @@ impl Shard {
 
     /// Bytes of value that a continuation holds.
     pub(crate) fn payload(&self) -> usize {
-        self.slabs.class(self.slabs.largest()).chunk_size - HEADER_SIZE
+        self.slabs.class(self.slabs.largest()).chunk_size - self.arena.header_size.bytes()
     }
 
     #[inline]
@@ -343,20 +389,23 @@ impl Shard {
     pub(crate) fn policy_bytes(&self) -> usize {
         let sketch = self.sketch.as_ref().map_or(0, Sketch::bytes);
         let ghost = self.ghost.as_ref().map_or(0, Ghost::bytes);
-        let shadows = self.shadows.as_ref().map_or(0, |shadows| shadows.bytes());
         sketch
             + ghost
-            + shadows
             + self.departure_bytes
             + self.blocks.bytes()
             + self.link_bytes
-            + self.slabs.table_bytes()
+            + self.holds.bytes()
+            + self.fixed_bytes
+    }
+
+    /// Recomputes what [`Shard::policy_bytes`] takes for granted.
+    pub(crate) fn validate_fixed_bytes(&self) {
+        let shadows = self.shadows.as_ref().map_or(0, |shadows| shadows.bytes());
+        assert_eq!(shadows + self.slabs.table_bytes(), self.fixed_bytes);
     }
 
     #[inline]
-    fn find_requested(&mut self, now: Seconds, key: &[u8]) -> Option<(Location, Header)> {
-        self.begin(now, key);
-        let hash = self.hash(key);
+    fn find_requested(&mut self, now: Seconds, hash: u64, key: &[u8]) -> Option<(Location, Header)> {
         self.count_request(hash);
         let found = self.find_gettable(now, hash, key);
         self.show_get(hash, found);
@@ -366,6 +415,13 @@ impl Shard {
     #[inline]
     pub(crate) fn find(&self, hash: u64, key: &[u8]) -> Option<Location> {
         self.index.find(hash, |location| self.arena.key(location) == key)
+    }
+}
+
+impl Drop for Shard {
+    fn drop(&mut self) {
+        // Only the callers' books are wrong, so a release build lets it pass.
+        debug_assert!(self.holds.len() == 0 || std::thread::panicking(), "a pin or reservation was lost");
     }
 }
 

@@ -4,14 +4,16 @@ use std::ops::Range;
 
 use crate::arena::{Arena, LOCATION_UNIT, Location};
 use crate::departures::Departures;
-use crate::header::{Chunk, HEADER_SIZE, Header};
+use crate::header::{Chunk, Header};
 use crate::window::Window;
 
-/// The largest chunks are this part of a page; larger values are chains of them. So a page is used to the last few
-/// percent whatever its class.
-const CHUNKS_PER_PAGE_MIN: usize = 8;
+/// The largest chunks are this part of a page where pages are small; larger values are chains of them. Fewer would
+/// round sizes up by more, more would make chains of items that are common in a small cache.
+const CHUNKS_PER_PAGE_MIN: usize = 4;
+/// The largest chunks where pages are large: chains of them cost next to nothing and are rounded up but once.
+pub(crate) const CHUNK_SIZE_MAX: usize = 32 << 10;
 /// Most size classes of a shard.
-pub(crate) const CLASSES_MAX: usize = 64;
+pub(crate) const CLASSES_MAX: usize = 128;
 
 /// Sizes up to this one find their class by table.
 const TABLED_SIZE_MAX: usize = 2048;
@@ -68,6 +70,8 @@ struct Page {
     class: u8,
     /// On its way out of the class: gets no new items, and counts neither as having room nor as empty.
     leaving: bool,
+    /// Chunks that must stay although no operation is under way.
+    held: u16,
 }
 
 /// One size class: its pages, and totals over the items whose head lies in it.
@@ -118,17 +122,14 @@ pub(crate) struct Slabs {
     /// Assigned pages without a chunk in use.
     pages_empty: usize,
     classes_in_use: usize,
+    /// Pages with a chunk that must stay.
+    pages_held: usize,
 }
 
 impl Slabs {
-    pub(crate) fn new(
-        page_size: usize,
-        pages_max: usize,
-        chunk_size_min: usize,
-        growth_factor: f64,
-    ) -> Slabs {
+    pub(crate) fn new(page_size: usize, pages_max: usize, smallest: usize, growth_factor: f64) -> Slabs {
         assert!(page_size.is_power_of_two() && pages_max > 0);
-        let sizes = chunk_sizes(page_size, chunk_size_min, growth_factor);
+        let sizes = chunk_sizes(page_size, smallest, growth_factor);
         let steps = TABLED_SIZE_MAX / LOCATION_UNIT;
         let class_of = |size: usize| sizes.partition_point(|&chunk_size| chunk_size < size);
         let class_by_size = (0..=steps).map(|step| narrow(class_of(step * LOCATION_UNIT))).collect();
@@ -143,12 +144,13 @@ impl Slabs {
             pages_assigned: 0,
             pages_empty: 0,
             classes_in_use: 0,
+            pages_held: 0,
         }
     }
 
-    /// Bytes of the page table.
+    /// Bytes of the tables of pages and classes.
     pub(crate) fn table_bytes(&self) -> usize {
-        self.pages.len() * size_of::<Page>()
+        self.pages.len() * size_of::<Page>() + self.classes.len() * size_of::<Class>()
     }
 
     pub(crate) fn page_size(&self) -> usize {
@@ -300,6 +302,46 @@ impl Slabs {
         self.pages[self.page_of(location).index()].leaving
     }
 
+    /// Takes a leaving page back into its class.
+    pub(crate) fn cancel_leaving(&mut self, page: PageId) {
+        let entry = &mut self.pages[page.index()];
+        assert!(entry.leaving);
+        entry.leaving = false;
+        self.pages_empty += usize::from(entry.live == 0);
+        if self.has_room(page) {
+            self.link_room(page);
+        }
+    }
+
+    /// Marks a chunk in use as one that must stay.
+    pub(crate) fn hold(&mut self, chunk: Location) {
+        let page = self.page_of(chunk).index();
+        self.pages_held += usize::from(self.pages[page].held == 0);
+        self.pages[page].held += 1;
+    }
+
+    /// Undoes one [`Slabs::hold`].
+    pub(crate) fn let_go(&mut self, chunk: Location) {
+        let page = self.page_of(chunk).index();
+        self.pages[page].held -= 1;
+        self.pages_held -= usize::from(self.pages[page].held == 0);
+    }
+
+    /// Whether a page has a chunk that must stay.
+    #[inline]
+    pub(crate) fn is_held(&self, page: PageId) -> bool {
+        self.pages[page.index()].held > 0
+    }
+
+    pub(crate) fn pages_held(&self) -> usize {
+        self.pages_held
+    }
+
+    /// Whether a chunk begins at `location` that was handed out at least once.
+    pub(crate) fn is_in_use(&self, location: Location) -> bool {
+        self.page_class(self.page_of(location)).is_some_and(|class| self.is_chunk_of(class, location))
+    }
+
     /// The pages that are on their way out of their class. O(pages).
     pub(crate) fn pages_leaving(&self) -> impl Iterator<Item = PageId> + '_ {
         let leaving = |&page: &PageId| self.pages[page.index()].leaving;
@@ -325,7 +367,7 @@ impl Slabs {
     /// Takes a page without a chunk in use away from its class.
     pub(crate) fn unassign_page(&mut self, page: PageId) {
         let entry = self.pages[page.index()];
-        assert!(entry.live == 0 && entry.class != NO_CLASS);
+        assert!(entry.live == 0 && entry.held == 0 && entry.class != NO_CLASS);
         if !entry.leaving {
             self.unlink_room(page);
             self.pages_empty -= 1;
@@ -389,6 +431,12 @@ impl Slabs {
         assert_eq!(pages.iter().filter(|&&pages| pages > 0).count(), self.classes_in_use);
         let empty = |page: &&Page| page.class != NO_CLASS && page.live == 0 && !page.leaving;
         assert_eq!(self.pages.iter().filter(empty).count(), self.pages_empty);
+    }
+
+    /// Checks how many chunks each page holds against a count.
+    pub(crate) fn validate_held(&self, held: &[usize]) {
+        assert!(self.pages.iter().map(|page| usize::from(page.held)).eq(held.iter().copied()));
+        assert_eq!(held.iter().filter(|&&held| held > 0).count(), self.pages_held);
     }
 
     fn validate_page(&self, page: PageId, arena: &Arena) {
@@ -544,14 +592,15 @@ impl Page {
         live: 0,
         class: NO_CLASS,
         leaving: false,
+        held: 0,
     };
 }
 
-/// Chunk sizes rising by about the factor, each the largest of which as many fit a page.
-fn chunk_sizes(page_size: usize, chunk_size_min: usize, growth_factor: f64) -> Vec<usize> {
+/// Chunk sizes rising from about `smallest` by about the factor, each the largest of which as many fit a page.
+fn chunk_sizes(page_size: usize, smallest: usize, growth_factor: f64) -> Vec<usize> {
     let aligned = |size: usize| size / LOCATION_UNIT * LOCATION_UNIT;
-    let smallest = (HEADER_SIZE + chunk_size_min).next_multiple_of(LOCATION_UNIT);
-    let largest = (page_size / CHUNKS_PER_PAGE_MIN).max(smallest);
+    let smallest = smallest.next_multiple_of(LOCATION_UNIT);
+    let largest = (page_size / CHUNKS_PER_PAGE_MIN).min(CHUNK_SIZE_MAX).max(smallest);
     let growth_factor = growth_factor.max(slowest_growth(smallest, largest));
     let mut ideal = smallest as f64;
     let mut sizes: Vec<usize> = vec![smallest];

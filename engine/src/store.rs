@@ -64,6 +64,12 @@ impl<'a> Store<'a> {
             binary_key: false,
         }
     }
+
+    /// What the item says about itself if it is stored as requested.
+    pub(crate) fn new_extension(&self) -> Extension {
+        let Store { binary_key, explicit_cas, .. } = *self;
+        Extension { binary_key, explicit_cas, ..Extension::default() }
+    }
 }
 
 /// The answer to a [`Store`]. Only `Stored` changes an item, but for `TooLarge` and `NoMemory` on an
@@ -105,12 +111,34 @@ impl Shard {
         let hash = self.hash(request.key);
         let old = self.find_live(now, hash, request.key);
         let outcome = self.store_over(now, hash, old, request);
-        let refused = matches!(outcome, StoreOutcome::TooLarge | StoreOutcome::NoMemory);
-        if refused && request.mode == StoreMode::Set && request.compare.is_none() {
-            self.delete_if_present(hash, request.key);
+        if matches!(outcome, StoreOutcome::TooLarge | StoreOutcome::NoMemory) {
+            self.drop_unreplaced(hash, request);
         }
         self.step_aside();
         outcome
+    }
+
+    /// Why a store is not allowed, if it is not.
+    pub(crate) fn refusal(
+        &mut self,
+        now: Seconds,
+        old: Option<Location>,
+        request: &Store<'_>,
+    ) -> Option<StoreOutcome> {
+        match self.decide(now, old, request) {
+            Decision::Refuse(outcome) => Some(outcome),
+            Decision::Write(..) | Decision::Extend => None,
+        }
+    }
+
+    fn decide(&mut self, now: Seconds, old: Option<Location>, request: &Store<'_>) -> Decision {
+        let Some(location) = old else { return decide_absent(request) };
+        let head = self.arena.head(location);
+        let decision = decide_present(request, &head, self.cas_of(&head));
+        if matches!(decision, Decision::Refuse(_)) && request.mode == StoreMode::Add {
+            self.count_add_refused(now, location, head.header);
+        }
+        decision
     }
 
     fn store_over(
@@ -123,22 +151,11 @@ impl Shard {
         if request.value.len() > self.item_size_max {
             return StoreOutcome::TooLarge;
         }
-        let head = old.map(|location| self.arena.head(location));
-        let decision = match &head {
-            Some(head) => decide_present(request, head, self.cas_of(head)),
-            None => decide_absent(request),
-        };
-        match (decision, old, head) {
-            (Decision::Write(expiry, extension), ..) => {
-                self.write(now, hash, old, request, expiry, extension)
-            }
-            (Decision::Extend, Some(location), Some(head)) => self.extend(now, hash, location, head, request),
-            (Decision::Refuse(outcome), Some(location), Some(head)) if request.mode == StoreMode::Add => {
-                self.count_add_refused(now, location, head.header);
-                outcome
-            }
-            (Decision::Refuse(outcome), ..) => outcome,
-            (Decision::Extend, ..) => unreachable!("only a present item is extended"),
+        match (self.decide(now, old, request), old) {
+            (Decision::Write(expiry, extension), _) => self.write(now, hash, old, request, expiry, extension),
+            (Decision::Extend, Some(location)) => self.extend(now, hash, location, request),
+            (Decision::Refuse(outcome), _) => outcome,
+            (Decision::Extend, None) => unreachable!("only a present item is extended"),
         }
     }
 
@@ -164,14 +181,8 @@ impl Shard {
         self.outcome_of(written)
     }
 
-    fn extend(
-        &mut self,
-        now: Seconds,
-        hash: u64,
-        location: Location,
-        mut head: Head,
-        request: &Store<'_>,
-    ) -> StoreOutcome {
+    fn extend(&mut self, now: Seconds, hash: u64, location: Location, request: &Store<'_>) -> StoreOutcome {
+        let mut head = self.arena.head(location);
         if head.value_len() + request.value.len() > self.item_size_max {
             return StoreOutcome::TooLarge;
         }
@@ -188,7 +199,7 @@ impl Shard {
         self.outcome_of(written)
     }
 
-    fn outcome_of(&mut self, written: Result<Location, NoRoom>) -> StoreOutcome {
+    pub(crate) fn outcome_of(&mut self, written: Result<Location, NoRoom>) -> StoreOutcome {
         match written {
             Ok(location) => {
                 self.counters.total_items += 1;
@@ -215,8 +226,12 @@ impl Shard {
         self.note_use(location);
     }
 
-    fn delete_if_present(&mut self, hash: u64, key: &[u8]) {
-        if let Some(location) = self.find(hash, key) {
+    /// After an unconditional set that found no room: lest the client reads a value it believes replaced.
+    pub(crate) fn drop_unreplaced(&mut self, hash: u64, request: &Store<'_>) {
+        if request.mode == StoreMode::Set
+            && request.compare.is_none()
+            && let Some(location) = self.find(hash, request.key)
+        {
             self.unlink(hash, location);
             self.show_removal(hash);
         }
@@ -226,9 +241,9 @@ impl Shard {
 fn decide_absent(request: &Store<'_>) -> Decision {
     match (request.mode, request.compare, request.vivify) {
         (StoreMode::Set | StoreMode::Replace, Some(_), _) => Decision::Refuse(StoreOutcome::NotFound),
-        (StoreMode::Set | StoreMode::Add, ..) => Decision::Write(request.expiry, new_extension(request)),
+        (StoreMode::Set | StoreMode::Add, ..) => Decision::Write(request.expiry, request.new_extension()),
         (StoreMode::Append | StoreMode::Prepend, _, Some(expiry)) => {
-            Decision::Write(expiry, new_extension(request))
+            Decision::Write(expiry, request.new_extension())
         }
         (StoreMode::Replace | StoreMode::Append | StoreMode::Prepend, ..) => {
             Decision::Refuse(StoreOutcome::NotStored)
@@ -243,23 +258,18 @@ fn decide_present(request: &Store<'_>, head: &Head, cas: u64) -> Decision {
         (StoreMode::Append | StoreMode::Prepend, Some(compare)) if compare == cas => Decision::Extend,
         (StoreMode::Append | StoreMode::Prepend, Some(_)) => Decision::Refuse(StoreOutcome::Exists),
         (StoreMode::Set | StoreMode::Replace, None) => {
-            Decision::Write(request.expiry, new_extension(request))
+            Decision::Write(request.expiry, request.new_extension())
         }
         (StoreMode::Set | StoreMode::Replace, Some(compare)) if compare == cas => {
-            Decision::Write(request.expiry, new_extension(request))
+            Decision::Write(request.expiry, request.new_extension())
         }
         (StoreMode::Set | StoreMode::Replace, Some(compare))
             if request.invalidate && (1..cas).contains(&compare) =>
         {
             let token_sent = head.extension.token_sent;
-            let extension = Extension { stale: true, token_sent, ..new_extension(request) };
+            let extension = Extension { stale: true, token_sent, ..request.new_extension() };
             Decision::Write(head.header.expiry(), extension)
         }
         (StoreMode::Set | StoreMode::Replace, Some(_)) => Decision::Refuse(StoreOutcome::Exists),
     }
-}
-
-fn new_extension(request: &Store<'_>) -> Extension {
-    let Store { binary_key, explicit_cas, .. } = *request;
-    Extension { binary_key, explicit_cas, ..Extension::default() }
 }

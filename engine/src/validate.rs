@@ -1,9 +1,12 @@
 //! Every counter of a shard, recomputed from scratch. For tests: the cost is a walk over all memory.
 
 use std::collections::HashSet;
+use std::iter::successors;
 
 use crate::arena::Location;
 use crate::header::{Chunk, Head};
+use crate::held::HoldState;
+use crate::room::Chunks;
 use crate::shard::Shard;
 use crate::slab::{ClassId, PageId};
 use crate::window::BLOCK_SIZE;
@@ -16,9 +19,15 @@ struct Totals {
 }
 
 impl Shard {
-    /// Panics if any counter, list or link of the shard is not what a walk over all chunks says it should be.
+    /// The same as [`Shard::check_invariants`].
     #[doc(hidden)]
     pub fn validate(&self) {
+        self.check_invariants();
+    }
+
+    /// Panics if any counter, list or link of the shard is not what a walk over all chunks says it should be. For tests:
+    /// takes seconds and much memory in a large shard.
+    pub fn check_invariants(&self) {
         assert!(self.memory().used() <= self.memory_bytes, "{:?}", self.memory());
         assert!(self.protected == Location::NONE && !self.writing);
         self.slabs.validate(&self.arena);
@@ -31,9 +40,35 @@ impl Shard {
         assert_eq!((items, bytes), (self.counters.items, self.counters.bytes));
         self.validate_index();
         self.validate_policy();
+        self.validate_holds();
+    }
+
+    /// Every chunk that belongs to no item is held, nothing else is, and the pages count what they hold.
+    fn validate_holds(&self) {
+        self.holds.validate();
+        let mut held = vec![0; self.slabs.page_count()];
+        let mut orphans = 0;
+        for (head, hold) in self.holds.iter() {
+            let chunks = Chunks { head, first: hold.first };
+            let is_linked = matches!(hold.state, HoldState::Linked { .. });
+            assert!(!is_linked || self.index.find(self.hash_at(head), |at| at == head).is_some());
+            assert_eq!(self.chunk_bytes_of(chunks), hold.chunk_bytes);
+            for chunk in successors(Some(head), |&chunk| self.chunk_behind(chunks, chunk)) {
+                held[self.slabs.page_of(chunk).index()] += 1;
+                let is_reserved = matches!(self.arena.chunk(chunk), Chunk::Reserved { .. });
+                assert_eq!(is_reserved, !is_linked);
+                orphans += usize::from(is_reserved);
+            }
+        }
+        self.slabs.validate_held(&held);
+        let pages = self.slabs.class_ids().flat_map(|class| self.slabs.pages_of(class));
+        let chunks = pages.flat_map(|page| self.chunks_of(page));
+        let reserved = chunks.filter(|&chunk| matches!(self.arena.chunk(chunk), Chunk::Reserved { .. }));
+        assert_eq!(reserved.count(), orphans, "a chunk was left behind by a write");
     }
 
     fn validate_policy(&self) {
+        self.validate_fixed_bytes();
         let classes = || self.slabs.class_ids().map(|id| self.slabs.class(id));
         assert_eq!(classes().map(|class| class.departures.bytes()).sum::<usize>(), self.departure_bytes);
         let windows = classes().map(|class| class.window.blocks()).sum::<usize>();
@@ -67,8 +102,7 @@ impl Shard {
                 Chunk::Continuation { head, .. } => {
                     assert!(self.continuations_of(head).any(|at| at == location));
                 }
-                Chunk::Free { .. } => {}
-                Chunk::Reserved { .. } => panic!("a chunk was left behind by a write"),
+                Chunk::Free { .. } | Chunk::Reserved { .. } => {}
             }
         }
         if let Some(recency) = &self.recency {
@@ -110,7 +144,7 @@ impl Shard {
     fn continuations_of(&self, item: Location) -> impl Iterator<Item = Location> + '_ {
         let chain = self.arena.head(item).extension.chain;
         let first = chain.map(|chain| Location(chain.first));
-        std::iter::successors(first, |&at| match self.arena.chunk(at) {
+        successors(first, |&at| match self.arena.chunk(at) {
             Chunk::Continuation { next, .. } if next != Location::NONE => Some(next),
             _ => None,
         })

@@ -2,21 +2,42 @@
 //!
 //! A look-up waits for main memory three times in a row: index bucket, sketch block, item. Of several keys these waits
 //! can overlap, if all buckets are asked for before the first is needed, and then all items (group prefetching: Chen et
-//! al., "Improving hash join performance through prefetching", 2004). Ordinary loads whose results nobody waits for do
-//! that as well as prefetch instructions, and need no unsafe code.
-
-use std::hint::black_box;
+//! al., "Improving hash join performance through prefetching", 2004).
 
 use crate::KEY_SIZE_MAX;
+use crate::expiry::Seconds;
+use crate::header::Chunk;
+use crate::item::Item;
 use crate::shard::Shard;
+use crate::slab::{ClassId, PageId};
 
 /// Keys of one group. The CPU has room for about so many outstanding loads.
 pub const WARM_KEYS_MAX: usize = 16;
+/// Chunks of a page that are cleared together.
+pub(crate) const PAGE_GROUP: u32 = 16;
 
 impl Shard {
+    /// Gets any number of keys, as [`Shard::get`] would one after the other, and hands each answer to `each` with the
+    /// key's place. In groups whose memory is fetched together: a third of the time where items do not fit the cache.
+    pub fn get_many(&mut self, now: Seconds, keys: &[&[u8]], mut each: impl FnMut(usize, Option<Item<'_>>)) {
+        for (group, start) in keys.chunks(WARM_KEYS_MAX).zip((0..).step_by(WARM_KEYS_MAX)) {
+            let (hashes, _) = self.hash_and_warm(group.iter().copied());
+            for (place, (&hash, key)) in hashes.iter().zip(group).enumerate() {
+                self.begin(now, key);
+                each(start + place, self.get_hashed(now, hash, key));
+            }
+        }
+    }
+
     /// Loads what gets, stores and deletes of up to [`WARM_KEYS_MAX`] keys will touch first. Worth while from two keys on
     /// and where the items do not fit the cache anyway.
     pub fn warm<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) {
+        self.hash_and_warm(keys);
+    }
+
+    /// The hashes of up to [`WARM_KEYS_MAX`] keys, and how many these are.
+    #[inline]
+    fn hash_and_warm<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) -> ([u64; WARM_KEYS_MAX], usize) {
         let mut hashes = [0; WARM_KEYS_MAX];
         let mut count = 0;
         for (hash, key) in hashes.iter_mut().zip(keys) {
@@ -24,17 +45,37 @@ impl Shard {
             *hash = self.hash(key);
             count += 1;
         }
-        let hashes = &hashes[..count];
-        let mut loaded = 0;
-        for &hash in hashes {
-            loaded ^= self.index.touch(hash);
-            loaded ^= self.sketch.as_ref().map_or(0, |sketch| sketch.touch(hash));
+        for &hash in &hashes[..count] {
+            self.index.prefetch(hash);
+            self.sketch.iter().for_each(|sketch| sketch.prefetch(hash));
         }
-        for &hash in hashes {
+        for &hash in &hashes[..count] {
             if let Some(location) = self.index.first_candidate(hash) {
-                loaded ^= self.arena.touch(location);
+                self.arena.prefetch(location);
             }
         }
-        black_box(loaded);
+        (hashes, count)
+    }
+
+    /// Loads what taking the next items of a page out of the index will touch.
+    pub(crate) fn warm_page(&self, page: PageId, chunk: u32) {
+        let last = self.slabs.touched_in(page).min(chunk.saturating_add(PAGE_GROUP));
+        for location in (chunk..last).map(|chunk| self.slabs.chunk_at(page, chunk)) {
+            if let Chunk::Item(_) = self.arena.chunk(location) {
+                self.index.prefetch(self.hash_at(location));
+            }
+        }
+    }
+
+    /// Loads what evicting the next two items of a window will touch: the line of one, the bucket of the other, whose key
+    /// was loaded with the eviction before.
+    pub(crate) fn warm_next_victims(&self, class: ClassId) {
+        let mut oldest = self.slabs.class(class).window.iter(&self.blocks);
+        if let (Some(next), Some(after)) = (oldest.next(), oldest.next()) {
+            self.arena.prefetch(after);
+            if self.is_in_window(class, next) {
+                self.index.prefetch(self.hash_at(next));
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::arena::Location;
 use crate::expiry::Seconds;
-use crate::header::{Chain, Chunk, Extension, HEADER_SIZE, Head, Header};
+use crate::header::{Chain, Chunk, Extension, Head, Header};
 use crate::room::Chunks;
 use crate::shard::Shard;
 use crate::slab::ClassId;
@@ -28,11 +28,11 @@ pub(crate) struct Draft<'a> {
 pub(crate) struct NoRoom;
 
 /// How an item is laid out in chunks.
-struct Shape {
+pub(crate) struct Shape {
     /// All but the chain's first location.
-    head: Head,
-    class: ClassId,
-    continuations: usize,
+    pub(crate) head: Head,
+    pub(crate) class: ClassId,
+    pub(crate) continuations: usize,
 }
 
 impl<'a> Draft<'a> {
@@ -73,11 +73,23 @@ impl Shard {
         self.protected = Location::NONE;
         self.writing = false;
         let chunks = chunks.ok_or(NoRoom)?;
-        self.write_new(hash, old, chunks, &shape, draft);
+        let mut head = shape.head;
+        head.chain_to(chunks.first);
+        self.write_new(old, chunks.head, &head, draft);
+        self.finish_new(hash, old, chunks, head);
+        Ok(chunks.head)
+    }
+
+    /// Makes an item of chunks that hold all of it but the headers, in the place of the one it replaces.
+    pub(crate) fn finish_new(&mut self, hash: u64, old: Option<Location>, chunks: Chunks, mut head: Head) {
+        let replaced = old.map(|location| self.arena.header(location));
+        let class = self.slabs.class_of(chunks.head);
+        self.mark_entry(class, hash, &mut head.header, replaced);
+        self.arena.set_head(chunks.head, head);
+        self.mark_continuations(chunks);
         self.link(hash, old, chunks.head);
         self.resize_memory_of_requests();
         self.show_store(hash, chunks.head);
-        Ok(chunks.head)
     }
 
     /// Gives the item another head: in place if the key stays where it is, elsewhere otherwise.
@@ -127,9 +139,14 @@ impl Shard {
         let value_len = draft.before.len() + kept_len + draft.after.len();
         debug_assert!(value_len <= self.item_size_max && draft.header.key_len() == draft.key.len());
         let Draft { header, client_flags, extension, .. } = *draft;
-        let mut shape =
-            Shape { head: Head { header, client_flags, extension }, class: ClassId(0), continuations: 0 };
-        let chunk_size_max = self.payload() + HEADER_SIZE;
+        let head = Head { header_size: self.arena.header_size, header, client_flags, extension };
+        self.shape(head, value_len)
+    }
+
+    /// The layout of an item with this head, as yet without a chain, and a value of this length.
+    pub(crate) fn shape(&self, head: Head, value_len: usize) -> Shape {
+        let mut shape = Shape { head, class: ClassId(0), continuations: 0 };
+        let chunk_size_max = self.slabs.class(self.slabs.largest()).chunk_size;
         let mut head_len = value_len;
         if shape.head.value_offset() + value_len > chunk_size_max {
             let total = u32::try_from(value_len).expect("values are at most 1 GiB");
@@ -143,10 +160,17 @@ impl Shard {
         shape
     }
 
+    /// Bytes of the chunks that a layout takes, at best.
+    pub(crate) fn shape_bytes(&self, shape: &Shape) -> usize {
+        let chunk_size = |class| self.slabs.class(class).chunk_size;
+        chunk_size(shape.class) + shape.continuations * chunk_size(self.slabs.largest())
+    }
+
     fn fits_in_place(&self, old: Location, shape: &Shape) -> bool {
         shape.continuations == 0
             && self.slabs.class_of(old) == shape.class
             && self.arena.head(old).extension.chain.is_none()
+            && !self.is_pinned(old)
     }
 
     fn overwrite(&mut self, location: Location, shape: &Shape, draft: &Draft<'_>) {
@@ -171,30 +195,15 @@ impl Shard {
         self.note_use(location);
     }
 
-    fn write_new(
-        &mut self,
-        hash: u64,
-        old: Option<Location>,
-        chunks: Chunks,
-        shape: &Shape,
-        draft: &Draft<'_>,
-    ) {
-        let mut head = shape.head;
-        if let Some(chain) = &mut head.extension.chain {
-            chain.first = chunks.first.0;
-        }
-        let replaced = old.map(|location| self.arena.header(location));
-        let class = self.slabs.class_of(chunks.head);
-        self.mark_entry(class, hash, &mut head.header, replaced);
-        self.arena.set_head(chunks.head, head);
-        self.write_key(chunks.head, &head, draft.key);
-        self.mark_continuations(chunks);
+    /// Key and value of a new item.
+    fn write_new(&mut self, old: Option<Location>, new: Location, head: &Head, draft: &Draft<'_>) {
+        self.write_key(new, head, draft.key);
         let payload = self.payload();
         let kept = old.filter(|_| draft.keep_value).map(|location| {
             let old_head = self.arena.head(location);
             Pieces::of(location, &old_head, payload)
         });
-        let mut writer = Writer::new(&mut self.arena, Pieces::of(chunks.head, &head, payload));
+        let mut writer = Writer::new(&mut self.arena, Pieces::of(new, head, payload));
         writer.write(draft.before);
         if let Some(kept) = kept {
             writer.copy(kept);
@@ -202,7 +211,7 @@ impl Shard {
         writer.write(draft.after);
     }
 
-    fn write_key(&mut self, location: Location, head: &Head, key: &[u8]) {
+    pub(crate) fn write_key(&mut self, location: Location, head: &Head, key: &[u8]) {
         let start = location.offset() + head.key_offset();
         self.arena.bytes_mut(start..start + key.len()).copy_from_slice(key);
     }

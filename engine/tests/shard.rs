@@ -240,6 +240,32 @@ fn without_cas_every_cas_value_reads_zero() {
 }
 
 #[test]
+fn without_cas_a_flush_drops_everything_however_often_it_comes() {
+    let mut shard = Shard::new(&Config { cas_enabled: false, ..config(1 << 20) }).unwrap();
+    for round in 0..200_000_u32 {
+        set(&mut shard, &round.to_le_bytes(), b"v");
+        shard.flush();
+        shard.flush();
+        // Most of these are still in memory, and none was asked for since it was dropped.
+        let earlier = (round - round % 1000).to_le_bytes();
+        assert!(shard.peek(NOW, &earlier).is_none(), "{round}");
+    }
+    set(&mut shard, b"key", b"v");
+    assert!(shard.get(NOW, b"key").is_some());
+    shard.validate();
+}
+
+#[test]
+fn without_cas_an_item_takes_four_bytes_less() {
+    let fill = |cas_enabled| {
+        let mut shard = Shard::new(&Config { cas_enabled, ..config(1 << 20) }).unwrap();
+        (0..1000_u32).for_each(|id| set(&mut shard, &id.to_le_bytes(), b"v"));
+        shard.counters().bytes
+    };
+    assert_eq!(fill(true) - fill(false), 4 * 1000);
+}
+
+#[test]
 fn a_number_that_became_shorter_is_padded_in_place_and_still_a_number() {
     let mut shard = shard(1 << 20);
     set(&mut shard, b"n", b"10");

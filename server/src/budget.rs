@@ -136,7 +136,7 @@ mod tests {
     fn four() -> (Budget, Connections, Vec<ConnectionId>) {
         let mut connections = Connections::default();
         let ids: Vec<_> = (0..4).map(|slot| ConnectionId { slot, generation: 1 }).collect();
-        ids.iter().for_each(|&id| connections.insert(id));
+        ids.iter().for_each(|&id| connections.insert(id, slabring_protocol::Parser::default(), NOW));
         (Budget::new(LARGE * SHARE), connections, ids)
     }
 

@@ -1,10 +1,15 @@
 //! One client's connection: what it sent and is not executed yet, and what it is owed. No I/O, no engine.
 
+use std::net::SocketAddr;
+
 use slabring_engine::Seconds;
 use slabring_protocol::Parser;
 use slabring_reactor::ConnectionId;
 
+use crate::dump::Dump;
 use crate::outbox::Outbox;
+use crate::session::{SESSION_BYTES, Session};
+use crate::watch::Watch;
 
 /// Replies in bytes above which a connection's requests are not executed and its socket is not read.
 pub const OUTPUT_BYTES_HIGH: usize = 1 << 20;
@@ -101,6 +106,26 @@ pub enum Ending {
     AfterOutput,
 }
 
+/// Something that a connection is sent bit by bit, and that its further requests wait for.
+#[derive(Debug)]
+pub enum Stream {
+    /// A walk over all items.
+    Dump(Box<Dump>),
+    /// What happens, from here to the end of the connection.
+    Watch(Watch),
+}
+
+/// Who is at the other end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Peer {
+    /// A client over TCP.
+    Tcp(SocketAddr),
+    /// A client over the unix socket.
+    Local,
+    /// It was gone before it could be asked.
+    Unknown,
+}
+
 /// See the module.
 pub struct Connection {
     /// Its name in the reactor.
@@ -111,6 +136,14 @@ pub struct Connection {
     pub input: Input,
     /// What is owed.
     pub outbox: Outbox,
+    /// TLS, if it is spoken.
+    pub session: Option<Box<Session>>,
+    /// What it is being sent bit by bit.
+    pub stream: Option<Stream>,
+    /// Who it is.
+    pub peer: Peer,
+    /// Where it came in, as an index of the node's addresses.
+    pub listener: usize,
     /// A send is in flight.
     pub sending: bool,
     /// The socket is not read, for the sake of the output.
@@ -143,12 +176,16 @@ pub struct Connection {
 
 impl Connection {
     /// A fresh connection.
-    pub fn new(id: ConnectionId) -> Self {
+    pub fn new(id: ConnectionId, parser: Parser, now: Seconds) -> Self {
         Self {
             id,
-            parser: Parser::default(),
+            parser,
             input: Input::default(),
             outbox: Outbox::default(),
+            session: None,
+            stream: None,
+            peer: Peer::Unknown,
+            listener: 0,
             sending: false,
             paused: false,
             stalled: false,
@@ -159,7 +196,7 @@ impl Connection {
             touched: false,
             ending: Ending::No,
             waits_for_memory: false,
-            heard_at: Seconds(0),
+            heard_at: now,
             sending_bytes: 0,
             input_bytes_counted: 0,
             output_bytes_counted: 0,
@@ -172,6 +209,7 @@ impl Connection {
             && self.outbox.waiting() < REPLIES_WAITING_MAX
             && self.outbox.gathering() == 0
             && self.bounced == 0
+            && self.stream.is_none()
     }
 
     /// Whether all replies made so far have left.
@@ -185,6 +223,11 @@ impl Connection {
         self.outbox.ready().len() < OUTPUT_BYTES_HIGH
     }
 
+    /// Whether it is only told things.
+    pub fn is_watching(&self) -> bool {
+        matches!(self.stream, Some(Stream::Watch(_)))
+    }
+
     /// Whether all that was asked is answered and has left.
     pub fn is_quiet(&self) -> bool {
         !self.sending && !self.stalled && self.outbox.is_empty()
@@ -193,14 +236,22 @@ impl Connection {
     /// Whether it is time to close it.
     pub fn is_over(&self) -> bool {
         match self.ending {
+            // Nobody who watches is ever owed nothing.
+            Ending::AfterInput | Ending::AfterOutput if self.is_watching() => true,
             Ending::No => false,
-            Ending::AfterInput | Ending::AfterOutput => self.is_quiet(),
+            Ending::AfterInput | Ending::AfterOutput => match &self.session {
+                None => self.is_quiet(),
+                Some(session) => {
+                    !self.sending && session.is_over() && (session.is_broken() || self.is_quiet())
+                }
+            },
         }
     }
 
     /// Memory of its replies.
     pub fn output_capacity_bytes(&self) -> usize {
-        self.outbox.capacity_bytes() + self.sending_bytes
+        let session_bytes = self.session.as_ref().map_or(0, |_| SESSION_BYTES);
+        self.outbox.capacity_bytes() + self.sending_bytes + session_bytes
     }
 }
 
@@ -218,13 +269,13 @@ impl Connections {
     }
 
     /// Adds a fresh one.
-    pub fn insert(&mut self, id: ConnectionId) {
+    pub fn insert(&mut self, id: ConnectionId, parser: Parser, now: Seconds) {
         let slot = id.slot as usize;
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
         }
         assert!(self.slots[slot].is_none(), "the reactor gives a slot to one connection at a time");
-        self.slots[slot] = Some(Box::new(Connection::new(id)));
+        self.slots[slot] = Some(Box::new(Connection::new(id, parser, now)));
         self.live += 1;
     }
 
@@ -245,9 +296,20 @@ impl Connections {
         self.slots[id.slot as usize].take()
     }
 
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Connection> {
+        self.slots.iter().flatten().map(|client| &**client)
+    }
+
     /// The names of all connections.
     pub fn ids(&self) -> Vec<ConnectionId> {
-        self.slots.iter().flatten().map(|connection| connection.id).collect()
+        self.ids_of(|_| true)
+    }
+
+    /// The names of the connections that are so. O(all connections).
+    pub fn ids_of(&self, are_so: impl Fn(&Connection) -> bool) -> Vec<ConnectionId> {
+        let found = self.slots.iter().flatten().filter(|connection| are_so(connection));
+        found.map(|connection| connection.id).collect()
     }
 }
 
@@ -290,9 +352,9 @@ mod tests {
         let mut connections = Connections::default();
         let old = ConnectionId { slot: 2, generation: 1 };
         let new = ConnectionId { slot: 2, generation: 2 };
-        connections.insert(old);
+        connections.insert(old, Parser::default(), Seconds(1));
         assert!(connections.remove(old).is_some());
-        connections.insert(new);
+        connections.insert(new, Parser::default(), Seconds(1));
         assert!(connections.get_mut(old).is_none());
         assert!(connections.remove(old).is_none());
         assert_eq!((connections.len(), connections.ids()), (1, vec![new]));

@@ -1,8 +1,12 @@
 //! What a shard tells about itself, and questions that go to all shards of a node. No rendering.
 
-use slabring_engine::{ClassStats, Counters, MemoryUse, Seconds};
-use slabring_protocol::StatsTopic;
+use slabring_engine::{ClassId, ClassStats, Counters, MemoryUse, Seconds};
+use slabring_protocol::{Command, Dialect, Request};
 use slabring_reactor::IoCounters;
+
+use crate::dump::{Walk, Walked};
+use crate::prefixes::Prefixes;
+use crate::watch::Ticket;
 
 /// Declares a struct of `u64` counters that can be summed field by field.
 macro_rules! counters {
@@ -33,7 +37,13 @@ counters! {
 counters! {
     /// What came and went over a shard's connections.
     Traffic {
-        bytes_read, bytes_written, connections_total, connections_rejected, cmd_flush,
+        bytes_read, bytes_written, connections_total, connections_rejected, cmd_flush, idle_kicks,
+        auth_cmds, auth_errors,
+        /// Lines for watchers: written, fetched by one, and found no room.
+        log_written, log_sent, log_skipped,
+        /// Sweeps that clients asked for, items that all sweeps looked at, and dead ones that they freed.
+        crawls, swept, sweep_reclaimed,
+        tls_sessions, tls_handshake_errors, tls_record_errors,
         /// Times a connection had to wait for its own replies or for room in a mailbox.
         stalls,
         /// Requests that went to another shard.
@@ -129,7 +139,13 @@ fn sum_of_memory(a: &MemoryUse, b: &MemoryUse) -> MemoryUse {
         policy: a.policy + b.policy,
         external: a.external + b.external,
         items: a.items + b.items,
+        held: a.held + b.held,
     }
+}
+
+/// A class's number as clients know it: memcached counts them from 1.
+pub fn class_number(class: ClassId) -> u32 {
+    u32::from(class.0) + 1
 }
 
 /// What every shard can be asked.
@@ -141,19 +157,88 @@ pub enum Question {
     Report,
     /// Set your counters to zero.
     ResetCounters,
+    /// Use so much memory and no more.
+    LimitMemory(usize),
+    /// Free all that is dead, now.
+    Sweep,
+    /// Begin or end to count by prefix.
+    CountPrefixes(bool),
+    /// Tell the counts by prefix.
+    Prefixes,
+    /// Tell your connections.
+    Connections,
+    /// Take a step of a walk over all items.
+    Walk(Walk),
+    /// Give this watcher its lines.
+    Log(Ticket),
+}
+
+/// What one shard answers, beside text.
+#[derive(Debug)]
+pub enum Answer {
+    /// It is done.
+    Done,
+    /// Its numbers.
+    Numbers(Box<ShardReport>),
+    /// Its counts by prefix.
+    Prefixes(Prefixes),
+    /// How far a walk has come.
+    Walked(Box<Walked>),
+    /// A watcher's lines are the text.
+    Log,
+}
+
+/// A request without a key, to be answered later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asked {
+    command: Command,
+    noreply: bool,
+    dialect: Dialect,
 }
 
 /// An answer to which all shards contribute.
 #[derive(Debug)]
 pub struct Gathering {
-    /// What was asked.
-    pub question: Question,
-    /// What of the reports the client wants to see.
-    pub topic: StatsTopic,
-    /// The client wants to see nothing.
-    pub noreply: bool,
+    /// What the client asked.
+    pub asked: Asked,
     /// The sum so far.
-    pub report: ShardReport,
+    pub answer: Answer,
+    /// Texts so far, one shard's after the other's.
+    pub text: Vec<u8>,
+}
+
+impl Answer {
+    /// Adds another shard's answer to the same question.
+    pub fn add(&mut self, other: &Self) {
+        match (&mut *self, other) {
+            (Self::Numbers(sum), Self::Numbers(part)) => sum.add(part),
+            (Self::Prefixes(sum), Self::Prefixes(part)) => sum.add(part),
+            (Self::Done, Self::Done) => {}
+            (answer, other) => unreachable!("{other:?} answers another question than {answer:?}"),
+        }
+    }
+}
+
+impl Asked {
+    /// What to keep of `request`.
+    pub fn of(request: &Request<'_>) -> Self {
+        let Request { command, noreply, dialect, .. } = *request;
+        Self { command, noreply, dialect }
+    }
+
+    /// The request.
+    pub fn request(self) -> Request<'static> {
+        let Self { command, noreply, dialect } = self;
+        Request { command, key: &[], value: &[], flags: &[], noreply, dialect }
+    }
+}
+
+impl Gathering {
+    /// Adds another shard's part.
+    pub fn add(&mut self, answer: &Answer, text: &[u8]) {
+        self.answer.add(answer);
+        self.text.extend_from_slice(text);
+    }
 }
 
 #[cfg(test)]

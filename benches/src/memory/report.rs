@@ -183,8 +183,15 @@ mod tests {
 
     #[test]
     fn a_breakdown_adds_up_to_the_budget() {
-        let memory =
-            MemoryUse { limit: 100_000, index: 1000, pages: 90_000, policy: 500, external: 0, items: 60_000 };
+        let memory = MemoryUse {
+            limit: 100_000,
+            index: 1000,
+            pages: 90_000,
+            policy: 500,
+            external: 0,
+            items: 60_000,
+            held: 0,
+        };
         let breakdown = Breakdown::of(&memory, 1000, "10x30".parse().unwrap());
         assert_eq!((breakdown.header, breakdown.rounding, breakdown.unused), (20.0, 30.0, 8.5));
         assert_eq!(breakdown.overhead(), 51.5);

@@ -1,0 +1,143 @@
+//! The chunks that must stay where they are between operations: values on their way to a reader, and room that a writer
+//! is filling. Knows locations and sizes; never reads an item.
+
+use crate::arena::Location;
+use crate::value::Pieces;
+
+/// Most entries of the table, and one for so many bytes of the budget: in a small shard everything is small.
+const HOLDS_MAX: usize = 1024;
+const BUDGET_PER_HOLD: usize = 32 << 10;
+const HOLDS_MIN: usize = 8;
+/// This part of the budget may be held, and this part of the pages: what is left can still be evicted and moved.
+const BUDGET_SHARE: usize = 4;
+const PAGES_SHARE: usize = 2;
+
+/// Chunks that stay: those of an item or of a reservation.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hold {
+    /// First continuation, if there is one.
+    pub(crate) first: Location,
+    pub(crate) pieces: Pieces,
+    /// Bytes of all its chunks, headers and rounding included.
+    pub(crate) chunk_bytes: usize,
+    pub(crate) state: HoldState,
+}
+
+/// Who holds the chunks, and whether an item does besides.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum HoldState {
+    /// An item that so many readers are being sent.
+    Linked { readers: u32 },
+    /// What was such an item; the index no longer knows it.
+    Unlinked { readers: u32 },
+    /// A writer fills it.
+    Reserved,
+}
+
+/// The holds of one shard by the location of their first chunk. Looking one up is a walk along at most 4 KiB, and is
+/// only done where the page is known to hold something.
+#[derive(Debug)]
+pub(crate) struct Holds {
+    heads: Vec<Location>,
+    holds: Vec<Hold>,
+    holds_max: usize,
+    pages_max: usize,
+    chunk_bytes: usize,
+    chunk_bytes_max: usize,
+    /// Bytes of chunks that belong to no item.
+    orphan_bytes: usize,
+}
+
+impl HoldState {
+    fn is_orphan(self) -> bool {
+        !matches!(self, HoldState::Linked { .. })
+    }
+}
+
+impl Holds {
+    /// Allocates all it will ever need.
+    pub(crate) fn new(memory_bytes: usize, pages: usize) -> Holds {
+        let holds_max = (memory_bytes / BUDGET_PER_HOLD).clamp(HOLDS_MIN, HOLDS_MAX);
+        Holds {
+            heads: Vec::with_capacity(holds_max),
+            holds: Vec::with_capacity(holds_max),
+            holds_max,
+            pages_max: pages / PAGES_SHARE,
+            chunk_bytes: 0,
+            chunk_bytes_max: memory_bytes / BUDGET_SHARE,
+            orphan_bytes: 0,
+        }
+    }
+
+    /// Bytes of the table.
+    pub(crate) fn bytes(&self) -> usize {
+        self.holds_max * (size_of::<Location>() + size_of::<Hold>())
+    }
+
+    /// Whether so many bytes more may be held, where so many pages hold something already.
+    pub(crate) fn has_room(&self, chunk_bytes: usize, pages_held: usize) -> bool {
+        self.heads.len() < self.holds_max
+            && pages_held < self.pages_max
+            && self.chunk_bytes + chunk_bytes <= self.chunk_bytes_max
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.heads.len()
+    }
+
+    /// Bytes of the chunks held that belong to no item.
+    pub(crate) fn orphan_bytes(&self) -> usize {
+        self.orphan_bytes
+    }
+
+    pub(crate) fn get(&self, head: Location) -> Option<&Hold> {
+        self.place(head).map(|at| &self.holds[at])
+    }
+
+    /// Adds a hold. The caller made sure that there is [room](Holds::has_room) and none at this location yet.
+    pub(crate) fn insert(&mut self, head: Location, hold: Hold) {
+        assert!(self.heads.len() < self.holds_max);
+        debug_assert!(self.place(head).is_none());
+        self.chunk_bytes += hold.chunk_bytes;
+        self.orphan_bytes += if hold.state.is_orphan() { hold.chunk_bytes } else { 0 };
+        self.heads.push(head);
+        self.holds.push(hold);
+    }
+
+    /// Changes who holds the chunks at a location that is held.
+    pub(crate) fn set_state(&mut self, head: Location, state: HoldState) {
+        let at = self.place(head).expect("the caller knows it to be held");
+        let hold = &mut self.holds[at];
+        let bytes = |state: HoldState| if state.is_orphan() { hold.chunk_bytes } else { 0 };
+        self.orphan_bytes = self.orphan_bytes - bytes(hold.state) + bytes(state);
+        hold.state = state;
+    }
+
+    /// Takes out a hold that is there.
+    pub(crate) fn remove(&mut self, head: Location) -> Hold {
+        let at = self.place(head).expect("the caller knows it to be held");
+        self.heads.swap_remove(at);
+        let hold = self.holds.swap_remove(at);
+        self.chunk_bytes -= hold.chunk_bytes;
+        self.orphan_bytes -= if hold.state.is_orphan() { hold.chunk_bytes } else { 0 };
+        hold
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Location, &Hold)> + '_ {
+        self.heads.iter().copied().zip(&self.holds)
+    }
+
+    /// Checks the totals against the entries.
+    pub(crate) fn validate(&self) {
+        let bytes = |hold: &Hold| hold.chunk_bytes;
+        assert_eq!(self.holds.iter().map(bytes).sum::<usize>(), self.chunk_bytes);
+        let orphans = self.holds.iter().filter(|hold| hold.state.is_orphan());
+        assert_eq!(orphans.map(bytes).sum::<usize>(), self.orphan_bytes);
+        assert!(self.heads.len() == self.holds.len() && self.heads.len() <= self.holds_max);
+        assert!(self.heads.iter().all(|&head| self.heads.iter().filter(|&&at| at == head).count() == 1));
+    }
+
+    fn place(&self, head: Location) -> Option<usize> {
+        self.heads.iter().position(|&at| at == head)
+    }
+}

@@ -1,0 +1,173 @@
+//! Pins: a value that is being sent stays whole until the last reader is done, whatever becomes of its item. Never
+//! copies a value.
+//!
+//! A pinned item can be deleted, replaced, flushed or evicted like any other. Then the index forgets it and its chunks
+//! wait, as chunks of no item, for the last [`Shard::unpin`]. What would change its bytes in place makes a new item instead.
+
+use crate::arena::Location;
+use crate::expiry::Seconds;
+use crate::header::{Chunk, Header};
+use crate::held::{Hold, HoldState};
+use crate::item::Item;
+use crate::room::Chunks;
+use crate::shard::Shard;
+use crate::value::{Pieces, Value};
+
+/// The right to read one value until [`Shard::unpin`]. Dropping it instead keeps the value's memory from being used again,
+/// which a debug build notices at the end of the shard.
+#[derive(PartialEq, Eq, Debug)]
+#[must_use = "a pin must be given back to the shard with `unpin`"]
+pub struct Pin {
+    head: Location,
+}
+
+/// Where an item was when it was read, for [`Shard::pin_at`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    location: Location,
+    version: u64,
+}
+
+impl Item<'_> {
+    /// Where the item is, to pin it when the borrow has ended.
+    pub fn place(&self) -> Place {
+        Place { location: self.location(), version: self.version() }
+    }
+}
+
+impl Shard {
+    /// Pins the item of a key, leaving no trace of the access. `None` if there is no live item or no
+    /// [room for a pin](Shard::pin_at).
+    pub fn pin(&mut self, now: Seconds, key: &[u8]) -> Option<Pin> {
+        let place = self.peek(now, key)?.place();
+        self.pin_at(place)
+    }
+
+    /// Pins the item that was just read, dead or alive. `None` if anything else happened to the shard meanwhile and the item
+    /// is gone or replaced, or if too much is held already: more than a quarter of the budget, half of the pages, or 1024
+    /// values (fewer in shards below 32 MiB). Then the caller copies. O(pieces of the value).
+    pub fn pin_at(&mut self, place: Place) -> Option<Pin> {
+        let head = place.location;
+        let is_there = |chunk| matches!(chunk, Chunk::Item(header) if header.version() == place.version);
+        if !self.slabs.is_in_use(head) || !is_there(self.arena.chunk(head)) {
+            return None;
+        }
+        match self.hold_at(head).map(|hold| hold.state) {
+            Some(HoldState::Linked { readers }) => {
+                self.holds.set_state(head, HoldState::Linked { readers: readers.checked_add(1)? });
+            }
+            Some(state) => unreachable!("{state:?} is no item"),
+            None => self.hold_item(head)?,
+        }
+        Some(Pin { head })
+    }
+
+    /// The value as it was when it was pinned.
+    pub fn pinned_value(&self, pin: &Pin) -> Value<'_> {
+        let hold = self.holds.get(pin.head).expect("a pin of this shard");
+        Value::new(&self.arena, hold.pieces)
+    }
+
+    /// Gives a pin back. With the last one of a value whose item is gone its memory becomes free. O(pieces of the value).
+    #[expect(clippy::needless_pass_by_value, reason = "a pin is used up")]
+    pub fn unpin(&mut self, pin: Pin) {
+        let Pin { head } = pin;
+        match self.holds.get(head).expect("a pin of this shard").state {
+            HoldState::Linked { readers: 1 } => {
+                let hold = self.holds.remove(head);
+                self.let_go(Chunks { head, first: hold.first });
+            }
+            HoldState::Unlinked { readers: 1 } => {
+                let hold = self.holds.remove(head);
+                let chunks = Chunks { head, first: hold.first };
+                self.let_go(chunks);
+                self.give_chunks(chunks);
+            }
+            HoldState::Linked { readers } => {
+                self.holds.set_state(head, HoldState::Linked { readers: readers - 1 });
+            }
+            HoldState::Unlinked { readers } => {
+                self.holds.set_state(head, HoldState::Unlinked { readers: readers - 1 });
+            }
+            HoldState::Reserved => panic!("a reservation is not pinned"),
+        }
+    }
+
+    /// Whether an item's bytes must stay as they are. One load, but for pages that hold something.
+    #[inline]
+    pub(crate) fn is_pinned(&self, item: Location) -> bool {
+        self.hold_at(item).is_some()
+    }
+
+    /// Keeps the chunks of an item that the index no longer knows for those who read it. False if nobody does.
+    pub(crate) fn keep_for_readers(&mut self, item: Location) -> bool {
+        let Some(&Hold { first, state, .. }) = self.hold_at(item) else { return false };
+        let HoldState::Linked { readers } = state else { panic!("{state:?} was no item") };
+        self.holds.set_state(item, HoldState::Unlinked { readers });
+        self.arena.set_header(item, Header::reserved(first));
+        let mut next = first;
+        while next != Location::NONE {
+            let Chunk::Continuation { next: after, .. } = self.arena.chunk(next) else {
+                panic!("a chain leads out of its item")
+            };
+            self.arena.set_header(next, Header::reserved(after));
+            next = after;
+        }
+        true
+    }
+
+    /// Marks the pages of chunks as not to be moved.
+    pub(crate) fn hold_on(&mut self, chunks: Chunks) {
+        let mut next = Some(chunks.head);
+        while let Some(chunk) = next {
+            self.slabs.hold(chunk);
+            next = self.chunk_behind(chunks, chunk);
+        }
+    }
+
+    /// Undoes [`Shard::hold_on`].
+    pub(crate) fn let_go(&mut self, chunks: Chunks) {
+        let mut next = Some(chunks.head);
+        while let Some(chunk) = next {
+            self.slabs.let_go(chunk);
+            next = self.chunk_behind(chunks, chunk);
+        }
+    }
+
+    /// The chunk that follows in a chain, whether it is an item's or not.
+    pub(crate) fn chunk_behind(&self, chunks: Chunks, chunk: Location) -> Option<Location> {
+        let next = match self.arena.chunk(chunk) {
+            _ if chunk == chunks.head => chunks.first,
+            Chunk::Continuation { next, .. } | Chunk::Reserved { next } => next,
+            Chunk::Item(_) | Chunk::Free { .. } => panic!("a chain leads out of its item"),
+        };
+        (next != Location::NONE).then_some(next)
+    }
+
+    /// Bytes of the chunks of a chain, rounding included.
+    pub(crate) fn chunk_bytes_of(&self, chunks: Chunks) -> usize {
+        let following = |&chunk: &Location| self.chunk_behind(chunks, chunk);
+        let chain = std::iter::successors(Some(chunks.head), following);
+        chain.map(|chunk| self.slabs.class(self.slabs.class_of(chunk)).chunk_size).sum()
+    }
+
+    #[inline]
+    fn hold_at(&self, head: Location) -> Option<&Hold> {
+        if self.slabs.is_held(self.slabs.page_of(head)) { self.holds.get(head) } else { None }
+    }
+
+    fn hold_item(&mut self, item: Location) -> Option<()> {
+        let head = self.arena.head(item);
+        let first = head.extension.chain.map_or(Location::NONE, |chain| Location(chain.first));
+        let chunks = Chunks { head: item, first };
+        let chunk_bytes = self.chunk_bytes_of(chunks);
+        if !self.holds.has_room(chunk_bytes, self.slabs.pages_held()) {
+            return None;
+        }
+        let pieces = Pieces::of(item, &head, self.payload());
+        self.hold_on(chunks);
+        let state = HoldState::Linked { readers: 1 };
+        self.holds.insert(item, Hold { first, pieces, chunk_bytes, state });
+        Some(())
+    }
+}
