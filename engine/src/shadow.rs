@@ -14,7 +14,7 @@ use crate::policy::{Rule, SETTINGS, Setting};
 use crate::sketch::Sketch;
 
 /// Items of a shadow, at most.
-const ITEMS_MAX: usize = 2048;
+const ITEMS_MAX: usize = 1024;
 /// A shard whose budget affords fewer keeps the setting it starts with.
 const ITEMS_MIN: usize = 256;
 /// The shadows may take this part of the budget.
