@@ -237,6 +237,13 @@ impl Index {
         }
     }
 
+    /// What the next [`Index::migrate_bucket`] will ask the hashes of, but for overflow. Growing only.
+    pub(crate) fn moving_next(&self) -> impl Iterator<Item = Location> + '_ {
+        assert!(self.is_growing());
+        let bucket = self.bucket(to_usize(self.frontier - 1));
+        bucket.used_slots().map(|slot| Location(bucket.locations[slot]))
+    }
+
     /// Checks the counters against the buckets and hands every entry to `check`.
     pub(crate) fn validate(&self, mut check: impl FnMut(Location)) {
         let (mut items, mut overflow) = (0, 0);

@@ -285,6 +285,10 @@ impl Shard {
     fn migrate_bucket(&mut self) {
         let (arena, hasher) = (&self.arena, &self.hasher);
         self.index.migrate_bucket(|location| hash_key(hasher, arena.key(location)));
+        if self.index.is_growing() {
+            // By the time they are asked for, with the next new item, they will be there.
+            self.index.moving_next().for_each(|location| arena.prefetch(location));
+        }
     }
 
     pub(crate) fn find_empty_page(&self) -> Option<PageId> {

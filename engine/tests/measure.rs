@@ -157,8 +157,9 @@ fn measure_overhead(policy: PolicyKind, value_size: usize) {
 }
 
 /// Every store of an index that grows all the way, by itself.
-fn measure_growth(items: u32) {
-    let mut shard = Shard::new(&Config::with_memory(items as usize * 100)).unwrap();
+fn measure_growth(items: u32, huge_pages: bool) {
+    let config = Config { huge_pages, ..Config::with_memory(items as usize * 100) };
+    let mut shard = Shard::new(&config).unwrap();
     let mut buffer = [0; 10];
     let (mut worst, mut over) = (0, 0);
     let start = Instant::now();
@@ -170,14 +171,18 @@ fn measure_growth(items: u32) {
         over += u32::from(nanos > 200_000);
     }
     let each = start.elapsed().as_nanos() / u128::from(items);
-    println!("growth to {items} items: {each} ns each, worst {} us, {over} over 200 us", worst / 1_000);
+    println!(
+        "growth to {items} items, huge pages {huge_pages}: {each} ns each, worst {} us, {over} over 200 us",
+        worst / 1_000
+    );
     assert_eq!(shard.counters().items, u64::from(items));
 }
 
 #[test]
 #[ignore = "takes long and checks nothing"]
 fn pauses_of_an_index_that_grows_to_ten_million_items() {
-    measure_growth(10 * ITEMS);
+    measure_growth(10 * ITEMS, false);
+    measure_growth(10 * ITEMS, true);
 }
 
 #[test]
