@@ -60,7 +60,8 @@ def takes_many_at_once(client):
     say("get_multi of what is left", client.get_multi, list(values))
     _, version = client.gets("many:5")
     mappings = {("many:5", version): "swapped", ("many:7", 999_999): "never", ("absent", 999_999): "never"}
-    say("set_multi_cas", client.set_multi_cas, mappings)
+    swapped = client.set_multi_cas(mappings)
+    say("set_multi_cas", {key: version is not None for key, version in swapped.items()})
     say("get_multi after it", client.get_multi, ["many:5", "many:7", "absent"])
 
 

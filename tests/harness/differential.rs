@@ -94,7 +94,7 @@ fn finish(
     versions: &mut Versions,
 ) -> Option<Difference> {
     let sent: Vec<_> = sides.iter_mut().map(|side| side.send_rest(batch)).collect();
-    let answers: Vec<_> = sides.iter_mut().zip(sent).map(|(side, sent)| side.receive(batch, sent)).collect();
+    let answers: Vec<_> = sides.iter_mut().zip(sent).map(|(side, sent)| side.receive(batch, &sent)).collect();
     let [expected, got] = answers.try_into().expect("two sides");
     compare(batch, &expected, &got, versions).map(|(expected, got)| Difference {
         batch: index,
@@ -158,11 +158,11 @@ impl<'a> Side<'a> {
     }
 
     /// The answers up to the last fence, or up to the end of the connection, which is then replaced.
-    fn receive(&mut self, batch: &Batch, sent: io::Result<()>) -> Segments {
+    fn receive(&mut self, batch: &Batch, sent: &io::Result<()>) -> Segments {
         let mut segments = vec![Vec::new()];
         let connection = &mut self.connections[batch.connection];
         loop {
-            let answer = match &sent {
+            let answer = match sent {
                 Err(error) if !crate::connection::is_end(error) => Err(io::Error::from(error.kind())),
                 _ => self.dialect.read(connection),
             };

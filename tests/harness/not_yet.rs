@@ -3,16 +3,13 @@
 /// Features, and labels of lines in the rounds of clients. Whoever adds one to Slabring removes it here, and every
 /// test that was waiting for it runs.
 pub const NOT_YET: &[&str] = &[
-    BINARY_PROTOCOL,
     CREATING_FETCHES,
-    EXPORTER_STATS,
     META_FLAGS_IN_ORDER,
     NOREPLY_FOR_A_NUMBER,
     REQUESTS_BEHIND_QUIT,
-    UNIX_SOCKETS,
+    STATS_BY_CLASS,
     // Labels: `append` beyond the largest item is refused with an error, and not with NOT_STORED.
     "append too much",
-    "cache_memlimit",
 ];
 
 /// Requests that start with the byte 0x80.
@@ -20,9 +17,6 @@ pub const BINARY_PROTOCOL: &str = "binary protocol";
 
 /// An item that `mg` has created was fetched by it, so that the next `mg` answers `h1`.
 pub const CREATING_FETCHES: &str = "mg that creates fetches";
-
-/// What the exporter reads from `stats`, `stats settings`, `stats items` and `stats slabs`.
-pub const EXPORTER_STATS: &str = "stats for the exporter";
 
 /// The flags `N`, `T` and `t` of one `mg` or `ma` count in their order: `t` tells the time before the `T` behind it, and of
 /// `N` and `T` the later one gives a new item its time.
@@ -34,8 +28,8 @@ pub const NOREPLY_FOR_A_NUMBER: &str = "noreply for a number";
 /// `quit` with requests behind it in the same packet, and another packet after that.
 pub const REQUESTS_BEHIND_QUIT: &str = "requests behind quit";
 
-/// `-s PATH`.
-pub const UNIX_SOCKETS: &str = "unix sockets";
+/// Counts of requests for each class in `stats slabs`.
+pub const STATS_BY_CLASS: &str = "counts by class";
 
 /// Whether Slabring has this.
 pub fn slabring_has(feature: &str) -> bool {

@@ -19,7 +19,7 @@ pub fn shrink(
     batches.truncate(difference.batch + 2);
     let mut smallest =
         Smallest { batches, difference, pair, dialect, deadline: Instant::now() + SHRINK_TIMEOUT };
-    smallest.leave_out(|batches| batches.len(), |batches, from, to| drop(batches.drain(from..to)));
+    smallest.leave_out(<[Batch]>::len, |batches, from, to| drop(batches.drain(from..to)));
     let mut batch = 0;
     while batch < smallest.batches.len() {
         smallest.leave_out(
