@@ -245,7 +245,8 @@ fn parse_key_and_number(
     let (Some(key), Some(number)) = (tokens.next(), tokens.next()) else {
         return refused(ErrorReply::BadCommandLineFormat);
     };
-    let noreply = ends_in_noreply(tokens);
+    // As in memcached, the last word counts also where it stands for the number.
+    let noreply = tokens.last_left().unwrap_or(number) == b"noreply";
     if key.len() > KEY_SIZE_MAX {
         return refused_unless_noreply(ErrorReply::BadCommandLineFormat, noreply);
     }

@@ -224,7 +224,9 @@ impl Dispatcher {
 
     /// The key of the request that `data` begins with, if this shard will execute it at once.
     pub fn first_key<'a>(&self, client: &Connection, data: &'a [u8]) -> Option<&'a [u8]> {
-        if !client.input.is_empty() || client.stalled || client.session.is_some() {
+        // Behind a quit the parser may stand in the middle of a request that nobody will read on.
+        let reads = client.ending == Ending::No && !client.stalled && client.session.is_none();
+        if !reads || !client.input.is_empty() {
             return None;
         }
         match client.parser.clone().next(data, &self.limits) {

@@ -301,7 +301,11 @@ impl Executor {
                 StoreOutcome::NotStored | StoreOutcome::TooLarge | StoreOutcome::NoMemory => {}
             }
         }
-        outcome
+        match (store.mode, outcome) {
+            // memcached's answer to an append that would make an item too large.
+            (EngineMode::Append | EngineMode::Prepend, StoreOutcome::TooLarge) => StoreOutcome::NotStored,
+            _ => outcome,
+        }
     }
 
     fn count_delete(&mut self, now: Seconds, delete: &Delete<'_>) -> DeleteOutcome {

@@ -2,15 +2,7 @@
 
 /// Features, and labels of lines in the rounds of clients. Whoever adds one to Slabring removes it here, and every
 /// test that was waiting for it runs.
-pub const NOT_YET: &[&str] = &[
-    CREATING_FETCHES,
-    META_FLAGS_IN_ORDER,
-    NOREPLY_FOR_A_NUMBER,
-    REQUESTS_BEHIND_QUIT,
-    STATS_BY_CLASS,
-    // Labels: `append` beyond the largest item is refused with an error, and not with NOT_STORED.
-    "append too much",
-];
+pub const NOT_YET: &[&str] = &[META_FLAGS_IN_ORDER];
 
 /// Requests that start with the byte 0x80.
 pub const BINARY_PROTOCOL: &str = "binary protocol";
