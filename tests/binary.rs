@@ -10,6 +10,8 @@ use slabring_tests::{Connection, Server};
 const REQUEST_MAGIC: u8 = 0x80;
 const REPLY_MAGIC: u8 = 0x81;
 const HEADER_SIZE: usize = 24;
+/// What the tables below and the servers are trusted with.
+const WRITTEN: &str = "a packet is written as the module says";
 const OPAQUE: [u8; 4] = [0xde, 0xad, 0xbe, 0xef];
 
 /// A title, packets, and the replies to all of them.
@@ -171,15 +173,15 @@ const CONVERSATIONS: &[Conversation] = &[
 
 fn packet(text: &str) -> Vec<u8> {
     let mut words = text.split(' ');
-    let opcode = u8::from_str_radix(words.next().unwrap(), 16).unwrap();
+    let opcode = u8::from_str_radix(words.next().expect(WRITTEN), 16).expect(WRITTEN);
     let (mut cas, mut extras, mut key, mut value) = (0u64, Vec::new(), Vec::new(), Vec::new());
     for word in words {
-        let (name, part) = word.split_once('=').unwrap();
+        let (name, part) = word.split_once('=').expect(WRITTEN);
         match name {
-            "cas" => cas = part.parse().unwrap(),
+            "cas" => cas = part.parse().expect(WRITTEN),
             "x" => {
-                let digits = part.as_bytes().chunks(2).map(|pair| str::from_utf8(pair).unwrap());
-                extras = digits.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect();
+                let digits = part.as_bytes().chunks(2).map(|pair| str::from_utf8(pair).expect(WRITTEN));
+                extras = digits.map(|pair| u8::from_str_radix(pair, 16).expect(WRITTEN)).collect();
             }
             "k" => key = part.replace("\\s", " ").into_bytes(),
             "v" => value = part.as_bytes().to_vec(),
@@ -190,10 +192,18 @@ fn packet(text: &str) -> Vec<u8> {
 }
 
 fn packet_of(opcode: u8, cas: u64, extras: &[u8], key: &[u8], value: &[u8]) -> Vec<u8> {
-    let body = u32::try_from(extras.len() + key.len() + value.len()).unwrap();
-    let key_size = u16::try_from(key.len()).unwrap().to_be_bytes();
-    let mut bytes =
-        vec![REQUEST_MAGIC, opcode, key_size[0], key_size[1], u8::try_from(extras.len()).unwrap(), 0, 0, 0];
+    let body = u32::try_from(extras.len() + key.len() + value.len()).expect(WRITTEN);
+    let key_size = u16::try_from(key.len()).expect(WRITTEN).to_be_bytes();
+    let mut bytes = vec![
+        REQUEST_MAGIC,
+        opcode,
+        key_size[0],
+        key_size[1],
+        u8::try_from(extras.len()).expect(WRITTEN),
+        0,
+        0,
+        0,
+    ];
     bytes.extend_from_slice(&body.to_be_bytes());
     bytes.extend_from_slice(&OPAQUE);
     bytes.extend_from_slice(&cas.to_be_bytes());
@@ -205,8 +215,8 @@ fn packet_of(opcode: u8, cas: u64, extras: &[u8], key: &[u8], value: &[u8]) -> V
 fn reply(connection: &mut Connection) -> String {
     let Ok(header) = connection.read_exact(HEADER_SIZE) else { return "closed".into() };
     assert_eq!((header[0], &header[12..16]), (REPLY_MAGIC, &OPAQUE[..]));
-    let body = u32::from_be_bytes(header[8..12].try_into().unwrap());
-    let body = connection.read_exact(usize::try_from(body).unwrap()).expect("a whole body");
+    let body = u32::from_be_bytes(header[8..12].try_into().expect(WRITTEN));
+    let body = connection.read_exact(usize::try_from(body).expect(WRITTEN)).expect("a whole body");
     let (extras, rest) = body.split_at(usize::from(header[4]));
     let (key, value) = rest.split_at(usize::from(u16::from_be_bytes([header[2], header[3]])));
     let has_cas = header[16..].iter().any(|byte| *byte != 0);
@@ -218,7 +228,8 @@ fn reply(connection: &mut Connection) -> String {
         word => word,
     };
     let extras = if hex.is_empty() { "-".to_owned() } else { hex };
-    write!(text, " {} {extras} {} {}", if has_cas { "cas" } else { "-" }, word(key), word(value)).unwrap();
+    write!(text, " {} {extras} {} {}", if has_cas { "cas" } else { "-" }, word(key), word(value))
+        .expect(WRITTEN);
     text
 }
 
