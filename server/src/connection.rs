@@ -5,7 +5,7 @@ use slabring_protocol::Parser;
 use slabring_reactor::ConnectionId;
 
 use crate::outbox::Outbox;
-use crate::session::{SESSION_BYTES, Session};
+use crate::session::Session;
 
 /// Replies in bytes above which a connection's requests are not executed and its socket is not read.
 pub const OUTPUT_BYTES_HIGH: usize = 1 << 20;
@@ -212,8 +212,7 @@ impl Connection {
 
     /// Memory of its replies.
     pub fn output_capacity_bytes(&self) -> usize {
-        let session_bytes = self.session.as_ref().map_or(0, |_| SESSION_BYTES);
-        self.outbox.capacity_bytes() + self.sending_bytes + session_bytes
+        self.outbox.capacity_bytes() + self.sending_bytes
     }
 }
 

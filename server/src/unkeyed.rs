@@ -40,7 +40,7 @@ impl Dispatcher {
             Command::Stats(StatsTopic::Reset) => self.ask_all(client, request, Question::ResetCounters),
             Command::Stats(_) => self.ask_all(client, request, Question::Report),
             Command::Authenticate | Command::SaslStart | Command::SaslStep => {
-                self.authenticate(client, request)
+                self.authenticate(client, request);
             }
             Command::SaslMechanisms => {
                 client.outbox.local(|out| reply::sasl_mechanisms(out, request, SASL_MECHANISMS));
