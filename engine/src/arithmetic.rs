@@ -168,6 +168,7 @@ impl Shard {
     ) -> ArithmeticOutcome {
         let Ok(location) = written else { return ArithmeticOutcome::NoMemory };
         self.counters.total_items += u64::from(created);
+        self.last_class = self.slabs.class_of(location);
         let head = self.arena.head(location);
         ArithmeticOutcome::Value { value, cas: self.cas_of(&head), expiry: head.header.expiry(), created }
     }

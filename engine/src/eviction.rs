@@ -29,6 +29,8 @@ const SAMPLE_ITEMS: usize = 32;
 /// Items at the old end of a list that may not be evictable just now: only ever one is protected.
 const PROTECTED_MAX: usize = 1;
 const FREQUENCY_ON_ENTRY: u32 = 1;
+/// Keys that tell how much each class is hit, where there are no shadows to sample for.
+const SAMPLED_KEYS: u64 = 2048;
 
 const _: () = assert!(FREQUENCY_ON_ENTRY <= FREQUENCY_MAX);
 const _: () = assert!(SAMPLE_ITEMS <= HAND_STEPS_MAX);
@@ -87,6 +89,10 @@ impl Shard {
     pub(crate) fn show_store(&mut self, hash: u64, location: Location) {
         if sampled_bits(hash) >= self.sampled_below {
             return;
+        }
+        if self.shadows.is_none() {
+            let share = (SAMPLED_KEYS << u32::BITS) / self.counters.items.max(1);
+            self.sampled_below = u32::try_from(share).unwrap_or(u32::MAX);
         }
         let size = self.shadow_size(location);
         if let (Some(shadows), Some(sketch)) = (&mut self.shadows, &self.sketch) {
@@ -225,6 +231,9 @@ impl Shard {
 
     /// Drops a live item for the sake of others.
     pub(crate) fn evict(&mut self, location: Location) {
+        if self.evicted.is_some() {
+            self.note_evicted(location);
+        }
         let header = self.arena.header(location);
         let unfetched = u64::from(!header.is_fetched());
         let class_id = self.slabs.class_of(location);

@@ -113,7 +113,9 @@ impl Shard {
         request: &Fetch,
     ) -> Fetched<'_> {
         let Fetch { binary_key, explicit_cas, .. } = *request;
-        let header = self.new_header(now, key, request.touch.unwrap_or(expiry));
+        let mut header = self.new_header(now, key, request.touch.unwrap_or(expiry));
+        // Whoever makes an item by asking for it has fetched it: memcached shows the next one a hit.
+        header.set_fetched(true);
         let extension = Extension { token_sent: true, binary_key, explicit_cas, ..Extension::default() };
         let draft =
             Draft { header, client_flags: 0, extension, key, before: &[], keep_value: false, after: &[] };
@@ -121,6 +123,7 @@ impl Shard {
             Err(NoRoom) => Fetched::NoMemory,
             Ok(location) => {
                 self.counters.total_items += 1;
+                header.set_fetched(false);
                 let item = Item::new(self, location, header, now);
                 Fetched::Hit {
                     item,

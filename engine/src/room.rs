@@ -8,6 +8,8 @@ use crate::slab::{ClassId, PageId};
 
 /// The caller's external bytes are honoured up to this part of the budget.
 const EXTERNAL_SHARE: usize = 2;
+/// A lower limit on memory is honoured down to this part of the budget.
+const LIMIT_SHARE: usize = 16;
 
 /// The chunks of one item that is being written.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +25,21 @@ impl Shard {
     /// At most half of the budget is honoured, and without eviction only what no item needs. What does not fit at
     /// once is honoured as pages leave their classes: with stores, and in [`Shard::maintain`].
     pub fn set_external_bytes(&mut self, bytes: usize) {
-        self.external_wanted = bytes.min(self.memory_bytes / EXTERNAL_SHARE);
+        self.external_reported = bytes;
+        self.withhold_external_bytes();
+    }
+
+    /// Uses no more than so many bytes of the budget from here on, or all of it again. At least a sixteenth stays in use. As
+    /// with [external bytes](Shard::set_external_bytes), items go as pages leave.
+    pub fn set_memory_limit(&mut self, bytes: usize) {
+        let limit = bytes.clamp(self.memory_bytes / LIMIT_SHARE, self.memory_bytes);
+        self.withheld_bytes = self.memory_bytes - limit;
+        self.withhold_external_bytes();
+    }
+
+    fn withhold_external_bytes(&mut self) {
+        let limit = self.memory_bytes - self.withheld_bytes;
+        self.external_wanted = self.withheld_bytes + self.external_reported.min(limit / EXTERNAL_SHARE);
         self.external_bytes = self.external_bytes.min(self.external_wanted);
         self.take_external_bytes();
         while self.external_bytes < self.external_wanted

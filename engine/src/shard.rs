@@ -5,8 +5,10 @@ use std::hash::{BuildHasher, Hasher};
 use ahash::RandomState;
 
 use crate::arena::{Arena, Location};
+use crate::automove::Automove;
 use crate::config::{CasSeries, Config, ConfigError};
 use crate::counters::{ClassStats, Counters, MemoryUse};
+use crate::evicted::Evicted;
 use crate::expiry::{Expiry, Seconds};
 use crate::ghost::Ghost;
 use crate::header::{HEADER_SIZE, Head, Header, VERSION_MAX};
@@ -18,7 +20,7 @@ use crate::policy::{Order, PolicyKind, Setting};
 use crate::recency::Recency;
 use crate::shadow::Shadows;
 use crate::sketch::Sketch;
-use crate::slab::{PageId, Slabs};
+use crate::slab::{ClassId, PageId, Slabs};
 use crate::value::{Pieces, Value};
 use crate::window::Blocks;
 use crate::{KEY_SIZE_MAX, index};
@@ -28,8 +30,6 @@ const VERSION_START: u64 = 1;
 /// This part of the budget is put to use for the index at once.
 const INDEX_SHARE_AT_START: usize = 256;
 const BUCKETS_MIN: usize = 64;
-/// One key in 256 tells how much each class is hit, if there are no shadows to sample for.
-const SAMPLED_WITHOUT_SHADOWS: u32 = 1 << 24;
 /// A page up to this size is emptied within a fraction of a millisecond, so none is kept spare.
 const PAGE_SIZE_AT_ONCE_MAX: usize = 16 << 10;
 
@@ -48,7 +48,7 @@ pub struct Shard {
     pub(crate) ghost: Option<Ghost>,
     /// Only for the policy that chooses among settings.
     pub(crate) shadows: Option<Box<Shadows>>,
-    /// Keys whose sampled bits are below this concern the shadows.
+    /// Keys whose sampled bits are below this concern the shadows and the comparison of the classes.
     pub(crate) sampled_below: u32,
     /// Only for the policy that goes by it.
     pub(crate) recency: Option<Recency>,
@@ -57,14 +57,20 @@ pub struct Shard {
     pub(crate) order: Order,
     pub(crate) setting: Setting,
     pub(crate) counters: Counters,
+    /// Only while the caller wants to know.
+    pub(crate) evicted: Option<Box<Evicted>>,
     pub(crate) memory_bytes: usize,
     pub(crate) external_bytes: usize,
-    /// What the caller reported; honoured as room is made.
+    /// What the caller reported and what of the budget is not to be used; honoured as room is made.
     pub(crate) external_wanted: usize,
+    pub(crate) external_reported: usize,
+    /// Bytes of the budget above the limit of now.
+    pub(crate) withheld_bytes: usize,
     /// Bytes of the budget that are kept free for what cannot wait.
     pub(crate) spare_bytes: usize,
     /// Bytes of all classes' last evictions.
     pub(crate) departure_bytes: usize,
+    pub(crate) automove: Automove,
     pub(crate) leaving: Option<Leaving>,
     pub(crate) holds: Holds,
     pub(crate) requests: u64,
@@ -79,6 +85,8 @@ pub struct Shard {
     pub(crate) protected: Location,
     /// Chunks are reserved for an item that is not complete yet.
     pub(crate) writing: bool,
+    /// See [`Shard::last_class`].
+    pub(crate) last_class: ClassId,
     pub(crate) sweep_page: PageId,
     pub(crate) sweep_chunk: u32,
     pub(crate) hasher: RandomState,
@@ -122,18 +130,22 @@ impl Shard {
             index: Index::reserve(items_possible, buckets, huge_pages).map_err(reserve)?,
             sketch: sketch.transpose().map_err(reserve)?,
             ghost: ghost.transpose().map_err(reserve)?,
-            sampled_below: shadows.as_ref().map_or(SAMPLED_WITHOUT_SHADOWS, Shadows::sampled_below),
+            sampled_below: shadows.as_ref().map_or(u32::MAX, Shadows::sampled_below),
             shadows: shadows.map(Box::new),
             recency: recency.transpose().map_err(reserve)?,
             blocks: Blocks::reserve(items_possible, windows, huge_pages).map_err(reserve)?,
             order: policy.order(),
             setting: policy.setting(),
             counters: Counters::default(),
+            evicted: None,
             memory_bytes,
             external_bytes: 0,
             external_wanted: 0,
+            external_reported: 0,
+            withheld_bytes: 0,
             spare_bytes: if config.evict && page_size > PAGE_SIZE_AT_ONCE_MAX { page_size } else { 0 },
             departure_bytes: 0,
+            automove: Automove::default(),
             leaving: None,
             holds: Holds::new(memory_bytes, pages_max),
             requests: 0,
@@ -144,6 +156,7 @@ impl Shard {
             evict: config.evict,
             protected: Location::NONE,
             writing: false,
+            last_class: ClassId(0),
             sweep_page: PageId(0),
             sweep_chunk: 0,
             hasher: hasher(config.hash_seed),
@@ -208,11 +221,11 @@ impl Shard {
     /// Where the budget goes.
     pub fn memory(&self) -> MemoryUse {
         MemoryUse {
-            limit: self.memory_bytes,
+            limit: self.memory_bytes - self.withheld_bytes,
             index: self.index.bytes(),
             pages: self.slabs.bytes(),
             policy: self.policy_bytes(),
-            external: self.external_bytes,
+            external: self.external_bytes.saturating_sub(self.withheld_bytes),
             items: usize::try_from(self.counters.bytes).expect("items fit the budget"),
             held: self.holds.orphan_bytes(),
         }
@@ -221,6 +234,12 @@ impl Shard {
     /// Running totals.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Size class of the item that the last store or arithmetic made or changed, that the last delete removed, or that
+    /// kept a store from being carried out. For who counts by class; O(1).
+    pub fn last_class(&self) -> ClassId {
+        self.last_class
     }
 
     /// Sets the running totals to zero; what is in the shard now stays counted.

@@ -135,8 +135,11 @@ impl Shard {
         let Some(location) = old else { return decide_absent(request) };
         let head = self.arena.head(location);
         let decision = decide_present(request, &head, self.cas_of(&head));
-        if matches!(decision, Decision::Refuse(_)) && request.mode == StoreMode::Add {
-            self.count_add_refused(now, location, head.header);
+        if matches!(decision, Decision::Refuse(_)) {
+            self.last_class = self.slabs.class_of(location);
+            if request.mode == StoreMode::Add {
+                self.count_add_refused(now, location, head.header);
+            }
         }
         decision
     }
@@ -203,6 +206,7 @@ impl Shard {
         match written {
             Ok(location) => {
                 self.counters.total_items += 1;
+                self.last_class = self.slabs.class_of(location);
                 let head = self.arena.head(location);
                 StoreOutcome::Stored { cas: self.cas_of(&head), value_len: head.value_len() }
             }

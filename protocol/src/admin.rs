@@ -186,6 +186,21 @@ impl WatchTopics {
         self.0 & topics.0 == topics.0
     }
 
+    /// Whether any of `topics` is in here. O(1).
+    pub fn overlaps(self, topics: Self) -> bool {
+        self.0 & topics.0 != 0
+    }
+
+    /// A number to keep them by. O(1).
+    pub fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// The topics of [`WatchTopics::bits`]. O(1).
+    pub fn from_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+
     /// These and those. O(1).
     #[must_use]
     pub fn and(self, topics: Self) -> Self {

@@ -12,7 +12,8 @@ pub use dialect::{
     Hit, Outcome, hit_end, hit_header, miss, noop, outcome, quit, sasl_mechanisms, stats, version_of,
 };
 pub use dump::{
-    DumpItem, certificates_error, cluster_config, metadump_end, metadump_item, mgdump_end, mgdump_item,
+    DumpItem, cachedump_item, certificates_error, cluster_config, metadump_end, metadump_item, mgdump_end,
+    mgdump_item, stats_prefix,
 };
 pub use meta::{
     MetaItem, MetaStatus, MetaWin, meta_arithmetic, meta_debug, meta_get, meta_noop, meta_status,

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token};
-use socket2::{SockRef, Socket as RawSocket};
+use socket2::{SockAddr, SockRef, Socket as RawSocket};
 
 use crate::clock::Moment;
 use crate::datagrams::Datagrams;
@@ -376,6 +376,10 @@ impl Io for Epoll {
             self.finished.retain(|event| !is_about(event, connection));
             self.sockets.remove(connection);
         }
+    }
+
+    fn peer(&self, connection: ConnectionId) -> Option<SockAddr> {
+        self.sockets.peer(connection)
     }
 
     fn wake(&mut self, peer: &Waker) {

@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockAddr;
+
 use crate::waker::Waker;
 
 /// One accepted or adopted connection of one [`Io`].
@@ -208,6 +210,9 @@ pub trait Io: Sized {
     /// Ends the connection: no event of it follows. A send in flight is cut short. A peer that was not read to its end is
     /// reset.
     fn close(&mut self, connection: ConnectionId);
+
+    /// Whom a connection leads to, while the kernel knows. A system call.
+    fn peer(&self, connection: ConnectionId) -> Option<SockAddr>;
 
     /// Wakes the thread behind `peer` if it sleeps. Leaves with the next turn at the latest.
     fn wake(&mut self, peer: &Waker);

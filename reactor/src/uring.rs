@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockAddr;
+
 use crate::buffers::BufferId;
 use crate::clock::Moment;
 use crate::datagrams::Datagrams;
@@ -410,6 +412,10 @@ impl Io for Uring {
             self.ring.cancel_send(connection);
         }
         self.free_if_landed(connection);
+    }
+
+    fn peer(&self, connection: ConnectionId) -> Option<SockAddr> {
+        self.sockets.peer(connection)
     }
 
     fn wake(&mut self, peer: &Waker) {

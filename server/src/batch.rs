@@ -8,6 +8,7 @@ use slabring_reactor::ConnectionId;
 use crate::execute::Executor;
 use crate::outbox::Ticket;
 use crate::report::{Answer, Question};
+use crate::shards::{ShardId, Shards};
 
 /// Requests in one letter before the next is begun.
 const REQUESTS_MAX: usize = 1024;
@@ -91,6 +92,20 @@ pub trait Senders {
     fn bounced(&mut self, connection: ConnectionId);
 }
 
+/// Whose letter it is, and what of the owner's executes it.
+pub struct Visit<'a> {
+    /// Items.
+    pub executor: &'a mut Executor,
+    /// Connections, for who asks about them.
+    pub census: &'a dyn Fn(&mut Vec<u8>),
+    /// The second.
+    pub now: Seconds,
+    /// The node.
+    pub shards: Shards,
+    /// Who wrote the letter.
+    pub sender: ShardId,
+}
+
 /// What [`Batch::resend`] does with a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Gate {
@@ -156,7 +171,8 @@ impl Batch {
     ///
     /// With more than [`REPLY_BYTES_MAX`] of them the rest bounces, and `bouncing` makes all later letters of this
     /// sender bounce too, so that nothing overtakes, until one comes that resumes.
-    pub fn execute(&mut self, executor: &mut Executor, now: Seconds, bouncing: &mut bool) {
+    pub fn execute(&mut self, visit: Visit<'_>, bouncing: &mut bool) {
+        let Visit { executor, census, now, shards, sender } = visit;
         *bouncing &= !self.resumes;
         let mut rest = &self.bytes[..];
         for group in self.entries.chunks_mut(WARM_KEYS_MAX) {
@@ -171,12 +187,17 @@ impl Batch {
                 }
                 let before = self.replies.len();
                 match entry.work {
+                    Work::Question(Question::Connections) => {
+                        census(&mut self.replies);
+                        self.answers.push(Answer::Done);
+                    }
                     Work::Question(question) => {
                         self.answers.push(executor.answer(now, question, &mut self.replies));
                     }
                     work @ Work::Request { .. } => {
                         let request = request_of(work, split_off(&mut rest, work.bytes()));
-                        executor.execute(now, &request, &mut self.replies);
+                        let connection = shards.connection_number(sender, entry.sender.connection.slot);
+                        executor.execute(now, &request, connection, &mut self.replies);
                     }
                 }
                 entry.state = State::Done { reply_bytes: self.replies.len() - before };
@@ -342,11 +363,16 @@ mod tests {
         batch.outcomes().map(|(to, outcome)| (to.connection.slot, text(outcome))).collect()
     }
 
+    fn visit(executor: &mut Executor) -> Visit<'_> {
+        let shards = Shards { count: 2, me: ShardId(0) };
+        Visit { executor, census: &|_| {}, now: NOW, shards, sender: ShardId(1) }
+    }
+
     fn executor_with_large_value() -> Executor {
-        let mut executor = Executor::new(Shard::new(&Config::with_memory(16 << 20)).unwrap());
+        let mut executor = Executor::alone(Shard::new(&Config::with_memory(16 << 20)).unwrap());
         let mut batch = Batch::default();
         push(&mut batch, 0, &format!("set large 0 0 300000\r\n{}\r\n", "x".repeat(300_000)));
-        batch.execute(&mut executor, NOW, &mut false);
+        batch.execute(visit(&mut executor), &mut false);
         assert_eq!(outcomes(&batch), [(0, "STORED\r\n".to_string())]);
         executor
     }
@@ -361,7 +387,7 @@ mod tests {
             Question::Report,
         );
         push(&mut batch, 3, "incr a 41\r\n");
-        batch.execute(&mut executor, NOW, &mut false);
+        batch.execute(visit(&mut executor), &mut false);
         let expected = [(1, "STORED\r\n"), (2, "numbers: true, 0 bytes"), (3, "42\r\n")];
         assert_eq!(outcomes(&batch), expected.map(|(slot, text)| (slot, text.to_string())));
         assert!(!batch.has_bounced());
@@ -377,7 +403,7 @@ mod tests {
         let mut second = Batch::default();
         push(&mut second, 2, "get late\r\n");
         for batch in [&mut first, &mut second] {
-            batch.execute(&mut executor, NOW, &mut bouncing);
+            batch.execute(visit(&mut executor), &mut bouncing);
             assert!(batch.has_bounced());
         }
         assert_eq!(outcomes(&first)[1], (2, "bounced".to_string()));
@@ -388,7 +414,7 @@ mod tests {
         returned.absorb(&second, |id| senders.bounced(id));
         returned.resend(&mut letter, &mut senders);
         assert_eq!(senders.bounced, [2, 2]);
-        letter.execute(&mut executor, NOW, &mut bouncing);
+        letter.execute(visit(&mut executor), &mut bouncing);
         let expected = [(2, "STORED\r\n"), (2, "VALUE late 0 1\r\n1\r\n")];
         assert_eq!(outcomes(&letter), expected.map(|(slot, text)| (slot, text.to_string())));
         assert!(returned.is_empty() && !bouncing);

@@ -1,11 +1,15 @@
 //! One client's connection: what it sent and is not executed yet, and what it is owed. No I/O, no engine.
 
+use std::net::SocketAddr;
+
 use slabring_engine::Seconds;
 use slabring_protocol::Parser;
 use slabring_reactor::ConnectionId;
 
+use crate::dump::Dump;
 use crate::outbox::Outbox;
 use crate::session::Session;
+use crate::watch::Watch;
 
 /// Replies in bytes above which a connection's requests are not executed and its socket is not read.
 pub const OUTPUT_BYTES_HIGH: usize = 1 << 20;
@@ -105,6 +109,26 @@ pub enum Ending {
     AfterOutput,
 }
 
+/// Something that a connection is sent bit by bit, and that its further requests wait for.
+#[derive(Debug)]
+pub enum Stream {
+    /// A walk over all items.
+    Dump(Box<Dump>),
+    /// What happens, from here to the end of the connection.
+    Watch(Watch),
+}
+
+/// Who is at the other end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Peer {
+    /// A client over TCP.
+    Tcp(SocketAddr),
+    /// A client over the unix socket.
+    Local,
+    /// It was gone before it could be asked.
+    Unknown,
+}
+
 /// See the module.
 pub struct Connection {
     /// Its name in the reactor.
@@ -117,6 +141,12 @@ pub struct Connection {
     pub outbox: Outbox,
     /// TLS, if it is spoken.
     pub session: Option<Box<Session>>,
+    /// What it is being sent bit by bit.
+    pub stream: Option<Stream>,
+    /// Who it is.
+    pub peer: Peer,
+    /// Where it came in, as an index of the node's addresses.
+    pub listener: usize,
     /// A send is in flight.
     pub sending: bool,
     /// The socket is not read, for the sake of the output.
@@ -156,6 +186,9 @@ impl Connection {
             input: Input::default(),
             outbox: Outbox::default(),
             session: None,
+            stream: None,
+            peer: Peer::Unknown,
+            listener: 0,
             sending: false,
             paused: false,
             stalled: false,
@@ -179,6 +212,7 @@ impl Connection {
             && self.outbox.waiting() < REPLIES_WAITING_MAX
             && self.outbox.gathering() == 0
             && self.bounced == 0
+            && self.stream.is_none()
     }
 
     /// Whether all replies made so far have left.
@@ -192,6 +226,11 @@ impl Connection {
         self.outbox.ready().len() < OUTPUT_BYTES_HIGH
     }
 
+    /// Whether it is only told things.
+    pub fn is_watching(&self) -> bool {
+        matches!(self.stream, Some(Stream::Watch(_)))
+    }
+
     /// Whether all that was asked is answered and has left.
     pub fn is_quiet(&self) -> bool {
         !self.sending && !self.stalled && self.outbox.is_empty()
@@ -200,6 +239,8 @@ impl Connection {
     /// Whether it is time to close it.
     pub fn is_over(&self) -> bool {
         match self.ending {
+            // Nobody who watches is ever owed nothing.
+            Ending::AfterInput | Ending::AfterOutput if self.is_watching() => true,
             Ending::No => false,
             Ending::AfterInput | Ending::AfterOutput => match &self.session {
                 None => self.is_quiet(),
@@ -263,6 +304,11 @@ impl Connections {
         self.get_mut(id)?;
         self.live -= 1;
         self.place(id)?.take()
+    }
+
+    /// All of them but those of datagrams.
+    pub fn iter(&self) -> impl Iterator<Item = &Connection> {
+        self.slots.iter().flatten().map(|client| &**client)
     }
 
     fn place(&mut self, id: ConnectionId) -> Option<&mut Option<Box<Connection>>> {

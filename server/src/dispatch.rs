@@ -6,14 +6,14 @@ use std::sync::Arc;
 use slabring_engine::{Seconds, WARM_KEYS_MAX};
 use slabring_protocol::{Command, ErrorReply, KEY_SIZE_MAX, Limits, Parser, Request, Step, Users, reply};
 
-use crate::batch::{Batch, Outcome, ReturnAddress};
+use crate::batch::{Batch, Outcome, ReturnAddress, Visit};
 use crate::budget::Budget;
-use crate::connection::{Connection, Ending, Input};
+use crate::connection::{Connection, Ending, Input, Stream};
 use crate::execute::Executor;
 use crate::live::Held;
 use crate::node::Node;
 use crate::post::Post;
-use crate::report::Gathering;
+use crate::report::{Answer, Gathering};
 use crate::session::{Failure, Session};
 use crate::shards::{ShardId, Shards};
 
@@ -50,10 +50,16 @@ pub struct Dispatcher {
     pub post: Post,
     /// The connections' buffers.
     pub budget: Budget,
-    /// Who may come in, if that is asked.
-    pub users: Held<Users>,
     /// The second of this turn.
     pub now: Seconds,
+    /// Some connection could go on at once: the next turn must not wait.
+    pub has_more: bool,
+    /// Connections that watch.
+    pub watching: usize,
+    /// Who wants to hear of this shard's connections, which are not at hand while one of them is executed.
+    pub census_wanted: Vec<ReturnAddress>,
+    /// Who may come in, if that is asked.
+    pub users: Held<Users>,
     limits: Limits,
     spare_buffers: Vec<Vec<u8>>,
 }
@@ -66,8 +72,11 @@ impl Dispatcher {
             limits: Limits { item_size_max: settings.item_size_limit() },
             budget: Budget::new(settings.shard_memory_bytes()),
             now: Seconds(node.clock.unix_seconds()),
-            users: Held::default(),
             spare_buffers: Vec::new(),
+            has_more: false,
+            watching: 0,
+            census_wanted: Vec::new(),
+            users: Held::default(),
             executor,
             post,
             node,
@@ -102,7 +111,7 @@ impl Dispatcher {
     }
 
     fn received_plain(&mut self, client: &mut Connection, data: &[u8]) {
-        if client.ending == Ending::AfterOutput {
+        if client.ending == Ending::AfterOutput || client.is_watching() {
             return;
         }
         if client.input.is_empty() && !client.stalled {
@@ -141,9 +150,30 @@ impl Dispatcher {
     ///
     /// A pipeline is parsed some requests ahead, so that the memory of all of them is fetched at the same time.
     fn execute_bytes(&mut self, client: &mut Connection, bytes: &[u8]) -> usize {
-        let mut used = 0;
         client.stalled = false;
         client.input.need(0);
+        self.go_on_streaming(client);
+        let used = self.execute_requests(client, bytes);
+        client.stalled |= client.stream.is_some();
+        used
+    }
+
+    /// Goes on with what a client is sent bit by bit.
+    fn go_on_streaming(&mut self, client: &mut Connection) {
+        match client.stream.take() {
+            None => {}
+            Some(Stream::Dump(dump)) => {
+                client.stream = self.go_on_dumping(client, dump).map(Stream::Dump);
+            }
+            Some(Stream::Watch(mut watch)) => {
+                self.go_on_watching(client, &mut watch);
+                client.stream = Some(Stream::Watch(watch));
+            }
+        }
+    }
+
+    fn execute_requests(&mut self, client: &mut Connection, bytes: &[u8]) -> usize {
+        let mut used = 0;
         while used < bytes.len() && client.ending != Ending::AfterOutput {
             let group = self.parse_ahead(&mut client.parser, bytes, used);
             self.warm(&group);
@@ -251,7 +281,8 @@ impl Dispatcher {
     fn dispatch(&mut self, client: &mut Connection, request: &Request<'_>, owner: ShardId) {
         if request.command.is_keyed() {
             if owner == self.shards.me {
-                client.outbox.local(|out| self.executor.execute(self.now, request, out));
+                let connection = self.shards.connection_number(owner, client.id.slot);
+                client.outbox.local(|out| self.executor.execute(self.now, request, connection, out));
             } else {
                 self.executor.traffic.requests_posted += 1;
                 let sender = ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
@@ -275,11 +306,21 @@ impl Dispatcher {
     }
 
     /// Hands one outcome of a letter that has come back to its connection.
-    pub fn deliver(&self, client: &mut Connection, to: ReturnAddress, outcome: Outcome<'_>) {
+    pub fn deliver(&mut self, client: &mut Connection, to: ReturnAddress, outcome: Outcome<'_>) {
         match outcome {
             Outcome::Reply(reply) => client.outbox.deliver(to.ticket, reply),
             // The post office keeps it.
             Outcome::Bounced => {}
+            Outcome::Answer(Answer::Walked(walked), text) => {
+                client.outbox.deliver(to.ticket, text);
+                self.walked(client, walked);
+            }
+            Outcome::Answer(Answer::Log, text) => {
+                client.outbox.deliver(to.ticket, text);
+                if let Some(Stream::Watch(watch)) = &mut client.stream {
+                    watch.fetched();
+                }
+            }
             Outcome::Answer(answer, text) => {
                 let add = |gathering: &mut Gathering| gathering.add(answer, text);
                 if let Some(gathering) = client.outbox.deliver_part(to.ticket, add) {
@@ -292,8 +333,10 @@ impl Dispatcher {
     }
 
     /// Executes another shard's letter and sends it back.
-    pub fn execute_letter(&mut self, place: usize, batch: Box<Batch>) {
-        self.post.execute(place, batch, &mut self.executor, self.now);
+    pub fn execute_letter(&mut self, place: usize, batch: Box<Batch>, census: &dyn Fn(&mut Vec<u8>)) {
+        let (now, shards, sender) = (self.now, self.shards, self.post.shard_at(place));
+        let visit = Visit { executor: &mut self.executor, census, now, shards, sender };
+        self.post.execute(place, batch, visit);
     }
 
     /// The bytes that a connection may send now, if there are any and none are on their way.
@@ -351,7 +394,8 @@ impl Dispatcher {
     /// All memory that is not the engine's and not fixed, for the report and the budget.
     pub fn count_all_buffers(&mut self) -> usize {
         let spare: usize = self.spare_buffers.iter().map(Vec::capacity).sum();
-        let bytes = self.budget.bytes() + spare + self.post.capacity_bytes();
+        let logs = self.executor.log_capacity_bytes();
+        let bytes = self.budget.bytes() + spare + logs + self.post.capacity_bytes();
         self.executor.traffic.buffer_bytes = bytes as u64;
         bytes
     }

@@ -8,18 +8,39 @@ mod classic;
 mod meta;
 
 use slabring_engine::{
-    Arithmetic, ArithmeticOutcome, Delete, DeleteOutcome, Seconds, Shard, Store, StoreMode as EngineMode,
-    StoreOutcome,
+    Arithmetic, ArithmeticOutcome, ClassId, Delete, DeleteOutcome, EvictedItem, Seconds, Shard, Store,
+    StoreMode as EngineMode, StoreOutcome,
 };
-use slabring_protocol::{Command, KEY_SIZE_MAX, Request, StoreMode};
+use slabring_protocol::reply::{LogItem, WatchEvent};
+use slabring_protocol::{Command, KEY_SIZE_MAX, Request, StoreMode, WatchTopics};
 use slabring_reactor::IoCounters;
 
-use crate::report::{Answer, CommandCounters, Question, ShardReport, Traffic};
+use crate::exptime::ttl_of;
+use crate::node::Node;
+use crate::observe::REQUEST_TOPICS;
+use crate::prefixes::{PrefixCounts, Prefixes};
+use crate::report::{
+    Answer, ByClass, CLASSES_MAX, ClassCounters, CommandCounters, Question, ShardReport, Traffic,
+    class_number,
+};
+use crate::shards::Shards;
+use crate::watch::{Ticket, WatchLog, Watchers};
 
 /// A shard with its counters.
 pub struct Executor {
     shard: Shard,
     commands: CommandCounters,
+    by_class: Box<ByClass>,
+    /// Somebody wants to be told of requests beside who sent them.
+    observed: bool,
+    watch_log: WatchLog,
+    /// Counts by prefix, while somebody wants them.
+    prefixes: Option<Prefixes>,
+    prefix_delimiter: u8,
+    /// What a get of [`DISCOVERY_KEY`](crate::discovery::DISCOVERY_KEY) is told.
+    discovery: Vec<u8>,
+    /// A client wants all of the shard swept.
+    sweep_wanted: bool,
     /// The thread's own part of a report.
     pub traffic: Traffic,
     /// The reactor's part of a report, as of the last turn.
@@ -27,15 +48,59 @@ pub struct Executor {
 }
 
 impl Executor {
-    /// An executor on a fresh shard.
-    pub fn new(shard: Shard) -> Self {
+    /// An executor on a fresh shard of `node`.
+    pub fn new(shard: Shard, shards: Shards, node: &Node) -> Self {
+        let mut executor = Self::with_log(shard, WatchLog::new(node.clock.clone(), shards));
+        executor.prefix_delimiter = node.settings.prefix_delimiter;
+        executor.discovery = node.discovery.value().to_vec();
+        if node.settings.detail_enabled {
+            executor.set_counting(true);
+        }
+        executor
+    }
+
+    fn with_log(shard: Shard, watch_log: WatchLog) -> Self {
         let (commands, traffic, io) = Default::default();
-        Self { shard, commands, traffic, io }
+        Self {
+            shard,
+            commands,
+            by_class: Box::new([ClassCounters::default(); CLASSES_MAX]),
+            observed: false,
+            watch_log,
+            prefixes: None,
+            prefix_delimiter: b':',
+            discovery: Vec::new(),
+            sweep_wanted: false,
+            traffic,
+            io,
+        }
+    }
+
+    /// An executor without a node around it.
+    #[cfg(test)]
+    pub fn alone(shard: Shard) -> Self {
+        let shards = Shards { count: 1, me: crate::shards::ShardId(0) };
+        Self::with_log(shard, WatchLog::new(slabring_reactor::clock::Clock::start(), shards))
+    }
+
+    /// The engine.
+    pub fn shard(&self) -> &Shard {
+        &self.shard
     }
 
     /// The engine.
     pub fn shard_mut(&mut self) -> &mut Shard {
         &mut self.shard
+    }
+
+    /// Commands so far.
+    pub fn commands(&self) -> &CommandCounters {
+        &self.commands
+    }
+
+    /// Whether all of the shard is to be swept at once. Asking settles it.
+    pub fn take_sweep_wanted(&mut self) -> bool {
+        std::mem::take(&mut self.sweep_wanted)
     }
 
     /// Begins to load what the requests with these keys will need. Nothing to gain with a single one.
@@ -48,8 +113,19 @@ impl Executor {
         }
     }
 
-    /// Executes a request with a key and appends the reply, if there is one.
-    pub fn execute(&mut self, now: Seconds, request: &Request<'_>, out: &mut Vec<u8>) {
+    /// Executes a request with a key and appends the reply, if there is one. `connection` is the number by which people know
+    /// who asks.
+    #[inline]
+    pub fn execute(&mut self, now: Seconds, request: &Request<'_>, connection: u32, out: &mut Vec<u8>) {
+        if self.observed {
+            self.execute_observed(now, request, connection, out);
+        } else {
+            self.execute_unobserved(now, request, out);
+        }
+    }
+
+    /// As [`Executor::execute`], telling nobody else.
+    pub fn execute_unobserved(&mut self, now: Seconds, request: &Request<'_>, out: &mut Vec<u8>) {
         let mut scratch = [0; KEY_SIZE_MAX];
         let key = request.decoded_key(&mut scratch);
         match request.command {
@@ -70,29 +146,117 @@ impl Executor {
     }
 
     /// Answers a question to the shard as a whole.
-    pub fn answer(&mut self, _now: Seconds, question: Question, _out: &mut Vec<u8>) -> Answer {
+    pub fn answer(&mut self, now: Seconds, question: Question, out: &mut Vec<u8>) -> Answer {
         match question {
             Question::Flush(None) => self.shard.flush(),
             Question::Flush(Some(due)) => self.shard.flush_at(due),
             Question::Report => return Answer::Numbers(Box::new(self.report())),
             Question::ResetCounters => {
                 self.commands = CommandCounters::default();
+                self.by_class.fill(ClassCounters::default());
                 let buffer_bytes = self.traffic.buffer_bytes;
                 self.traffic = Traffic { buffer_bytes, ..Traffic::default() };
                 self.shard.reset_counters();
+                self.prefixes.iter_mut().for_each(Prefixes::clear);
             }
+            Question::Automove(automove) => self.shard.set_automove(automove),
+            Question::MovePage { from, to } => return Answer::Moved(self.shard.move_page(from, to)),
+            Question::LimitMemory(bytes) => self.shard.set_memory_limit(bytes),
+            Question::Sweep => self.sweep_wanted = true,
+            Question::CountPrefixes(wanted) => self.set_counting(wanted),
+            Question::Prefixes => return Answer::Prefixes(self.prefixes.clone().unwrap_or_default()),
+            Question::Walk(walk) => return Answer::of_step(walk.step(&self.shard, now, out)),
+            Question::Log(ticket) => {
+                self.fetch_log(ticket, out);
+                return Answer::Log;
+            }
+            Question::Connections => unreachable!("who has the connections answers"),
         }
         Answer::Done
     }
 
+    /// Looks whether somebody watches.
+    #[inline]
+    pub fn look_who_watches(&mut self, watchers: &Watchers) {
+        if self.watch_log.refresh(watchers) {
+            self.look_who_observes();
+        }
+    }
+
+    /// Appends what waits for a watcher.
+    pub fn fetch_log(&mut self, ticket: Ticket, out: &mut Vec<u8>) {
+        self.watch_log.fetch(ticket, out);
+    }
+
+    /// Memory of what waits for watchers.
+    pub fn log_capacity_bytes(&self) -> usize {
+        self.watch_log.capacity_bytes()
+    }
+
+    /// Whether anybody watches this.
+    pub fn is_watched(&self, topic: WatchTopics) -> bool {
+        self.watch_log.wants(topic)
+    }
+
+    /// Tells those who watch this topic of an event.
+    pub fn note(&mut self, topic: WatchTopics, event: &WatchEvent<'_>) {
+        if self.watch_log.wants(topic) {
+            self.watch_log.note(topic, event);
+        }
+    }
+
+    /// Tells those who watch of what was evicted since the last call.
+    pub fn note_evictions(&mut self, now: Seconds) {
+        let Self { shard, watch_log, .. } = self;
+        if !watch_log.wants(WatchTopics::EVICTIONS) {
+            return;
+        }
+        let lost = shard.take_evicted(now, |evicted| {
+            let EvictedItem { key, fetched, expiry, idle_seconds, class, value_len } = *evicted;
+            let item = LogItem { key, class: class_number(class), size: length(value_len) };
+            let event = WatchEvent::Eviction { item, fetched, ttl: ttl_of(expiry, now), idle_seconds };
+            watch_log.note(WatchTopics::EVICTIONS, &event);
+        });
+        watch_log.skip(WatchTopics::EVICTIONS, lost);
+    }
+
+    /// Counts something for the prefix of a key, if anybody wants that.
+    pub fn count_by_prefix(&mut self, key: &[u8], add: impl FnOnce(&mut PrefixCounts)) {
+        if let Some(prefixes) = &mut self.prefixes {
+            prefixes.count(key, self.prefix_delimiter, add);
+        }
+    }
+
+    fn set_counting(&mut self, wanted: bool) {
+        if wanted {
+            self.prefixes.get_or_insert_default();
+        } else {
+            self.prefixes = None;
+        }
+        self.look_who_observes();
+    }
+
+    fn look_who_observes(&mut self) {
+        let requests = REQUEST_TOPICS.into_iter().fold(WatchTopics::default(), WatchTopics::and);
+        self.observed = self.prefixes.is_some() || self.watch_log.wants(requests);
+        self.shard.keep_evicted(self.watch_log.wants(WatchTopics::EVICTIONS));
+    }
+
     /// All numbers of this shard.
     pub fn report(&self) -> ShardReport {
+        let counters = self.watch_log.counters;
         ShardReport {
             commands: self.commands,
-            traffic: self.traffic,
+            traffic: Traffic {
+                log_written: counters.written,
+                log_sent: counters.sent,
+                log_skipped: counters.skipped,
+                ..self.traffic
+            },
             engine: *self.shard.counters(),
             memory: Some(self.shard.memory()),
             classes: self.shard.classes().collect(),
+            by_class: self.by_class.to_vec(),
             io: self.io,
         }
     }
@@ -104,10 +268,18 @@ impl Executor {
             StoreOutcome::NoMemory => self.commands.store_no_memory += 1,
             _ => self.commands.cmd_set += 1,
         }
+        let class = class_counters(&mut self.by_class, self.shard.last_class());
+        class.cmd_set += u64::from(matches!(outcome, StoreOutcome::Stored { .. }));
         if store.compare.is_some() {
             match outcome {
-                StoreOutcome::Stored { .. } => self.commands.cas_hits += 1,
-                StoreOutcome::Exists => self.commands.cas_badval += 1,
+                StoreOutcome::Stored { .. } => {
+                    self.commands.cas_hits += 1;
+                    class.cas_hits += 1;
+                }
+                StoreOutcome::Exists => {
+                    self.commands.cas_badval += 1;
+                    class.cas_badval += 1;
+                }
                 StoreOutcome::NotFound => self.commands.cas_misses += 1,
                 StoreOutcome::NotStored | StoreOutcome::TooLarge | StoreOutcome::NoMemory => {}
             }
@@ -118,7 +290,10 @@ impl Executor {
     fn count_delete(&mut self, now: Seconds, delete: &Delete<'_>) -> DeleteOutcome {
         let outcome = self.shard.delete(now, delete);
         match outcome {
-            DeleteOutcome::Deleted => self.commands.delete_hits += 1,
+            DeleteOutcome::Deleted => {
+                self.commands.delete_hits += 1;
+                class_counters(&mut self.by_class, self.shard.last_class()).delete_hits += 1;
+            }
             DeleteOutcome::NotFound => self.commands.delete_misses += 1,
             DeleteOutcome::Exists => {}
         }
@@ -128,18 +303,28 @@ impl Executor {
     fn count_arithmetic(&mut self, now: Seconds, arithmetic: &Arithmetic<'_>) -> ArithmeticOutcome {
         let outcome = self.shard.arithmetic(now, arithmetic);
         let commands = &mut self.commands;
-        let (hits, misses) = if arithmetic.decrement {
-            (&mut commands.decr_hits, &mut commands.decr_misses)
+        let class = class_counters(&mut self.by_class, self.shard.last_class());
+        let (hits, class_hits, misses) = if arithmetic.decrement {
+            (&mut commands.decr_hits, &mut class.decr_hits, &mut commands.decr_misses)
         } else {
-            (&mut commands.incr_hits, &mut commands.incr_misses)
+            (&mut commands.incr_hits, &mut class.incr_hits, &mut commands.incr_misses)
         };
         match outcome {
-            ArithmeticOutcome::Value { created: false, .. } => *hits += 1,
+            ArithmeticOutcome::Value { created: false, .. } => {
+                *hits += 1;
+                *class_hits += 1;
+            }
             ArithmeticOutcome::Value { created: true, .. } | ArithmeticOutcome::NotFound => *misses += 1,
             ArithmeticOutcome::NonNumeric | ArithmeticOutcome::Exists | ArithmeticOutcome::NoMemory => {}
         }
         outcome
     }
+}
+
+/// The counters of a class. There are no more classes than counters.
+#[inline]
+fn class_counters(by_class: &mut ByClass, class: ClassId) -> &mut ClassCounters {
+    &mut by_class[usize::from(class.0)]
 }
 
 fn engine_mode(mode: StoreMode) -> EngineMode {
@@ -152,6 +337,7 @@ fn engine_mode(mode: StoreMode) -> EngineMode {
     }
 }
 
-fn length(bytes: usize) -> u32 {
+/// A length as replies show it.
+pub fn length(bytes: usize) -> u32 {
     u32::try_from(bytes).expect("an item is at most 1 GiB")
 }

@@ -2,14 +2,18 @@
 #![forbid(unsafe_code)]
 #![expect(unreachable_pub, reason = "a binary has no outside: `pub` here means beyond the module")]
 
+mod admin;
 mod arrivals;
 mod auth;
 mod batch;
 mod budget;
+mod census;
 mod connection;
 mod control;
 mod datagrams;
+mod discovery;
 mod dispatch;
+mod dump;
 mod execute;
 mod exptime;
 mod gather;
@@ -17,10 +21,12 @@ mod listeners;
 mod live;
 mod log;
 mod node;
+mod observe;
 mod options;
 mod outbox;
 mod pid_file;
 mod post;
+mod prefixes;
 mod reload;
 mod report;
 mod session;
@@ -28,7 +34,9 @@ mod shard_thread;
 mod shards;
 mod stats;
 mod tls;
+mod tuning;
 mod unkeyed;
+mod watch;
 
 use std::process::ExitCode;
 

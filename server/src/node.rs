@@ -20,6 +20,7 @@ use socket2::SockRef;
 use crate::arrivals::{self, Arrivals};
 use crate::auth::read_users;
 use crate::control;
+use crate::discovery::Discovery;
 use crate::execute::Executor;
 use crate::listeners::{Entrance, Listeners, ShardListeners, SocketFile};
 use crate::live::Live;
@@ -29,6 +30,8 @@ use crate::report::ShardReport;
 use crate::shard_thread::ShardThread;
 use crate::shards::{ShardId, Shards};
 use crate::tls::TlsConfigs;
+use crate::tuning::Tuning;
+use crate::watch::Watchers;
 
 /// Receive buffers, and the rings, each take at most this share of a shard's memory.
 const FIXED_SHARE: usize = 16;
@@ -46,6 +49,16 @@ pub struct Node {
     pub sources: Sources,
     /// What the user asked for last: the settings at the start, or those of the last reload.
     pub latest: Mutex<Settings>,
+    /// What may be set and read back.
+    pub tuning: Tuning,
+    /// Who watches.
+    pub watchers: Watchers,
+    /// What clients are told who look for the nodes.
+    pub discovery: Discovery,
+    /// What of the memory may be used.
+    pub memory_limit_bytes: AtomicUsize,
+    /// Every listener, as `stats conns` shows it: those for TCP in their order, then the unix socket.
+    pub listeners: Vec<String>,
     /// Where clients find the node, for people.
     pub addresses: String,
     /// The unix socket, if it is listened on.
@@ -187,11 +200,12 @@ pub fn start(
         .map_err(|refusal| anyhow!("--io uring: {refusal}; or start with --io auto or --io epoll"))?;
     let threads = settings.threads;
     let addresses = listeners.addresses();
+    let discovery = Discovery::of(&listeners.tcp);
+    let listener_names = listeners.names();
     let (unix, socket_file) = listeners.unix.map(|unix| (unix.listener, unix.file)).unzip();
     let clock = Clock::start();
     let node = Arc::new(Node {
         tls: files.tls.map(Live::new),
-        users: files.users.map(Live::new),
         certificates_read: AtomicU32::new(clock.unix_seconds()),
         clock,
         connections: AtomicUsize::new(0),
@@ -204,6 +218,12 @@ pub fn start(
         arrivals: (0..threads).map(|_| Arrivals::default()).collect(),
         wakers: OnceLock::new(),
         latest: Mutex::new(settings.clone()),
+        tuning: Tuning::new(settings.detail_enabled),
+        watchers: Watchers::default(),
+        users: files.users.map(Live::new),
+        memory_limit_bytes: AtomicUsize::new(settings.memory_bytes),
+        listeners: listener_names,
+        discovery,
         choice,
         addresses,
         sources,
@@ -356,7 +376,7 @@ fn build_shard<I: Io>(plan: &mut Plan) -> Result<(I, Executor, Vec<Entrance>)> {
         huge_pages: true,
         ..Config::with_memory(memory_bytes)
     })?;
-    Ok((io, Executor::new(shard), entrances))
+    Ok((io, Executor::new(shard, plan.shards, &plan.node), entrances))
 }
 
 /// A reactor's fixed memory is a small share of its shard's.

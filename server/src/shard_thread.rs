@@ -11,14 +11,16 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use slabring_engine::Seconds;
+use slabring_engine::{Seconds, Shard};
+use slabring_protocol::reply::CloseReason;
 use slabring_protocol::{Auth, ErrorReply, Parser, reply};
 use slabring_reactor::clock::Moment;
 use slabring_reactor::{ConnectionId, EndCause, Event, Io, Wait, Waker};
 use tracing::warn;
 
-use crate::batch::{Batch, Gate, Senders};
-use crate::connection::{Connection, Connections, Ending, OUTPUT_BYTES_LOW};
+use crate::batch::{Batch, Gate, Outcome, Senders};
+use crate::census::describe;
+use crate::connection::{Connection, Connections, Ending, OUTPUT_BYTES_LOW, Peer};
 use crate::datagrams::{Datagrams, Sender, is_datagram};
 use crate::dispatch::{Dispatcher, refuse_input};
 use crate::execute::Executor;
@@ -28,9 +30,11 @@ use crate::live::Held;
 use crate::node::Node;
 use crate::options::TlsUse;
 use crate::post::{Letter, Post};
+use crate::report::Answer;
 use crate::session::Session;
 use crate::shards::Shards;
 use crate::tls::TlsConfigs;
+use crate::watch::FETCH_PAUSE;
 
 /// Longest sleep: the sweeper and the published statistics want to be looked after.
 const SLEEP_MAX: Duration = Duration::from_millis(200);
@@ -126,8 +130,10 @@ impl<I: Io> ShardThread<I> {
             self.io.turn(wait).context("the I/O backend failed")?;
             self.waker.awake();
             self.dispatcher.now = Seconds(self.node.clock.unix_seconds());
+            self.dispatcher.executor.look_who_watches(&self.node.watchers);
             self.handle_events();
             self.handle_letters();
+            self.tell_connections();
             self.continue_waiting();
             self.publish_letters();
             self.settle_touched();
@@ -138,7 +144,7 @@ impl<I: Io> ShardThread<I> {
     }
 
     /// Sleeps only if no letter waits, and tells the others so first.
-    fn how_long_to_wait(&self) -> Wait {
+    fn how_long_to_wait(&mut self) -> Wait {
         if self.shards.count > 1 {
             self.waker.prepare_sleep();
             if !self.dispatcher.post.is_empty() {
@@ -146,8 +152,13 @@ impl<I: Io> ShardThread<I> {
                 return Wait::Poll;
             }
         }
+        if std::mem::take(&mut self.dispatcher.has_more) {
+            self.waker.awake();
+            return Wait::Poll;
+        }
         Wait::AtMost(match self.phase {
             Phase::Serving if self.sweep_due_chunks > 0 => SWEEP_PAUSE,
+            Phase::Serving if self.dispatcher.watching > 0 => FETCH_PAUSE,
             Phase::Serving => SLEEP_MAX,
             Phase::Stopping(_) | Phase::Draining(_) | Phase::Drained(_) => STOP_TURN,
         })
@@ -177,7 +188,7 @@ impl<I: Io> ShardThread<I> {
                 }
                 Event::Accepted { connection, listener } => {
                     let entrance = self.entrances[listener.0 as usize];
-                    self.accepted(connection, entrance);
+                    self.accepted(connection, entrance, listener.0 as usize);
                 }
                 Event::Ended { connection, cause: EndCause::EndOfStream } => {
                     let Some(client) = self.connections.get_mut(connection) else { continue };
@@ -185,7 +196,9 @@ impl<I: Io> ShardThread<I> {
                     touch(&mut self.touched, client);
                 }
                 // Nothing can be sent any more, so nothing is owed.
-                Event::Ended { connection, cause: EndCause::Failed(_) } => self.close(connection),
+                Event::Ended { connection, cause: EndCause::Failed(_) } => {
+                    self.close(connection, CloseReason::Error);
+                }
                 Event::Datagram { socket, from, data } => {
                     let sender = Sender { socket, address: from };
                     let (connections, dispatcher) = (&mut self.connections, &mut self.dispatcher);
@@ -206,16 +219,23 @@ impl<I: Io> ShardThread<I> {
         let entrance = Entrance { tls: TlsUse::Never, protocol: self.node.settings.protocol };
         while let Some(stream) = self.node.arrivals[self.shards.me.index()].take() {
             match self.io.adopt(stream) {
-                Ok(id) => self.accepted(id, entrance),
+                Ok(id) => self.accepted(id, entrance, self.entrances.len()),
                 Err(error) => warn!("cannot take over a connection: {error}"),
             }
         }
     }
 
-    fn accepted(&mut self, id: ConnectionId, entrance: Entrance) {
+    fn accepted(&mut self, id: ConnectionId, entrance: Entrance, listener: usize) {
         let auth = if self.node.users.is_some() { Auth::Required } else { Auth::Open };
         let parser = Parser::new(entrance.protocol.into(), auth);
         self.connections.insert(id, parser, self.dispatcher.now);
+        let client = self.connections.get_mut(id).expect("inserted just now");
+        client.listener = listener;
+        client.peer = self.io.peer(id).map_or(Peer::Unknown, |peer| match peer.as_socket() {
+            Some(address) => Peer::Tcp(address),
+            None => Peer::Local,
+        });
+        self.dispatcher.note_arrival(client);
         if let Some(tls) = &self.node.tls
             && let Some(config) = self.tls.get(tls).for_use(entrance.tls)
         {
@@ -240,7 +260,12 @@ impl<I: Io> ShardThread<I> {
     fn handle_letters(&mut self) {
         while let Some((place, letter)) = self.dispatcher.post.take() {
             match letter {
-                Letter::Requests(batch) => self.dispatcher.execute_letter(place, batch),
+                Letter::Requests(batch) => {
+                    let (connections, node, shards) = (&self.connections, &self.node, self.shards);
+                    let now = self.dispatcher.now;
+                    let census = |out: &mut Vec<u8>| describe(out, connections, node, shards, now);
+                    self.dispatcher.execute_letter(place, batch, &census);
+                }
                 Letter::Replies(batch) => {
                     self.deliver(&batch);
                     let turn = self.io.counters().turns;
@@ -248,6 +273,17 @@ impl<I: Io> ShardThread<I> {
                     self.dispatcher.post.recycle(place, batch, &mut senders);
                 }
             }
+        }
+    }
+
+    /// Tells those of this shard who asked of this shard's connections.
+    fn tell_connections(&mut self) {
+        for to in std::mem::take(&mut self.dispatcher.census_wanted) {
+            let mut text = Vec::new();
+            describe(&mut text, &self.connections, &self.node, self.shards, self.dispatcher.now);
+            let Some(client) = self.connections.get_mut(to.connection) else { continue };
+            self.dispatcher.deliver(client, to, Outcome::Answer(&Answer::Done, &text));
+            touch(&mut self.touched, client);
         }
     }
 
@@ -294,7 +330,7 @@ impl<I: Io> ShardThread<I> {
             if is_datagram(id) {
                 let (connections, dispatcher) = (&mut self.connections, &mut self.dispatcher);
                 if self.datagrams.settle(id, &mut self.io, connections, dispatcher) {
-                    self.close(id);
+                    self.close(id, CloseReason::Normal);
                 } else {
                     let client = self.connections.get_mut(id).expect("seen just now");
                     list_if_stalled(&mut self.stalled, client);
@@ -313,29 +349,37 @@ impl<I: Io> ShardThread<I> {
             }
             self.dispatcher.budget.count(client);
             if client.is_over() {
-                self.close(id);
+                self.close(id, CloseReason::Normal);
             }
         }
         self.touched = touched;
     }
 
-    fn close(&mut self, id: ConnectionId) {
+    fn close(&mut self, id: ConnectionId, reason: CloseReason) {
         let Some(client) = self.connections.remove(id) else { return };
         self.dispatcher.budget.forget(&client);
         if is_datagram(id) {
             return self.datagrams.forget(id);
         }
         self.io.close(id);
+        self.dispatcher.note_departure(&client, reason);
+        self.dispatcher.end_watch(&client);
         self.node.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// A step of the sweeper, and once a second the memory accounts and statistics.
     fn upkeep(&mut self) {
         let (now, executor) = (self.dispatcher.now, &mut self.dispatcher.executor);
+        if executor.take_sweep_wanted() {
+            self.sweep_due_chunks = chunks_of(executor.shard());
+        }
         let step = self.sweep_due_chunks.min(SWEEP_STEP_CHUNKS);
         if step > 0 {
             self.sweep_due_chunks -= step;
-            executor.shard_mut().sweep(now, step);
+            let swept = executor.shard_mut().sweep(now, step);
+            executor.note_evictions(now);
+            executor.traffic.swept += swept.examined as u64;
+            executor.traffic.sweep_reclaimed += swept.freed as u64;
         }
         if now == self.last_upkeep {
             return;
@@ -345,15 +389,16 @@ impl<I: Io> ShardThread<I> {
         let buffers = self.dispatcher.count_all_buffers();
         self.dispatcher.executor.shard_mut().set_external_bytes(buffers);
         let report = self.dispatcher.executor.report();
-        let chunks: usize = report.classes.iter().map(|class| class.used + class.free).sum();
-        self.sweep_due_chunks = chunks.div_ceil(SWEEP_PERIOD_SECONDS);
+        let chunks = chunks_of(self.dispatcher.executor.shard());
+        // What a client has asked for goes on.
+        self.sweep_due_chunks = self.sweep_due_chunks.max(chunks.div_ceil(SWEEP_PERIOD_SECONDS));
         self.node.published[self.shards.me.index()].store(&report);
         self.refuse_overdue();
         self.close_idle();
         self.close_stalled_handshakes();
         for id in self.datagrams.overdue(&self.connections, now.0) {
             self.dispatcher.executor.traffic.datagrams_dropped += 1;
-            self.close(id);
+            self.close(id, CloseReason::Error);
         }
     }
 
@@ -371,7 +416,7 @@ impl<I: Io> ShardThread<I> {
         };
         for id in self.connections.ids_of(is_late) {
             self.dispatcher.executor.traffic.tls_handshake_errors += 1;
-            self.close(id);
+            self.close(id, CloseReason::Error);
         }
     }
 
@@ -386,7 +431,7 @@ impl<I: Io> ShardThread<I> {
             |client: &Connection| client.is_quiet() && now.saturating_sub(client.heard_at.0) > timeout;
         for id in self.connections.ids_of(is_idle) {
             self.dispatcher.executor.traffic.idle_kicks += 1;
-            self.close(id);
+            self.close(id, CloseReason::IdleTimeout);
         }
     }
 
@@ -414,7 +459,7 @@ impl<I: Io> ShardThread<I> {
             }
             Phase::Draining(since) => {
                 if Moment::now() >= since.after(STOP_PATIENCE) {
-                    self.connections.ids().into_iter().for_each(|id| self.close(id));
+                    self.connections.ids().into_iter().for_each(|id| self.close(id, CloseReason::Shutdown));
                 }
                 if self.connections.len() == 0 {
                     self.node.drained.fetch_add(1, Ordering::AcqRel);
@@ -431,6 +476,10 @@ impl<I: Io> ShardThread<I> {
         let late = Moment::now() >= since.after(STOP_PATIENCE);
         late || all_drained && self.io.connections() == 0
     }
+}
+
+fn chunks_of(shard: &Shard) -> usize {
+    shard.classes().map(|class| class.used + class.free).sum()
 }
 
 fn touch(touched: &mut Vec<ConnectionId>, client: &mut Connection) {

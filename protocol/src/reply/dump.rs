@@ -67,6 +67,29 @@ pub fn mgdump_end(out: &mut Vec<u8>) {
     out.extend_from_slice(b"EN\r\n");
 }
 
+/// One item of `stats cachedump`. `expires` is the Unix second from which it is dead, `None` for never.
+///
+/// Source: memcached 1.6.45 `items.c`; the key is shown as it is, so that this dump is for printable keys.
+pub fn cachedump_item(out: &mut Vec<u8>, key: &[u8], value_len: u32, expires: Option<u64>) {
+    assert!(key.len() <= KEY_SIZE_MAX);
+    out.extend_from_slice(b"ITEM ");
+    out.extend_from_slice(key);
+    append_field(out, " [", value_len);
+    append_field(out, " b; ", expires.unwrap_or(0));
+    out.extend_from_slice(b" s]\r\n");
+}
+
+/// One prefix of `stats detail dump`: its gets, hits, sets and deletes.
+pub fn stats_prefix(out: &mut Vec<u8>, prefix: &[u8], counts: [u64; 4]) {
+    assert!(prefix.len() <= KEY_SIZE_MAX);
+    out.extend_from_slice(b"PREFIX ");
+    out.extend_from_slice(prefix);
+    for (name, count) in [" get ", " hit ", " set ", " del "].into_iter().zip(counts) {
+        append_field(out, name, count);
+    }
+    out.extend_from_slice(CRLF);
+}
+
 /// Answers `refresh_certs` when the files could not be used; `reason` is one line's rest. The old ones stay.
 pub fn certificates_error(out: &mut Vec<u8>, reason: &str) {
     assert!(!reason.contains(['\r', '\n']));
@@ -141,6 +164,13 @@ mod tests {
         check(|out| mgdump_item(out, b"key", false), "mg key\r\n");
         check(|out| mgdump_item(out, b"fo\0b", true), "mg Zm8AYg== b\r\n");
         check(mgdump_end, "EN\r\n");
+    }
+
+    #[test]
+    fn cachedump_and_prefixes_are_memcacheds() {
+        check(|out| cachedump_item(out, b"c", 1, Some(1795307074)), "ITEM c [1 b; 1795307074 s]\r\n");
+        check(|out| cachedump_item(out, b"x:y", 1, None), "ITEM x:y [1 b; 0 s]\r\n");
+        check(|out| stats_prefix(out, b"a", [1, 2, 3, 4]), "PREFIX a get 1 hit 2 set 3 del 4\r\n");
     }
 
     #[test]

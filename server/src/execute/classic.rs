@@ -6,7 +6,8 @@ use slabring_engine::{
 use slabring_protocol::reply::{self, Hit, Outcome};
 use slabring_protocol::{Command, ErrorReply, Request};
 
-use super::{Executor, engine_mode, length};
+use super::{Executor, class_counters, engine_mode, length};
+use crate::discovery::DISCOVERY_KEY;
 use crate::exptime::expiry_of;
 
 impl Executor {
@@ -15,12 +16,25 @@ impl Executor {
         match self.shard.get(now, request.key) {
             Some(item) => {
                 self.commands.get_hits += 1;
+                class_counters(&mut self.by_class, item.class()).get_hits += 1;
                 append_value(out, request, &item);
             }
             None => {
                 self.commands.get_misses += 1;
-                reply::miss(out, request);
+                self.miss(request, out);
             }
+        }
+    }
+
+    /// A key that older clients of a managed service ask for the nodes is answered although nobody stored it.
+    fn miss(&self, request: &Request<'_>, out: &mut Vec<u8>) {
+        if request.key == DISCOVERY_KEY && !self.discovery.is_empty() {
+            let value_len = length(self.discovery.len());
+            reply::hit_header(out, request, &Hit { client_flags: 0, value_len, cas: 0 });
+            out.extend_from_slice(&self.discovery);
+            reply::hit_end(out, request);
+        } else {
+            reply::miss(out, request);
         }
     }
 
@@ -36,6 +50,9 @@ impl Executor {
             Some(item) => {
                 self.commands.touch_hits += 1;
                 self.commands.get_hits += 1;
+                let class = class_counters(&mut self.by_class, item.class());
+                class.touch_hits += 1;
+                class.get_hits += 1;
                 append_value(out, request, &item);
             }
             None => {
@@ -127,6 +144,7 @@ impl Executor {
         let outcome = match self.shard.get_and_touch(now, request.key, expiry_of(exptime, now)) {
             Some(item) => {
                 self.commands.touch_hits += 1;
+                class_counters(&mut self.by_class, item.class()).touch_hits += 1;
                 Outcome::Touched { client_flags: item.client_flags(), cas: item.cas() }
             }
             None => {

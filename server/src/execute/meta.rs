@@ -7,8 +7,9 @@ use slabring_engine::{
 use slabring_protocol::reply::{self, MetaItem, MetaStatus, MetaWin};
 use slabring_protocol::{ErrorReply, MetaFlags, Request};
 
-use super::{Executor, engine_mode, length};
+use super::{Executor, class_counters, engine_mode, length};
 use crate::exptime::{expiry_of, ttl_of};
+use crate::report::class_number;
 
 impl Executor {
     pub(super) fn meta_get(
@@ -41,6 +42,9 @@ impl Executor {
             Fetched::Miss => reply::meta_status(out, request, MetaStatus::Miss, &MetaItem::default()),
             Fetched::NoMemory => reply::error(out, ErrorReply::OutOfMemory),
             Fetched::Hit { item, expiry_before, won, stale, token_sent } => {
+                let class = class_counters(&mut self.by_class, item.class());
+                class.get_hits += 1;
+                class.touch_hits += u64::from(fetch.touch.is_some());
                 let shown = MetaItem { ttl_before: ttl_of(expiry_before, now), ..meta_item(&item, now) };
                 if reply::meta_get(out, request, &shown, MetaWin { won, stale, token_sent }) {
                     item.value().copy_to(out);
@@ -125,10 +129,15 @@ impl Executor {
             vivify: flags.vivify.map(|exptime| (flags.initial, expiry_of(exptime, now))),
             binary_key: flags.base64(),
         };
+        // Only a `t` before a `T` shows it.
+        let shows_both = flags.has(b't') && flags.exptime.is_some();
+        let ttl_now = shows_both.then(|| self.shard.peek(now, key)).flatten();
+        let ttl_now = ttl_now.map(|item| ttl_of(item.expiry(), now));
         let status = match self.count_arithmetic(now, &arithmetic) {
-            ArithmeticOutcome::Value { value, cas, expiry, .. } => {
-                let ttl = ttl_of(expiry, now);
-                let item = MetaItem { cas, ttl_before: ttl, ttl_after: ttl, ..MetaItem::default() };
+            ArithmeticOutcome::Value { value, cas, expiry, created } => {
+                let ttl_after = ttl_of(expiry, now);
+                let ttl_before = if created { None } else { ttl_now.unwrap_or(ttl_after) };
+                let item = MetaItem { cas, ttl_before, ttl_after, ..MetaItem::default() };
                 return reply::meta_arithmetic(out, request, &item, value);
             }
             ArithmeticOutcome::NotFound => MetaStatus::NotFound,
@@ -158,7 +167,7 @@ fn meta_item(item: &Item<'_>, now: Seconds) -> MetaItem {
         ttl_after: ttl,
         fetched: item.fetched(),
         idle_seconds: item.idle_seconds(),
-        class: u32::from(item.class().0),
+        class: class_number(item.class()),
         size: length(item.footprint_bytes()),
     }
 }
