@@ -26,13 +26,15 @@ const HEEDED: [(&str, Takes); 10] = [
     ("ssl_key", Text),
     ("ssl_keyformat", Text),
     ("ssl_min_version", Number(0, 3)),
-    ("ssl_session_cache", Nothing),
     ("ssl_verify_mode", Number(0, 3)),
     // What these ask for is what is done anyway.
+    ("ssl_session_cache", Nothing),
     ("maxconns_fast", Nothing),
     ("modern", Nothing),
 ];
 
+/// TLS 1.2, as memcached counts.
+const OLDEST_TLS: u8 = 2;
 const ANY: Takes = Number(0, u64::MAX);
 const SLAB: &str = "pages move between size classes by themselves";
 const LRU: &str = "--policy says what is evicted";
@@ -122,8 +124,6 @@ pub struct Extended {
     pub verify_mode: u8,
     /// 2: TLS 1.2 and later; 3: TLS 1.3 only.
     pub min_version: Option<u8>,
-    /// Sessions may be resumed.
-    pub session_cache: bool,
 }
 
 /// Reads lists of `name=value`. Puts a line into `warnings` for each name without an effect.
@@ -134,6 +134,9 @@ pub fn parse(lists: &[String], warnings: &mut Vec<String>) -> Result<Extended, R
         if let Some((_, takes)) = HEEDED.iter().find(|(known, _)| *known == name) {
             let value = check(name, *takes, value)?;
             heed(&mut extended, name, value);
+            if extended.min_version.is_some_and(|version| version < OLDEST_TLS) {
+                warnings.push(format!("-o {word}: TLS 1.2 is the oldest that is spoken"));
+            }
         } else if let Some((_, takes, why)) = IGNORED.iter().find(|(known, ..)| *known == name) {
             check(name, *takes, value)?;
             let warning = format!("-o {name} has no effect: {why}");
@@ -158,7 +161,6 @@ fn heed(extended: &mut Extended, name: &str, value: &str) {
         "ssl_key" => extended.key = Some(value.to_owned()),
         "ssl_keyformat" => extended.key_format = Some(value.to_owned()),
         "ssl_min_version" => extended.min_version = Some(small()),
-        "ssl_session_cache" => extended.session_cache = true,
         "ssl_verify_mode" => extended.verify_mode = small(),
         _ => {}
     }
