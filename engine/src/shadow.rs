@@ -17,7 +17,7 @@ use crate::sketch::Sketch;
 /// Items of a shadow, at most.
 const ITEMS_MAX: usize = 1024;
 /// A shard whose budget affords fewer keeps the setting it starts with.
-const ITEMS_MIN: usize = 256;
+const ITEMS_MIN: usize = 512;
 /// The shadows may take this part of the budget.
 const BUDGET_SHARE: usize = 128;
 /// Entries of the table for each item of a shadow: what the five hold differs, but not by that much.
@@ -514,6 +514,8 @@ mod tests {
 
     use super::*;
 
+    const ITEMS: usize = 256;
+
     fn sketch() -> Sketch {
         let mut sketch = Sketch::reserve(1 << 16, false).unwrap();
         while sketch.is_too_small_for(1 << 12) {
@@ -531,7 +533,7 @@ mod tests {
     fn counters_and_chains_survive_random_gets_stores_and_removals() {
         for seed in 0..6 {
             let mut random = SmallRng::seed_from_u64(seed);
-            let mut shadows = Shadows::of(ITEMS_MIN).unwrap();
+            let mut shadows = Shadows::of(ITEMS).unwrap();
             let sketch = sketch();
             for step in 0..30_000_u64 {
                 let hash = hash(random.random_range(0..4_000));
@@ -558,10 +560,10 @@ mod tests {
 
     /// The setting recommended last over a sequence of keys, asked for and stored as a client does.
     fn recommended(keys: impl Iterator<Item = u64>) -> Setting {
-        let mut shadows = Shadows::of(ITEMS_MIN).unwrap();
+        let mut shadows = Shadows::of(ITEMS).unwrap();
         let mut sketch = sketch();
         let mut current = SETTINGS[0];
-        shadows.fit_to(ITEMS_MIN as u64, ITEMS_MIN as u64);
+        shadows.fit_to(ITEMS as u64, ITEMS as u64);
         for key in keys {
             let hash = hash(key);
             sketch.increment(hash);
@@ -589,7 +591,7 @@ mod tests {
     #[test]
     fn a_burst_that_favours_another_setting_is_not_followed_and_a_habit_is() {
         let sketch = sketch();
-        let mut shadows = Shadows::of(ITEMS_MIN).unwrap();
+        let mut shadows = Shadows::of(ITEMS).unwrap();
         let mut epoch = |hits: [u32; SETTINGS.len()]| {
             for (shadow, hits) in shadows.shadows.iter_mut().zip(hits) {
                 shadow.hits = hits;
@@ -616,7 +618,7 @@ mod tests {
     #[test]
     fn shadows_take_their_share_of_the_budget_and_no_more_or_there_are_none() {
         assert!(Shadows::for_budget(256 << 10).unwrap().is_none());
-        for megabytes in [5, 16, 64, 1024] {
+        for megabytes in [10, 16, 64, 1024] {
             let shadows = Shadows::for_budget(megabytes << 20).unwrap().unwrap();
             assert!(shadows.bytes() <= (megabytes << 20) / BUDGET_SHARE);
         }

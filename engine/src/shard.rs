@@ -120,7 +120,6 @@ impl Shard {
         let items_possible = memory_bytes / smallest;
         let buckets = (memory_bytes / INDEX_SHARE_AT_START / index::BUCKET_SIZE).max(BUCKETS_MIN);
         let (policy, huge_pages) = (config.policy, config.huge_pages);
-        let sketch = policy.counts_requests().then(|| Sketch::reserve(items_possible, huge_pages));
         let ghost = policy.remembers_evicted().then(|| Ghost::reserve(items_possible, huge_pages));
         let recency = (policy.order() == Order::Recency).then(|| Recency::reserve(&slabs));
         let windows = slabs.class_ids().count();
@@ -129,6 +128,9 @@ impl Shard {
             _ => None,
         };
         let fixed_bytes = slabs.table_bytes() + shadows.as_ref().map_or(0, Shadows::bytes);
+        // Without shadows the adaptive policy stays with its first setting, which asks for no counts.
+        let counts = policy.counts_requests() && (shadows.is_some() || policy != PolicyKind::TinyLfu);
+        let sketch = counts.then(|| Sketch::reserve(items_possible, huge_pages));
         Ok(Shard {
             arena: Arena::reserve(pages_max * page_size, header_size, huge_pages).map_err(reserve)?,
             slabs,
