@@ -8,7 +8,7 @@ use slabring_reactor::ConnectionId;
 
 use crate::dump::Dump;
 use crate::outbox::Outbox;
-use crate::session::{SESSION_BYTES, Session};
+use crate::session::Session;
 use crate::watch::Watch;
 
 /// Replies in bytes above which a connection's requests are not executed and its socket is not read.
@@ -253,8 +253,7 @@ impl Connection {
 
     /// Memory of its replies.
     pub fn output_capacity_bytes(&self) -> usize {
-        let session_bytes = self.session.as_ref().map_or(0, |_| SESSION_BYTES);
-        self.outbox.capacity_bytes() + self.sending_bytes + session_bytes
+        self.outbox.capacity_bytes() + self.sending_bytes
     }
 }
 

@@ -70,8 +70,6 @@ pub struct TlsSettings {
     pub verify: Verify,
     /// TLS 1.2 is too old.
     pub only_1_3: bool,
-    /// Clients may resume sessions.
-    pub session_cache: bool,
 }
 
 /// What a TLS client must show.

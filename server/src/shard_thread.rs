@@ -245,7 +245,7 @@ impl<I: Io> ShardThread<I> {
             let session = Session::new(config, self.dispatcher.now).expect("the configuration was checked");
             let client = self.connections.get_mut(id).expect("inserted just now");
             client.session = Some(Box::new(session));
-            self.dispatcher.budget.count(client);
+            self.dispatcher.budget.count_session();
             self.dispatcher.executor.traffic.tls_sessions += 1;
         }
         let traffic = &mut self.dispatcher.executor.traffic;

@@ -89,12 +89,11 @@ impl Identity {
         };
         let mut config =
             builder.with_single_cert(self.chain.clone(), self.key.clone_key()).map_err(cannot)?;
-        if settings.session_cache {
-            // Tickets keep the session with the client: no memory and no lock here.
-            config.ticketer = ring::Ticketer::new().map_err(cannot)?;
-        } else {
-            config.send_tls13_tickets = 0;
-        }
+        // Tickets keep sessions with the clients: no memory and no lock here. They are no way around a certificate, as each
+        // configuration has its own key. One is sent at least: it carries the acknowledgement of the handshake, for which a client
+        // that delays small packets would wait 40 ms before its first request.
+        config.ticketer = ring::Ticketer::new().map_err(cannot)?;
+        config.send_tls13_tickets = 1;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Arc::new(config))
     }

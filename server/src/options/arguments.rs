@@ -195,7 +195,7 @@ pub struct Arguments {
     pub napi_ids: Option<u32>,
 
     /// memcached's extended options, as name=value,name,...; may be repeated. Those with an effect here: idle_timeout=SECONDS
-    /// ssl_chain_cert, ssl_key, ssl_ca_cert=FILE ssl_verify_mode=0..3 ssl_min_version=2..3 ssl_session_cache. The rest is taken
+    /// ssl_chain_cert, ssl_key, ssl_ca_cert=FILE ssl_verify_mode=0..3 ssl_min_version=2..3. The rest is taken
     /// with a warning.
     #[arg(short = 'o', long, value_name = "LIST", action = ArgAction::Append)]
     pub extended: Vec<String>,

@@ -308,7 +308,6 @@ impl Given {
             authorities: extended.authorities.as_ref().map(|path| self.path(path)),
             verify,
             only_1_3: extended.min_version == Some(3),
-            session_cache: extended.session_cache,
         }))
     }
 

@@ -26,9 +26,9 @@ const HEEDED: [(&str, Takes); 10] = [
     ("ssl_key", Text),
     ("ssl_keyformat", Text),
     ("ssl_min_version", Number(0, 3)),
-    ("ssl_session_cache", Nothing),
     ("ssl_verify_mode", Number(0, 3)),
     // What these ask for is what is done anyway.
+    ("ssl_session_cache", Nothing),
     ("maxconns_fast", Nothing),
     ("modern", Nothing),
 ];
@@ -122,8 +122,6 @@ pub struct Extended {
     pub verify_mode: u8,
     /// 2: TLS 1.2 and later; 3: TLS 1.3 only.
     pub min_version: Option<u8>,
-    /// Sessions may be resumed.
-    pub session_cache: bool,
 }
 
 /// Reads lists of `name=value`. Puts a line into `warnings` for each name without an effect.
@@ -158,7 +156,6 @@ fn heed(extended: &mut Extended, name: &str, value: &str) {
         "ssl_key" => extended.key = Some(value.to_owned()),
         "ssl_keyformat" => extended.key_format = Some(value.to_owned()),
         "ssl_min_version" => extended.min_version = Some(small()),
-        "ssl_session_cache" => extended.session_cache = true,
         "ssl_verify_mode" => extended.verify_mode = small(),
         _ => {}
     }

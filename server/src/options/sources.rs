@@ -90,10 +90,10 @@ impl Sources {
         let command = Arguments::command();
         let flags = command.clone().try_get_matches_from(&self.words).map_err(|error| refusal(&error))?;
         let mut warnings = Vec::new();
-        let variables = self.from_variables(&command, &mut warnings)?;
+        let variables = self.offers_of_variables(&command, &mut warnings)?;
         let path = flags.get_one::<String>("config").cloned();
         let path = path.or_else(|| self.variables.get("SLABRING_CONFIG").cloned());
-        let file = path.map_or_else(|| Ok(Vec::new()), |path| self.from_file(&command, &path))?;
+        let file = path.map_or_else(|| Ok(Vec::new()), |path| self.offers_of_file(&command, &path))?;
         let (matches, origins) = self.merge(&command, &flags, variables, file)?;
         let arguments = Arguments::from_arg_matches(&matches).map_err(|error| refusal(&error))?;
         Ok(Given { arguments, warnings, directory: self.directory.clone(), matches, origins })
@@ -132,7 +132,11 @@ impl Sources {
         Ok((matches, origins))
     }
 
-    fn from_variables(&self, command: &Command, warnings: &mut Vec<String>) -> Result<Vec<Offer>, Refused> {
+    fn offers_of_variables(
+        &self,
+        command: &Command,
+        warnings: &mut Vec<String>,
+    ) -> Result<Vec<Offer>, Refused> {
         let mut offers = Vec::new();
         for (name, value) in &self.variables {
             let Some(key) = name.strip_prefix(VARIABLE_PREFIX) else { continue };
@@ -148,7 +152,7 @@ impl Sources {
         Ok(offers)
     }
 
-    fn from_file(&self, command: &Command, path: &str) -> Result<Vec<Offer>, Refused> {
+    fn offers_of_file(&self, command: &Command, path: &str) -> Result<Vec<Offer>, Refused> {
         let cannot = |what: String| Refused { text: what, exit_code: EXIT_FAILURE };
         let text = std::fs::read_to_string(self.directory.join(path))
             .map_err(|error| cannot(format!("--config {path}: cannot read it: {error}")))?;
