@@ -1,4 +1,5 @@
 //! Where a server listens and what is spoken there: several addresses, unix sockets, TLS.
+#![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket};

@@ -138,10 +138,15 @@ fn in_use(address: SocketAddr, error: &io::Error) -> Refused {
 
 /// One listener per shard, all on the same port.
 fn open_tcp(mut address: SocketAddr, settings: &Settings) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
-    // Shared ports would let a second node bind beside the first without a word; a plain socket does not.
-    address.set_port(bind_tcp(address, settings.backlog, false)?.local_addr()?.port());
-    let bind = |_| Ok(bind_tcp(address, settings.backlog, true)?.into());
-    Ok((address, (0..settings.threads).map(bind).collect::<io::Result<_>>()?))
+    // Shared ports would let a second node bind beside the first without a word; a plain socket does not. It does not listen:
+    // who connected to it would be reset when it goes.
+    address.set_port(TcpListener::from(bind_tcp(address, false)?).local_addr()?.port());
+    let listen = |_| {
+        let socket = bind_tcp(address, true)?;
+        socket.listen(settings.backlog)?;
+        Ok(socket.into())
+    };
+    Ok((address, (0..settings.threads).map(listen).collect::<io::Result<_>>()?))
 }
 
 /// One socket per shard, all on the same port.
@@ -163,7 +168,7 @@ fn bind_udp(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
 }
 
 /// Accepted sockets inherit the options set here.
-fn bind_tcp(address: SocketAddr, backlog: i32, shared: bool) -> io::Result<TcpListener> {
+fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -173,8 +178,7 @@ fn bind_tcp(address: SocketAddr, backlog: i32, shared: bool) -> io::Result<TcpLi
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new())?;
     socket.bind(&address.into())?;
-    socket.listen(backlog)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 fn open_unix(unix: &UnixListen, backlog: i32) -> Result<UnixEntrance, Refused> {

@@ -33,6 +33,8 @@ const HEEDED: [(&str, Takes); 10] = [
     ("modern", Nothing),
 ];
 
+/// TLS 1.2, as memcached counts.
+const OLDEST_TLS: u8 = 2;
 const ANY: Takes = Number(0, u64::MAX);
 const SLAB: &str = "pages move between size classes by themselves";
 const LRU: &str = "--policy says what is evicted";
@@ -132,6 +134,9 @@ pub fn parse(lists: &[String], warnings: &mut Vec<String>) -> Result<Extended, R
         if let Some((_, takes)) = HEEDED.iter().find(|(known, _)| *known == name) {
             let value = check(name, *takes, value)?;
             heed(&mut extended, name, value);
+            if extended.min_version.is_some_and(|version| version < OLDEST_TLS) {
+                warnings.push(format!("-o {word}: TLS 1.2 is the oldest that is spoken"));
+            }
         } else if let Some((_, takes, why)) = IGNORED.iter().find(|(known, ..)| *known == name) {
             check(name, *takes, value)?;
             let warning = format!("-o {name} has no effect: {why}");
