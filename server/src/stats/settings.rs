@@ -148,6 +148,7 @@ fn append_tls(out: &mut Vec<u8>, node: &Node) {
     reply::stat(out, "ssl_keyformat", 1u64);
     let authorities = tls.authorities.as_ref().map_or(NONE.into(), |path| path.display().to_string());
     reply::stat(out, "ssl_ca_cert", authorities.as_str());
+    // Tickets are always offered.
     reply::stat(out, "ssl_session_cache", "yes");
     reply::stat(out, "ssl_min_version", if tls.only_1_3 { "tlsv1.3" } else { "tlsv1.2" });
 }
