@@ -304,12 +304,12 @@ struct TextFile(PathBuf);
 impl TextFile {
     fn new(name: &str, text: &str) -> Self {
         let path = std::env::temp_dir().join(format!("slabring-lifecycle-{}-{name}", std::process::id()));
-        std::fs::write(&path, text).unwrap();
+        std::fs::write(&path, text).expect("the temporary folder takes a file");
         Self(path)
     }
 
     fn path(&self) -> &str {
-        self.0.to_str().unwrap()
+        self.0.to_str().expect("temporary names are UTF-8")
     }
 }
 
