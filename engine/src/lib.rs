@@ -67,7 +67,7 @@ pub use policy::{PolicyKind, UnknownPolicy};
 pub use reserve::Reservation;
 pub use scan::{Scan, ScanStep};
 pub use shard::Shard;
-pub use slab::ClassId;
+pub use slab::{CLASSES_MAX, ClassId};
 pub use store::{Store, StoreMode, StoreOutcome};
 pub use sweep::Swept;
 pub use value::Value;

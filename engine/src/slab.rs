@@ -13,7 +13,7 @@ const CHUNKS_PER_PAGE_MIN: usize = 4;
 /// The largest chunks where pages are large: chains of them cost next to nothing and are rounded up but once.
 pub(crate) const CHUNK_SIZE_MAX: usize = 32 << 10;
 /// Most size classes of a shard.
-pub(crate) const CLASSES_MAX: usize = 128;
+pub const CLASSES_MAX: usize = 127;
 
 /// Sizes up to this one find their class by table.
 const TABLED_SIZE_MAX: usize = 2048;

@@ -125,9 +125,9 @@ pub enum Classes {
     All,
     /// Everything, in the order of the index.
     Hash,
-    /// Bit `n` for class `n`, 1 to 63; none of them is a crawl that
+    /// Bit `n` for class `n`, 1 to 127; none of them is a crawl that
     /// [does not start](ErrorReply::CrawlerNotStarted).
-    Some(u64),
+    Some(u128),
 }
 
 /// A number with a fraction, as a client spelled it; finite. It is compared by its bits, so that commands are `Eq`.
@@ -394,7 +394,7 @@ fn parse_config(mut tokens: Tokens<'_>) -> Result<Admin, ErrorReply> {
     }
 }
 
-fn class_bit(number: &[u8]) -> Option<u64> {
+fn class_bit(number: &[u8]) -> Option<u128> {
     parse_u32(number).filter(|class| (1..SLAB_CLASSES_MAX).contains(class)).map(|class| 1 << class)
 }
 
@@ -403,7 +403,7 @@ fn parse_i32(token: &[u8]) -> Option<i32> {
 }
 
 /// Every class has its bit.
-const _: () = assert!(SLAB_CLASSES_MAX <= u64::BITS);
+const _: () = assert!(SLAB_CLASSES_MAX <= u128::BITS);
 
 #[cfg(test)]
 mod tests;

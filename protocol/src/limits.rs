@@ -48,7 +48,7 @@ pub(crate) const LINE_SIZE_MIN: usize = 2;
 pub(crate) const AUTH_LINE_SIZE_MIN: usize = 6;
 
 /// Slab class numbers a client may name are below this.
-pub(crate) const SLAB_CLASSES_MAX: u32 = 64;
+pub(crate) const SLAB_CLASSES_MAX: u32 = 128;
 
 /// Bytes memcached counts for an item beyond its key, client flags and value: header, CAS, a NUL and CRLF.
 const ITEM_OVERHEAD_BYTES: u64 = 48 + 8 + 1 + 2;

@@ -217,7 +217,7 @@ fn end(out: &mut Vec<u8>, dump: &Dump) {
 fn contains(classes: Classes, number: u32) -> bool {
     match classes {
         Classes::All | Classes::Hash => true,
-        Classes::Some(bits) => 1u64.checked_shl(number).is_some_and(|bit| bits & bit != 0),
+        Classes::Some(bits) => 1u128.checked_shl(number).is_some_and(|bit| bits & bit != 0),
     }
 }
 
@@ -307,7 +307,7 @@ mod tests {
             sizes.values().sum::<u64>()
         };
         assert_eq!(count(Classes::All), 1000);
-        let by_class: u64 = (1..64).map(|class| count(Classes::Some(1 << class))).sum();
+        let by_class: u64 = (1..128).map(|class| count(Classes::Some(1 << class))).sum();
         assert_eq!(by_class, 1000);
         assert_eq!(count(Classes::Some(0)), 0);
     }

@@ -8,8 +8,8 @@ mod classic;
 mod meta;
 
 use slabring_engine::{
-    Arithmetic, ArithmeticOutcome, ClassId, Delete, DeleteOutcome, EvictedItem, Seconds, Shard, Store,
-    StoreMode as EngineMode, StoreOutcome,
+    Arithmetic, ArithmeticOutcome, CLASSES_MAX, ClassId, Delete, DeleteOutcome, EvictedItem, Seconds, Shard,
+    Store, StoreMode as EngineMode, StoreOutcome,
 };
 use slabring_protocol::reply::{LogItem, WatchEvent};
 use slabring_protocol::{Command, KEY_SIZE_MAX, Request, StoreMode, WatchTopics};
@@ -20,8 +20,7 @@ use crate::node::Node;
 use crate::observe::REQUEST_TOPICS;
 use crate::prefixes::{PrefixCounts, Prefixes};
 use crate::report::{
-    Answer, ByClass, CLASSES_MAX, ClassCounters, CommandCounters, Question, ShardReport, Traffic,
-    class_number,
+    Answer, ByClass, ClassCounters, CommandCounters, Question, ShardReport, Traffic, class_number,
 };
 use crate::shards::Shards;
 use crate::watch::{Ticket, WatchLog, Watchers};

@@ -1,6 +1,6 @@
 //! What a shard tells about itself, and questions that go to all shards of a node. No rendering.
 
-use slabring_engine::{Automove, ClassId, ClassStats, Counters, MemoryUse, MovePage, Seconds};
+use slabring_engine::{Automove, CLASSES_MAX, ClassId, ClassStats, Counters, MemoryUse, MovePage, Seconds};
 use slabring_protocol::{Command, Dialect, Request};
 use slabring_reactor::IoCounters;
 
@@ -40,9 +40,6 @@ counters! {
         get_hits, cmd_set, delete_hits, incr_hits, decr_hits, cas_hits, cas_badval, touch_hits,
     }
 }
-
-/// Classes of a shard, at most.
-pub const CLASSES_MAX: usize = 64;
 
 /// One for each class that there can be.
 pub type ByClass = [ClassCounters; CLASSES_MAX];

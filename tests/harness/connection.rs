@@ -86,7 +86,7 @@ impl Connection {
         let answer = self.send(format!("{line}\r\n")).and_then(|()| self.read_line());
         match answer {
             Ok(answer) => String::from_utf8_lossy(&answer).into_owned(),
-            Err(error) => panic!("{line:?} is not answered: {error}"),
+            Err(error) => panic!("{:?} is not answered: {error}", line.chars().take(60).collect::<String>()),
         }
     }
 

@@ -68,6 +68,7 @@ fn crawler_commands_are_read() {
     check("lru_crawler tocrawl 7", Admin::CrawlerToCrawl { items: 7 });
     check("lru_crawler crawl all", Admin::Crawl(Classes::All));
     check("lru_crawler crawl 1,,63,3", Admin::Crawl(Classes::Some(1 << 1 | 1 << 3 | 1 << 63)));
+    check("lru_crawler crawl 127", Admin::Crawl(Classes::Some(1 << 127)));
     check("lru_crawler crawl ,", Admin::Crawl(Classes::Some(0)));
     check("lru_crawler metadump hash", Admin::Metadump(Classes::Hash));
     check("lru_crawler mg all", Admin::Mgdump(Classes::All));
@@ -82,7 +83,7 @@ fn crawler_commands_are_read() {
     ] {
         check_refused(line, ErrorReply::Error);
     }
-    for classes in ["0", "64", "x", "1,x", "-1", "ALL"] {
+    for classes in ["0", "128", "x", "1,x", "-1", "ALL"] {
         check_refused(&format!("lru_crawler crawl {classes}"), ErrorReply::BadClass);
         check_refused(&format!("lru_crawler metadump {classes}"), ErrorReply::BadClass);
     }

@@ -152,7 +152,7 @@ fn what_cannot_work_is_refused_in_one_line_with_its_flag_and_memcacheds_exit_cod
         ("-f 1", EXIT_FAILURE, "-f 1"),
         ("-f nan", EXIT_FAILURE, "-f nan"),
         ("-n 0", EXIT_FAILURE, "-n 0"),
-        ("-n 9999", EXIT_FAILURE, "1 to 4096"),
+        ("-n 9999", EXIT_FAILURE, "1 to 1024"),
         ("-D ab", EXIT_FAILURE, "-D ab"),
         ("-m 0", EXIT_USAGE, "-m 0"),
         ("-m lots", EXIT_USAGE, "lots"),
