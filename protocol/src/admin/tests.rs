@@ -139,11 +139,11 @@ fn the_others_are_read() {
     check("refresh_certs", Admin::RefreshCertificates);
     check("extstore item_size 512", Admin::Extstore);
     check("extstore max_frag 0.8", Admin::Extstore);
-    check("extstore free_memchunks 63 0", Admin::Extstore);
+    check("extstore free_memchunks 127 0", Admin::Extstore);
     for line in ["extstore", "extstore item_size", "extstore item_size x", "extstore x 1"] {
         check_refused(line, ErrorReply::Error);
     }
-    check_refused("extstore free_memchunks 64 0", ErrorReply::Error);
+    check_refused("extstore free_memchunks 128 0", ErrorReply::Error);
     check("config get cluster", Admin::ClusterConfig);
     check_refused("config get", ErrorReply::Error);
     check_refused("config set cluster", ErrorReply::Error);

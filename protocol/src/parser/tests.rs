@@ -512,7 +512,7 @@ fn statistics_are_found_by_the_beginning_of_their_name() {
         ("detail what", ErrorReply::StatsDetailUsage),
         ("cachedump", ErrorReply::BadCommandLine),
         ("cachedump 1", ErrorReply::BadCommandLine),
-        ("cachedump 64 1", ErrorReply::IllegalSlabId),
+        ("cachedump 128 1", ErrorReply::IllegalSlabId),
         ("cachedump x 1", ErrorReply::BadCommandLineFormat),
     ] {
         check_refused(&format!("stats {topic}\r\n"), error);
@@ -529,7 +529,7 @@ fn every_refusal_reads_as_memcacheds() {
         ("set k 0 0 1\r\nxyz", "CLIENT_ERROR bad data chunk"),
         ("touch k x", "CLIENT_ERROR invalid exptime argument"),
         ("incr k x", "CLIENT_ERROR invalid numeric delta argument"),
-        ("stats cachedump 64 0", "CLIENT_ERROR Illegal slab id"),
+        ("stats cachedump 128 0", "CLIENT_ERROR Illegal slab id"),
         ("stats detail", "CLIENT_ERROR usage: stats detail on|off|dump"),
         ("mg k a", "CLIENT_ERROR invalid flag"),
         ("mg k v v", "CLIENT_ERROR duplicate flag"),
