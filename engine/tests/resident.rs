@@ -25,11 +25,8 @@ fn check(memory_bytes: usize, size: usize) {
     }
     let memory = shard.memory();
     let resident = resident_bytes() - before;
-    println!(
-        "{size} bytes in {} MiB: {} KiB over",
-        memory_bytes >> 20,
-        (resident / 1024) as i64 - (memory_bytes / 1024) as i64
-    );
+    let over = resident as f64 - memory_bytes as f64;
+    println!("{size} bytes in {} MiB: {:.0} KiB over", memory_bytes >> 20, over / 1024.0);
     assert!(memory.used() > memory_bytes / 100 * 98, "{memory:?}");
     assert!(resident <= memory_bytes + BYTES_OVER_MAX, "{resident} bytes resident, {memory:?}");
 }
