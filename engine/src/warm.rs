@@ -18,7 +18,7 @@ pub(crate) const PAGE_GROUP: u32 = 16;
 
 impl Shard {
     /// Gets any number of keys, as [`Shard::get`] would one after the other, and hands each answer to `each` with the
-    /// key's place. In groups whose memory is fetched together: a third of the time where items do not fit the cache.
+    /// key's place. In groups whose memory is fetched together: a quarter of the time where items do not fit the cache.
     pub fn get_many(&mut self, now: Seconds, keys: &[&[u8]], mut each: impl FnMut(usize, Option<Item<'_>>)) {
         for (group, start) in keys.chunks(WARM_KEYS_MAX).zip((0..).step_by(WARM_KEYS_MAX)) {
             let (hashes, _) = self.hash_and_warm(group.iter().copied());

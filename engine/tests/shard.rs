@@ -266,6 +266,35 @@ fn without_cas_an_item_takes_four_bytes_less() {
 }
 
 #[test]
+fn a_batch_of_gets_of_any_length_answers_and_counts_as_single_ones_do() {
+    let (mut batched, mut single) = (shard(1 << 20), shard(1 << 20));
+    for shard in [&mut batched, &mut single] {
+        (0..100_u32).step_by(3).for_each(|id| set(shard, &id.to_le_bytes(), &id.to_be_bytes()));
+        let short_lived = Store::set(b"dead", b"v", Expiry::At(Seconds(NOW.0 + 1)));
+        shard.store(NOW, &short_lived);
+    }
+    let later = Seconds(NOW.0 + 1);
+    for count in [0, 1, 15, 16, 17, 64, 100] {
+        // One key twice in a group, and one that dies of the first get.
+        let keys: Vec<[u8; 4]> = (0..count).map(|id: u32| (id / 2).to_le_bytes()).collect();
+        let keys: Vec<&[u8]> = keys.iter().map(|key| &key[..]).chain([&b"dead"[..]]).collect();
+        let mut places = Vec::new();
+        batched.get_many(later, &keys, |place, item| {
+            let expected = single.get(later, keys[place]);
+            assert_eq!(
+                item.map(|item| item.value().as_slice().map(<[u8]>::to_vec)),
+                expected.map(|item| item.value().as_slice().map(<[u8]>::to_vec))
+            );
+            assert_eq!(item.map(|item| item.fetched()), expected.map(|item| item.fetched()));
+            places.push(place);
+        });
+        assert!(places.into_iter().eq(0..keys.len()));
+        assert_eq!(batched.counters(), single.counters());
+    }
+    batched.validate();
+}
+
+#[test]
 fn a_number_that_became_shorter_is_padded_in_place_and_still_a_number() {
     let mut shard = shard(1 << 20);
     set(&mut shard, b"n", b"10");
