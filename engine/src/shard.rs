@@ -1,6 +1,7 @@
 //! One shard: what it is made of, finding an item, and the plain reads. No I/O, no clock, no threads.
 
 use std::hash::{BuildHasher, Hasher};
+use std::io;
 
 use ahash::RandomState;
 
@@ -83,11 +84,11 @@ pub struct Shard {
     pub(crate) sweep_chunk: u32,
     pub(crate) hasher: RandomState,
     /// Version of the item stored last.
-    version: u64,
+    pub(crate) version: u64,
     /// Items of this version and older are dead.
-    flushed_version: u64,
-    flush_due: Option<Seconds>,
-    cas: Option<CasSeries>,
+    pub(crate) flushed_version: u64,
+    pub(crate) flush_due: Option<Seconds>,
+    pub(crate) cas: Option<CasSeries>,
 }
 
 /// Why an item that is still linked is no longer there.
@@ -100,6 +101,14 @@ pub(crate) enum Death {
 impl Shard {
     /// Reserves the address space of a shard. Memory is taken from the kernel as items come.
     pub fn new(config: &Config) -> Result<Shard, ConfigError> {
+        Shard::build(config, |bytes| Arena::reserve(bytes, config.huge_pages))
+    }
+
+    /// A shard whose items lie in the arena that `arena` makes, of so many bytes.
+    pub(crate) fn build(
+        config: &Config,
+        arena: impl FnOnce(usize) -> io::Result<Arena>,
+    ) -> Result<Shard, ConfigError> {
         config.check()?;
         let (page_size, memory_bytes) = (config.page_size(), config.memory_bytes);
         let reserve = |source| ConfigError::Reserve { bytes: memory_bytes, source };
@@ -117,7 +126,7 @@ impl Shard {
             _ => None,
         };
         Ok(Shard {
-            arena: Arena::reserve(pages_max * page_size, huge_pages).map_err(reserve)?,
+            arena: arena(pages_max * page_size).map_err(reserve)?,
             slabs,
             index: Index::reserve(items_possible, buckets, huge_pages).map_err(reserve)?,
             sketch: sketch.transpose().map_err(reserve)?,

@@ -43,6 +43,11 @@ impl Shard {
         black_box(loaded);
     }
 
+    /// Loads the buckets of hashes.
+    pub(crate) fn warm_buckets(&self, hashes: impl Iterator<Item = u64>) {
+        black_box(hashes.fold(0, |loaded, hash| loaded ^ self.index.touch(hash)));
+    }
+
     fn warm_hashes(&self, hashes: &[u64]) {
         let mut loaded = 0;
         for &hash in hashes {
