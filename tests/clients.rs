@@ -1,40 +1,42 @@
 //! Real clients against the real server. Each round also runs against the installed memcached, which shows that the
-//! round asks for nothing but what clients are used to.
+//! round asks for nothing but what clients are used to, and what a round prints must be equal for both.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use memcache::exp::{Memcache, Ttl};
+use slabring_tests::not_yet::{BINARY_PROTOCOL, NOT_YET, slabring_has};
 use slabring_tests::process::run_to_end;
-use slabring_tests::server::target_directory;
+use slabring_tests::toolbox::{Language, clients_directory, find_program};
 use slabring_tests::{Server, announce_skip};
-
-const PYTHON_PACKAGES: [&str; 2] = ["pymemcache==4.0.0", "pylibmc==1.6.3"];
 
 /// Names of the tool that checks a server's protocol: distributions do not agree on the spelling.
 const MEMCAPABLE_NAMES: [&str; 2] = ["memccapable", "memcapable"];
 
-/// Time to download and install packages.
-const INSTALL_TIMEOUT: Duration = Duration::from_secs(180);
+/// So that a round that ends early does not go unseen.
+const LINE_COUNT_MIN: usize = 70;
+
+/// Numbers of shards, and of memcached's threads.
+const THREAD_COUNTS: [&str; 2] = ["1", "2"];
 
 /// Time for one client's whole round.
 const ROUND_TIMEOUT: Duration = Duration::from_secs(120);
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Runs a client's round against Slabring with two shards, and against memcached where it is installed.
+/// Runs a client's round against Slabring with one and two shards, and against memcached where it is installed.
 fn check(round: impl Fn(&Server)) {
     if let Some(memcached) = Server::memcached(&[]) {
         round(&memcached);
     }
-    let mut slabring = Server::start(&["-t", "2"]).expect("slabring starts");
-    round(&slabring);
-    assert!(slabring.is_running(), "the round ended the server: {}", slabring.stderr());
+    for threads in THREAD_COUNTS {
+        let mut slabring = Server::start(&["-t", threads]).expect("slabring starts");
+        round(&slabring);
+        assert!(slabring.is_running(), "the round ended the server: {}", slabring.stderr());
+    }
 }
 
 fn classic_client(server: &Server) -> memcache::Client {
@@ -220,92 +222,144 @@ fn one_of_many_meta_clients_computes_what_all_of_them_miss() {
 }
 
 #[test]
-fn pymemcache_finds_what_it_expects() {
-    check_python("pymemcache_round.py");
+fn pymemcache_sees_no_difference() {
+    check_round(Language::Python, "pymemcache_round.py", &[], None);
 }
 
 #[test]
-fn libmemcached_from_python_finds_what_it_expects() {
-    check_python("pylibmc_round.py");
+fn libmemcached_sees_no_difference_in_text() {
+    check_round(Language::Python, "pylibmc_round.py", &["text"], None);
+}
+
+#[test]
+fn libmemcached_sees_no_difference_in_binary() {
+    check_round(Language::Python, "pylibmc_round.py", &["binary"], Some(BINARY_PROTOCOL));
+}
+
+#[test]
+fn python_binary_memcached_sees_no_difference() {
+    check_round(Language::Python, "bmemcached_round.py", &[], Some(BINARY_PROTOCOL));
+}
+
+#[test]
+fn aiomcache_sees_no_difference() {
+    check_round(Language::Python, "aiomcache_round.py", &[], None);
+}
+
+#[test]
+fn emcache_sees_no_difference() {
+    check_round(Language::Python, "emcache_round.py", &[], None);
+}
+
+#[test]
+fn memjs_sees_no_difference() {
+    check_round(Language::Node, "memjs_round.js", &[], Some(BINARY_PROTOCOL));
+}
+
+#[test]
+fn memcached_from_node_sees_no_difference() {
+    check_round(Language::Node, "node_memcached_round.js", &[], None);
+}
+
+#[test]
+fn perl_sees_no_difference() {
+    check_round(Language::Perl, "fast_round.pl", &[], None);
+}
+
+/// Runs a client's round against all servers at once and compares what it prints for each of them.
+///
+/// A round that `needs` what Slabring does not have yet runs against memcached alone.
+#[track_caller]
+fn check_round(language: Language, script: &str, arguments: &[&str], needs: Option<&str>) {
+    if language.command().is_none() {
+        return;
+    }
+    let mut servers: Vec<Server> =
+        THREAD_COUNTS.into_iter().filter_map(|threads| Server::memcached(&["-t", threads])).collect();
+    match needs.filter(|feature| !slabring_has(feature)) {
+        Some(feature) => announce_skip(format_args!("{script} against Slabring: no {feature} yet")),
+        None => servers
+            .extend(THREAD_COUNTS.map(|threads| Server::start(&["-t", threads]).expect("slabring starts"))),
+    }
+    let prints = thread::scope(|scope| {
+        let play = |server| scope.spawn(move || play_round(language, script, arguments, server));
+        let players: Vec<_> = servers.iter().map(play).collect();
+        players.into_iter().map(|player| player.join().expect("a round does not panic")).collect::<Vec<_>>()
+    });
+    let pairs = prints.iter().zip(&servers);
+    let differences: Vec<_> =
+        pairs.flat_map(|(print, server)| differences(&prints[0], print, server)).collect();
+    assert!(differences.is_empty(), "{script} {arguments:?}:\n{}", differences.join("\n"));
+    assert!(prints.iter().all(|print| print.lines().count() >= LINE_COUNT_MIN), "{prints:?}");
+}
+
+/// What the round prints, and how it ended when that was not well.
+fn play_round(language: Language, script: &str, arguments: &[&str], server: &Server) -> String {
+    let mut command = language.command().expect("asked before");
+    command.arg(clients_directory().join(script)).arg(server.address().port().to_string()).args(arguments);
+    let finished = run_to_end(&mut command, ROUND_TIMEOUT).expect("the round ends");
+    match finished.status.success() {
+        true => finished.stdout,
+        false => format!("{}{}: {}\n{}", finished.stdout, finished.status, finished.stderr, server.stderr()),
+    }
+}
+
+/// Lines of a print that are not as expected.
+fn differences(expected: &str, print: &str, server: &Server) -> Vec<String> {
+    let is_compared = |line: &&str| !NOT_YET.contains(&line.split(": ").next().unwrap_or_default());
+    let expected_lines: Vec<_> = expected.lines().filter(is_compared).collect();
+    let lines: Vec<_> = print.lines().filter(is_compared).collect();
+    let line_count = expected_lines.len().max(lines.len());
+    let line_of = |lines: &[&str], number: usize| lines.get(number).copied().unwrap_or("nothing").to_owned();
+    (0..line_count)
+        .map(|number| (line_of(&expected_lines, number), line_of(&lines, number)))
+        .filter(|(expected, line)| expected != line)
+        .map(|(expected, line)| format!("{:?}: expected {expected}\n  got {line}", server.kind()))
+        .collect()
 }
 
 #[test]
 fn memcapable_finds_every_text_command() {
+    check_memcapable("-a");
+}
+
+#[test]
+fn memcapable_finds_every_binary_command() {
+    if slabring_has(BINARY_PROTOCOL) {
+        check_memcapable("-b");
+    } else {
+        announce_skip(format_args!("memcapable -b: no {BINARY_PROTOCOL} yet"));
+    }
+}
+
+/// Checks that the tool's tests that memcached passes pass for Slabring.
+#[track_caller]
+fn check_memcapable(protocol: &str) {
     let Some(tool) = MEMCAPABLE_NAMES.into_iter().find(|name| find_program(name).is_some()) else {
         announce_skip(format_args!("neither of {MEMCAPABLE_NAMES:?} is installed"));
         return;
     };
-    let slabring = Server::start(&["-t", "2"]).expect("slabring starts");
-    let (passed, report) = text_tests_passed(tool, &slabring);
-    let expected = match Server::memcached(&[]) {
-        Some(memcached) => text_tests_passed(tool, &memcached).0,
-        None => passed.clone(),
-    };
-    let missing: Vec<_> = expected.difference(&passed).collect();
-    assert!(!passed.is_empty() && missing.is_empty(), "{missing:?} fail:\n{report}\n{}", slabring.stderr());
+    let memcached = Server::memcached(&[]);
+    let expected = memcached.map(|memcached| memcapable_tests_passed(tool, protocol, &memcached).0);
+    for threads in THREAD_COUNTS {
+        let slabring = Server::start(&["-t", threads]).expect("slabring starts");
+        let (passed, report) = memcapable_tests_passed(tool, protocol, &slabring);
+        let missing: Vec<_> = expected.iter().flatten().filter(|name| !passed.contains(*name)).collect();
+        assert!(
+            !passed.is_empty() && missing.is_empty(),
+            "{missing:?} fail:\n{report}\n{}",
+            slabring.stderr()
+        );
+    }
 }
 
 /// The names of the tests that a server passes, and the tool's whole report.
-fn text_tests_passed(tool: &str, server: &Server) -> (BTreeSet<String>, String) {
+fn memcapable_tests_passed(tool: &str, protocol: &str, server: &Server) -> (BTreeSet<String>, String) {
     let (host, port) = (server.address().ip().to_string(), server.address().port().to_string());
     let mut command = Command::new(tool);
-    command.args(["-h", &host, "-p", &port, "-a", "-v", "-t", "10"]);
+    command.args(["-h", &host, "-p", &port, protocol, "-v", "-t", "10"]);
     let finished = run_to_end(&mut command, ROUND_TIMEOUT).expect("the tool ends");
     let report = finished.stdout + &finished.stderr;
     let passed = report.lines().filter_map(|line| line.strip_suffix("[pass]"));
     (passed.map(|name| name.trim().to_owned()).collect(), report)
-}
-
-#[track_caller]
-fn check_python(script: &str) {
-    let Some(python) = python_with_clients() else { return };
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(script);
-    check(|server| {
-        let mut command = Command::new(python);
-        command.arg(&script).arg(server.address().port().to_string());
-        let finished = run_to_end(&mut command, ROUND_TIMEOUT).expect("the script ends");
-        let kind = server.kind();
-        assert!(finished.status.success(), "{kind:?}: {}{}", finished.stdout, finished.stderr);
-    });
-}
-
-/// A Python that has the clients, in an environment of its own under the target directory.
-///
-/// `None`, with one loud line, where there is no Python or no network to install them from.
-fn python_with_clients() -> Option<&'static Path> {
-    static PYTHON: OnceLock<Option<PathBuf>> = OnceLock::new();
-    PYTHON
-        .get_or_init(|| match install_python_clients() {
-            Ok(python) => Some(python),
-            Err(error) => {
-                announce_skip(format_args!("no Python clients: {error:#}"));
-                None
-            }
-        })
-        .as_deref()
-}
-
-fn install_python_clients() -> anyhow::Result<PathBuf> {
-    let environment = target_directory().join("python-clients");
-    let python = environment.join("bin").join("python");
-    let mut import = Command::new(&python);
-    import.args(["-c", "import pymemcache, pylibmc"]);
-    if run_to_end(&mut import, MINUTE).is_ok_and(|finished| finished.status.success()) {
-        return Ok(python);
-    }
-    run_successfully(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment))?;
-    let install = ["-m", "pip", "install", "--quiet", "--only-binary", ":all:", "--retries", "1"];
-    run_successfully(Command::new(&python).args(install).args(PYTHON_PACKAGES))?;
-    Ok(python)
-}
-
-fn run_successfully(command: &mut Command) -> anyhow::Result<()> {
-    let finished = run_to_end(command, INSTALL_TIMEOUT)?;
-    anyhow::ensure!(finished.status.success(), "{command:?}: {}", finished.stderr.trim());
-    Ok(())
-}
-
-fn find_program(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|directory| directory.join(name)).find(|program| program.is_file())
 }

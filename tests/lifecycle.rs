@@ -1,6 +1,7 @@
 //! How a server starts, refuses to start, and stops.
 
 use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use slabring_tests::process::{Finished, run_to_end};
 use slabring_tests::seccomp::refuse_io_uring;
 use slabring_tests::server::{free_address, slabring_command, slabring_on_loopback};
-use slabring_tests::{Connection, Server, Signal};
+use slabring_tests::{Connection, Server, Signal, announce_skip};
 
 /// Time a server has to stop once asked.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -295,4 +296,225 @@ fn listening_addresses(table: &str, port: u16) -> Vec<String> {
     let locals = rows.filter(|row| row[3] == LISTENING).map(|row| row[1].to_owned());
     let port = format!(":{port:04X}");
     locals.filter_map(|local| local.strip_suffix(&port).map(str::to_owned)).collect()
+}
+
+/// A file in the directory of temporary ones, removed at the end.
+struct TextFile(PathBuf);
+
+impl TextFile {
+    fn new(name: &str, text: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("slabring-lifecycle-{}-{name}", std::process::id()));
+        std::fs::write(&path, text).expect("the temporary folder takes a file");
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("temporary names are UTF-8")
+    }
+}
+
+impl Drop for TextFile {
+    fn drop(&mut self) {
+        // The server may have removed it.
+        std::fs::remove_file(&self.0).ok();
+    }
+}
+
+/// Waits until the server has said something on stderr.
+#[track_caller]
+fn wait_for_word(server: &Server, word: &str) {
+    let start = Instant::now();
+    while !server.stderr().contains(word) {
+        assert!(start.elapsed() < REFUSAL_TIMEOUT, "no word of {word:?}: {}", server.stderr());
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A connection that is let in. The one with which the harness found the server may still count for a moment.
+#[track_caller]
+fn served(server: &Server) -> Connection {
+    let start = Instant::now();
+    loop {
+        let mut client = server.connect();
+        let answer = client.command("version");
+        if answer.starts_with("VERSION") {
+            return client;
+        }
+        assert!(start.elapsed() < REFUSAL_TIMEOUT, "{answer}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn sigusr1_ends_it_in_order_as_it_ends_memcached() {
+    check_stop(Signal::Graceful);
+}
+
+#[test]
+fn refusals_have_memcacheds_exit_codes() {
+    for (args, code) in [
+        (&["-c", "0"][..], 1),
+        (&["-o", "nosuch"], 1),
+        (&["-p", "70000"], 64),
+        (&["-I", "100"], 64),
+        (&["-l", "192.0.2.1", "-p", "11999"], 71),
+    ] {
+        let refused = run_to_end(slabring_command().args(args), REFUSAL_TIMEOUT).unwrap();
+        assert_eq!(refused.status.code(), Some(code), "{args:?}: {}", refused.stderr);
+    }
+}
+
+#[test]
+fn check_config_tells_the_settings_and_their_origins_or_what_is_wrong() {
+    let good = TextFile::new("good.toml", "threads = 2\n[extended]\nidle_timeout = 9\n");
+    let check = |args: &[&str]| {
+        let mut command = slabring_command();
+        command.args(["--check-config"]).args(args).env("SLABRING_CONN_LIMIT", "77");
+        run_to_end(&mut command, REFUSAL_TIMEOUT).unwrap()
+    };
+    let Finished { status, stdout, stderr } = check(&["--config", good.path(), "-m", "128"]);
+    assert!(status.success(), "{stderr}");
+    let place = format!("threads = \"2\"  # {}:1", good.path());
+    for line in ["memory-limit = \"128\"  # flag", "conn-limit = \"77\"  # SLABRING_CONN_LIMIT", &place] {
+        assert!(stdout.lines().any(|found| found == line), "{line}: {stdout}");
+    }
+    let bad = TextFile::new("bad.toml", "threads = 2\nport = 70000\n");
+    let Finished { status, stderr, .. } = check(&["--config", bad.path()]);
+    assert_eq!(status.code(), Some(1));
+    assert!(stderr.contains(&format!("{}:2: port = 70000", bad.path())), "{stderr}");
+}
+
+#[test]
+fn sighup_takes_over_what_can_change_and_tells_what_needs_a_restart() {
+    let file = TextFile::new("reload.toml", "conn-limit = 3\nthreads = 2\n");
+    for io in BACKENDS {
+        std::fs::write(file.path(), "conn-limit = 3\nthreads = 2\n").unwrap();
+        let Some(server) = Server::start_over(io, &["--config", file.path()]) else { continue };
+        let mut clients: Vec<_> = (0..3).map(|_| served(&server)).collect();
+        assert_eq!(server.connect().read_line().unwrap(), b"ERROR Too many open connections");
+
+        std::fs::write(file.path(), "conn-limit = 4\nthreads = 1\nverbose = 1\n").unwrap();
+        server.signal(Signal::Reload);
+        wait_for_word(&server, "threads = \"1\" needs a restart (is \"2\")");
+        wait_for_word(&server, "conn-limit = \"4\" (was \"3\")");
+        assert!(server.connect().command("version").starts_with("VERSION"), "--io {io}");
+
+        std::fs::write(file.path(), "conn-limit = none\n").unwrap();
+        server.signal(Signal::Reload);
+        wait_for_word(&server, &format!("nothing is changed: {}:1", file.path()));
+        assert!(clients[0].command("version").starts_with("VERSION"));
+    }
+}
+
+#[test]
+fn in_the_background_it_serves_when_the_command_returns_and_its_id_is_in_a_file() {
+    let id_file = TextFile::new("pid", "");
+    let address = free_address();
+    let mut command = slabring_on_loopback();
+    command.args(["-d", "-t", "1", "-p", &address.port().to_string(), "-P", id_file.path()]);
+    let Finished { status, stderr, .. } = run_to_end(&mut command, REFUSAL_TIMEOUT).unwrap();
+    assert!(status.success(), "{stderr}");
+    let mut connection = Connection::open(address).expect("it serves already");
+    let id: u64 = std::fs::read_to_string(id_file.path()).unwrap().trim().parse().unwrap();
+    assert_eq!(connection.stat("pid"), id);
+
+    // The same port: what goes wrong in the background is told in front.
+    let mut second = slabring_on_loopback();
+    second.args(["-d", "-t", "1", "-p", &address.port().to_string()]);
+    let Finished { status, stderr, .. } = run_to_end(&mut second, REFUSAL_TIMEOUT).unwrap();
+    assert_eq!(status.code(), Some(71));
+    assert!(stderr.contains("in use"), "{stderr}");
+
+    let killed = Command::new("kill").arg(id.to_string()).status().unwrap();
+    assert!(killed.success());
+    let start = Instant::now();
+    while Path::new(id_file.path()).exists() {
+        assert!(start.elapsed() < STOP_TIMEOUT, "the file with its id stays");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn root_is_given_up_when_asked() {
+    let root = std::fs::metadata("/proc/self").unwrap();
+    if std::os::unix::fs::MetadataExt::uid(&root) != 0 {
+        return announce_skip("only root can become somebody else");
+    }
+    check_refusal(&["-u", "no-such-user-here"], &["no-such-user-here"]);
+    for io in BACKENDS {
+        let Some(server) = Server::start_over(io, &["-t", "2", "-u", "nobody"]) else { continue };
+        server.connect().set("key", "value");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
+        let users = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
+        assert!(users.split_whitespace().all(|user| user != "0"), "--io {io}: {users}");
+    }
+}
+
+#[test]
+fn silent_clients_are_closed_after_the_idle_timeout_and_busy_ones_are_not() {
+    for io in BACKENDS {
+        let Some(server) = Server::start_over(io, &["-t", "1", "-o", "idle_timeout=1"]) else { continue };
+        let mut busy = server.connect();
+        let mut silent = server.connect();
+        let start = Instant::now();
+        let reading = thread::spawn(move || silent.read_to_close().unwrap());
+        while !reading.is_finished() {
+            assert!(start.elapsed() < REFUSAL_TIMEOUT, "--io {io} keeps a silent client");
+            assert!(busy.command("version").starts_with("VERSION"), "--io {io}");
+            thread::sleep(Duration::from_millis(100));
+        }
+        assert_eq!(reading.join().unwrap(), b"");
+    }
+}
+
+#[test]
+fn only_who_shows_a_password_of_the_file_is_served() {
+    let file = TextFile::new("users", "ann:secret\n");
+    let args = ["-t", "2", "-Y", file.path()];
+    for io in BACKENDS {
+        std::fs::write(file.path(), "ann:secret\n").unwrap();
+        let Some(server) = Server::start_over(io, &args) else { continue };
+        for command in ["get key", "version", "stats", "flush_all", "quit", "mn key", "mg key v"] {
+            assert_eq!(
+                server.connect().command(command),
+                "CLIENT_ERROR unauthenticated",
+                "--io {io} {command}"
+            );
+        }
+        let mut client = server.connect();
+        assert_eq!(client.command("set a 0 0 9\r\nann wrong"), "CLIENT_ERROR authentication failure");
+        assert_eq!(client.command("get key"), "CLIENT_ERROR unauthenticated");
+        assert_eq!(client.command("set a 0 0 10\r\nann secret"), "STORED");
+        client.set("key", "value");
+        assert_eq!(client.get("key").as_deref(), Some(&b"value"[..]));
+        // In one packet, behind which the stream is read otherwise.
+        let mut other = server.connect();
+        other.send("set a 0 0 10\r\nann secret\r\nget key\r\n").unwrap();
+        assert_eq!(other.read_line().unwrap(), b"STORED");
+        assert_eq!(other.read_line().unwrap(), b"VALUE key 0 5");
+
+        std::fs::write(file.path(), "bob:other\n").unwrap();
+        server.signal(Signal::Reload);
+        wait_for_word(&server, "1 users of");
+        assert_eq!(
+            server.connect().command("set a 0 0 10\r\nann secret"),
+            "CLIENT_ERROR authentication failure"
+        );
+        assert_eq!(server.connect().command("set a 0 0 9\r\nbob other"), "STORED");
+        std::fs::write(file.path(), "nobody\n").unwrap();
+        server.signal(Signal::Reload);
+        wait_for_word(&server, "the users stay as they were");
+        assert_eq!(server.connect().command("set a 0 0 9\r\nbob other"), "STORED");
+    }
+}
+
+#[test]
+fn a_bad_password_file_is_refused_with_its_line() {
+    let path = |text: &str| TextFile::new("bad-users", text);
+    check_refusal(&["-Y", "/no/such/file"], &["/no/such/file", "cannot read"]);
+    check_refusal(&["-Y", path("").path()], &["nobody could come in"]);
+    let file = path("ann:secret\nbob\n");
+    check_refusal(&["-Y", file.path()], &[&format!("{}:2", file.path())]);
+    check_refusal(&["-Y", file.path(), "-U", "11999"], &["UDP"]);
+    check_refusal(&["-Y", file.path(), "-B", "binary"], &["-B"]);
 }

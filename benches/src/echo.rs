@@ -220,7 +220,7 @@ impl Peers {
                 None
             }
             Event::Ended { connection, .. } => self.forget(connection),
-            Event::Woken => None,
+            Event::Datagram { .. } | Event::Woken => None,
         }
     }
 

@@ -61,6 +61,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
 
+    /// Decides which keys the engine samples; what changes with it is noise
+    #[arg(long, value_name = "N", default_value = "1")]
+    seed: u64,
+
     /// Traces played at the same time
     #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u16).range(1..))]
     threads: u16,
@@ -134,7 +138,7 @@ fn play_all(args: &Args, policies: &[PolicyKind], shares: &[Share]) -> anyhow::R
             scope.spawn(|| {
                 while let Some(&at) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let cells = Trace::open(&args.traces[at])
-                        .and_then(|trace| play(&trace, args.mode, policies, shares));
+                        .and_then(|trace| play(&trace, args.mode, policies, shares, args.seed));
                     done.lock().expect("no thread panics while it holds this").push((at, cells));
                 }
             });
@@ -147,13 +151,19 @@ fn play_all(args: &Args, policies: &[PolicyKind], shares: &[Share]) -> anyhow::R
 }
 
 /// All cells of one trace. Leaves out, and says so, what is too small for a shard.
-fn play(trace: &Trace, mode: Mode, policies: &[PolicyKind], shares: &[Share]) -> anyhow::Result<Vec<Cell>> {
+fn play(
+    trace: &Trace,
+    mode: Mode,
+    policies: &[PolicyKind],
+    shares: &[Share],
+    seed: u64,
+) -> anyhow::Result<Vec<Cell>> {
     let mut cells = Vec::new();
     for &share in shares {
         let (capacity, budget) = budget(trace, mode, share)?;
         for &policy in policies {
             let place = || format!("{}, {share}, {}", trace.name, policy.name());
-            match replay(trace, policy, budget) {
+            match replay(trace, policy, budget, seed) {
                 Err(error) => eprintln!("{}: left out: {error}", place()),
                 Ok(replayed) => {
                     let cell = Cell { trace: trace.name.clone(), share, capacity, policy, replayed };
@@ -209,7 +219,7 @@ mod tests {
         let requests = (0..100_u64).map(|key| get(key, 100)).collect();
         let trace = Trace { name: "t".into(), keys: 100, unique_bytes: 1 << 20, requests };
         let shares = ["0.001", "1"].map(|share| share.parse().unwrap());
-        let cells = play(&trace, Mode::Bytes, &[PolicyKind::Clock], &shares).unwrap();
+        let cells = play(&trace, Mode::Bytes, &[PolicyKind::Clock], &shares, 1).unwrap();
         assert_eq!(cells.len(), 1);
         assert_eq!((cells[0].capacity, cells[0].replayed.misses), (1 << 20, 100));
     }

@@ -51,6 +51,10 @@ pub(crate) struct Args {
     #[arg(long)]
     servers: bool,
 
+    /// Without CAS values, as with -C
+    #[arg(long)]
+    disable_cas: bool,
+
     /// The slabring program [default: beside this one]
     #[arg(long, value_name = "PATH")]
     slabring: Option<PathBuf>,
@@ -136,7 +140,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut report = Report::default();
     for &mebibytes in &args.memory {
         for &shape in &args.shapes {
-            report.held.push(fill_engine(mebibytes, shape)?);
+            report.held.push(fill_engine(mebibytes, shape, !args.disable_cas)?);
             if args.servers {
                 report.held.push(fill_server(args, Holder::Slabring, mebibytes, shape)?);
                 report.held.push(fill_server(args, Holder::Memcached, mebibytes, shape)?);
@@ -152,10 +156,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// A shard in this process; its resident bytes are what this process grew by.
-fn fill_engine(mebibytes: u32, shape: Shape) -> anyhow::Result<Held> {
+fn fill_engine(mebibytes: u32, shape: Shape, cas_enabled: bool) -> anyhow::Result<Held> {
     let memory_bytes = mebibytes as usize * MEBIBYTE;
     let before_bytes = machine::resident_bytes("self")?;
-    let mut shard = Shard::new(&Config::with_memory(memory_bytes))?;
+    let mut shard = Shard::new(&Config { cas_enabled, ..Config::with_memory(memory_bytes) })?;
     let (mut keys, value) = (Keys::new(shape), vec![b'v'; shape.value_bytes]);
     for _ in 0..shape.offered(memory_bytes) {
         shard.store(NOW, &Store::set(keys.next(), &value, Expiry::Never));
@@ -192,7 +196,8 @@ fn server_words(args: &Args, holder: Holder, mebibytes: u32, port: u16) -> Vec<S
     let options = ["-l", "127.0.0.1", "-p", &port, "-U", "0", "-t", "1", "-m", &mebibytes];
     // memcached refuses to run as root unless told that it is meant.
     let root: &[&str] = if holder == Holder::Memcached && is_root() { &["-u", "root"] } else { &[] };
-    std::iter::once(program).chain(options.iter().chain(root).map(ToString::to_string)).collect()
+    let cas: &[&str] = if args.disable_cas { &["-C"] } else { &[] };
+    std::iter::once(program).chain(options.iter().chain(root).chain(cas).map(ToString::to_string)).collect()
 }
 
 #[cfg(test)]
@@ -222,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_shard_is_filled_to_its_budget_and_every_byte_is_accounted_for() {
-        let held = fill_engine(1, "50x200".parse().unwrap()).unwrap();
+        let held = fill_engine(1, "50x200".parse().unwrap(), true).unwrap();
         let breakdown = held.breakdown.clone().unwrap();
         assert!((2000..4195).contains(&held.items), "{held:?}");
         let all =

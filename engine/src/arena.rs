@@ -1,9 +1,9 @@
 //! Reserved address space, and the chunks of items in it. One of two files with unsafe code (the other is `index/tags.rs`); hands out
 //! slices and copies, never pointers, and knows nothing of what an item means.
 
-#![cfg_attr(
-    not(miri),
-    expect(unsafe_code, reason = "telling the kernel that a range may be dropped is unsafe in memmap2")
+#![expect(
+    unsafe_code,
+    reason = "bytes as records without a check each time, and telling the kernel what may be dropped"
 )]
 
 use std::fs::File;
@@ -14,11 +14,17 @@ use bytemuck::Pod;
 #[cfg(not(miri))]
 use memmap2::{Advice, MmapMut, MmapOptions, UncheckedAdvice};
 
+use crate::header::HeaderSize;
 #[cfg(miri)]
 mod heap;
 
 /// Locations count in units of this many bytes, and every chunk size is a multiple of it.
 pub(crate) const LOCATION_UNIT: usize = 8;
+
+/// What every map is aligned to at least.
+const MAP_ALIGNMENT: usize = 4096;
+/// Regions smaller than this are never in huge pages: the part of the last one that nobody asked for would count.
+const HUGE_REGION_BYTES_MIN: usize = 32 << 20;
 
 /// Where a chunk begins: an offset into the arena in units of [`LOCATION_UNIT`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -58,11 +64,12 @@ impl Region {
         Ok(Region { map: heap::Map::new(bytes) })
     }
 
-    /// Reserves address space. With `huge_pages` the kernel is asked for them; it may well refuse.
+    /// Reserves address space. With `huge_pages` the kernel is asked for them where the region is large; it may well
+    /// refuse.
     #[cfg(not(miri))]
     pub(crate) fn reserve(bytes: usize, huge_pages: bool) -> io::Result<Region> {
         let map = MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
-        if huge_pages {
+        if huge_pages && bytes >= HUGE_REGION_BYTES_MIN {
             // Kernels without huge pages refuse, and everything works all the same.
             map.advise(Advice::HugePage).ok();
         }
@@ -81,16 +88,40 @@ impl Region {
         Ok(Region { map, over_file: true })
     }
 
-    /// The region as records; its size must be a multiple of theirs.
+    /// The region as records, as many as it has room for.
     #[inline]
     pub(crate) fn records<T: Pod>(&self) -> &[T] {
-        bytemuck::cast_slice(&self.map)
+        const { assert!(size_of::<T>() > 0 && align_of::<T>() <= MAP_ALIGNMENT) };
+        let count = self.map.len() / size_of::<T>();
+        // SAFETY: a map begins on a page of the kernel's, which is aligned for T (asserted above) and holds `count` of them;
+        // any bytes are a T, for it is Pod; and nobody writes them while `self` is borrowed.
+        unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast(), count) }
     }
 
-    /// The region as records; its size must be a multiple of theirs.
+    /// The region as records, as many as it has room for.
     #[inline]
     pub(crate) fn records_mut<T: Pod>(&mut self) -> &mut [T] {
-        bytemuck::cast_slice_mut(&mut self.map)
+        const { assert!(size_of::<T>() > 0 && align_of::<T>() <= MAP_ALIGNMENT) };
+        let count = self.map.len() / size_of::<T>();
+        // SAFETY: a map begins on a page of the kernel's, which is aligned for T (asserted above) and holds `count` of them;
+        // any bytes are a T and any T is bytes, for it is Pod; and `self` is borrowed for this alone.
+        unsafe { std::slice::from_raw_parts_mut(self.map.as_mut_ptr().cast(), count) }
+    }
+
+    /// Has the CPU fetch the cache line at an offset, and waits for nothing. An ordinary load would do on an idle CPU, but
+    /// hold up all that comes after it once that is more than the CPU can have under way.
+    #[inline]
+    pub(crate) fn prefetch(&self, offset: usize) {
+        assert!(offset < self.map.len());
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let line = self.map[offset..].as_ptr();
+            // SAFETY: SSE is part of every x86_64 target, and the address lies in the map (asserted above).
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(line.cast()) };
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        std::hint::black_box(self.map[offset]);
     }
 
     /// Spoils what is there, for nobody may rely on it.
@@ -118,22 +149,28 @@ impl Region {
 #[derive(Debug)]
 pub(crate) struct Arena {
     region: Region,
+    pub(crate) header_size: HeaderSize,
 }
 
 impl Arena {
-    pub(crate) fn reserve(bytes: usize, huge_pages: bool) -> io::Result<Arena> {
-        Ok(Arena { region: Region::reserve(bytes, huge_pages)? })
+    pub(crate) fn reserve(bytes: usize, header_size: HeaderSize, huge_pages: bool) -> io::Result<Arena> {
+        Ok(Arena { region: Region::reserve(bytes, huge_pages)?, header_size })
     }
 
     /// An arena that is a part of a file, which must not be touched by anybody else.
     #[cfg(not(miri))]
-    pub(crate) fn over_file(file: &File, offset: u64, bytes: usize) -> io::Result<Arena> {
-        Ok(Arena { region: Region::over_file(file, offset, bytes)? })
+    pub(crate) fn over_file(
+        file: &File,
+        offset: u64,
+        bytes: usize,
+        header_size: HeaderSize,
+    ) -> io::Result<Arena> {
+        Ok(Arena { region: Region::over_file(file, offset, bytes)?, header_size })
     }
 
     /// Miri knows no maps.
     #[cfg(miri)]
-    pub(crate) fn over_file(_: &File, _: u64, _: usize) -> io::Result<Arena> {
+    pub(crate) fn over_file(_: &File, _: u64, _: usize, _: HeaderSize) -> io::Result<Arena> {
         Err(io::Error::from(io::ErrorKind::Unsupported))
     }
 
@@ -142,10 +179,10 @@ impl Arena {
         &self.region.map[range]
     }
 
-    /// Loads the beginning of a chunk.
+    /// Has the CPU fetch the beginning of a chunk.
     #[inline]
-    pub(crate) fn touch(&self, location: Location) -> u8 {
-        self.region.map[location.offset()]
+    pub(crate) fn prefetch(&self, location: Location) {
+        self.region.prefetch(location.offset());
     }
 
     #[inline]
@@ -181,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_discarded_range_leaves_its_neighbours_alone() {
-        let mut arena = Arena::reserve(1 << 20, true).unwrap();
+        let mut arena = Arena::reserve(1 << 20, HeaderSize::Full, true).unwrap();
         arena.bytes_mut(0..1 << 20).fill(7);
         arena.discard(1 << 16..1 << 17);
         assert!(arena.bytes(0..1 << 16).iter().all(|&byte| byte == 7));
@@ -189,8 +226,19 @@ mod tests {
     }
 
     #[test]
+    fn records_are_the_bytes_of_the_region_in_order() {
+        let mut region = Region::reserve(4096, false).unwrap();
+        for (record, number) in region.records_mut::<u32>().iter_mut().zip(0..) {
+            *record = number;
+        }
+        assert!(region.records::<u32>().iter().copied().eq(0..1024));
+        let words = region.records::<[u32; 3]>();
+        assert_eq!((words.len(), words[7]), (341, [21, 22, 23]));
+    }
+
+    #[test]
     fn a_record_is_read_back_from_any_offset() {
-        let mut arena = Arena::reserve(4096, false).unwrap();
+        let mut arena = Arena::reserve(4096, HeaderSize::Full, false).unwrap();
         for offset in 0..64 {
             arena.write(offset, 0x0123_4567_89ab_cdef_u64 + offset as u64);
             assert_eq!(arena.read::<u64>(offset), 0x0123_4567_89ab_cdef + offset as u64);

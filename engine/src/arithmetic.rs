@@ -171,6 +171,7 @@ impl Shard {
     ) -> ArithmeticOutcome {
         let Ok(location) = written else { return ArithmeticOutcome::NoMemory };
         self.counters.total_items += u64::from(created);
+        self.last_class = self.slabs.class_of(location);
         let head = self.arena.head(location);
         let (cas, expiry) = (self.cas_of(&head), head.header.expiry());
         ArithmeticOutcome::Value { value, cas, expiry, expiry_before, created }

@@ -4,12 +4,12 @@ use std::io;
 
 use crate::policy::PolicyKind;
 
-/// Smallest budget: sixteen of the smallest pages.
-pub const MEMORY_BYTES_MIN: usize = PAGES_MIN * PAGE_SIZE_MIN;
+/// Smallest budget: enough pages for the classes of one kind of items.
+pub const MEMORY_BYTES_MIN: usize = 256 << 10;
 /// Largest budget: what a 32-bit location in units of eight bytes can address.
 pub const MEMORY_BYTES_MAX: usize = 32 << 30;
-/// Smallest page.
-pub const PAGE_SIZE_MIN: usize = 16 << 10;
+/// Smallest page, no smaller than the kernel's own.
+pub const PAGE_SIZE_MIN: usize = 4 << 10;
 /// Largest page.
 pub const PAGE_SIZE_MAX: usize = 1 << 20;
 /// A shard of fewer pages than this could not serve its size classes.
@@ -17,15 +17,19 @@ pub const PAGES_MIN: usize = 16;
 /// Longest value the format can hold.
 pub const ITEM_SIZE_MAX: usize = 1 << 30;
 /// Largest useful `chunk_size_min`: the smallest chunk must leave room for classes above it.
-pub const CHUNK_SIZE_MIN_MAX: usize = 4096;
+pub const CHUNK_SIZE_MIN_MAX: usize = 1024;
 
 const ITEM_SIZE_DEFAULT: usize = 1 << 20;
-const GROWTH_FACTOR_DEFAULT: f64 = 1.12;
-/// Pages that a budget is cut into unless they would be too small or too large: sixteen for each class in use.
-const PAGES_WANTED: usize = 1024;
+/// Rounds sizes up by three percent on average. The pages it ties down in more classes cost less than that: see
+/// `docs/engine.md`.
+const GROWTH_FACTOR_DEFAULT: f64 = 1.06;
+/// Pages that a budget is cut into at least, unless they would be too small or too large. With more of them, memory
+/// follows a change of sizes too slowly; with fewer, it is stuck in large lumps.
+const PAGES_WANTED: usize = 512;
 const CHUNK_SIZE_MIN_DEFAULT: usize = 32;
 
 const _: () = assert!(PAGE_SIZE_MIN.is_power_of_two() && PAGE_SIZE_MAX.is_power_of_two());
+const _: () = assert!(PAGES_MIN * PAGE_SIZE_MIN <= MEMORY_BYTES_MIN);
 const _: () = assert!(CHUNK_SIZE_MIN_MAX + 16 <= PAGE_SIZE_MIN / 2);
 
 /// The CAS values of one shard: every `step`-th number, so that no two of `step` shards share one.
@@ -44,15 +48,14 @@ pub struct Config {
     pub memory_bytes: usize,
     /// Longest value in bytes. Never more than half of `memory_bytes` is honoured.
     pub item_size_max: usize,
-    /// Ratio of neighbouring chunk sizes, above 1 (memcached's `-f`). One too low for 64 classes to reach the
+    /// Ratio of neighbouring chunk sizes, above 1 (memcached's `-f`). One too low for 128 classes to reach the
     /// largest chunk is raised.
     pub growth_factor: f64,
     /// Bytes of key, value and client flags that the smallest chunk holds (memcached's `-n`); its header
     /// comes on top.
     pub chunk_size_min: usize,
     /// Forces the page size: a power of two, at least [`PAGE_SIZE_MIN`], at least [`PAGES_MIN`] to the budget.
-    /// By default about a thousandth of the budget, so that there are sixteen pages and more for each class in
-    /// use: with fewer, memory is stuck where it is not needed.
+    /// By default the budget is cut into 512 to 1024.
     pub page_size_bytes: Option<usize>,
     /// Which item goes when there is no room.
     pub policy: PolicyKind,
@@ -62,7 +65,8 @@ pub struct Config {
     pub cas_enabled: bool,
     /// The CAS values this shard gives out.
     pub cas: CasSeries,
-    /// Ask the kernel for huge pages; its refusal is no error.
+    /// Ask the kernel for huge pages where a table or the arena is larger than 32 MiB; its refusal is no error. A third
+    /// off every operation on a large shard.
     pub huge_pages: bool,
     /// Evict as if memory were full at so many items, at least 1. For libraries that count in items, and for
     /// comparing policies.
@@ -138,7 +142,7 @@ impl Config {
             evict: true,
             cas_enabled: true,
             cas: CasSeries { offset: 0, step: 1 },
-            huge_pages: false,
+            huge_pages: true,
             items_max: None,
             hash_seed: None,
         }
@@ -200,7 +204,8 @@ mod tests {
             config.check().unwrap();
             assert!(memory_bytes / config.page_size() >= PAGES_MIN, "{memory_bytes}");
         }
-        assert_eq!(Config::with_memory(16 << 20).page_size(), PAGE_SIZE_MIN);
+        assert_eq!(Config::with_memory(1 << 20).page_size(), PAGE_SIZE_MIN);
+        assert_eq!(Config::with_memory(64 << 20).page_size(), 128 << 10);
         assert_eq!(Config::with_memory(1 << 30).page_size(), PAGE_SIZE_MAX);
     }
 

@@ -1,5 +1,7 @@
 //! What a shard tells about itself. Plain numbers, read between operations.
 
+use std::ops::Add;
+
 use crate::slab::ClassId;
 
 /// Running totals of one shard. All but `items` and `bytes` only ever rise.
@@ -32,7 +34,7 @@ pub struct Counters {
 }
 
 /// Where a shard's budget goes. `index + pages + policy + external` never exceeds `limit`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct MemoryUse {
     /// The budget in bytes.
     pub limit: usize,
@@ -40,8 +42,10 @@ pub struct MemoryUse {
     pub index: usize,
     /// Pages assigned to a class, in bytes.
     pub pages: usize,
-    /// Frequency sketch, window queues and page table.
+    /// All of `policy_parts`.
     pub policy: usize,
+    /// What the policy and the tables need.
+    pub policy_parts: PolicyMemory,
     /// As reported by the caller, capped at half the budget.
     pub external: usize,
     /// Bytes of the linked items, a part of `pages`.
@@ -50,10 +54,72 @@ pub struct MemoryUse {
     pub held: usize,
 }
 
+/// Bytes that choosing victims takes, by what they are for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct PolicyMemory {
+    /// How often keys were asked for.
+    pub sketch: usize,
+    /// Which keys were evicted lately.
+    pub ghost: usize,
+    /// The order of the new items.
+    pub windows: usize,
+    /// Sampled caches that tell the best setting.
+    pub shadows: usize,
+    /// Which keys each class evicted last.
+    pub departures: usize,
+    /// The exact order of use, for the policy that goes by it.
+    pub links: usize,
+    /// Tables of pages, classes and held chunks.
+    pub tables: usize,
+}
+
 impl MemoryUse {
     /// Bytes of the budget in use.
     pub fn used(&self) -> usize {
         self.index + self.pages + self.policy + self.external
+    }
+}
+
+impl PolicyMemory {
+    /// All parts together.
+    pub fn total(&self) -> usize {
+        let Self { sketch, ghost, windows, shadows, departures, links, tables } = *self;
+        sketch + ghost + windows + shadows + departures + links + tables
+    }
+}
+
+/// Of two shards together.
+impl Add for MemoryUse {
+    type Output = MemoryUse;
+
+    fn add(self, other: MemoryUse) -> MemoryUse {
+        MemoryUse {
+            limit: self.limit + other.limit,
+            index: self.index + other.index,
+            pages: self.pages + other.pages,
+            policy: self.policy + other.policy,
+            policy_parts: self.policy_parts + other.policy_parts,
+            external: self.external + other.external,
+            items: self.items + other.items,
+            held: self.held + other.held,
+        }
+    }
+}
+
+/// Of two shards together.
+impl Add for PolicyMemory {
+    type Output = PolicyMemory;
+
+    fn add(self, other: PolicyMemory) -> PolicyMemory {
+        PolicyMemory {
+            sketch: self.sketch + other.sketch,
+            ghost: self.ghost + other.ghost,
+            windows: self.windows + other.windows,
+            shadows: self.shadows + other.shadows,
+            departures: self.departures + other.departures,
+            links: self.links + other.links,
+            tables: self.tables + other.tables,
+        }
     }
 }
 

@@ -60,6 +60,7 @@ impl Shard {
         if request.compare.is_some_and(|compare| compare != self.cas_of(&head)) {
             return DeleteOutcome::Exists;
         }
+        self.last_class = self.slabs.class_of(location);
         let marked = match request.mode {
             DeleteMode::Remove => Err(NoRoom),
             DeleteMode::Invalidate { touch } => self.invalidate(now, hash, location, head, touch, request),

@@ -12,7 +12,6 @@ use crate::header::{Chunk, FREQUENCY_MAX, Header};
 use crate::policy::{Order, Rule, Score};
 use crate::shadow::sampled_bits;
 use crate::shard::Shard;
-use crate::sketch::Sketch;
 use crate::slab::ClassId;
 use crate::window::BLOCK_SIZE;
 
@@ -29,6 +28,8 @@ const SAMPLE_ITEMS: usize = 32;
 /// Items at the old end of a list that may not be evictable just now: only ever one is protected.
 const PROTECTED_MAX: usize = 1;
 const FREQUENCY_ON_ENTRY: u32 = 1;
+/// Keys that tell how much each class is hit, where there are no shadows to sample for.
+const SAMPLED_KEYS: u64 = 2048;
 
 const _: () = assert!(FREQUENCY_ON_ENTRY <= FREQUENCY_MAX);
 const _: () = assert!(SAMPLE_ITEMS <= HAND_STEPS_MAX);
@@ -88,6 +89,10 @@ impl Shard {
         if sampled_bits(hash) >= self.sampled_below {
             return;
         }
+        if self.shadows.is_none() {
+            let share = (SAMPLED_KEYS << u32::BITS) / self.counters.items.max(1);
+            self.sampled_below = u32::try_from(share).unwrap_or(u32::MAX);
+        }
         let size = self.shadow_size(location);
         if let (Some(shadows), Some(sketch)) = (&mut self.shadows, &self.sketch) {
             shadows.fit_to(self.counters.items, self.counters.bytes);
@@ -140,6 +145,7 @@ impl Shard {
     fn evict_for_good(&mut self, class: ClassId, victim: Location) {
         if self.slabs.class(class).window.oldest(&self.blocks) == Some(victim) {
             self.pop_window(class);
+            self.warm_next_victims(class);
         }
         self.evict(victim);
     }
@@ -203,17 +209,18 @@ impl Shard {
     /// Fits sketch and ghost to the number of items, as far as there is memory that nobody uses.
     pub(crate) fn resize_memory_of_requests(&mut self) {
         let items = self.index.items();
-        if let Some(bytes) = self.sketch.as_ref().map(Sketch::bytes) {
-            let fits = self.fits(bytes);
-            let sketch = self.sketch.as_mut().expect("it has a size");
-            if fits && sketch.is_too_small_for(items) {
+        let used = self.used();
+        if let Some(sketch) = &mut self.sketch {
+            if sketch.is_too_small_for(items) && used + sketch.bytes() <= self.memory_bytes {
                 sketch.double();
             }
             sketch.fit_to(items);
         }
-        if let Some(bytes) = self.ghost.as_ref().map(|ghost| ghost.growth_bytes(items)) {
-            let fits = self.fits(bytes);
-            self.ghost.as_mut().filter(|_| fits).into_iter().for_each(|ghost| ghost.fit_to(items));
+        let used = self.used();
+        if let Some(ghost) = &mut self.ghost
+            && used + ghost.growth_bytes(items) <= self.memory_bytes
+        {
+            ghost.fit_to(items);
         }
     }
 
@@ -225,6 +232,9 @@ impl Shard {
 
     /// Drops a live item for the sake of others.
     pub(crate) fn evict(&mut self, location: Location) {
+        if self.evicted.is_some() {
+            self.note_evicted(location);
+        }
         let header = self.arena.header(location);
         let unfetched = u64::from(!header.is_fetched());
         let class_id = self.slabs.class_of(location);

@@ -92,6 +92,12 @@ impl Ghost {
         self.region.records_mut::<Block>()[at] = block;
     }
 
+    /// Has the CPU fetch what remembering a key, or asking for it, will touch.
+    #[inline]
+    pub(crate) fn prefetch(&self, hash: u64) {
+        self.region.prefetch(self.position(hash) * BLOCK_SIZE);
+    }
+
     /// Whether a key is remembered. One cache line; wrong for about one in fifty keys that never were.
     pub(crate) fn contains(&self, hash: u64) -> bool {
         let block = self.up_to_date(self.position(hash));
@@ -153,9 +159,10 @@ fn bits_of(hash: u64) -> [u64; WORDS] {
     let mut rest = mix(hash.rotate_left(32));
     let mut bits = [0; WORDS];
     for _ in 0..PROBES {
-        let bit = u32::try_from(rest % u64::from(BITS - NUMBER_BITS)).expect("below 256") + NUMBER_BITS;
+        let [eight, ..] = rest.to_le_bytes();
+        let bit = ((u32::from(eight) * (BITS - NUMBER_BITS)) >> u8::BITS) + NUMBER_BITS;
         bits[(bit / 64) as usize] |= 1 << (bit % 64);
-        rest >>= 8;
+        rest >>= u8::BITS;
     }
     bits
 }

@@ -6,16 +6,26 @@ use bytemuck::{Pod, Zeroable};
 use crate::arena::{Arena, Location};
 use crate::expiry::{Expiry, Seconds};
 
-/// Bytes every chunk begins with.
-pub(crate) const HEADER_SIZE: usize = 16;
-/// Versions wrap at this value: nine years at a million stores a second.
+/// Bytes every chunk of a shard begins with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum HeaderSize {
+    /// With 16 bits of version: not enough to tell stores apart, but to tell what was stored before a flush.
+    Compact = 12,
+    /// With 48 bits of version.
+    Full = 16,
+}
+
+/// Highest version of a full header: nine years at a million stores a second.
 pub(crate) const VERSION_MAX: u64 = (1 << VERSION_BITS) - 1;
+/// Highest version of a compact one.
+pub(crate) const VERSION_COMPACT_MAX: u64 = (1 << VERSION_LOW_BITS) - 1;
 /// Most an item can have been hit since the hand passed.
 pub(crate) const FREQUENCY_MAX: u32 = 7;
 /// An item idle for longer reads as idle for exactly this long, if the sweeper comes round in time.
 pub(crate) const IDLE_SECONDS_MAX: u32 = ACCESS_MODULUS / 4 * 3;
 
-const VERSION_BITS: u32 = 48;
+const VERSION_LOW_BITS: u32 = 16;
+const VERSION_BITS: u32 = VERSION_LOW_BITS + u32::BITS;
 const ACCESS_MODULUS: u32 = 1 << 14;
 
 const KEY_LEN_MASK: u32 = 0xff;
@@ -25,21 +35,24 @@ const FREQUENCY_SHIFT: u32 = 27;
 const WINDOW: u32 = 1 << 30;
 const EXTENDED: u32 = 1 << 31;
 
-const HAS_CLIENT_FLAGS: u64 = 1 << 48;
-const FETCHED: u64 = 1 << 49;
-const ACCESS_SHIFT: u32 = 50;
+const HAS_CLIENT_FLAGS: u32 = 1;
+const FETCHED: u32 = 1 << 1;
+const ACCESS_SHIFT: u32 = 2;
+const ACCESS_MASK: u32 = ACCESS_MODULUS - 1;
+const VERSION_LOW_SHIFT: u32 = 16;
 
 const KIND_FREE: u32 = 0;
 const KIND_RESERVED: u32 = 1;
 const KIND_CONTINUATION: u32 = 2;
 
-const _: () = assert!(size_of::<Header>() == HEADER_SIZE);
+const _: () = assert!(size_of::<Header>() == HeaderSize::Full.bytes());
 const _: () = assert!(crate::KEY_SIZE_MAX <= KEY_LEN_MASK as usize);
-const _: () = assert!(crate::config::PAGE_SIZE_MAX / 2 <= VALUE_LEN_MASK as usize + 1);
+const _: () = assert!(crate::slab::CHUNK_SIZE_MAX <= VALUE_LEN_MASK as usize + 1);
 const _: () = assert!(FREQUENCY_MAX << FREQUENCY_SHIFT == WINDOW - (1 << FREQUENCY_SHIFT));
-const _: () = assert!(ACCESS_SHIFT + ACCESS_MODULUS.ilog2() == u64::BITS);
+const _: () = assert!(ACCESS_SHIFT + ACCESS_MODULUS.ilog2() == VERSION_LOW_SHIFT);
+const _: () = assert!(VERSION_LOW_SHIFT + VERSION_LOW_BITS == u32::BITS);
 
-/// The first 16 bytes of a chunk.
+/// The first 16 bytes of a chunk, or the first 12 in a shard of [`HeaderSize::Compact`].
 ///
 /// | bytes | bits | an item | any other chunk (`key_len` is 0) |
 /// |-------|------|---------|-----------------------------------|
@@ -49,10 +62,11 @@ const _: () = assert!(ACCESS_SHIFT + ACCESS_MODULUS.ilog2() == u64::BITS);
 /// |       | 27..30 | frequency | |
 /// |       | 30   | in the admission window | |
 /// |       | 31   | an extension follows | |
-/// | 8..16 | 0..48 | version | head of its item (bits 0..32) |
-/// |       | 48   | client flags follow | |
-/// |       | 49   | a get has hit it | |
-/// |       | 50..64 | second of the last access, modulo 2^14 | |
+/// | 8..12 | 0    | client flags follow | head of its item (all bits) |
+/// |       | 1    | a get has hit it | |
+/// |       | 2..16 | second of the last access, modulo 2^14 | |
+/// |       | 16..32 | version, low bits | |
+/// | 12..16 |     | version, high bits | |
 ///
 /// What follows an item's header, each part only where it is needed:
 /// client flags (4), extension word (4), chain (8), explicit CAS (8), key, value.
@@ -61,7 +75,16 @@ const _: () = assert!(ACCESS_SHIFT + ACCESS_MODULUS.ilog2() == u64::BITS);
 pub(crate) struct Header {
     expiry_or_next: u32,
     packed: u32,
-    stamp: u64,
+    marks: u32,
+    /// Not stored in a compact header; reads as 0.
+    version_high: u32,
+}
+
+impl HeaderSize {
+    #[inline]
+    pub(crate) const fn bytes(self) -> usize {
+        self as usize
+    }
 }
 
 /// What a chunk is for.
@@ -82,7 +105,9 @@ impl Header {
         debug_assert!(key_len > 0 && version <= VERSION_MAX);
         let key_len = u32::try_from(key_len).expect("the caller checked the key");
         assert!(key_len <= KEY_LEN_MASK);
-        Header { expiry_or_next: 0, packed: key_len, stamp: version }
+        let mut header = Header { packed: key_len, ..Header::zeroed() };
+        header.set_version(version);
+        header
     }
 
     #[inline]
@@ -96,22 +121,22 @@ impl Header {
             KIND_RESERVED => Chunk::Reserved { next },
             kind => {
                 assert!(kind == KIND_CONTINUATION);
-                Chunk::Continuation { next, head: Location(low_half(self.stamp)) }
+                Chunk::Continuation { next, head: Location(self.marks) }
             }
         }
     }
 
     pub(crate) fn free(next: Location) -> Header {
-        Header { expiry_or_next: next.0, packed: KIND_FREE << VALUE_LEN_SHIFT, stamp: 0 }
+        Header { expiry_or_next: next.0, packed: KIND_FREE << VALUE_LEN_SHIFT, ..Header::zeroed() }
     }
 
     pub(crate) fn reserved(next: Location) -> Header {
-        Header { expiry_or_next: next.0, packed: KIND_RESERVED << VALUE_LEN_SHIFT, stamp: 0 }
+        Header { expiry_or_next: next.0, packed: KIND_RESERVED << VALUE_LEN_SHIFT, ..Header::zeroed() }
     }
 
     pub(crate) fn continuation(next: Location, head: Location) -> Header {
         let packed = KIND_CONTINUATION << VALUE_LEN_SHIFT;
-        Header { expiry_or_next: next.0, packed, stamp: u64::from(head.0) }
+        Header { expiry_or_next: next.0, packed, marks: head.0, version_high: 0 }
     }
 
     #[inline]
@@ -169,35 +194,37 @@ impl Header {
 
     #[inline]
     pub(crate) fn has_client_flags(self) -> bool {
-        self.stamp & HAS_CLIENT_FLAGS != 0
+        self.marks & HAS_CLIENT_FLAGS != 0
     }
 
     fn set_has_client_flags(&mut self, has_client_flags: bool) {
-        self.stamp = self.stamp & !HAS_CLIENT_FLAGS | if has_client_flags { HAS_CLIENT_FLAGS } else { 0 };
+        self.marks = self.marks & !HAS_CLIENT_FLAGS | if has_client_flags { HAS_CLIENT_FLAGS } else { 0 };
     }
 
     #[inline]
     pub(crate) fn version(self) -> u64 {
-        self.stamp & VERSION_MAX
+        u64::from(self.marks >> VERSION_LOW_SHIFT) | u64::from(self.version_high) << VERSION_LOW_BITS
     }
 
     pub(crate) fn set_version(&mut self, version: u64) {
         debug_assert!(version <= VERSION_MAX);
-        self.stamp = self.stamp & !VERSION_MAX | version;
+        let low = low_half(version & VERSION_COMPACT_MAX);
+        self.marks = self.marks & ((1 << VERSION_LOW_SHIFT) - 1) | low << VERSION_LOW_SHIFT;
+        self.version_high = low_half(version >> VERSION_LOW_BITS);
     }
 
     #[inline]
     pub(crate) fn is_fetched(self) -> bool {
-        self.stamp & FETCHED != 0
+        self.marks & FETCHED != 0
     }
 
     pub(crate) fn set_fetched(&mut self, fetched: bool) {
-        self.stamp = self.stamp & !FETCHED | if fetched { FETCHED } else { 0 };
+        self.marks = self.marks & !FETCHED | if fetched { FETCHED } else { 0 };
     }
 
     pub(crate) fn set_access(&mut self, now: Seconds) {
-        let access = u64::from(now.0 % ACCESS_MODULUS);
-        self.stamp = self.stamp & !(u64::MAX << ACCESS_SHIFT) | access << ACCESS_SHIFT;
+        let access = now.0 & ACCESS_MASK;
+        self.marks = self.marks & !(ACCESS_MASK << ACCESS_SHIFT) | access << ACCESS_SHIFT;
     }
 
     /// Seconds since the last access, at most [`IDLE_SECONDS_MAX`].
@@ -221,14 +248,14 @@ impl Header {
         if self.frequency() < frequency_max {
             self.packed += 1 << FREQUENCY_SHIFT;
         }
-        self.stamp |= FETCHED;
+        self.marks |= FETCHED;
         self.set_access(now);
         self
     }
 
     fn age(self, now: Seconds) -> u32 {
-        let access = low_half(self.stamp >> ACCESS_SHIFT);
-        now.0.wrapping_sub(access) % ACCESS_MODULUS
+        let access = self.marks >> ACCESS_SHIFT & ACCESS_MASK;
+        now.0.wrapping_sub(access) & ACCESS_MASK
     }
 }
 
@@ -298,6 +325,7 @@ impl Extension {
 /// An item's header and what follows it up to the key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Head {
+    pub(crate) header_size: HeaderSize,
     pub(crate) header: Header,
     pub(crate) client_flags: u32,
     pub(crate) extension: Extension,
@@ -307,7 +335,7 @@ impl Head {
     /// Bytes from the start of the chunk to the key.
     #[inline]
     pub(crate) fn key_offset(&self) -> usize {
-        HEADER_SIZE + self.extension.prefix_size(self.client_flags)
+        self.header_size.bytes() + self.extension.prefix_size(self.client_flags)
     }
 
     /// Bytes from the start of the chunk to the value.
@@ -338,12 +366,12 @@ impl Arena {
     /// What the chunk at `location` is for.
     #[inline]
     pub(crate) fn chunk(&self, location: Location) -> Chunk {
-        self.read::<Header>(location.offset()).chunk()
+        self.raw_header(location).chunk()
     }
 
     /// What a chunk of unknown content is for, if it can be said.
     pub(crate) fn checked_chunk(&self, location: Location) -> Option<Chunk> {
-        let header: Header = self.read(location.offset());
+        let header = self.raw_header(location);
         let kind = header.packed >> VALUE_LEN_SHIFT & VALUE_LEN_MASK;
         let is_known = match header.key_len() {
             0 => matches!(kind, KIND_FREE | KIND_RESERVED | KIND_CONTINUATION),
@@ -354,9 +382,9 @@ impl Arena {
 
     /// The head of an item of unknown content, if all it announces fits its chunk and makes sense by itself.
     pub(crate) fn checked_head(&self, location: Location, chunk_size: usize) -> Option<Head> {
-        let header: Header = self.read(location.offset());
+        let header = self.raw_header(location);
         let flags_size = if header.has_client_flags() { CLIENT_FLAGS_SIZE } else { 0 };
-        let extension_at = HEADER_SIZE + flags_size;
+        let extension_at = self.header_size.bytes() + flags_size;
         let mut prefix = extension_at;
         if header.is_extended() {
             prefix += EXTENSION_SIZE;
@@ -380,14 +408,30 @@ impl Arena {
 
     #[inline]
     pub(crate) fn set_header(&mut self, location: Location, header: Header) {
-        self.write(location.offset(), header);
+        match self.header_size {
+            HeaderSize::Full => self.write(location.offset(), header),
+            HeaderSize::Compact => {
+                let Header { expiry_or_next, packed, marks, .. } = header;
+                self.write(location.offset(), [expiry_or_next, packed, marks]);
+            }
+        }
     }
 
     /// The header of an item; there must be one.
     #[inline]
     pub(crate) fn header(&self, location: Location) -> Header {
-        let header: Header = self.read(location.offset());
+        let header = self.raw_header(location);
         debug_assert!(header.key_len() > 0);
+        header
+    }
+
+    /// Of any chunk: even the smallest has as many bytes as a full header.
+    #[inline]
+    fn raw_header(&self, location: Location) -> Header {
+        let mut header: Header = self.read(location.offset());
+        if self.header_size == HeaderSize::Compact {
+            header.version_high = 0;
+        }
         header
     }
 
@@ -395,8 +439,9 @@ impl Arena {
     #[inline]
     pub(crate) fn head(&self, location: Location) -> Head {
         let header = self.header(location);
-        let mut head = Head { header, client_flags: 0, extension: Extension::default() };
-        let mut offset = location.offset() + HEADER_SIZE;
+        let header_size = self.header_size;
+        let mut head = Head { header_size, header, client_flags: 0, extension: Extension::default() };
+        let mut offset = location.offset() + header_size.bytes();
         if header.has_client_flags() {
             head.client_flags = self.read(offset);
             offset += CLIENT_FLAGS_SIZE;
@@ -417,7 +462,7 @@ impl Arena {
 
     /// Writes client flags and extension only.
     pub(crate) fn set_head_behind_header(&mut self, location: Location, head: &Head) {
-        let mut offset = location.offset() + HEADER_SIZE;
+        let mut offset = location.offset() + self.header_size.bytes();
         if head.client_flags != 0 {
             self.write(offset, head.client_flags);
             offset += CLIENT_FLAGS_SIZE;
@@ -431,7 +476,7 @@ impl Arena {
     #[inline]
     pub(crate) fn key(&self, location: Location) -> &[u8] {
         let header = self.header(location);
-        let mut start = location.offset() + HEADER_SIZE;
+        let mut start = location.offset() + self.header_size.bytes();
         if header.has_client_flags() {
             start += CLIENT_FLAGS_SIZE;
         }
@@ -497,11 +542,18 @@ mod tests {
 
     #[test]
     fn every_head_is_read_back_as_written_and_the_key_found_behind_it() {
-        let mut arena = Arena::reserve(4096, false).unwrap();
+        check_heads(HeaderSize::Full, VERSION_MAX);
+        check_heads(HeaderSize::Compact, VERSION_COMPACT_MAX);
+    }
+
+    #[track_caller]
+    fn check_heads(header_size: HeaderSize, version: u64) {
+        let mut arena = Arena::reserve(4096, header_size, false).unwrap();
         let location = Location::from_offset(64);
         for extension in extensions() {
             for client_flags in [0, 1, u32::MAX] {
-                let head = Head { header: Header::new(3, VERSION_MAX), client_flags, extension };
+                let header = Header::new(3, version);
+                let head = Head { header_size, header, client_flags, extension };
                 arena.set_head(location, head);
                 let key_start = location.offset() + head.key_offset();
                 arena.bytes_mut(key_start..key_start + 3).copy_from_slice(b"key");
@@ -509,6 +561,7 @@ mod tests {
                 assert_eq!((read.client_flags, read.extension), (client_flags, extension));
                 assert_eq!(read.key_offset(), head.key_offset());
                 assert_eq!(arena.key(location), b"key");
+                assert_eq!(read.header.version(), version);
             }
         }
     }
@@ -530,7 +583,7 @@ mod tests {
         header.set_in_window(false);
         header.set_fetched(false);
         header.set_version(0);
-        assert_eq!(header, Header { expiry_or_next: 0, packed: 250 | 5 << 8, stamp: 0 });
+        assert_eq!(header, Header { packed: 250 | 5 << 8, ..Header::zeroed() });
     }
 
     #[test]

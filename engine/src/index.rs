@@ -60,6 +60,8 @@ pub(crate) struct Index {
     /// First old bucket whose entries have moved.
     frontier: u64,
     buckets_max: u64,
+    /// Home buckets in use on both sides of the frontier.
+    home_buckets: usize,
     overflow_max: usize,
     /// Overflow buckets ever used; they follow the home buckets.
     overflow_used: usize,
@@ -82,6 +84,7 @@ impl Index {
             buckets_next: buckets,
             frontier: buckets,
             buckets_max: buckets_max as u64,
+            home_buckets: to_usize(buckets),
             overflow_max,
             overflow_used: 0,
             overflow_free: NO_LINK,
@@ -91,8 +94,9 @@ impl Index {
     }
 
     /// Bytes in use: home buckets on both sides of the frontier, and overflow buckets.
+    #[inline]
     pub(crate) fn bytes(&self) -> usize {
-        (self.home_buckets_in_use(self.frontier) + self.overflow_used) * BUCKET_SIZE
+        (self.home_buckets + self.overflow_used) * BUCKET_SIZE
     }
 
     /// Home buckets, those it is about to have included.
@@ -105,6 +109,7 @@ impl Index {
         assert!(self.items == 0 && !self.is_growing());
         let buckets = buckets.clamp(self.buckets, self.buckets_max);
         (self.buckets, self.buckets_next, self.frontier) = (buckets, buckets, buckets);
+        self.home_buckets = to_usize(buckets);
     }
 
     pub(crate) fn items(&self) -> u64 {
@@ -131,10 +136,10 @@ impl Index {
         }
     }
 
-    /// Loads the home bucket of `hash`.
+    /// Has the CPU fetch the home bucket of `hash`.
     #[inline]
-    pub(crate) fn touch(&self, hash: u64) -> u8 {
-        self.bucket(self.home(hash)).tags_and_link[0]
+    pub(crate) fn prefetch(&self, hash: u64) {
+        self.region.prefetch(self.home(hash) * BUCKET_SIZE);
     }
 
     /// The first location in the home bucket that may be the key's: mostly it is.
@@ -195,7 +200,7 @@ impl Index {
     /// Most bytes the next [`Index::migrate_bucket`] can add to [`Index::bytes`]. Growing only.
     pub(crate) fn migrate_bytes_max(&self) -> usize {
         assert!(self.is_growing());
-        let now = self.home_buckets_in_use(self.frontier);
+        let now = self.home_buckets;
         let then = self.home_buckets_in_use(self.frontier - 1);
         (then - now) * BUCKET_SIZE + self.overflow_bytes_max(self.migrate_overflow_max())
     }
@@ -224,6 +229,7 @@ impl Index {
                 }
             }
         }
+        self.home_buckets = self.home_buckets_in_use(self.frontier);
         if self.frontier == 0 {
             self.buckets = self.buckets_next;
             self.frontier = self.buckets;
@@ -242,6 +248,13 @@ impl Index {
         } else {
             first_hash_of(range_reduced(hash, self.buckets_next) + 1, self.buckets_next)
         }
+    }
+
+    /// What the next [`Index::migrate_bucket`] will ask the hashes of, but for overflow. Growing only.
+    pub(crate) fn moving_next(&self) -> impl Iterator<Item = Location> + '_ {
+        assert!(self.is_growing());
+        let bucket = self.bucket(to_usize(self.frontier - 1));
+        bucket.used_slots().map(|slot| Location(bucket.locations[slot]))
     }
 
     /// Checks the counters against the buckets and hands every entry to `check`.
@@ -265,6 +278,7 @@ impl Index {
             }
         }
         assert_eq!(items, self.items);
+        assert_eq!(self.home_buckets, self.home_buckets_in_use(self.frontier));
         assert_eq!(overflow + self.overflow_free_count, self.overflow_used);
     }
 

@@ -12,7 +12,8 @@ use crate::value::Value;
 pub struct Item<'a> {
     shard: &'a Shard,
     location: Location,
-    head: Head,
+    /// The header as it is now.
+    header: Header,
     /// The header before the access that returned this item.
     before: Header,
     now: Seconds,
@@ -21,34 +22,51 @@ pub struct Item<'a> {
 impl<'a> Item<'a> {
     #[inline]
     pub(crate) fn new(shard: &'a Shard, location: Location, before: Header, now: Seconds) -> Item<'a> {
-        Item { shard, location, head: shard.arena.head(location), before, now }
+        Item::after(shard, location, before, shard.arena.header(location), now)
+    }
+
+    /// As [`Item::new`], for who knows the header that the access left.
+    #[inline]
+    pub(crate) fn after(
+        shard: &'a Shard,
+        location: Location,
+        before: Header,
+        header: Header,
+        now: Seconds,
+    ) -> Item<'a> {
+        Item { shard, location, header, before, now }
     }
 
     /// The value. O(1).
     #[inline]
     pub fn value(&self) -> Value<'a> {
-        self.shard.value_of(self.location, &self.head)
+        if self.header.is_extended() {
+            return self.shard.value_of(self.location, &self.head());
+        }
+        let flags = if self.header.has_client_flags() { size_of::<u32>() } else { 0 };
+        let offset = self.shard.arena.header_size.bytes() + flags + self.header.key_len();
+        Value::in_one_piece(&self.shard.arena, self.location.offset() + offset, self.header.value_len())
     }
 
     /// Bytes of the value.
     #[inline]
     pub fn value_len(&self) -> usize {
-        self.head.value_len()
+        if self.header.is_extended() { self.head().value_len() } else { self.header.value_len() }
     }
 
     /// As stored; 0 if none were.
     pub fn client_flags(&self) -> u32 {
-        self.head.client_flags
+        if self.header.has_client_flags() { self.head().client_flags } else { 0 }
     }
 
     /// The CAS value; 0 if the shard runs without.
     pub fn cas(&self) -> u64 {
-        self.shard.cas_of(&self.head)
+        self.shard.cas_of(&self.head())
     }
 
     /// When the item will be dead, with what the access changed about it.
     pub fn expiry(&self) -> Expiry {
-        self.head.header.expiry()
+        self.header.expiry()
     }
 
     /// The key.
@@ -68,12 +86,12 @@ impl<'a> Item<'a> {
 
     /// Whether the item was invalidated and not stored since.
     pub fn is_stale(&self) -> bool {
-        self.head.extension.stale
+        self.head().extension.stale
     }
 
     /// Whether the client that stored the item sent the key encoded.
     pub fn is_binary_key(&self) -> bool {
-        self.head.extension.binary_key
+        self.head().extension.binary_key
     }
 
     /// The size class of the item's first chunk.
@@ -85,18 +103,27 @@ impl<'a> Item<'a> {
         self.location
     }
 
+    pub(crate) fn hash(&self) -> u64 {
+        self.shard.hash_at(self.location)
+    }
+
     pub(crate) fn version(&self) -> u64 {
-        self.head.header.version()
+        self.header.version()
     }
 
     /// Bytes of header, key and value, without the rest of the chunk.
     pub fn footprint_bytes(&self) -> usize {
-        self.head.footprint()
+        self.head().footprint()
+    }
+
+    /// What most callers never ask for is read only when they do.
+    fn head(&self) -> Head {
+        self.shard.arena.head(self.location)
     }
 }
 
 impl std::fmt::Debug for Item<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Item").field("key", &self.key()).field("head", &self.head).finish_non_exhaustive()
+        f.debug_struct("Item").field("key", &self.key()).field("head", &self.head()).finish_non_exhaustive()
     }
 }

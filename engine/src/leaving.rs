@@ -8,10 +8,10 @@
 use std::iter::successors;
 
 use crate::arena::Location;
+use crate::automove::Automove;
 use crate::departures::Departures;
 use crate::expiry::Seconds;
 use crate::header::{Chunk, Header};
-use crate::recency::Recency;
 use crate::room::Chunks;
 use crate::shard::Shard;
 use crate::slab::{CLASSES_MAX, Class, ClassId, PageId};
@@ -40,11 +40,12 @@ const DEMAND_KEPT: f64 = 0.9;
 /// Demand that moves a page must be so many times the donor's, and so much more.
 const DEMAND_RATIO: f64 = 2.0;
 const DEMAND_MARGIN: f64 = 8.0;
-/// So many times the hits a page, and so many more.
-const HITS_RATIO: f64 = 16.0;
-const HITS_MARGIN: f64 = 6.0;
+/// Hits that a donor's pages would get from the taker's items must be so many times its own, and so much more. They
+/// are sampled, so the margin is in hits, not in hits a page: those come to less than one where pages are many.
+const HITS_RATIO: f64 = 8.0;
+const HITS_MARGIN: f64 = 24.0;
 
-const _: () = assert!(CLASSES_MAX <= u64::BITS as usize);
+const _: () = assert!(CLASSES_MAX <= u128::BITS as usize);
 
 /// A page on its way out of its class.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +57,7 @@ pub(crate) struct Leaving {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Destination {
+pub(crate) enum Destination {
     /// Another class needs it more.
     Class(ClassId),
     /// Its memory is needed for something else.
@@ -135,7 +136,7 @@ impl Shard {
     }
 
     fn page_by(&self, except: Option<ClassId>, score: impl Fn(&Class) -> usize) -> Option<PageId> {
-        let mut tried = except.map_or(0, |class| 1_u64 << class.0);
+        let mut tried = except.map_or(0, |class| 1_u128 << class.0);
         loop {
             let untried = self.slabs.class_ids().filter(|class| tried >> class.0 & 1 == 0);
             let donor = untried.max_by_key(|&class| score(self.slabs.class(class)))?;
@@ -162,7 +163,7 @@ impl Shard {
     /// Bytes of links that a page of a class needs, for the policy that keeps the order of use.
     pub(crate) fn link_bytes_of(&self, class: ClassId) -> usize {
         let chunks = self.slabs.class(class).chunks_per_page as usize;
-        self.recency.as_ref().map_or(0, |_| Recency::bytes_of_page(chunks))
+        self.recency.as_ref().map_or(0, |recency| recency.bytes_of_page(chunks))
     }
 
     /// Whether memory is needed that only items hold.
@@ -182,7 +183,7 @@ impl Shard {
         self.leaving.is_some()
     }
 
-    fn begin_leaving(&mut self, page: PageId, destination: Destination) {
+    pub(crate) fn begin_leaving(&mut self, page: PageId, destination: Destination) {
         assert!(self.leaving.is_none());
         self.slabs.begin_leaving(page);
         self.leaving = Some(Leaving { page, chunk: 0, destination });
@@ -333,13 +334,14 @@ impl Shard {
     /// would. The margins are wide on purpose: eager moves gain nothing on average and can lose much.
     fn compare_classes(&mut self) {
         let interval = (self.counters.items / COMPARISONS_PER_ITEMS).max(REQUESTS_MIN);
-        self.next_comparison = self.requests + interval;
+        self.next_comparison = self.requests + interval / self.automove.comparisons();
         let demand = |class: &ClassId| self.slabs.class(*class).demand;
         let by_demand = |a: &ClassId, b: &ClassId| demand(a).total_cmp(&demand(b));
         let neediest = self.slabs.class_ids().max_by(by_demand);
         let donor = neediest.and_then(|neediest| self.donor_for(neediest));
         let by_demand = neediest.zip(donor);
-        if let Some((taker, donor)) = by_demand.or_else(|| self.by_hits())
+        if self.automove != Automove::Off
+            && let Some((taker, donor)) = by_demand.or_else(|| self.by_hits())
             && let Some(page) = self.cheapest_page_of(donor)
         {
             self.begin_leaving(page, Destination::Class(taker));
@@ -356,9 +358,10 @@ impl Shard {
     /// The class whose pages are hit least, of those in clearly less demand.
     fn donor_for(&self, neediest: ClassId) -> Option<ClassId> {
         let demand = self.slabs.class(neediest).demand;
+        let margin = self.automove.margin_share() * DEMAND_MARGIN;
         let is_donor = |class: &ClassId| {
             let donor = self.slabs.class(*class);
-            donor.pages > 1 && demand > DEMAND_RATIO * donor.demand + DEMAND_MARGIN
+            donor.pages > 1 && demand > DEMAND_RATIO * donor.demand + margin
         };
         let donors = self.slabs.class_ids().filter(is_donor);
         donors.min_by(|&a, &b| self.hits_per_page(a).total_cmp(&self.hits_per_page(b)))
@@ -372,11 +375,13 @@ impl Shard {
         let spares = |class: &ClassId| self.slabs.class(*class).pages > 1;
         let taker = self.slabs.class_ids().filter(evicts).max_by(by_hits)?;
         let donor = self.slabs.class_ids().filter(spares).min_by(by_hits)?;
-        let clear = self.hits_per_page(taker) > HITS_RATIO * self.hits_per_page(donor) + HITS_MARGIN;
+        let Class { pages, hits_sampled, .. } = self.slabs.class(donor);
+        let expected = self.hits_per_page(taker) * (*pages as f64);
+        let clear = expected > HITS_RATIO * *hits_sampled + self.automove.margin_share() * HITS_MARGIN;
         clear.then_some((taker, donor))
     }
 
-    fn hits_per_page(&self, class: ClassId) -> f64 {
+    pub(crate) fn hits_per_page(&self, class: ClassId) -> f64 {
         let class = self.slabs.class(class);
         class.hits_sampled / class.pages.max(1) as f64
     }
@@ -390,7 +395,7 @@ impl Shard {
         }
     }
 
-    fn cheapest_page_of(&self, class: ClassId) -> Option<PageId> {
+    pub(crate) fn cheapest_page_of(&self, class: ClassId) -> Option<PageId> {
         let is_leaving = |page| self.leaving.is_some_and(|leaving| leaving.page == page);
         let movable = self.slabs.pages_of(class).filter(|&page| !is_leaving(page) && self.is_movable(page));
         movable.take(PAGES_SAMPLED).min_by_key(|&page| self.worth_of(page))

@@ -17,10 +17,12 @@
 
 mod arena;
 mod arithmetic;
+mod automove;
 mod config;
 mod counters;
 mod delete;
 mod departures;
+mod evicted;
 mod eviction;
 mod expiry;
 mod fetch;
@@ -51,12 +53,14 @@ mod window;
 mod write;
 
 pub use arithmetic::{Arithmetic, ArithmeticOutcome};
+pub use automove::{Automove, MovePage};
 pub use config::{
     CHUNK_SIZE_MIN_MAX, CasSeries, Config, ConfigError, ITEM_SIZE_MAX, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN,
     PAGE_SIZE_MAX, PAGE_SIZE_MIN, PAGES_MIN,
 };
-pub use counters::{ClassStats, Counters, MemoryUse};
+pub use counters::{ClassStats, Counters, MemoryUse, PolicyMemory};
 pub use delete::{Delete, DeleteMode, DeleteOutcome};
+pub use evicted::EvictedItem;
 pub use expiry::{Expiry, Seconds};
 pub use fetch::{Fetch, Fetched};
 pub use item::Item;

@@ -8,7 +8,8 @@ use bytemuck::{Pod, Zeroable};
 use crate::arena::{Location, Region};
 use crate::slab::{ClassId, PageId, Slabs};
 
-/// Links of one page begin on a page of the kernel's, so that only those in use take memory.
+/// Links of one page of chunks begin on a page of the kernel's, so that only those in use take memory. Where they would
+/// not fill one they lie side by side.
 const KERNEL_PAGE_SIZE: usize = 4096;
 const LINKS_PER_KERNEL_PAGE: usize = KERNEL_PAGE_SIZE / size_of::<Link>();
 
@@ -37,15 +38,19 @@ impl Recency {
     /// Reserves address space for the links of every chunk.
     pub(crate) fn reserve(slabs: &Slabs) -> io::Result<Recency> {
         let classes = slabs.class_ids().count();
-        let links_per_page = slabs.chunks_per_page_max().next_multiple_of(LINKS_PER_KERNEL_PAGE);
+        let links_per_page = match slabs.chunks_per_page_max() {
+            few @ ..LINKS_PER_KERNEL_PAGE => few,
+            many => many.next_multiple_of(LINKS_PER_KERNEL_PAGE),
+        };
         let links = Region::reserve(slabs.page_count() * links_per_page * size_of::<Link>(), false)?;
         let empty = List { newest: Location::NONE, oldest: Location::NONE };
         Ok(Recency { links, links_per_page, lists: vec![empty; classes] })
     }
 
     /// Bytes of links that a page of so many chunks needs.
-    pub(crate) fn bytes_of_page(chunks: usize) -> usize {
-        (chunks * size_of::<Link>()).next_multiple_of(KERNEL_PAGE_SIZE)
+    pub(crate) fn bytes_of_page(&self, chunks: usize) -> usize {
+        let stride = self.links_per_page * size_of::<Link>();
+        stride.min((chunks * size_of::<Link>()).next_multiple_of(KERNEL_PAGE_SIZE))
     }
 
     /// Adds an item as the newest of its class.
@@ -110,8 +115,11 @@ impl Recency {
         })
     }
 
-    /// Gives back the memory of a page's links, none of which is in use.
+    /// Gives back the memory of a page's links, none of which is in use, if nobody else's lie on the same kernel page.
     pub(crate) fn discard(&mut self, page: PageId) {
+        if self.links_per_page < LINKS_PER_KERNEL_PAGE {
+            return;
+        }
         let start = page.index() * self.links_per_page * size_of::<Link>();
         self.links.discard(start..start + self.links_per_page * size_of::<Link>());
     }

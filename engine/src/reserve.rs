@@ -52,7 +52,12 @@ impl Shard {
             return None;
         }
         let header = Header::new(request.key.len(), 0);
-        let head = Head { header, client_flags: request.client_flags, extension: request.new_extension() };
+        let head = Head {
+            header_size: self.arena.header_size,
+            header,
+            client_flags: request.client_flags,
+            extension: request.new_extension(),
+        };
         let shape = self.shape(head, value_len);
         if !self.holds.has_room(self.shape_bytes(&shape), self.slabs.pages_held()) {
             return None;

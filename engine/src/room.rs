@@ -11,6 +11,8 @@ use crate::slab::{ClassId, PageId};
 const EXTERNAL_SHARE: usize = 2;
 /// Bytes of empty pages that are given up for external bytes at once, a tenth of a millisecond's work.
 const EXTERNAL_BYTES_AT_ONCE: usize = PAGE_SIZE_MAX;
+/// A lower limit on memory is honoured down to this part of the budget.
+const LIMIT_SHARE: usize = 16;
 
 /// The chunks of one item that is being written.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +28,21 @@ impl Shard {
     /// At most half of the budget is honoured, and without eviction only what no item needs. What does not fit at
     /// once is honoured as pages leave their classes: with stores, and in [`Shard::maintain`].
     pub fn set_external_bytes(&mut self, bytes: usize) {
-        self.external_wanted = bytes.min(self.memory_bytes / EXTERNAL_SHARE);
+        self.external_reported = bytes;
+        self.withhold_external_bytes();
+    }
+
+    /// Uses no more than so many bytes of the budget from here on, or all of it again. At least a sixteenth stays in use. As
+    /// with [external bytes](Shard::set_external_bytes), items go as pages leave.
+    pub fn set_memory_limit(&mut self, bytes: usize) {
+        let limit = bytes.clamp(self.memory_bytes / LIMIT_SHARE, self.memory_bytes);
+        self.withheld_bytes = self.memory_bytes - limit;
+        self.withhold_external_bytes();
+    }
+
+    fn withhold_external_bytes(&mut self) {
+        let limit = self.memory_bytes - self.withheld_bytes;
+        self.external_wanted = self.withheld_bytes + self.external_reported.min(limit / EXTERNAL_SHARE);
         self.external_bytes = self.external_bytes.min(self.external_wanted);
         self.take_external_bytes();
         let pages = EXTERNAL_BYTES_AT_ONCE / self.slabs.page_size();
@@ -269,6 +285,10 @@ impl Shard {
     fn migrate_bucket(&mut self) {
         let (arena, hasher) = (&self.arena, &self.hasher);
         self.index.migrate_bucket(|location| hash_key(hasher, arena.key(location)));
+        if self.index.is_growing() {
+            // By the time they are asked for, with the next new item, they will be there.
+            self.index.moving_next().for_each(|location| arena.prefetch(location));
+        }
     }
 
     pub(crate) fn find_empty_page(&self) -> Option<PageId> {

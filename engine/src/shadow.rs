@@ -3,7 +3,8 @@
 //!
 //! One table of sampled keys serves all of them: an entry says for each shadow whether the key is in it, in which
 //! region, and how often it was hit. So a sampled request costs one look-up. Scores fade by two percent an epoch; a
-//! setting is left only for one that is better by more than chance.
+//! setting is left only for one that led it by more than chance, which takes several epochs: traffic comes in bursts
+//! that favour one setting and then the other, and who follows each of them is worse off than who stays.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,14 +15,21 @@ use crate::policy::{Rule, SETTINGS, Setting};
 use crate::sketch::Sketch;
 
 /// Items of a shadow, at most.
-const ITEMS_MAX: usize = 2048;
+const ITEMS_MAX: usize = 1024;
 /// A shard whose budget affords fewer keeps the setting it starts with.
-const ITEMS_MIN: usize = 256;
+const ITEMS_MIN: usize = 512;
 /// The shadows may take this part of the budget.
-const BUDGET_SHARE: usize = 64;
+const BUDGET_SHARE: usize = 128;
 /// Entries of the table for each item of a shadow: what the five hold differs, but not by that much.
 const ENTRIES_PER_ITEM: usize = 3;
+/// What is left of scores and of squared leads after an epoch.
 const SCORE_KEPT: f64 = 0.98;
+/// A lead counts if it is this share of the score and so many hits more, and if it is so many times as large as the
+/// leads of single epochs would come to by chance. A single epoch comes to 1, `n` alike to `n` in the square root, so
+/// at least four have to agree.
+const LEAD_SHARE: f64 = 0.01;
+const LEAD_HITS: f64 = 2.0;
+const LEAD_DEVIATIONS: f64 = 2.0;
 /// Steps of a hand for one eviction.
 const HAND_STEPS_MAX: usize = 4096;
 const NONE: u32 = u32::MAX;
@@ -68,6 +76,8 @@ pub(crate) struct Shadows {
     chains: Vec<u32>,
     free: u32,
     shadows: [Shadow; SETTINGS.len()],
+    /// By two shadows, the squares of how far one led the other in an epoch; they fade as scores do.
+    squared_leads: [[f64; SETTINGS.len()]; SETTINGS.len()],
     items_max: usize,
     /// Keys whose sampled bits are below this are sampled.
     sampled_below: u32,
@@ -111,6 +121,7 @@ impl Shadows {
             chains: vec![NONE; count.next_power_of_two()],
             free: NONE,
             shadows: SETTINGS.map(shadow),
+            squared_leads: Default::default(),
             items_max,
             sampled_below: u32::MAX,
             capacity: 0,
@@ -223,14 +234,33 @@ impl Shadows {
     }
 
     fn choose(&mut self, current: Setting) -> Option<Setting> {
-        for shadow in &mut self.shadows {
-            shadow.score = SCORE_KEPT * shadow.score + f64::from(shadow.hits);
+        self.end_epoch();
+        let current = self.shadows.iter().position(|shadow| shadow.setting == current)?;
+        let score = |which: &usize| self.shadows[*which].score;
+        let ahead = (0..self.shadows.len()).filter(|&which| self.is_ahead(which, current));
+        let best = ahead.max_by(|a, b| score(a).total_cmp(&score(b)))?;
+        Some(self.shadows[best].setting)
+    }
+
+    /// Adds the hits of an epoch to the scores.
+    fn end_epoch(&mut self) {
+        let hits = self.shadows.each_ref().map(|shadow| f64::from(shadow.hits));
+        for (shadow, hits) in self.shadows.iter_mut().zip(hits) {
+            shadow.score = SCORE_KEPT * shadow.score + hits;
             shadow.hits = 0;
         }
-        let score_now = self.shadows.iter().find(|shadow| shadow.setting == current)?.score;
-        let best = self.shadows.iter().max_by(|a, b| a.score.total_cmp(&b.score))?;
-        let needed = 1.01 * score_now + 2.0 + 0.5 * score_now.sqrt();
-        (best.score > needed).then_some(best.setting)
+        for (squares, hits_of_one) in self.squared_leads.iter_mut().zip(hits) {
+            for (square, hits_of_other) in squares.iter_mut().zip(hits) {
+                *square = SCORE_KEPT * *square + (hits_of_one - hits_of_other).powi(2);
+            }
+        }
+    }
+
+    /// Whether one shadow did better than another by more than chance.
+    fn is_ahead(&self, one: usize, other: usize) -> bool {
+        let other_score = self.shadows[other].score;
+        let by_chance = LEAD_DEVIATIONS * self.squared_leads[one][other].sqrt();
+        self.shadows[one].score - other_score > LEAD_SHARE * other_score + LEAD_HITS + by_chance
     }
 
     fn enter(&mut self, which: usize, at: usize) {
@@ -484,6 +514,8 @@ mod tests {
 
     use super::*;
 
+    const ITEMS: usize = 256;
+
     fn sketch() -> Sketch {
         let mut sketch = Sketch::reserve(1 << 16, false).unwrap();
         while sketch.is_too_small_for(1 << 12) {
@@ -501,7 +533,7 @@ mod tests {
     fn counters_and_chains_survive_random_gets_stores_and_removals() {
         for seed in 0..6 {
             let mut random = SmallRng::seed_from_u64(seed);
-            let mut shadows = Shadows::of(ITEMS_MIN).unwrap();
+            let mut shadows = Shadows::of(ITEMS).unwrap();
             let sketch = sketch();
             for step in 0..30_000_u64 {
                 let hash = hash(random.random_range(0..4_000));
@@ -528,10 +560,10 @@ mod tests {
 
     /// The setting recommended last over a sequence of keys, asked for and stored as a client does.
     fn recommended(keys: impl Iterator<Item = u64>) -> Setting {
-        let mut shadows = Shadows::of(ITEMS_MIN).unwrap();
+        let mut shadows = Shadows::of(ITEMS).unwrap();
         let mut sketch = sketch();
         let mut current = SETTINGS[0];
-        shadows.fit_to(ITEMS_MIN as u64, ITEMS_MIN as u64);
+        shadows.fit_to(ITEMS as u64, ITEMS as u64);
         for key in keys {
             let hash = hash(key);
             sketch.increment(hash);
@@ -557,6 +589,26 @@ mod tests {
     }
 
     #[test]
+    fn a_burst_that_favours_another_setting_is_not_followed_and_a_habit_is() {
+        let sketch = sketch();
+        let mut shadows = Shadows::of(ITEMS).unwrap();
+        let mut epoch = |hits: [u32; SETTINGS.len()]| {
+            for (shadow, hits) in shadows.shadows.iter_mut().zip(hits) {
+                shadow.hits = hits;
+            }
+            shadows.gets = shadows.items_max - 1;
+            shadows.get(hash(1), None, SETTINGS[0], &sketch)
+        };
+        for _ in 0..10 {
+            assert_eq!(epoch([100, 100, 100, 100, 100]), None);
+            assert_eq!(epoch([100, 90, 90, 90, 200]), None);
+            assert_eq!(epoch([100, 90, 90, 90, 10]), None);
+        }
+        let switched = (0..20).find_map(|_| epoch([100, 120, 90, 90, 90]));
+        assert_eq!(switched, Some(SETTINGS[1]));
+    }
+
+    #[test]
     fn without_a_difference_nothing_is_switched() {
         let mut random = SmallRng::seed_from_u64(3);
         assert_eq!(recommended((0..50_000).map(|_| random.next_u64())), SETTINGS[0]);
@@ -564,9 +616,9 @@ mod tests {
     }
 
     #[test]
-    fn shadows_take_a_sixty_fourth_of_the_budget_or_there_are_none() {
+    fn shadows_take_their_share_of_the_budget_and_no_more_or_there_are_none() {
         assert!(Shadows::for_budget(256 << 10).unwrap().is_none());
-        for megabytes in [4, 16, 64, 1024] {
+        for megabytes in [10, 16, 64, 1024] {
             let shadows = Shadows::for_budget(megabytes << 20).unwrap().unwrap();
             assert!(shadows.bytes() <= (megabytes << 20) / BUDGET_SHARE);
         }

@@ -6,11 +6,13 @@ use std::io;
 use ahash::RandomState;
 
 use crate::arena::{Arena, Location};
+use crate::automove::Automove;
 use crate::config::{CasSeries, Config, ConfigError};
-use crate::counters::{ClassStats, Counters, MemoryUse};
+use crate::counters::{ClassStats, Counters, MemoryUse, PolicyMemory};
+use crate::evicted::Evicted;
 use crate::expiry::{Expiry, Seconds};
 use crate::ghost::Ghost;
-use crate::header::{HEADER_SIZE, Head, Header, VERSION_MAX};
+use crate::header::{Head, Header, HeaderSize, VERSION_COMPACT_MAX, VERSION_MAX};
 use crate::held::Holds;
 use crate::index::Index;
 use crate::item::Item;
@@ -19,7 +21,7 @@ use crate::policy::{Order, PolicyKind, Setting};
 use crate::recency::Recency;
 use crate::shadow::Shadows;
 use crate::sketch::Sketch;
-use crate::slab::{PageId, Slabs};
+use crate::slab::{ClassId, PageId, Slabs};
 use crate::value::{Pieces, Value};
 use crate::window::Blocks;
 use crate::{KEY_SIZE_MAX, index};
@@ -29,8 +31,6 @@ const VERSION_START: u64 = 1;
 /// This part of the budget is put to use for the index at once.
 const INDEX_SHARE_AT_START: usize = 256;
 const BUCKETS_MIN: usize = 64;
-/// One key in 256 tells how much each class is hit, if there are no shadows to sample for.
-const SAMPLED_WITHOUT_SHADOWS: u32 = 1 << 24;
 /// A page up to this size is emptied within a fraction of a millisecond, so none is kept spare.
 const PAGE_SIZE_AT_ONCE_MAX: usize = 16 << 10;
 
@@ -49,7 +49,7 @@ pub struct Shard {
     pub(crate) ghost: Option<Ghost>,
     /// Only for the policy that chooses among settings.
     pub(crate) shadows: Option<Box<Shadows>>,
-    /// Keys whose sampled bits are below this concern the shadows.
+    /// Keys whose sampled bits are below this concern the shadows and the comparison of the classes.
     pub(crate) sampled_below: u32,
     /// Only for the policy that goes by it.
     pub(crate) recency: Option<Recency>,
@@ -58,14 +58,22 @@ pub struct Shard {
     pub(crate) order: Order,
     pub(crate) setting: Setting,
     pub(crate) counters: Counters,
+    /// Only while the caller wants to know.
+    pub(crate) evicted: Option<Box<Evicted>>,
     pub(crate) memory_bytes: usize,
     pub(crate) external_bytes: usize,
-    /// What the caller reported; honoured as room is made.
+    /// What the caller reported and what of the budget is not to be used; honoured as room is made.
     pub(crate) external_wanted: usize,
+    pub(crate) external_reported: usize,
+    /// Bytes of the budget above the limit of now.
+    pub(crate) withheld_bytes: usize,
     /// Bytes of the budget that are kept free for what cannot wait.
     pub(crate) spare_bytes: usize,
     /// Bytes of all classes' last evictions.
     pub(crate) departure_bytes: usize,
+    /// Bytes of shadows and of the tables of pages and classes, the same from the start on.
+    fixed_bytes: usize,
+    pub(crate) automove: Automove,
     pub(crate) leaving: Option<Leaving>,
     pub(crate) holds: Holds,
     pub(crate) requests: u64,
@@ -80,10 +88,12 @@ pub struct Shard {
     pub(crate) protected: Location,
     /// Chunks are reserved for an item that is not complete yet.
     pub(crate) writing: bool,
+    /// See [`Shard::last_class`].
+    pub(crate) last_class: ClassId,
     pub(crate) sweep_page: PageId,
     pub(crate) sweep_chunk: u32,
     pub(crate) hasher: RandomState,
-    /// Version of the item stored last.
+    /// Version of the item stored last; without CAS, of the items stored since the last flush that had any to drop.
     pub(crate) version: u64,
     /// Items of this version and older are dead.
     pub(crate) flushed_version: u64,
@@ -101,23 +111,24 @@ pub(crate) enum Death {
 impl Shard {
     /// Reserves the address space of a shard. Memory is taken from the kernel as items come.
     pub fn new(config: &Config) -> Result<Shard, ConfigError> {
-        Shard::build(config, |bytes| Arena::reserve(bytes, config.huge_pages))
+        Shard::build(config, |bytes, header_size| Arena::reserve(bytes, header_size, config.huge_pages))
     }
 
     /// A shard whose items lie in the arena that `arena` makes, of so many bytes.
     pub(crate) fn build(
         config: &Config,
-        arena: impl FnOnce(usize) -> io::Result<Arena>,
+        arena: impl FnOnce(usize, HeaderSize) -> io::Result<Arena>,
     ) -> Result<Shard, ConfigError> {
         config.check()?;
         let (page_size, memory_bytes) = (config.page_size(), config.memory_bytes);
         let reserve = |source| ConfigError::Reserve { bytes: memory_bytes, source };
         let pages_max = memory_bytes / page_size;
-        let slabs = Slabs::new(page_size, pages_max, config.chunk_size_min, config.growth_factor);
-        let items_possible = memory_bytes / (HEADER_SIZE + config.chunk_size_min);
+        let header_size = if config.cas_enabled { HeaderSize::Full } else { HeaderSize::Compact };
+        let smallest = header_size.bytes() + config.chunk_size_min;
+        let slabs = Slabs::new(page_size, pages_max, smallest, config.growth_factor);
+        let items_possible = memory_bytes / smallest;
         let buckets = (memory_bytes / INDEX_SHARE_AT_START / index::BUCKET_SIZE).max(BUCKETS_MIN);
         let (policy, huge_pages) = (config.policy, config.huge_pages);
-        let sketch = policy.counts_requests().then(|| Sketch::reserve(items_possible, huge_pages));
         let ghost = policy.remembers_evicted().then(|| Ghost::reserve(items_possible, huge_pages));
         let recency = (policy.order() == Order::Recency).then(|| Recency::reserve(&slabs));
         let windows = slabs.class_ids().count();
@@ -125,24 +136,33 @@ impl Shard {
             PolicyKind::TinyLfu if config.evict => Shadows::for_budget(memory_bytes).map_err(reserve)?,
             _ => None,
         };
+        let fixed_bytes = slabs.table_bytes() + shadows.as_ref().map_or(0, Shadows::bytes);
+        // Without shadows the adaptive policy stays with its first setting, which asks for no counts.
+        let counts = policy.counts_requests() && (shadows.is_some() || policy != PolicyKind::TinyLfu);
+        let sketch = counts.then(|| Sketch::reserve(items_possible, huge_pages));
         Ok(Shard {
-            arena: arena(pages_max * page_size).map_err(reserve)?,
+            arena: arena(pages_max * page_size, header_size).map_err(reserve)?,
             slabs,
             index: Index::reserve(items_possible, buckets, huge_pages).map_err(reserve)?,
             sketch: sketch.transpose().map_err(reserve)?,
             ghost: ghost.transpose().map_err(reserve)?,
-            sampled_below: shadows.as_ref().map_or(SAMPLED_WITHOUT_SHADOWS, Shadows::sampled_below),
+            sampled_below: shadows.as_ref().map_or(u32::MAX, Shadows::sampled_below),
             shadows: shadows.map(Box::new),
             recency: recency.transpose().map_err(reserve)?,
             blocks: Blocks::reserve(items_possible, windows, huge_pages).map_err(reserve)?,
             order: policy.order(),
             setting: policy.setting(),
             counters: Counters::default(),
+            evicted: None,
             memory_bytes,
             external_bytes: 0,
             external_wanted: 0,
+            external_reported: 0,
+            withheld_bytes: 0,
             spare_bytes: if config.evict && page_size > PAGE_SIZE_AT_ONCE_MAX { page_size } else { 0 },
             departure_bytes: 0,
+            fixed_bytes,
+            automove: Automove::default(),
             leaving: None,
             holds: Holds::new(memory_bytes, pages_max),
             requests: 0,
@@ -153,6 +173,7 @@ impl Shard {
             evict: config.evict,
             protected: Location::NONE,
             writing: false,
+            last_class: ClassId(0),
             sweep_page: PageId(0),
             sweep_chunk: 0,
             hasher: hasher(config.hash_seed),
@@ -172,15 +193,24 @@ impl Shard {
     /// The item, counting the access.
     #[inline]
     pub fn get(&mut self, now: Seconds, key: &[u8]) -> Option<Item<'_>> {
-        let (location, header) = self.find_requested(now, key)?;
-        self.update_header(location, header, header.after_hit(now));
+        self.begin(now, key);
+        self.get_hashed(now, self.hash(key), key)
+    }
+
+    /// The item of a key whose hash is known.
+    #[inline]
+    pub(crate) fn get_hashed(&mut self, now: Seconds, hash: u64, key: &[u8]) -> Option<Item<'_>> {
+        let (location, before) = self.find_requested(now, hash, key)?;
+        let after = before.after_hit(now);
+        self.update_header(location, before, after);
         self.note_use(location);
-        Some(Item::new(self, location, header, now))
+        Some(Item::after(self, location, before, after, now))
     }
 
     /// The item, counting the access and giving it another expiry. With one in the past this is its last hit.
     pub fn get_and_touch(&mut self, now: Seconds, key: &[u8], expiry: Expiry) -> Option<Item<'_>> {
-        let (location, header) = self.find_requested(now, key)?;
+        self.begin(now, key);
+        let (location, header) = self.find_requested(now, self.hash(key), key)?;
         let mut touched = header.after_hit(now);
         touched.set_expiry(expiry);
         self.update_header(location, header, touched);
@@ -203,9 +233,16 @@ impl Shard {
 
     /// Makes every item stored so far a miss. O(1); the memory comes back as dead items are met. Takes the place of a
     /// flush that was pending.
+    ///
+    /// Without CAS, what is dead is freed at once every 65 535th time.
     pub fn flush(&mut self) {
         self.flush_due = None;
         self.flushed_version = self.version;
+        if self.cas.is_none() && self.version == VERSION_COMPACT_MAX {
+            self.free_flushed();
+            self.version = VERSION_START;
+            self.flushed_version = VERSION_START;
+        }
     }
 
     /// Makes every item stored before that second a miss once it comes, those yet to be stored included. Replaces
@@ -217,11 +254,12 @@ impl Shard {
     /// Where the budget goes.
     pub fn memory(&self) -> MemoryUse {
         MemoryUse {
-            limit: self.memory_bytes,
+            limit: self.memory_bytes - self.withheld_bytes,
             index: self.index.bytes(),
             pages: self.slabs.bytes(),
             policy: self.policy_bytes(),
-            external: self.external_bytes,
+            policy_parts: self.policy_memory(),
+            external: self.external_bytes.saturating_sub(self.withheld_bytes),
             items: usize::try_from(self.counters.bytes).expect("items fit the budget"),
             held: self.holds.orphan_bytes(),
         }
@@ -230,6 +268,20 @@ impl Shard {
     /// Running totals.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Frees what the last flush dropped: at that moment, all items there are.
+    fn free_flushed(&mut self) {
+        self.sweep_chunk = 0;
+        // An expiry in the past makes no difference to what is dead anyway.
+        self.sweep(Seconds(0), usize::MAX);
+        assert_eq!(self.counters.items, 0);
+    }
+
+    /// Size class of the item that the last store or arithmetic made or changed, that the last delete removed, or that
+    /// kept a store from being carried out. For who counts by class; O(1).
+    pub fn last_class(&self) -> ClassId {
+        self.last_class
     }
 
     /// Sets the running totals to zero; what is in the shard now stays counted.
@@ -333,7 +385,12 @@ impl Shard {
 
     /// The version of the next item. They last for nine years at a million stores a second. Then all items get new ones,
     /// which takes as long as a round of the sweeper and costs the clients who hold a CAS value a retry.
+    /// Without CAS it is the same for all between two flushes.
     pub(crate) fn next_version(&mut self) -> u64 {
+        if self.cas.is_none() {
+            self.version = self.flushed_version + 1;
+            return self.version;
+        }
         if self.version == VERSION_MAX {
             self.version = self.renumber(VERSION_START);
             self.flushed_version = 0;
@@ -351,7 +408,7 @@ impl Shard {
 
     /// Bytes of value that a continuation holds.
     pub(crate) fn payload(&self) -> usize {
-        self.slabs.class(self.slabs.largest()).chunk_size - HEADER_SIZE
+        self.slabs.class(self.slabs.largest()).chunk_size - self.arena.header_size.bytes()
     }
 
     #[inline]
@@ -367,21 +424,29 @@ impl Shard {
     pub(crate) fn policy_bytes(&self) -> usize {
         let sketch = self.sketch.as_ref().map_or(0, Sketch::bytes);
         let ghost = self.ghost.as_ref().map_or(0, Ghost::bytes);
-        let shadows = self.shadows.as_ref().map_or(0, |shadows| shadows.bytes());
         sketch
             + ghost
-            + shadows
             + self.departure_bytes
             + self.blocks.bytes()
             + self.link_bytes
             + self.holds.bytes()
-            + self.slabs.table_bytes()
+            + self.fixed_bytes
+    }
+
+    fn policy_memory(&self) -> PolicyMemory {
+        PolicyMemory {
+            sketch: self.sketch.as_ref().map_or(0, Sketch::bytes),
+            ghost: self.ghost.as_ref().map_or(0, Ghost::bytes),
+            windows: self.blocks.bytes(),
+            shadows: self.shadows.as_ref().map_or(0, |shadows| shadows.bytes()),
+            departures: self.departure_bytes,
+            links: self.link_bytes,
+            tables: self.slabs.table_bytes() + self.holds.bytes(),
+        }
     }
 
     #[inline]
-    fn find_requested(&mut self, now: Seconds, key: &[u8]) -> Option<(Location, Header)> {
-        self.begin(now, key);
-        let hash = self.hash(key);
+    fn find_requested(&mut self, now: Seconds, hash: u64, key: &[u8]) -> Option<(Location, Header)> {
         self.count_request(hash);
         let found = self.find_gettable(now, hash, key);
         self.show_get(hash, found);

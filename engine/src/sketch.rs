@@ -15,7 +15,6 @@ pub(crate) const COUNT_MAX: u8 = 15;
 
 const BLOCK_SIZE: usize = 64;
 const ROWS: usize = 4;
-const COUNTERS_PER_ROW_LOG2: u32 = 5;
 /// A fuller table doubles. So there are four to eight counters an item over all rows.
 const ITEMS_PER_BLOCK_MAX: u64 = 32;
 /// All counts are halved after this many increments per item.
@@ -92,17 +91,15 @@ impl Sketch {
             self.region.records_mut::<Block>()[at] = caught_up;
         }
         let block = &mut self.region.records_mut::<Block>()[at];
-        let lowest = block.lowest(mixed);
-        if lowest < COUNT_MAX {
-            block.raise_lowest(mixed, lowest);
+        if block.raise_lowest(mixed) {
             self.count_increment();
         }
     }
 
-    /// Loads what counting `hash` will touch.
+    /// Has the CPU fetch what counting `hash` will touch.
     #[inline]
-    pub(crate) fn touch(&self, hash: u64) -> u8 {
-        self.region.records::<Block>()[self.position(mix(hash))].period()
+    pub(crate) fn prefetch(&self, hash: u64) {
+        self.region.prefetch(self.position(mix(hash)) * BLOCK_SIZE);
     }
 
     /// About how many requests this and the last few periods saw: never too few, at most [`COUNT_MAX`].
@@ -154,21 +151,33 @@ impl Block {
     }
 
     fn lowest(&self, mixed: u64) -> u8 {
-        let counters = (0..ROWS).map(|row| {
-            let (word, shift) = place(row, mixed);
-            nibble(self.rows[row][word], shift)
-        });
-        counters.min().expect("there are rows")
+        let counts = self.counts(mixed);
+        let [a, b, c, d] = counts.map(|(count, ..)| count);
+        u8::try_from(a.min(b).min(c.min(d))).expect("four bits")
     }
 
-    fn raise_lowest(&mut self, mixed: u64, lowest: u8) {
-        for row in 0..ROWS {
-            let (word, shift) = place(row, mixed);
-            let counters = &mut self.rows[row][word];
-            if nibble(*counters, shift) == lowest {
-                *counters += 1 << shift;
-            }
+    /// Raises the lowest of a key's counters, all of them if several are. False if even they are as high as can be.
+    #[inline]
+    fn raise_lowest(&mut self, mixed: u64) -> bool {
+        let counts = self.counts(mixed);
+        let [a, b, c, d] = counts.map(|(count, ..)| count);
+        let lowest = a.min(b).min(c.min(d));
+        if lowest == u64::from(COUNT_MAX) {
+            return false;
         }
+        for (row, (count, word, shift)) in self.rows.iter_mut().zip(counts) {
+            row[word] += u64::from(count == lowest) << shift;
+        }
+        true
+    }
+
+    /// What each row counts for a key, in which word of it, from which bit on.
+    #[inline]
+    fn counts(&self, mixed: u64) -> [(u64, usize, u32); ROWS] {
+        std::array::from_fn(|row| {
+            let (word, shift) = place(row, mixed);
+            (self.rows[row][word] >> shift & 0xf, word, shift)
+        })
     }
 
     /// Halves all counters `times` over, the period's nibble included.
@@ -181,14 +190,14 @@ impl Block {
     }
 }
 
-/// Which word of a row, and which bits of it, count a key.
+/// Which word of a row counts a key, and from which bit on.
 #[inline]
 fn place(row: usize, mixed: u64) -> (usize, u32) {
-    let bits = mixed >> (COUNTERS_PER_ROW_LOG2 * u32::try_from(row).expect("four rows"));
-    let counter = u32::try_from(bits & 31).expect("five bits");
+    // A byte of the hash for each row; the other half tells the block.
+    let byte = mixed.to_le_bytes()[row];
+    let (word, shift) = (usize::from(byte & 1), u32::from(byte & 0x3c));
     // Counter 0 of row 0 is the period.
-    let counter = if row == 0 { counter.max(1) } else { counter };
-    ((counter >> 4) as usize, (counter & 15) * 4)
+    if row == 0 && word == 0 { (word, shift.max(4)) } else { (word, shift) }
 }
 
 #[inline]

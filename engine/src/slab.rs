@@ -4,15 +4,17 @@ use std::ops::Range;
 
 use crate::arena::{Arena, LOCATION_UNIT, Location};
 use crate::departures::Departures;
-use crate::header::{Chunk, HEADER_SIZE, Header};
+use crate::header::{Chunk, Header};
 use crate::persist::PageRemembered;
 use crate::window::Window;
 
-/// The largest chunks are this part of a page; larger values are chains of them. So a page is used to the last few
-/// percent whatever its class.
-const CHUNKS_PER_PAGE_MIN: usize = 8;
+/// The largest chunks are this part of a page where pages are small; larger values are chains of them. Fewer would
+/// round sizes up by more, more would make chains of items that are common in a small cache.
+const CHUNKS_PER_PAGE_MIN: usize = 4;
+/// The largest chunks where pages are large: chains of them cost next to nothing and are rounded up but once.
+pub(crate) const CHUNK_SIZE_MAX: usize = 32 << 10;
 /// Most size classes of a shard.
-pub(crate) const CLASSES_MAX: usize = 64;
+pub(crate) const CLASSES_MAX: usize = 128;
 
 /// Sizes up to this one find their class by table.
 const TABLED_SIZE_MAX: usize = 2048;
@@ -126,14 +128,9 @@ pub(crate) struct Slabs {
 }
 
 impl Slabs {
-    pub(crate) fn new(
-        page_size: usize,
-        pages_max: usize,
-        chunk_size_min: usize,
-        growth_factor: f64,
-    ) -> Slabs {
+    pub(crate) fn new(page_size: usize, pages_max: usize, smallest: usize, growth_factor: f64) -> Slabs {
         assert!(page_size.is_power_of_two() && pages_max > 0);
-        let sizes = chunk_sizes(page_size, chunk_size_min, growth_factor);
+        let sizes = chunk_sizes(page_size, smallest, growth_factor);
         let steps = TABLED_SIZE_MAX / LOCATION_UNIT;
         let class_of = |size: usize| sizes.partition_point(|&chunk_size| chunk_size < size);
         let class_by_size = (0..=steps).map(|step| narrow(class_of(step * LOCATION_UNIT))).collect();
@@ -152,9 +149,9 @@ impl Slabs {
         }
     }
 
-    /// Bytes of the page table.
+    /// Bytes of the tables of pages and classes.
     pub(crate) fn table_bytes(&self) -> usize {
-        self.pages.len() * size_of::<Page>()
+        self.pages.len() * size_of::<Page>() + self.classes.len() * size_of::<Class>()
     }
 
     pub(crate) fn page_size(&self) -> usize {
@@ -645,11 +642,11 @@ impl Page {
     };
 }
 
-/// Chunk sizes rising by about the factor, each the largest of which as many fit a page.
-fn chunk_sizes(page_size: usize, chunk_size_min: usize, growth_factor: f64) -> Vec<usize> {
+/// Chunk sizes rising from about `smallest` by about the factor, each the largest of which as many fit a page.
+fn chunk_sizes(page_size: usize, smallest: usize, growth_factor: f64) -> Vec<usize> {
     let aligned = |size: usize| size / LOCATION_UNIT * LOCATION_UNIT;
-    let smallest = (HEADER_SIZE + chunk_size_min).next_multiple_of(LOCATION_UNIT);
-    let largest = (page_size / CHUNKS_PER_PAGE_MIN).max(smallest);
+    let smallest = smallest.next_multiple_of(LOCATION_UNIT);
+    let largest = (page_size / CHUNKS_PER_PAGE_MIN).min(CHUNK_SIZE_MAX).max(smallest);
     let growth_factor = growth_factor.max(slowest_growth(smallest, largest));
     let mut ideal = smallest as f64;
     let mut sizes: Vec<usize> = vec![smallest];

@@ -109,6 +109,7 @@ impl Shard {
     pub fn store(&mut self, now: Seconds, request: &Store<'_>) -> StoreOutcome {
         self.begin(now, request.key);
         let hash = self.hash(request.key);
+        self.warm_ghost(hash);
         let old = self.find_live(now, hash, request.key);
         let outcome = self.store_over(now, hash, old, request);
         if matches!(outcome, StoreOutcome::TooLarge | StoreOutcome::NoMemory) {
@@ -135,8 +136,11 @@ impl Shard {
         let Some(location) = old else { return decide_absent(request) };
         let head = self.arena.head(location);
         let decision = decide_present(request, &head, self.cas_of(&head));
-        if matches!(decision, Decision::Refuse(_)) && request.mode == StoreMode::Add {
-            self.count_add_refused(now, location, head.header);
+        if matches!(decision, Decision::Refuse(_)) {
+            self.last_class = self.slabs.class_of(location);
+            if request.mode == StoreMode::Add {
+                self.count_add_refused(now, location, head.header);
+            }
         }
         decision
     }
@@ -203,6 +207,7 @@ impl Shard {
         match written {
             Ok(location) => {
                 self.counters.total_items += 1;
+                self.last_class = self.slabs.class_of(location);
                 let head = self.arena.head(location);
                 StoreOutcome::Stored { cas: self.cas_of(&head), value_len: head.value_len() }
             }

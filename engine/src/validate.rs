@@ -68,6 +68,7 @@ impl Shard {
     }
 
     fn validate_policy(&self) {
+        assert_eq!(self.memory().policy, self.memory().policy_parts.total());
         let classes = || self.slabs.class_ids().map(|id| self.slabs.class(id));
         assert_eq!(classes().map(|class| class.departures.bytes()).sum::<usize>(), self.departure_bytes);
         let windows = classes().map(|class| class.window.blocks()).sum::<usize>();

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::arena::{Arena, Location};
-use crate::header::{Chunk, HEADER_SIZE, Head};
+use crate::header::{Chunk, Head};
 
 /// A value as it lies in the shard: in one piece, or in a chain of them if it is larger than the largest chunk.
 #[derive(Clone, Copy)]
@@ -18,6 +18,13 @@ impl<'a> Value<'a> {
         Value { arena, pieces, len: pieces.first_len + pieces.left }
     }
 
+    /// The value of an item without a chain.
+    #[inline]
+    pub(crate) fn in_one_piece(arena: &'a Arena, start: usize, len: usize) -> Value<'a> {
+        let pieces = Pieces { first: start, first_len: len, next: Location::NONE, left: 0, payload: 0 };
+        Value { arena, pieces, len }
+    }
+
     /// Bytes of the value.
     pub fn len(&self) -> usize {
         self.len
@@ -28,7 +35,7 @@ impl<'a> Value<'a> {
         self.len == 0
     }
 
-    /// The whole value, if it lies in one piece. All values do whose item fits an eighth of a page.
+    /// The whole value, if it lies in one piece. All values do whose item fits a quarter of a page and 32 KiB.
     #[inline]
     pub fn as_slice(&self) -> Option<&'a [u8]> {
         let Pieces { first, first_len, left, .. } = self.pieces;
@@ -98,7 +105,7 @@ impl Pieces {
         let (Chunk::Continuation { next, .. } | Chunk::Reserved { next }) = arena.chunk(self.next) else {
             panic!("a chain leads out of its item")
         };
-        self.first = self.next.offset() + HEADER_SIZE;
+        self.first = self.next.offset() + arena.header_size.bytes();
         self.first_len = self.left.min(self.payload);
         self.left -= self.first_len;
         self.next = next;

@@ -3,7 +3,7 @@
 
 use crate::arena::Location;
 use crate::expiry::Seconds;
-use crate::header::{Chain, Chunk, Extension, HEADER_SIZE, Head, Header};
+use crate::header::{Chain, Chunk, Extension, Head, Header};
 use crate::room::Chunks;
 use crate::shard::Shard;
 use crate::slab::ClassId;
@@ -139,13 +139,14 @@ impl Shard {
         let value_len = draft.before.len() + kept_len + draft.after.len();
         debug_assert!(value_len <= self.item_size_max && draft.header.key_len() == draft.key.len());
         let Draft { header, client_flags, extension, .. } = *draft;
-        self.shape(Head { header, client_flags, extension }, value_len)
+        let head = Head { header_size: self.arena.header_size, header, client_flags, extension };
+        self.shape(head, value_len)
     }
 
     /// The layout of an item with this head, as yet without a chain, and a value of this length.
     pub(crate) fn shape(&self, head: Head, value_len: usize) -> Shape {
         let mut shape = Shape { head, class: ClassId(0), continuations: 0 };
-        let chunk_size_max = self.payload() + HEADER_SIZE;
+        let chunk_size_max = self.slabs.class(self.slabs.largest()).chunk_size;
         let mut head_len = value_len;
         if shape.head.value_offset() + value_len > chunk_size_max {
             let total = u32::try_from(value_len).expect("values are at most 1 GiB");

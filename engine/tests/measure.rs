@@ -147,12 +147,42 @@ fn measure_overhead(policy: PolicyKind, value_size: usize) {
     let data = value_size + buffer.len();
     let rounding = each(memory.pages) - 16.0 - data as f64;
     println!(
-        "{policy:?}, {data} bytes of data: header 16, index {:.1}, policy {:.1}, chunk of {} and rest of page {rounding:.1}, free {:.1}; {items} items",
+        "{policy:?}, {data} bytes of data: header 16, index {:.1}, policy {:.1}, chunk of {} and rest of page {rounding:.1}, free {:.1}; {items} items; {:?}",
         each(memory.index),
         each(memory.policy),
         class.chunk_size,
         each(memory.limit - memory.used()),
+        memory.policy_parts,
     );
+}
+
+/// Every store of an index that grows all the way, by itself.
+fn measure_growth(items: u32, huge_pages: bool) {
+    let config = Config { huge_pages, ..Config::with_memory(items as usize * 100) };
+    let mut shard = Shard::new(&config).unwrap();
+    let mut buffer = [0; 10];
+    let (mut worst, mut over) = (0, 0);
+    let start = Instant::now();
+    for id in 0..items {
+        let before = Instant::now();
+        shard.store(NOW, &Store::set(key(id, &mut buffer), &[7; 32], Expiry::Never));
+        let nanos = before.elapsed().as_nanos();
+        worst = worst.max(nanos);
+        over += u32::from(nanos > 200_000);
+    }
+    let each = start.elapsed().as_nanos() / u128::from(items);
+    println!(
+        "growth to {items} items, huge pages {huge_pages}: {each} ns each, worst {} us, {over} over 200 us",
+        worst / 1_000
+    );
+    assert_eq!(shard.counters().items, u64::from(items));
+}
+
+#[test]
+#[ignore = "takes long and checks nothing"]
+fn pauses_of_an_index_that_grows_to_ten_million_items() {
+    measure_growth(10 * ITEMS, false);
+    measure_growth(10 * ITEMS, true);
 }
 
 #[test]

@@ -240,6 +240,32 @@ fn without_cas_every_cas_value_reads_zero() {
 }
 
 #[test]
+fn without_cas_a_flush_drops_everything_however_often_it_comes() {
+    let mut shard = Shard::new(&Config { cas_enabled: false, ..config(1 << 20) }).unwrap();
+    for round in 0..200_000_u32 {
+        set(&mut shard, &round.to_le_bytes(), b"v");
+        shard.flush();
+        shard.flush();
+        // Most of these are still in memory, and none was asked for since it was dropped.
+        let earlier = (round - round % 1000).to_le_bytes();
+        assert!(shard.peek(NOW, &earlier).is_none(), "{round}");
+    }
+    set(&mut shard, b"key", b"v");
+    assert!(shard.get(NOW, b"key").is_some());
+    shard.validate();
+}
+
+#[test]
+fn without_cas_an_item_takes_four_bytes_less() {
+    let fill = |cas_enabled| {
+        let mut shard = Shard::new(&Config { cas_enabled, ..config(1 << 20) }).unwrap();
+        (0..1000_u32).for_each(|id| set(&mut shard, &id.to_le_bytes(), b"v"));
+        shard.counters().bytes
+    };
+    assert_eq!(fill(true) - fill(false), 4 * 1000);
+}
+
+#[test]
 fn a_number_that_became_shorter_is_padded_in_place_and_still_a_number() {
     let mut shard = shard(1 << 20);
     set(&mut shard, b"n", b"10");
@@ -328,4 +354,36 @@ fn tiny_lfu_beats_clock_and_clock_beats_a_queue_when_a_scan_runs_through_a_skewe
     let fifo = fifo_hits(items, requests);
     println!("hits of {requests}: TinyLFU {tiny_lfu}, CLOCK {clock}, queue of {items} {fifo}");
     assert!(tiny_lfu > clock && clock > fifo, "{tiny_lfu} {clock} {fifo}");
+}
+
+#[test]
+fn a_lower_memory_limit_is_reached_step_by_step_and_can_be_raised_again() {
+    let memory_bytes = 8 << 20;
+    let mut shard = Shard::new(&Config::with_memory(memory_bytes)).unwrap();
+    let fill = |shard: &mut Shard| {
+        for item in 0..20_000 {
+            shard.store(NOW, &Store::set(format!("key{item}").as_bytes(), &[b'v'; 1000], Expiry::Never));
+            assert!(shard.memory().used() <= memory_bytes);
+        }
+        shard.memory().pages
+    };
+    let before = fill(&mut shard);
+    assert!(before > memory_bytes / 2);
+    shard.set_external_bytes(100_000);
+    shard.set_memory_limit(memory_bytes / 4);
+    while shard.maintain(NOW, 64) {}
+    for _ in 0..2 {
+        let memory = shard.memory();
+        assert!(memory.limit == memory_bytes / 4 && memory.used() <= memory.limit, "{memory:?}");
+        shard.check_invariants();
+        fill(&mut shard);
+        while shard.maintain(NOW, 64) {}
+    }
+    shard.set_memory_limit(memory_bytes);
+    assert!(fill(&mut shard) > memory_bytes / 2);
+    shard.set_memory_limit(0);
+    while shard.maintain(NOW, 64) {}
+    assert_eq!(shard.memory().limit, memory_bytes / 16);
+    fill(&mut shard);
+    shard.check_invariants();
 }

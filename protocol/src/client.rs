@@ -2,6 +2,7 @@
 //!
 //! It checks nothing a server would refuse but what would break the stream, and holds no values.
 
+pub mod binary;
 mod replies;
 
 pub use replies::{Reply, ReplyKind, ReplyParser, ReplyStep};

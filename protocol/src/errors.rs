@@ -1,5 +1,7 @@
 //! Every refusal a server can send, and its exact text. No formatting: each is a constant line.
 
+use crate::request::{Dialect, Request};
+
 /// A refusal, as a client reads it.
 ///
 /// Tools compare these texts byte for byte, so they are memcached 1.6.45's own, its odd colon included.
@@ -7,6 +9,8 @@
 pub enum ErrorReply {
     /// Unknown command or sub-command.
     Error,
+    /// Statistics nobody keeps.
+    UnknownStats,
     /// Too few tokens, a bad number in a storage line, a key over the limit.
     BadCommandLineFormat,
     /// `stats cachedump` without its arguments.
@@ -67,13 +71,105 @@ pub enum ErrorReply {
     TooManyConnections,
     /// `shutdown` on a server started without `-A`.
     ShutdownNotEnabled,
+    /// Anything but authentication from a client that has not authenticated.
+    Unauthenticated,
+    /// A user nobody knows, or the wrong password.
+    AuthenticationFailure,
+    /// A crawl while the crawler is disabled.
+    CrawlerDisabled,
+    /// A crawl while another is under way.
+    CrawlerRunning,
+    /// A crawl of a class that cannot be.
+    BadClass,
+    /// A crawl with nothing to look at.
+    CrawlerNotStarted,
+    /// A crawl that failed otherwise.
+    CrawlerFailed,
+    /// A crawl while the tables are being changed.
+    CrawlerLocked,
+    /// A pause of the crawler of more than a second.
+    CrawlerSleepTooLong,
+    /// `lru_crawler enable` while it is enabled.
+    CrawlerStart,
+    /// `lru_crawler disable` that did not succeed.
+    CrawlerStop,
+    /// `lru_crawler metadump` on a server started with `-X`.
+    MetadumpNotAllowed,
+    /// `lru_crawler mgdump` on a server started with `-X`.
+    MgdumpNotAllowed,
+    /// `lru_crawler metadump` behind requests that are not answered yet.
+    MetadumpPipelined,
+    /// As `MetadumpPipelined`, for `mgdump`.
+    MgdumpPipelined,
+    /// As `MetadumpPipelined`, for `watch`.
+    WatchPipelined,
+    /// `watch` on a server started with `-W`.
+    WatchNotAllowed,
+    /// [`WATCHERS_MAX`](crate::WATCHERS_MAX) watch already.
+    TooManyWatchers,
+    /// A watcher for whom there is no room otherwise.
+    WatcherFailed,
+    /// `lru tune` with shares of more than 80 percent.
+    LruPercents,
+    /// `lru tune` with a factor that is not above 0.
+    LruFactors,
+    /// `slabs reassign` on a server that moves no pages.
+    ReassignDisabled,
+    /// `slabs reassign` while a page is being moved.
+    ReassignRunning,
+    /// `slabs reassign` of a class that is not there.
+    ReassignBadClass,
+    /// `slabs reassign` from a class with too few pages.
+    ReassignNoSpare,
+    /// `slabs reassign` from a class to itself.
+    ReassignSame,
+    /// A window of the page mover out of range.
+    AutomoveWindow,
+    /// `cache_memlimit` below 8.
+    MemoryLimitTooSmall,
+    /// `cache_memlimit` that can only mean bytes.
+    MemoryLimitInBytes,
+    /// `cache_memlimit` that the server cannot follow.
+    MemoryLimitFailed,
+    /// `shutdown` with a word nobody knows.
+    InvalidShutdownMode,
+    /// `refresh_certs` on a server without TLS.
+    TlsNotEnabled,
+    /// More than [`AUTH_DATA_SIZE_MAX`](crate::AUTH_DATA_SIZE_MAX) to authenticate with.
+    AuthTokenTooLong,
+    /// User and password not followed by CRLF.
+    AuthTokenTermination,
+    /// User and password without a space between them.
+    AuthTokenFormat,
+}
+
+/// A refusal and the form it is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DialectError {
+    /// What is refused.
+    pub error: ErrorReply,
+    /// Who reads it.
+    pub dialect: Dialect,
+}
+
+impl From<ErrorReply> for DialectError {
+    fn from(error: ErrorReply) -> Self {
+        Self { error, dialect: Dialect::Text }
+    }
+}
+
+impl DialectError {
+    /// A refusal of this request.
+    pub fn of(request: &Request<'_>, error: ErrorReply) -> Self {
+        Self { error, dialect: request.dialect }
+    }
 }
 
 impl ErrorReply {
     /// The whole line as sent, CRLF included.
     pub const fn text(self) -> &'static [u8] {
         match self {
-            Self::Error => b"ERROR\r\n",
+            Self::Error | Self::UnknownStats => b"ERROR\r\n",
             Self::BadCommandLineFormat => b"CLIENT_ERROR bad command line format\r\n",
             Self::BadCommandLine => b"CLIENT_ERROR bad command line\r\n",
             Self::BadDataChunk => b"CLIENT_ERROR bad data chunk\r\n",
@@ -104,6 +200,41 @@ impl ErrorReply {
             Self::OutOfMemoryReading => b"SERVER_ERROR out of memory reading request\r\n",
             Self::TooManyConnections => b"ERROR Too many open connections\r\n",
             Self::ShutdownNotEnabled => b"SERVER_ERROR: shutdown not enabled\r\n",
+            Self::Unauthenticated => b"CLIENT_ERROR unauthenticated\r\n",
+            Self::AuthenticationFailure => b"CLIENT_ERROR authentication failure\r\n",
+            Self::CrawlerDisabled => b"CLIENT_ERROR lru crawler disabled\r\n",
+            Self::CrawlerRunning => b"BUSY currently processing crawler request\r\n",
+            Self::BadClass => b"BADCLASS invalid class id\r\n",
+            Self::CrawlerNotStarted => b"NOTSTARTED no items to crawl\r\n",
+            Self::CrawlerFailed => b"ERROR an unknown error happened\r\n",
+            Self::CrawlerLocked => b"ERROR locked try again later\r\n",
+            Self::CrawlerSleepTooLong => b"CLIENT_ERROR sleep must be one second or less\r\n",
+            Self::CrawlerStart => b"ERROR failed to start lru crawler thread\r\n",
+            Self::CrawlerStop => b"ERROR failed to stop lru crawler thread\r\n",
+            Self::MetadumpNotAllowed => b"ERROR metadump not allowed\r\n",
+            Self::MgdumpNotAllowed => b"ERROR key dump not allowed\r\n",
+            Self::MetadumpPipelined => b"ERROR cannot pipeline other commands before metadump\r\n",
+            Self::MgdumpPipelined => b"ERROR cannot pipeline other commands before mgdump\r\n",
+            Self::WatchPipelined => b"ERROR cannot pipeline other commands before watch\r\n",
+            Self::WatchNotAllowed => b"CLIENT_ERROR watch commands not allowed\r\n",
+            Self::TooManyWatchers => b"WATCHER_TOO_MANY log watcher limit reached\r\n",
+            Self::WatcherFailed => b"WATCHER_FAILED failed to add log watcher\r\n",
+            Self::LruPercents => b"ERROR hot and warm pcts must not exceed 80\r\n",
+            Self::LruFactors => b"ERROR hot/warm age factors must be greater than 0\r\n",
+            Self::ReassignDisabled => b"CLIENT_ERROR slab reassignment disabled\r\n",
+            Self::ReassignRunning => b"BUSY currently processing reassign request\r\n",
+            Self::ReassignBadClass => b"BADCLASS invalid src or dst class id\r\n",
+            Self::ReassignNoSpare => b"NOSPARE source class has no spare pages\r\n",
+            Self::ReassignSame => b"SAME src and dst class are identical\r\n",
+            Self::AutomoveWindow => b"CLIENT_ERROR automove window too low or too high\r\n",
+            Self::MemoryLimitTooSmall => b"MEMLIMIT_TOO_SMALL cannot set maxbytes to less than 8m\r\n",
+            Self::MemoryLimitInBytes => b"MEMLIMIT_ADJUST_FAILED input value is megabytes not bytes\r\n",
+            Self::MemoryLimitFailed => b"MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust\r\n",
+            Self::InvalidShutdownMode => b"CLIENT_ERROR invalid shutdown mode\r\n",
+            Self::TlsNotEnabled => b"Error TLS not enabled\r\n",
+            Self::AuthTokenTooLong => b"CLIENT_ERROR auth token too long\r\n",
+            Self::AuthTokenTermination => b"CLIENT_ERROR bad command line termination\r\n",
+            Self::AuthTokenFormat => b"CLIENT_ERROR bad authentication token format\r\n",
         }
     }
 }

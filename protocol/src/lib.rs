@@ -5,15 +5,20 @@
 //!
 //! * [`Parser`] cuts a connection's bytes into [`Step`]s; the caller keeps the bytes and drops what a step consumed.
 //! * [`reply`] holds every text a server sends. No other crate spells one.
+//! * [`udp`] is the frame around both in datagrams, [`Users`] says who may come in.
 //! * [`client`] is the other end: requests to bytes, and where one reply of a stream ends.
 //!
-//! The text and meta protocols follow memcached 1.6.45. Where this crate is deliberately different, the place says so.
+//! The text, meta and binary protocols follow memcached 1.6.45. Where this crate is deliberately different, the place says so.
 
 #![forbid(unsafe_code)]
 
+mod admin;
 mod base64;
+mod binary;
 pub mod client;
 mod errors;
+#[doc(hidden)]
+pub mod fuzzing;
 mod limits;
 mod line;
 mod meta;
@@ -22,12 +27,20 @@ mod parser;
 pub mod reply;
 mod request;
 mod tokens;
+pub mod udp;
+mod users;
 
-pub use errors::ErrorReply;
+pub use admin::{Admin, Classes, Decimal, ShutdownMode, WatchTopics};
+pub use binary::BinaryHead;
+pub use errors::{DialectError, ErrorReply};
 pub use limits::{
-    ITEM_SIZE_DEFAULT, KEY_SIZE_MAX, KEYS_LINE_SIZE_MAX, LINE_SIZE_MAX, Limits, META_TOKENS_MAX,
-    OPAQUE_SIZE_MAX, VALUE_SIZE_MAX, VERBOSITY_MAX,
+    AUTH_DATA_SIZE_MAX, ITEM_SIZE_DEFAULT, KEY_SIZE_MAX, KEYS_LINE_SIZE_MAX, LINE_SIZE_MAX, Limits,
+    META_TOKENS_MAX, OPAQUE_SIZE_MAX, VALUE_SIZE_MAX, VERBOSITY_MAX, WATCHERS_MAX,
 };
 pub use meta::MetaFlags;
-pub use parser::{Parser, Step};
-pub use request::{Command, Request, StatsDetail, StatsTopic, StoreMode};
+pub use parser::{Auth, Parser, Protocol, Step};
+pub use request::{Command, Dialect, Request, StatsDetail, StatsTopic, StoreMode, Vivify};
+pub use users::{
+    AUTH_ENTRY_SIZE_MAX, AUTH_USERS_MAX, SASL_MECHANISMS, SASL_USERS_MAX, Users, UsersError, UsersFormat,
+    parse_sasl_plain,
+};

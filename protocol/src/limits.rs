@@ -23,6 +23,18 @@ pub const OPAQUE_SIZE_MAX: usize = 32;
 /// Highest verbosity; a higher one asked for is cut to it.
 pub const VERBOSITY_MAX: u8 = 2;
 
+/// Longest secret a client may send to authenticate, in bytes: `user pass`, or one SASL message.
+pub const AUTH_DATA_SIZE_MAX: usize = 16 << 10;
+
+/// Most connections that may watch at a time.
+pub const WATCHERS_MAX: usize = 20;
+
+/// Longest name of a SASL mechanism, in bytes.
+pub(crate) const SASL_MECHANISM_SIZE_MAX: usize = 32;
+
+/// Longest body a binary header may announce, in bytes. A longer one closes.
+pub(crate) const PACKET_BODY_SIZE_MAX: usize = 1 << 30;
+
 /// What `item_size_max` is when nobody says otherwise, in bytes.
 pub const ITEM_SIZE_DEFAULT: u32 = 1 << 20;
 
@@ -31,6 +43,9 @@ pub(crate) const LEADING_SPACES_MAX: usize = 100;
 
 /// Shortest line that can name a command, in bytes before its line end.
 pub(crate) const LINE_SIZE_MIN: usize = 2;
+
+/// Shortest line, its end included, from a client that has to authenticate. A shorter one closes.
+pub(crate) const AUTH_LINE_SIZE_MIN: usize = 6;
 
 /// Slab class numbers a client may name are below this.
 pub(crate) const SLAB_CLASSES_MAX: u32 = 64;

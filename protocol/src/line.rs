@@ -1,8 +1,11 @@
 //! One command line to what it asks for. It sees a whole line without its end, and never the bytes behind it.
 
+use crate::admin::parse_admin;
 use crate::base64;
 use crate::errors::ErrorReply;
-use crate::limits::{KEY_SIZE_MAX, LINE_SIZE_MIN, Limits, SLAB_CLASSES_MAX, VALUE_SIZE_MAX, VERBOSITY_MAX};
+use crate::limits::{
+    AUTH_DATA_SIZE_MAX, KEY_SIZE_MAX, LINE_SIZE_MIN, Limits, SLAB_CLASSES_MAX, VALUE_SIZE_MAX, VERBOSITY_MAX,
+};
 use crate::meta::{Head, MetaFlags};
 use crate::number::{parse_i64, parse_u32, parse_u64};
 use crate::request::{Command, Request, StatsDetail, StatsTopic, StoreMode};
@@ -88,7 +91,19 @@ pub(crate) fn parse_line<'a>(text: &'a [u8], limits: &Limits) -> Line<'a> {
         b"stats" => parse_stats(arguments),
         b"version" => Line::Request(Request::bare(Command::Version)),
         b"quit" => Line::Request(Request::bare(Command::Quit)),
-        _ => parse_unknown(arguments),
+        verb => parse_rare(verb, arguments),
+    }
+}
+
+/// The size of what follows a line that authenticates. Only `set` and the length are looked at.
+#[cold]
+pub(crate) fn parse_auth_line(text: &[u8]) -> Result<usize, ErrorReply> {
+    let mut tokens = Tokens::new(text);
+    let is_set = text.starts_with(b"set") && tokens.next() == Some(b"set");
+    let size = tokens.nth(3).and_then(parse_u32).filter(|_| is_set).ok_or(ErrorReply::Unauthenticated)?;
+    match usize::try_from(size) {
+        Ok(size @ ..=AUTH_DATA_SIZE_MAX) => Ok(size),
+        _ => Err(ErrorReply::AuthTokenTooLong),
     }
 }
 
@@ -203,13 +218,14 @@ fn parse_delete(arguments: &[u8]) -> Line<'_> {
     if !understood || key.len() > KEY_SIZE_MAX {
         return refused_unless_noreply(ErrorReply::BadCommandLineFormat, noreply);
     }
-    Line::Request(Request { noreply, ..Request::keyed(Command::Delete, key) })
+    Line::Request(Request { noreply, ..Request::keyed(Command::Delete { compare: None }, key) })
 }
 
 /// `incr key delta [noreply]`
 fn parse_arithmetic(arguments: &[u8], decrement: bool) -> Line<'_> {
     parse_key_and_number(arguments, ErrorReply::InvalidDelta, |delta| {
-        Some(Command::Arithmetic { decrement, delta: parse_u64(delta)? })
+        let delta = parse_u64(delta)?;
+        Some(Command::Arithmetic { decrement, delta, compare: None, vivify: None })
     })
 }
 
@@ -229,7 +245,8 @@ fn parse_key_and_number(
     let (Some(key), Some(number)) = (tokens.next(), tokens.next()) else {
         return refused(ErrorReply::BadCommandLineFormat);
     };
-    let noreply = ends_in_noreply(tokens);
+    // As in memcached, the last word counts also where it stands for the number.
+    let noreply = tokens.last_left().unwrap_or(number) == b"noreply";
     if key.len() > KEY_SIZE_MAX {
         return refused_unless_noreply(ErrorReply::BadCommandLineFormat, noreply);
     }
@@ -280,20 +297,24 @@ fn parse_stats_topic(mut tokens: Tokens<'_>) -> Result<StatsTopic, ErrorReply> {
         b"items" => Ok(StatsTopic::Items),
         b"slabs" => Ok(StatsTopic::Slabs),
         b"sizes" => Ok(StatsTopic::Sizes),
+        b"sizes_enable" => Ok(StatsTopic::CountSizes(true)),
+        b"sizes_disable" => Ok(StatsTopic::CountSizes(false)),
         _ if b"reset".starts_with(topic) => Ok(StatsTopic::Reset),
         _ if b"detail".starts_with(topic) => parse_stats_detail(tokens),
         _ if b"settings".starts_with(topic) => Ok(StatsTopic::Settings),
         _ if b"cachedump".starts_with(topic) => parse_cachedump(tokens),
         _ if b"conns".starts_with(topic) => Ok(StatsTopic::Conns),
-        _ => Err(ErrorReply::Error),
+        _ if b"extstore".starts_with(topic) => Ok(StatsTopic::Extstore),
+        _ => Err(ErrorReply::UnknownStats),
     }
 }
 
+/// As [`parse_stats_topic`]: `o` is on.
 fn parse_stats_detail(mut tokens: Tokens<'_>) -> Result<StatsTopic, ErrorReply> {
     let detail = match tokens.next() {
-        Some(b"on") => StatsDetail::On,
-        Some(b"off") => StatsDetail::Off,
-        Some(b"dump") => StatsDetail::Dump,
+        Some(word) if b"on".starts_with(word) => StatsDetail::On,
+        Some(word) if b"off".starts_with(word) => StatsDetail::Off,
+        Some(word) if b"dump".starts_with(word) => StatsDetail::Dump,
         _ => return Err(ErrorReply::StatsDetailUsage),
     };
     Ok(StatsTopic::Detail(detail))
@@ -379,6 +400,16 @@ fn parse_meta_flags(key: &[u8], flags: &[u8], head: Head) -> Result<MetaFlags, E
 
 fn meta_request<'a>(command: Command, key: &'a [u8], flags: &'a [u8]) -> Line<'a> {
     Line::Request(Request { flags, ..Request::keyed(command, key) })
+}
+
+#[cold]
+fn parse_rare<'a>(verb: &[u8], arguments: &'a [u8]) -> Line<'a> {
+    let noreply = ends_in_noreply(Tokens::new(arguments));
+    match parse_admin(verb, arguments) {
+        Some(Ok(admin)) => Line::Request(Request { noreply, ..Request::bare(Command::Admin(admin)) }),
+        Some(Err(error)) => refused_unless_noreply(error, noreply),
+        None => parse_unknown(arguments),
+    }
 }
 
 /// A browser or a cross-site request is not answered: what it sends next is not meant for a cache.

@@ -30,6 +30,11 @@ pub(crate) fn parse_i64(text: &[u8]) -> Option<i64> {
     }
 }
 
+/// Reads a number with an optional fraction and exponent, `None` if it is not finite. For commands about the server.
+pub(crate) fn parse_f64(text: &[u8]) -> Option<f64> {
+    str::from_utf8(text).ok()?.parse().ok().filter(|number: &f64| number.is_finite())
+}
+
 /// Appends `number` in decimal. At most 20 bytes.
 pub(crate) fn append(out: &mut Vec<u8>, number: impl Into<u64>) {
     out.extend_from_slice(itoa::Buffer::new().format(number.into()).as_bytes());

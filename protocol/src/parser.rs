@@ -1,8 +1,9 @@
 //! One connection's bytes cut into steps. It holds a mode and never bytes: the caller keeps what is not consumed.
 
-use crate::errors::ErrorReply;
-use crate::limits::{KEYS_LINE_SIZE_MAX, LEADING_SPACES_MAX, LINE_SIZE_MAX, Limits};
-use crate::line::{KeysCommand, Line, Refusal, VALUE_END, parse_line};
+use crate::binary::{self, Packet};
+use crate::errors::{DialectError, ErrorReply};
+use crate::limits::{AUTH_LINE_SIZE_MIN, KEYS_LINE_SIZE_MAX, LEADING_SPACES_MAX, LINE_SIZE_MAX, Limits};
+use crate::line::{KeysCommand, Line, Refusal, VALUE_END, parse_auth_line, parse_line};
 use crate::request::{Command, Request};
 use crate::tokens::Tokens;
 use memchr::memchr;
@@ -14,6 +15,32 @@ use memchr::memchr;
 #[derive(Clone, Debug, Default)]
 pub struct Parser {
     mode: Mode,
+    protocol: Protocol,
+    auth: Auth,
+}
+
+/// Which protocol a connection speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// The first byte decides, once for the connection: 0x80 is binary, anything else text.
+    #[default]
+    Auto,
+    /// Lines: the classic and the meta commands.
+    Text,
+    /// Packets. Anything else closes.
+    Binary,
+}
+
+/// Whether a connection may do more than authenticate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Auth {
+    /// Nobody is asked who they are: SASL commands are unknown.
+    #[default]
+    Open,
+    /// Not yet: nothing else is let through.
+    Required,
+    /// It has.
+    Granted,
 }
 
 /// What to do next. However a stream is cut into packets, it gives the same steps, but that the bytes of one
@@ -40,21 +67,21 @@ pub enum Step<'a> {
     },
     /// Answer this; nothing is executed.
     Reply {
-        /// The answer.
-        error: ErrorReply,
+        /// The answer, for [`reply::error`](crate::reply::error).
+        error: DialectError,
         /// Bytes to drop, at least 1.
         consumed: usize,
     },
     /// Answer this if there is something, then close. The parser must not be called again.
     Close {
         /// The last answer.
-        error: Option<ErrorReply>,
+        error: Option<DialectError>,
     },
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Mode {
-    /// At the start of a line, of which the first `scanned` bytes hold no LF.
+    /// At the start of a line, of which the first `scanned` bytes hold no LF, or of a packet.
     Line { scanned: usize },
     /// In a line of keys, of which `rest` bytes are left, its line end included. All of them are in the input.
     Keys { command: KeysCommand, rest: usize },
@@ -77,6 +104,19 @@ impl Default for Mode {
 }
 
 impl Parser {
+    /// A parser for a new connection. The default one takes both protocols and asks nobody who they are.
+    pub fn new(protocol: Protocol, auth: Auth) -> Self {
+        Self { mode: Mode::default(), protocol, auth }
+    }
+
+    /// How a request that [decides what follows](Command::decides_what_follows) ended.
+    ///
+    /// Panics if the parser never asked for authentication.
+    pub fn set_authenticated(&mut self, authenticated: bool) {
+        assert!(self.auth != Auth::Open, "nobody was asked to authenticate");
+        self.auth = if authenticated { Auth::Granted } else { Auth::Required };
+    }
+
     /// The next step of a stream that goes on with `input`.
     ///
     /// Cost: O(bytes consumed), and each byte of an unfinished line is looked at once over all calls. A value that
@@ -85,10 +125,53 @@ impl Parser {
     /// Panics if the input is shorter than the contract of [`Parser`] allows.
     #[inline]
     pub fn next<'a>(&mut self, input: &'a [u8], limits: &Limits) -> Step<'a> {
+        if self.protocol == Protocol::Auto {
+            self.decide(input);
+        }
         match self.mode {
-            Mode::Line { scanned } => self.next_line(input, scanned, limits),
+            Mode::Line { scanned } if self.speaks_lines() => self.next_line(input, scanned, limits),
+            Mode::Line { scanned } => self.next_other(input, scanned, limits),
             Mode::Keys { command, rest } => self.next_key(input, command, 0, rest),
             Mode::Swallowing { rest } => self.swallow(input, rest),
+        }
+    }
+
+    #[cold]
+    fn decide(&mut self, input: &[u8]) {
+        self.protocol = match input.first() {
+            None => Protocol::Auto,
+            Some(&binary::REQUEST_MAGIC) => Protocol::Binary,
+            Some(_) => Protocol::Text,
+        };
+    }
+
+    fn speaks_lines(&self) -> bool {
+        self.protocol == Protocol::Text && self.auth != Auth::Required
+    }
+
+    /// At the start of anything but a line of somebody who may come in.
+    #[inline(never)]
+    fn next_other<'a>(&mut self, input: &'a [u8], scanned: usize, limits: &Limits) -> Step<'a> {
+        match self.protocol {
+            Protocol::Auto => Step::Incomplete { total_bytes: 1 },
+            Protocol::Text => self.next_auth(input, scanned),
+            Protocol::Binary => self.next_packet(input, limits),
+        }
+    }
+
+    fn next_packet<'a>(&mut self, input: &'a [u8], limits: &Limits) -> Step<'a> {
+        match binary::parse_packet(input, self.auth, limits) {
+            Packet::Incomplete { total_bytes } => Step::Incomplete { total_bytes },
+            Packet::Request { request, consumed } => Step::Request { request, consumed },
+            Packet::RequestTooLarge { request, consumed, rest } => {
+                self.swallow_later(rest);
+                Step::Request { request, consumed }
+            }
+            Packet::Refused { error, consumed, rest } => {
+                self.swallow_later(rest);
+                Step::Reply { error, consumed }
+            }
+            Packet::Close { error } => Step::Close { error },
         }
     }
 
@@ -113,6 +196,29 @@ impl Parser {
             }
             Line::Refused(refusal) => self.refuse(refusal, line_size),
             Line::Close => Step::Close { error: None },
+        }
+    }
+
+    /// `set anything flags exptime length`, then user and password with a space between them; nothing else.
+    fn next_auth<'a>(&mut self, input: &'a [u8], scanned: usize) -> Step<'a> {
+        assert!(scanned <= input.len(), "bytes were dropped that no step consumed");
+        let line_end = memchr(b'\n', &input[scanned..]).map(|lf| scanned + lf + 1);
+        let Some(line_size) = line_end.filter(|&size| size <= LINE_SIZE_MAX + 1) else {
+            self.mode = Mode::Line { scanned: input.len() };
+            let too_long = line_end.is_some() || input.len() > LINE_SIZE_MAX;
+            return if too_long {
+                Step::Close { error: None }
+            } else {
+                Step::Incomplete { total_bytes: input.len() + 1 }
+            };
+        };
+        if line_size < AUTH_LINE_SIZE_MIN {
+            return Step::Close { error: None };
+        }
+        self.mode = Mode::default();
+        match parse_auth_line(without_line_end(&input[..line_size])) {
+            Ok(data_size) => authenticate(input, line_size, data_size),
+            Err(error) => Step::Reply { error: error.into(), consumed: line_size },
         }
     }
 
@@ -152,7 +258,11 @@ impl Parser {
     }
 
     fn swallow_value(&mut self, value_size: u32) {
-        self.mode = Mode::Swallowing { rest: usize_from(value_size) + VALUE_END.len() };
+        self.swallow_later(usize_from(value_size) + VALUE_END.len());
+    }
+
+    fn swallow_later(&mut self, rest: usize) {
+        self.mode = if rest == 0 { Mode::default() } else { Mode::Swallowing { rest } };
     }
 
     fn swallow<'a>(&mut self, input: &[u8], rest: usize) -> Step<'a> {
@@ -169,6 +279,22 @@ impl Parser {
     }
 }
 
+/// Takes user and password from behind the line.
+fn authenticate(input: &[u8], line_size: usize, data_size: usize) -> Step<'_> {
+    let consumed = line_size + data_size + VALUE_END.len();
+    let Some(data) = input.get(line_size..consumed) else {
+        return Step::Incomplete { total_bytes: consumed };
+    };
+    let Some(data) = data.strip_suffix(VALUE_END) else {
+        return Step::Reply { error: ErrorReply::AuthTokenTermination.into(), consumed };
+    };
+    let Some(space) = memchr(b' ', data) else {
+        return Step::Reply { error: ErrorReply::AuthTokenFormat.into(), consumed };
+    };
+    let (key, value) = (&data[..space], &data[space + 1..]);
+    Step::Request { request: Request { value, ..Request::keyed(Command::Authenticate, key) }, consumed }
+}
+
 /// Takes the value from `behind` the line.
 fn store<'a>(request: Request<'a>, behind: &'a [u8], line_size: usize, value_size: usize) -> Step<'a> {
     let consumed = line_size + value_size + VALUE_END.len();
@@ -183,7 +309,7 @@ fn store<'a>(request: Request<'a>, behind: &'a [u8], line_size: usize, value_siz
 }
 
 fn reply_unless_noreply<'a>(error: ErrorReply, noreply: bool, consumed: usize) -> Step<'a> {
-    if noreply { Step::Swallowed { consumed } } else { Step::Reply { error, consumed } }
+    if noreply { Step::Swallowed { consumed } } else { Step::Reply { error: error.into(), consumed } }
 }
 
 /// Closes on a line that is too long for what it begins with. `text` holds no LF and may go on.
@@ -192,7 +318,8 @@ fn reply_unless_noreply<'a>(error: ErrorReply, noreply: bool, consumed: usize) -
 #[cold]
 fn close_if_too_long<'a>(text: &[u8]) -> Option<Step<'a>> {
     if text.len() > KEYS_LINE_SIZE_MAX {
-        return Some(Step::Close { error: begins_line_of_keys(text).then_some(ErrorReply::LineTooLong) });
+        let error = begins_line_of_keys(text).then(|| ErrorReply::LineTooLong.into());
+        return Some(Step::Close { error });
     }
     (text.len() > LINE_SIZE_MAX && !begins_line_of_keys(text)).then_some(Step::Close { error: None })
 }

@@ -2,15 +2,32 @@
 //!
 //! It decides nothing: what happened comes in as arguments. It allocates only if the buffer must grow.
 
+mod binary;
+mod dialect;
+mod dump;
 mod meta;
+mod watch;
 
+pub use dialect::{
+    Hit, Outcome, hit_end, hit_header, miss, noop, outcome, quit, sasl_mechanisms, stats, version_of,
+};
+pub use dump::{
+    DumpItem, cachedump_item, certificates_error, cluster_config, metadump_end, metadump_item, mgdump_end,
+    mgdump_item, stats_prefix,
+};
 pub use meta::{
     MetaItem, MetaStatus, MetaWin, meta_arithmetic, meta_debug, meta_get, meta_noop, meta_status,
 };
 
-use crate::errors::ErrorReply;
+pub use watch::{
+    CloseReason, FetchStatus, LogItem, StoreStatus, StoreVerb, Transport, WatchEvent, watch_event,
+    watch_skipped,
+};
+
+use crate::errors::DialectError;
 use crate::limits::KEY_SIZE_MAX;
 use crate::number;
+use crate::request::Dialect;
 use std::fmt;
 use std::io::Write as _;
 
@@ -29,10 +46,14 @@ pub trait StatText {
     fn append_to(self, out: &mut Vec<u8>);
 }
 
-/// A refusal. `out` grows by one line.
+/// A refusal, as a line unless it says otherwise.
 #[inline]
-pub fn error(out: &mut Vec<u8>, error: ErrorReply) {
-    out.extend_from_slice(error.text());
+pub fn error(out: &mut Vec<u8>, error: impl Into<DialectError>) {
+    let DialectError { error, dialect } = error.into();
+    match dialect {
+        Dialect::Text => out.extend_from_slice(error.text()),
+        Dialect::Binary(head) => binary::error(out, head, error),
+    }
 }
 
 /// The first line of a `VALUE` block; the caller appends the value and [`CRLF`]. `cas` is shown if it is given.
@@ -157,9 +178,36 @@ impl StatText for fmt::Arguments<'_> {
     }
 }
 
+/// Appends a key so that it is one word: all but letters, digits and `-._~` as `%` and two digits.
+fn append_uri(out: &mut Vec<u8>, key: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    for &byte in key {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(byte);
+        } else {
+            out.extend_from_slice(&[b'%', DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
+        }
+    }
+}
+
+/// Appends ` name=number`, the form of dumps and logs; `name` brings the space and the sign.
+fn append_field(out: &mut Vec<u8>, name: &str, number: impl Into<u64>) {
+    out.extend_from_slice(name.as_bytes());
+    number::append(out, number);
+}
+
+/// Appends a time, or -1 for never.
+fn append_or_never(out: &mut Vec<u8>, number: Option<impl Into<u64>>) {
+    match number {
+        Some(number) => number::append(out, number),
+        None => out.extend_from_slice(b"-1"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::errors::ErrorReply;
 
     #[track_caller]
     fn check(append: impl FnOnce(&mut Vec<u8>), expected: &str) {

@@ -1,6 +1,8 @@
 //! What a client asks for, borrowed from the bytes it sent. No parsing and no replies.
 
+use crate::admin::Admin;
 use crate::base64;
+use crate::binary::BinaryHead;
 use crate::limits::KEY_SIZE_MAX;
 use crate::meta::MetaFlags;
 use crate::tokens::Tokens;
@@ -18,8 +20,20 @@ pub struct Request<'a> {
     /// The meta flag tokens as sent, after key and length; empty for a classic command.
     pub flags: &'a [u8],
     /// A classic command asked for no answer, not even an error. Meta commands have
-    /// [`MetaFlags::quiet`] instead, which hides less.
+    /// [`MetaFlags::quiet`] instead and binary ones their opcode, which hide less.
     pub noreply: bool,
+    /// How the answer is written.
+    pub dialect: Dialect,
+}
+
+/// The form of an answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// Lines: the classic and the meta commands.
+    #[default]
+    Text,
+    /// Packets that repeat this of the request.
+    Binary(BinaryHead),
 }
 
 /// A command and its arguments, checked: nothing in here needs validating again.
@@ -57,13 +71,20 @@ pub enum Command {
         removes: bool,
     },
     /// `delete`.
-    Delete,
+    Delete {
+        /// Binary: delete only an item with this CAS.
+        compare: Option<u64>,
+    },
     /// `incr`, `decr`.
     Arithmetic {
         /// `decr`: stops at 0. `incr` wraps at 2^64.
         decrement: bool,
         /// By how much.
         delta: u64,
+        /// Binary: count only an item with this CAS. It does not keep a missing one from being made.
+        compare: Option<u64>,
+        /// Binary: make what is missing.
+        vivify: Option<Vivify>,
     },
     /// `touch`.
     Touch {
@@ -94,10 +115,32 @@ pub enum Command {
     MetaDelete(MetaFlags),
     /// `ma`; its direction is [`MetaFlags::decrements`].
     MetaArithmetic(MetaFlags),
-    /// `mn`: answers `MN` behind everything asked before it.
+    /// `mn` and the binary noop: answered behind everything asked before it, by [`noop`](crate::reply::noop).
     MetaNoop,
     /// `me`.
     MetaDebug(MetaFlags),
+    /// A command about the server.
+    Admin(Admin),
+    /// `set` on a connection that has not authenticated: `key` is the user, `value` the password. It
+    /// [decides](Command::decides_what_follows) how the rest of the stream is read, and is answered as a `set` or by
+    /// [`ErrorReply::AuthenticationFailure`](crate::ErrorReply::AuthenticationFailure).
+    Authenticate,
+    /// Binary: which mechanisms there are; answered by [`sasl_mechanisms`](crate::reply::sasl_mechanisms).
+    SaslMechanisms,
+    /// Binary: begin to authenticate. `key` is the mechanism, `value` the first message. It
+    /// [decides](Command::decides_what_follows) how the rest of the stream is read.
+    SaslStart,
+    /// Binary: go on to authenticate, as [`Command::SaslStart`]. No mechanism here has a second step.
+    SaslStep,
+}
+
+/// What a counter that is not there becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Vivify {
+    /// Its value, which is not counted up or down.
+    pub initial: u64,
+    /// Its expiration time as sent.
+    pub exptime: i64,
 }
 
 /// How a store command treats what is already there.
@@ -128,6 +171,10 @@ pub enum StatsTopic {
     Slabs,
     /// Items by size.
     Sizes,
+    /// Begin or end to count items by size; answers `sizes_status`.
+    CountSizes(bool),
+    /// The store on disk, which there is not: no fields.
+    Extstore,
     /// Connections.
     Conns,
     /// Zero the counters; answers `RESET`.
@@ -162,7 +209,7 @@ impl Command {
             | Self::GetAndTouch { .. }
             | Self::Store { .. }
             | Self::StoreTooLarge { .. }
-            | Self::Delete
+            | Self::Delete { .. }
             | Self::Arithmetic { .. }
             | Self::Touch { .. }
             | Self::MetaGet(_)
@@ -176,8 +223,19 @@ impl Command {
             | Self::Verbosity { .. }
             | Self::Stats(_)
             | Self::Quit
-            | Self::MetaNoop => false,
+            | Self::MetaNoop
+            | Self::Admin(_)
+            | Self::Authenticate
+            | Self::SaslMechanisms
+            | Self::SaslStart
+            | Self::SaslStep => false,
         }
+    }
+
+    /// Whether the bytes behind it may only be parsed when it has been executed and the parser told how it ended:
+    /// who parses ahead stops here. O(1).
+    pub fn decides_what_follows(&self) -> bool {
+        matches!(self, Self::Authenticate | Self::SaslStart | Self::SaslStep)
     }
 
     /// The flags of a meta command that has some. O(1).
@@ -201,7 +259,7 @@ impl<'a> Request<'a> {
 
     /// A request that is a command and a key.
     pub(crate) fn keyed(command: Command, key: &'a [u8]) -> Self {
-        Self { command, key, value: &[], flags: &[], noreply: false }
+        Self { command, key, value: &[], flags: &[], noreply: false, dialect: Dialect::Text }
     }
 
     /// Whether the key token is base64 (flag `b`). O(1) for all but [`Command::StoreTooLarge`].

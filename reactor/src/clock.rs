@@ -68,6 +68,12 @@ impl Clock {
         self.seconds.load(Ordering::Relaxed)
     }
 
+    /// Microseconds of Unix time, for logs. A system call or less, where [`Clock::unix_seconds`] is a load.
+    #[must_use]
+    pub fn unix_microseconds(&self) -> u64 {
+        self.start_unix_ns.saturating_add(Moment::now().since_ns(self.start)) / 1000
+    }
+
     /// Whole seconds since the clock was started.
     #[must_use]
     pub fn uptime_seconds(&self) -> u32 {

@@ -5,16 +5,18 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Poll, Token};
-use socket2::{SockRef, Socket as RawSocket};
+use socket2::{SockAddr, SockRef, Socket as RawSocket};
 
 use crate::clock::Moment;
-use crate::io::{ConnectionId, EndCause, Event, Io, IoCounters, IoSettings, ListenerId, Wait};
+use crate::datagrams::Datagrams;
+use crate::io::{ConnectionId, DatagramsId, EndCause, Event, Io, IoCounters, IoSettings, ListenerId, Wait};
 use crate::sockets::{Socket, Sockets};
 use crate::uring::{ACCEPT_BACK_OFF, is_exhaustion};
 use crate::waker::Waker;
@@ -26,6 +28,7 @@ const ACCEPTS_PER_TURN: usize = 64;
 
 const BELL: Token = Token(usize::MAX);
 const LISTENER_BIT: usize = 1 << 62;
+const DATAGRAMS_BIT: usize = 1 << 61;
 
 fn token_of(id: ConnectionId) -> Token {
     Token((id.generation as usize) << 32 | id.slot as usize)
@@ -62,6 +65,7 @@ pub struct Epoll {
     readiness: mio::Events,
     sockets: Sockets<State>,
     listeners: Vec<Listener>,
+    datagrams: Datagrams,
     /// Connections that may have something to read.
     ready: VecDeque<ConnectionId>,
     /// Reads left in this turn: one for each connection that was ready at its start.
@@ -99,6 +103,9 @@ impl Epoll {
                 if let Some(listener) = self.listeners.get_mut(token.0 & !LISTENER_BIT) {
                     listener.readable = true;
                 }
+            } else if token.0 & DATAGRAMS_BIT != 0 {
+                let number = u32::try_from(token.0 & !DATAGRAMS_BIT).expect("sockets are few");
+                self.datagrams.now_readable(DatagramsId(number));
             } else {
                 let id = connection_of(token);
                 if event.is_readable() || event.is_read_closed() || event.is_error() {
@@ -237,6 +244,7 @@ impl Epoll {
         !self.ready.is_empty()
             || !self.finished.is_empty()
             || self.listeners.iter().any(|listener| listener.readable)
+            || self.datagrams.has_work()
     }
 }
 
@@ -250,6 +258,7 @@ impl Io for Epoll {
             readiness: mio::Events::with_capacity(READINESS_EVENTS),
             sockets: Sockets::new(),
             listeners: Vec::new(),
+            datagrams: Datagrams::default(),
             ready: VecDeque::new(),
             reads_left: 0,
             accepts_left: 0,
@@ -281,6 +290,18 @@ impl Io for Epoll {
                 Ok(()) | Err(_) => {}
             }
         }
+        self.datagrams.stop();
+    }
+
+    fn listen_datagrams(&mut self, socket: OwnedFd) -> io::Result<DatagramsId> {
+        let id = self.datagrams.add(socket)?;
+        let token = Token(DATAGRAMS_BIT | id.0 as usize);
+        self.poll.registry().register(&mut SourceFd(&self.datagrams.fd(id)), token, Interest::READABLE)?;
+        Ok(id)
+    }
+
+    fn send_datagram(&mut self, socket: DatagramsId, to: SocketAddr, data: &[u8]) -> bool {
+        self.datagrams.send(socket, to, data)
     }
 
     fn adopt(&mut self, stream: OwnedFd) -> io::Result<ConnectionId> {
@@ -301,6 +322,7 @@ impl Io for Epoll {
         }
         self.reads_left = self.ready.len();
         self.accepts_left = ACCEPTS_PER_TURN;
+        self.datagrams.start_turn();
         Ok(())
     }
 
@@ -310,6 +332,9 @@ impl Io for Epoll {
         }
         if let Some(event) = self.accept() {
             return Some(event);
+        }
+        if let Some((socket, from, length)) = self.datagrams.receive() {
+            return Some(Event::Datagram { socket, from, data: self.datagrams.bytes(length) });
         }
         let (connection, outcome) = self.read_next()?;
         Some(match outcome {
@@ -353,6 +378,10 @@ impl Io for Epoll {
         }
     }
 
+    fn peer(&self, connection: ConnectionId) -> Option<SockAddr> {
+        self.sockets.peer(connection)
+    }
+
     fn wake(&mut self, peer: &Waker) {
         self.counters.wakes += 1;
         peer.ring_bell();
@@ -370,7 +399,7 @@ impl Io for Epoll {
 fn is_about(event: &Event<'_>, id: ConnectionId) -> bool {
     match event {
         Event::Sent { connection, .. } | Event::Ended { connection, .. } => *connection == id,
-        Event::Accepted { .. } | Event::Received { .. } | Event::Woken => false,
+        Event::Accepted { .. } | Event::Received { .. } | Event::Datagram { .. } | Event::Woken => false,
     }
 }
 

@@ -1,9 +1,12 @@
 //! The interface of a turn: what a shard thread may ask of the kernel, and the closed list of what
 //! it can hear back. It holds no state and makes no system call itself.
 
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
+
+use socket2::SockAddr;
 
 use crate::waker::Waker;
 
@@ -22,6 +25,10 @@ pub struct ConnectionId {
 /// One listening socket of one [`Io`], in the order of the [`Io::listen`] calls.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ListenerId(pub u32);
+
+/// One datagram socket of one [`Io`], in the order of the [`Io::listen_datagrams`] calls.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct DatagramsId(pub u32);
 
 /// Why no more bytes will come from a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,6 +72,15 @@ pub enum Event<'a> {
         connection: ConnectionId,
         /// Why.
         cause: EndCause,
+    },
+    /// A datagram arrived. Its slice is overwritten by the next one.
+    Datagram {
+        /// Where it came in.
+        socket: DatagramsId,
+        /// Who sent it, or claims to have.
+        from: SocketAddr,
+        /// May be empty.
+        data: &'a [u8],
     },
     /// Another thread used this reactor's [`Waker`].
     Woken,
@@ -148,7 +164,17 @@ pub trait Io: Sized {
     /// What the kernel said.
     fn listen(&mut self, listener: OwnedFd) -> std::io::Result<ListenerId>;
 
-    /// Closes all listeners. Connections that the kernel has not handed over are refused.
+    /// Receives datagrams on `socket`, which is bound.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    fn listen_datagrams(&mut self, socket: OwnedFd) -> std::io::Result<DatagramsId>;
+
+    /// Sends one datagram at once, if the kernel takes it; says whether it did.
+    fn send_datagram(&mut self, socket: DatagramsId, to: SocketAddr, data: &[u8]) -> bool;
+
+    /// Closes all listeners. Connections that the kernel has not handed over are refused, datagrams are not received any
+    /// more.
     fn stop_accepting(&mut self);
 
     /// Takes over a connected stream socket and starts to receive on it.
@@ -184,6 +210,9 @@ pub trait Io: Sized {
     /// Ends the connection: no event of it follows. A send in flight is cut short. A peer that was not read to its end is
     /// reset.
     fn close(&mut self, connection: ConnectionId);
+
+    /// Whom a connection leads to, while the kernel knows. A system call.
+    fn peer(&self, connection: ConnectionId) -> Option<SockAddr>;
 
     /// Wakes the thread behind `peer` if it sleeps. Leaves with the next turn at the latest.
     fn wake(&mut self, peer: &Waker);

@@ -11,9 +11,11 @@
 pub mod backend;
 mod buffers;
 pub mod clock;
+mod datagrams;
 mod epoll;
 mod io;
 pub mod mailbox;
+pub mod process;
 mod ring;
 mod sockets;
 pub mod thread;
@@ -21,6 +23,6 @@ mod uring;
 mod waker;
 
 pub use epoll::Epoll;
-pub use io::{ConnectionId, EndCause, Event, Io, IoCounters, IoSettings, ListenerId, Wait};
+pub use io::{ConnectionId, DatagramsId, EndCause, Event, Io, IoCounters, IoSettings, ListenerId, Wait};
 pub use uring::Uring;
 pub use waker::Waker;

@@ -34,10 +34,12 @@ enum Kind {
     Bell = 4,
     Rung = 5,
     Cancel = 6,
+    Datagrams = 7,
 }
 
 impl Kind {
-    const ALL: [Self; 6] = [Self::Accept, Self::Receive, Self::Send, Self::Bell, Self::Rung, Self::Cancel];
+    const ALL: [Self; 7] =
+        [Self::Accept, Self::Receive, Self::Send, Self::Bell, Self::Rung, Self::Cancel, Self::Datagrams];
 
     fn of(user_data: u64) -> Option<Self> {
         Self::ALL.into_iter().find(|&kind| u64::from(kind as u8) == user_data >> 56)
@@ -53,6 +55,7 @@ pub(crate) enum Completion {
     Bell { more: bool },
     Rung,
     Cancel,
+    Datagrams { socket: u32, more: bool },
 }
 
 struct Sending {
@@ -210,9 +213,18 @@ impl Ring {
 
     /// Hears of writes to an eventfd.
     pub(crate) fn listen_to_bell(&mut self, eventfd: RawFd) {
+        self.poll(eventfd, pack(Kind::Bell, 0, 0));
+    }
+
+    /// Hears of datagrams that arrive.
+    pub(crate) fn listen_to_datagrams(&mut self, socket: u32, fd: RawFd) {
+        self.poll(fd, pack(Kind::Datagrams, 0, socket));
+    }
+
+    fn poll(&mut self, fd: RawFd, user_data: u64) {
         let events = u32::try_from(libc::POLLIN).expect("a small positive constant");
-        let entry = opcode::PollAdd::new(types::Fd(eventfd), events).multi(true).build();
-        self.push(&entry.user_data(pack(Kind::Bell, 0, 0)));
+        let entry = opcode::PollAdd::new(types::Fd(fd), events).multi(true).build();
+        self.push(&entry.user_data(user_data));
     }
 
     /// Wakes the thread behind another ring, with the next submission.
@@ -314,6 +326,7 @@ impl Ring {
             Kind::Bell => Some(Completion::Bell { more }),
             Kind::Rung => Some(Completion::Rung),
             Kind::Cancel => Some(Completion::Cancel),
+            Kind::Datagrams => Some(Completion::Datagrams { socket: connection.slot, more }),
         }
     }
 

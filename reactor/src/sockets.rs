@@ -3,7 +3,7 @@
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 
-use socket2::SockRef;
+use socket2::{SockAddr, SockRef};
 
 use crate::io::ConnectionId;
 
@@ -52,6 +52,12 @@ impl<S> Sockets<S> {
     pub(crate) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Socket<S>> {
         let slot = self.slots.get_mut(id.slot as usize)?;
         if slot.generation == id.generation { slot.tenant.as_mut() } else { None }
+    }
+
+    /// Whom the socket of `id` is connected to.
+    pub(crate) fn peer(&self, id: ConnectionId) -> Option<SockAddr> {
+        let slot = self.slots.get(id.slot as usize).filter(|slot| slot.generation == id.generation)?;
+        SockRef::from(&slot.tenant.as_ref()?.fd).peer_addr().ok()
     }
 
     /// Closes the socket of `id`, which must be there.

@@ -47,6 +47,8 @@ pub enum Limit {
     OpenFiles,
     /// Bytes of locked memory, which io_uring's rings count against (not for root).
     LockedMemory,
+    /// Bytes of a core dump.
+    CoreDump,
 }
 
 /// Raises a soft limit to its hard limit and returns the result; `u64::MAX` is unlimited.
@@ -59,6 +61,7 @@ pub fn raise_limit(limit: Limit, wanted: u64) -> io::Result<u64> {
     let resource = match limit {
         Limit::OpenFiles => libc::RLIMIT_NOFILE,
         Limit::LockedMemory => libc::RLIMIT_MEMLOCK,
+        Limit::CoreDump => libc::RLIMIT_CORE,
     };
     let mut now = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the pointer is to a live rlimit.

@@ -2,13 +2,17 @@
 //! connection. Decides what completions mean for connections; all pointers live in `ring.rs`.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockAddr;
+
 use crate::buffers::BufferId;
 use crate::clock::Moment;
-use crate::io::{ConnectionId, EndCause, Event, Io, IoCounters, IoSettings, ListenerId, Wait};
+use crate::datagrams::Datagrams;
+use crate::io::{ConnectionId, DatagramsId, EndCause, Event, Io, IoCounters, IoSettings, ListenerId, Wait};
 use crate::ring::{Completion, Ring};
 use crate::sockets::{Socket, Sockets};
 use crate::waker::Waker;
@@ -61,6 +65,7 @@ pub struct Uring {
     ring: Ring,
     sockets: Sockets<Flight>,
     listeners: Vec<Listener>,
+    datagrams: Datagrams,
     /// Connections whose receive ended for want of buffers, to be armed again in the next turn.
     starved: Vec<ConnectionId>,
     /// The buffer behind the last `Received`.
@@ -93,6 +98,10 @@ impl Uring {
                 Completion::Bell { more } => Some(self.bell_rang(more)),
                 Completion::Rung => Some(Happened::Woken),
                 Completion::Cancel => None,
+                Completion::Datagrams { socket, more } => {
+                    self.datagrams_came(DatagramsId(socket), more);
+                    None
+                }
             };
             if happened.is_some() {
                 return happened;
@@ -223,6 +232,13 @@ impl Uring {
         Happened::Woken
     }
 
+    fn datagrams_came(&mut self, id: DatagramsId, more: bool) {
+        self.datagrams.now_readable(id);
+        if !more {
+            self.ring.listen_to_datagrams(id.0, self.datagrams.fd(id));
+        }
+    }
+
     fn free_if_landed(&mut self, id: ConnectionId) {
         if self.sockets.get_mut(id).is_some_and(|socket| socket.state.landed()) {
             self.sockets.remove(id);
@@ -274,6 +290,7 @@ impl Io for Uring {
             ring,
             sockets: Sockets::new(),
             listeners: Vec::new(),
+            datagrams: Datagrams::default(),
             starved: Vec::new(),
             lent: None,
             waker: Arc::new(waker),
@@ -297,6 +314,17 @@ impl Io for Uring {
             self.ring.cancel_accept(u32::try_from(number).expect("listeners are few"));
             self.listeners[number] = Listener::Stopped;
         }
+        self.datagrams.stop();
+    }
+
+    fn listen_datagrams(&mut self, socket: OwnedFd) -> io::Result<DatagramsId> {
+        let id = self.datagrams.add(socket)?;
+        self.ring.listen_to_datagrams(id.0, self.datagrams.fd(id));
+        Ok(id)
+    }
+
+    fn send_datagram(&mut self, socket: DatagramsId, to: SocketAddr, data: &[u8]) -> bool {
+        self.datagrams.send(socket, to, data)
     }
 
     fn adopt(&mut self, stream: OwnedFd) -> io::Result<ConnectionId> {
@@ -311,9 +339,11 @@ impl Io for Uring {
         let back_off = self.end_back_offs();
         let wait = match wait {
             Wait::Poll => None,
+            Wait::AtMost(_) if self.datagrams.has_work() => None,
             Wait::AtMost(time) => Some(back_off.map_or(time, |other| other.min(time))),
         };
         self.ring.enter(wait)?;
+        self.datagrams.start_turn();
         self.counters.turns = self.ring.enters();
         self.counters.overflows = self.ring.overflows();
         Ok(())
@@ -322,7 +352,11 @@ impl Io for Uring {
     fn next_event(&mut self) -> Option<Event<'_>> {
         let lent = self.lent.take();
         self.recycle(lent);
-        Some(match self.step()? {
+        let Some(happened) = self.step() else {
+            let (socket, from, length) = self.datagrams.receive()?;
+            return Some(Event::Datagram { socket, from, data: self.datagrams.bytes(length) });
+        };
+        Some(match happened {
             Happened::Accepted(connection, listener) => Event::Accepted { connection, listener },
             Happened::Received(connection, length) => {
                 let id = self.lent.as_ref().expect("set with every `Received`");
@@ -378,6 +412,10 @@ impl Io for Uring {
             self.ring.cancel_send(connection);
         }
         self.free_if_landed(connection);
+    }
+
+    fn peer(&self, connection: ConnectionId) -> Option<SockAddr> {
+        self.sockets.peer(connection)
     }
 
     fn wake(&mut self, peer: &Waker) {

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use slabring_reactor::{
-    ConnectionId, EndCause, Epoll, Event, Io, IoCounters, IoSettings, Uring, Wait, Waker,
+    ConnectionId, DatagramsId, EndCause, Epoll, Event, Io, IoCounters, IoSettings, Uring, Wait, Waker,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -35,7 +35,7 @@ impl Echo {
             | Event::Received { connection, .. }
             | Event::Sent { connection, .. }
             | Event::Ended { connection, .. } => connection,
-            Event::Woken => return None,
+            Event::Datagram { .. } | Event::Woken => return None,
         };
         let slot = id.slot as usize;
         if self.peers.len() <= slot {
@@ -48,7 +48,7 @@ impl Echo {
             Event::Sent { .. } => peer.sending = false,
             Event::Ended { cause: EndCause::EndOfStream, .. } => peer.ended = true,
             Event::Ended { .. } => *peer = Peer { ended: true, ..Peer::default() },
-            Event::Woken => {}
+            Event::Datagram { .. } | Event::Woken => {}
         }
         Some(id)
     }
@@ -413,6 +413,86 @@ fn two_reactors_wake_each_other_without_losing_a_wake<I: Io + 'static>() {
     b.join().unwrap();
 }
 
+/// A reactor that receives datagrams, and a peer of it.
+fn datagram_pair<I: Io>() -> (I, DatagramsId, UdpSocket) {
+    let ours = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+    peer.connect(ours.local_addr().unwrap()).unwrap();
+    peer.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut io = I::new(&IoSettings::default()).unwrap();
+    let id = io.listen_datagrams(OwnedFd::from(ours)).unwrap();
+    (io, id, peer)
+}
+
+fn datagrams_of_any_size_come_whole_with_their_sender_and_are_answered<I: Io>() {
+    let (mut io, id, peer) = datagram_pair::<I>();
+    for (seed, bytes) in (0..).zip([1, 0, 1400, 9000, 60_000]) {
+        let sent = noise(seed, bytes);
+        peer.send(&sent).unwrap();
+        let mut sender = None;
+        turn_until(&mut io, |event| match event {
+            Event::Datagram { socket, from, data } => {
+                assert!(socket == id && data == sent);
+                sender = Some(from);
+                true
+            }
+            _ => false,
+        });
+        assert_eq!(sender, peer.local_addr().ok());
+        assert!(io.send_datagram(id, sender.unwrap(), &sent));
+        let mut back = vec![0; 64 << 10];
+        let length = peer.recv(&mut back).unwrap();
+        assert!(back[..length] == sent);
+    }
+}
+
+fn a_burst_of_datagrams_is_received_in_order_and_holds_up_no_connection<I: Io>() {
+    const BURST: u32 = 150;
+    let (mut io, _, peer) = datagram_pair::<I>();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    io.adopt(OwnedFd::from(listener.accept().unwrap().0)).unwrap();
+    for number in 0..BURST {
+        peer.send(&number.to_le_bytes()).unwrap();
+    }
+    client.write_all(b"hello").unwrap();
+    let (mut next, mut heard) = (0_u32, false);
+    turn_until(&mut io, |event| {
+        match event {
+            Event::Datagram { data, .. } => {
+                assert_eq!(data, next.to_le_bytes());
+                next += 1;
+            }
+            Event::Received { data, .. } => {
+                assert_eq!(data, b"hello");
+                heard = true;
+            }
+            _ => {}
+        }
+        next == BURST && heard
+    });
+}
+
+fn a_reply_that_finds_nobody_does_not_end_the_socket<I: Io>() {
+    let (mut io, id, peer) = datagram_pair::<I>();
+    let gone = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for _ in 0..3 {
+        io.send_datagram(id, gone, b"anybody?");
+        io.turn(Wait::AtMost(Duration::from_millis(10))).unwrap();
+        while io.next_event().is_some() {}
+    }
+    peer.send(b"here").unwrap();
+    turn_until(&mut io, |event| matches!(event, Event::Datagram { data: b"here", .. }));
+    io.stop_accepting();
+    peer.send(b"late").unwrap();
+    for _ in 0..3 {
+        io.turn(Wait::AtMost(Duration::from_millis(10))).unwrap();
+        while let Some(event) = io.next_event() {
+            assert!(!matches!(event, Event::Datagram { .. }), "received after the end");
+        }
+    }
+}
+
 macro_rules! on_both_backends {
     ($($test:ident),* $(,)?) => {
         mod uring {
@@ -438,4 +518,7 @@ on_both_backends!(
     a_large_send_waits_for_a_slow_reader_and_arrives_whole,
     another_thread_ends_a_long_wait,
     two_reactors_wake_each_other_without_losing_a_wake,
+    datagrams_of_any_size_come_whole_with_their_sender_and_are_answered,
+    a_burst_of_datagrams_is_received_in_order_and_holds_up_no_connection,
+    a_reply_that_finds_nobody_does_not_end_the_socket,
 );

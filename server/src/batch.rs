@@ -2,12 +2,13 @@
 //! on the way back in the same box. Reused for ever, so that a busy pair of shards does not allocate.
 
 use slabring_engine::{Seconds, WARM_KEYS_MAX};
-use slabring_protocol::{Command, Request};
+use slabring_protocol::{Command, Dialect, Request};
 use slabring_reactor::ConnectionId;
 
 use crate::execute::Executor;
 use crate::outbox::Ticket;
-use crate::report::{Question, ShardReport};
+use crate::report::{Answer, Question};
+use crate::shards::{ShardId, Shards};
 
 /// Requests in one letter before the next is begun.
 const REQUESTS_MAX: usize = 1024;
@@ -30,7 +31,14 @@ pub struct ReturnAddress {
 #[derive(Clone, Copy, Debug)]
 enum Work {
     /// A request whose parts lie in `Batch::bytes`, one after the other: key, value, flags.
-    Request { command: Command, noreply: bool, key_bytes: usize, value_bytes: usize, flags_bytes: usize },
+    Request {
+        command: Command,
+        noreply: bool,
+        dialect: Dialect,
+        key_bytes: usize,
+        value_bytes: usize,
+        flags_bytes: usize,
+    },
     /// A question to the shard itself.
     Question(Question),
 }
@@ -50,8 +58,9 @@ impl Work {
 enum State {
     /// On its way to the owner.
     Posted,
-    /// Executed: the reply is so many bytes of `Batch::replies`, and the report, if any, the next of `Batch::reports`.
-    Done { reply_bytes: usize, reported: bool },
+    /// Executed: the reply, or what a question brought as text, is so many bytes of `Batch::replies`. The rest of the answer
+    /// to a question is the next of `Batch::answers`.
+    Done { reply_bytes: usize },
     /// Not executed: the owner had no room for more replies. It must be posted again, behind nothing newer of its
     /// connection.
     Bounced,
@@ -69,8 +78,8 @@ struct Entry {
 pub enum Outcome<'a> {
     /// The reply, which may be empty.
     Reply(&'a [u8]),
-    /// The answer to a question.
-    Answer(Option<&'a ShardReport>),
+    /// The answer to a question, and its text.
+    Answer(&'a Answer, &'a [u8]),
     /// Nothing yet.
     Bounced,
 }
@@ -81,6 +90,20 @@ pub trait Senders {
     fn gate(&mut self, connection: ConnectionId) -> Gate;
     /// A request of this connection is held back: it must not post anything newer.
     fn bounced(&mut self, connection: ConnectionId);
+}
+
+/// Whose letter it is, and what of the owner's executes it.
+pub struct Visit<'a> {
+    /// Items.
+    pub executor: &'a mut Executor,
+    /// Connections, for who asks about them.
+    pub census: &'a dyn Fn(&mut Vec<u8>),
+    /// The second.
+    pub now: Seconds,
+    /// The node.
+    pub shards: Shards,
+    /// Who wrote the letter.
+    pub sender: ShardId,
 }
 
 /// What [`Batch::resend`] does with a request.
@@ -100,7 +123,7 @@ pub struct Batch {
     entries: Vec<Entry>,
     bytes: Vec<u8>,
     replies: Vec<u8>,
-    reports: Vec<ShardReport>,
+    answers: Vec<Answer>,
     /// The sender has heard of all bounced requests: what follows may be executed again.
     pub resumes: bool,
     /// The sender's note of its memory when it left.
@@ -131,6 +154,7 @@ impl Batch {
         let work = Work::Request {
             command: request.command,
             noreply: request.noreply,
+            dialect: request.dialect,
             key_bytes: request.key.len(),
             value_bytes: request.value.len(),
             flags_bytes: request.flags.len(),
@@ -147,7 +171,8 @@ impl Batch {
     ///
     /// With more than [`REPLY_BYTES_MAX`] of them the rest bounces, and `bouncing` makes all later letters of this
     /// sender bounce too, so that nothing overtakes, until one comes that resumes.
-    pub fn execute(&mut self, executor: &mut Executor, now: Seconds, bouncing: &mut bool) {
+    pub fn execute(&mut self, visit: Visit<'_>, bouncing: &mut bool) {
+        let Visit { executor, census, now, shards, sender } = visit;
         *bouncing &= !self.resumes;
         let mut rest = &self.bytes[..];
         for group in self.entries.chunks_mut(WARM_KEYS_MAX) {
@@ -161,19 +186,21 @@ impl Batch {
                     continue;
                 }
                 let before = self.replies.len();
-                let mut reported = false;
                 match entry.work {
+                    Work::Question(Question::Connections) => {
+                        census(&mut self.replies);
+                        self.answers.push(Answer::Done);
+                    }
                     Work::Question(question) => {
-                        let report = executor.answer(question);
-                        reported = report.is_some();
-                        self.reports.extend(report);
+                        self.answers.push(executor.answer(now, question, &mut self.replies));
                     }
                     work @ Work::Request { .. } => {
                         let request = request_of(work, split_off(&mut rest, work.bytes()));
-                        executor.execute(now, &request, &mut self.replies);
+                        let connection = shards.connection_number(sender, entry.sender.connection.slot);
+                        executor.execute(now, &request, connection, &mut self.replies);
                     }
                 }
-                entry.state = State::Done { reply_bytes: self.replies.len() - before, reported };
+                entry.state = State::Done { reply_bytes: self.replies.len() - before };
             }
         }
     }
@@ -181,14 +208,15 @@ impl Batch {
     /// The sender's part: what became of each request, in the order they were posted.
     pub fn outcomes(&self) -> impl Iterator<Item = (ReturnAddress, Outcome<'_>)> {
         let mut rest = &self.replies[..];
-        let mut reports = self.reports.iter();
+        let mut answers = self.answers.iter();
         self.entries.iter().map(move |entry| {
             let outcome = match (entry.state, entry.work) {
-                (State::Done { reply_bytes, .. }, Work::Request { .. }) => {
+                (State::Done { reply_bytes }, Work::Request { .. }) => {
                     Outcome::Reply(split_off(&mut rest, reply_bytes))
                 }
-                (State::Done { reported, .. }, Work::Question(_)) => {
-                    Outcome::Answer(reported.then(|| reports.next().expect("counted by `reported`")))
+                (State::Done { reply_bytes }, Work::Question(_)) => {
+                    let answer = answers.next().expect("every question that was asked has one");
+                    Outcome::Answer(answer, split_off(&mut rest, reply_bytes))
                 }
                 (State::Bounced, _) => Outcome::Bounced,
                 (State::Posted, _) => unreachable!("the owner has gone through all of them"),
@@ -236,7 +264,7 @@ impl Batch {
     /// Empties the batch for its next journey, keeping a bounded capacity.
     pub fn clear(&mut self) {
         self.entries.clear();
-        self.reports.clear();
+        self.answers.clear();
         self.resumes = false;
         for buffer in [&mut self.bytes, &mut self.replies] {
             buffer.clear();
@@ -258,12 +286,13 @@ fn keys_of<'a>(entries: &[Entry], mut rest: &'a [u8]) -> impl Iterator<Item = &'
 }
 
 fn request_of(work: Work, mut bytes: &[u8]) -> Request<'_> {
-    let Work::Request { command, noreply, key_bytes, value_bytes, flags_bytes } = work else {
+    let Work::Request { command, noreply, dialect, key_bytes, value_bytes, flags_bytes } = work else {
         unreachable!("a question has no bytes")
     };
     Request {
         command,
         noreply,
+        dialect,
         key: split_off(&mut bytes, key_bytes),
         value: split_off(&mut bytes, value_bytes),
         flags: split_off(&mut bytes, flags_bytes),
@@ -326,17 +355,24 @@ mod tests {
         let text = |outcome| match outcome {
             Outcome::Reply(reply) if reply.len() > 100 => format!("{} bytes", reply.len()),
             Outcome::Reply(reply) => String::from_utf8(reply.to_vec()).unwrap(),
-            Outcome::Answer(report) => format!("report: {}", report.is_some()),
+            Outcome::Answer(answer, text) => {
+                format!("numbers: {}, {} bytes", matches!(answer, Answer::Numbers(_)), text.len())
+            }
             Outcome::Bounced => "bounced".into(),
         };
         batch.outcomes().map(|(to, outcome)| (to.connection.slot, text(outcome))).collect()
     }
 
+    fn visit(executor: &mut Executor) -> Visit<'_> {
+        let shards = Shards { count: 2, me: ShardId(0) };
+        Visit { executor, census: &|_| {}, now: NOW, shards, sender: ShardId(1) }
+    }
+
     fn executor_with_large_value() -> Executor {
-        let mut executor = Executor::new(Shard::new(&Config::with_memory(16 << 20)).unwrap());
+        let mut executor = Executor::alone(Shard::new(&Config::with_memory(16 << 20)).unwrap());
         let mut batch = Batch::default();
         push(&mut batch, 0, &format!("set large 0 0 300000\r\n{}\r\n", "x".repeat(300_000)));
-        batch.execute(&mut executor, NOW, &mut false);
+        batch.execute(visit(&mut executor), &mut false);
         assert_eq!(outcomes(&batch), [(0, "STORED\r\n".to_string())]);
         executor
     }
@@ -351,8 +387,8 @@ mod tests {
             Question::Report,
         );
         push(&mut batch, 3, "incr a 41\r\n");
-        batch.execute(&mut executor, NOW, &mut false);
-        let expected = [(1, "STORED\r\n"), (2, "report: true"), (3, "42\r\n")];
+        batch.execute(visit(&mut executor), &mut false);
+        let expected = [(1, "STORED\r\n"), (2, "numbers: true, 0 bytes"), (3, "42\r\n")];
         assert_eq!(outcomes(&batch), expected.map(|(slot, text)| (slot, text.to_string())));
         assert!(!batch.has_bounced());
     }
@@ -367,7 +403,7 @@ mod tests {
         let mut second = Batch::default();
         push(&mut second, 2, "get late\r\n");
         for batch in [&mut first, &mut second] {
-            batch.execute(&mut executor, NOW, &mut bouncing);
+            batch.execute(visit(&mut executor), &mut bouncing);
             assert!(batch.has_bounced());
         }
         assert_eq!(outcomes(&first)[1], (2, "bounced".to_string()));
@@ -378,7 +414,7 @@ mod tests {
         returned.absorb(&second, |id| senders.bounced(id));
         returned.resend(&mut letter, &mut senders);
         assert_eq!(senders.bounced, [2, 2]);
-        letter.execute(&mut executor, NOW, &mut bouncing);
+        letter.execute(visit(&mut executor), &mut bouncing);
         let expected = [(2, "STORED\r\n"), (2, "VALUE late 0 1\r\n1\r\n")];
         assert_eq!(outcomes(&letter), expected.map(|(slot, text)| (slot, text.to_string())));
         assert!(returned.is_empty() && !bouncing);

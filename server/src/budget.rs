@@ -10,6 +10,7 @@ use slabring_engine::Seconds;
 use slabring_reactor::ConnectionId;
 
 use crate::connection::{Connection, Connections};
+use crate::session::SESSION_BYTES;
 
 /// Inputs up to this size never wait: a few packets.
 const SMALL_INPUT_BYTES: usize = 16 << 10;
@@ -23,6 +24,8 @@ pub struct Budget {
     limit_bytes: usize,
     input_bytes: usize,
     output_bytes: usize,
+    /// TLS sessions: memory that no waiting would free.
+    session_bytes: usize,
     /// Connections whose input waits for memory, longest first.
     line: VecDeque<ConnectionId>,
     /// The one that may go on over the limit.
@@ -36,6 +39,7 @@ impl Budget {
             limit_bytes: shard_memory_bytes / SHARE,
             input_bytes: 0,
             output_bytes: 0,
+            session_bytes: 0,
             line: VecDeque::new(),
             privileged: None,
         }
@@ -43,7 +47,12 @@ impl Budget {
 
     /// Memory of all connections' buffers.
     pub fn bytes(&self) -> usize {
-        self.input_bytes + self.output_bytes
+        self.input_bytes + self.output_bytes + self.session_bytes
+    }
+
+    /// Takes a connection's TLS session into the account, until [`Budget::forget`].
+    pub fn count_session(&mut self) {
+        self.session_bytes += SESSION_BYTES;
     }
 
     /// Whether connections must read their replies one by one.
@@ -63,6 +72,9 @@ impl Budget {
     pub fn forget(&mut self, client: &Connection) {
         self.input_bytes -= client.input_bytes_counted;
         self.output_bytes -= client.output_bytes_counted;
+        if client.session.is_some() {
+            self.session_bytes -= SESSION_BYTES;
+        }
     }
 
     /// Puts a connection whose input has just grown in line if it has to wait.
@@ -136,7 +148,7 @@ mod tests {
     fn four() -> (Budget, Connections, Vec<ConnectionId>) {
         let mut connections = Connections::default();
         let ids: Vec<_> = (0..4).map(|slot| ConnectionId { slot, generation: 1 }).collect();
-        ids.iter().for_each(|&id| connections.insert(id));
+        ids.iter().for_each(|&id| connections.insert(id, slabring_protocol::Parser::default(), NOW));
         (Budget::new(LARGE * SHARE), connections, ids)
     }
 

@@ -1,10 +1,15 @@
 //! One client's connection: what it sent and is not executed yet, and what it is owed. No I/O, no engine.
 
+use std::net::SocketAddr;
+
 use slabring_engine::Seconds;
 use slabring_protocol::Parser;
 use slabring_reactor::ConnectionId;
 
+use crate::dump::Dump;
 use crate::outbox::Outbox;
+use crate::session::Session;
+use crate::watch::Watch;
 
 /// Replies in bytes above which a connection's requests are not executed and its socket is not read.
 pub const OUTPUT_BYTES_HIGH: usize = 1 << 20;
@@ -12,6 +17,9 @@ pub const OUTPUT_BYTES_HIGH: usize = 1 << 20;
 pub const OUTPUT_BYTES_LOW: usize = OUTPUT_BYTES_HIGH / 2;
 /// Replies owed or held above which a connection's requests are not executed.
 pub const REPLIES_WAITING_MAX: usize = 4096;
+
+/// Slots from here on are those of datagrams, whose connections the reactor does not know.
+pub const DATAGRAM_SLOTS: u32 = 1 << 31;
 
 /// An input that must grow has at most this many times the bytes that have come.
 const GROWTH_MAX: usize = 4;
@@ -101,6 +109,26 @@ pub enum Ending {
     AfterOutput,
 }
 
+/// Something that a connection is sent bit by bit, and that its further requests wait for.
+#[derive(Debug)]
+pub enum Stream {
+    /// A walk over all items.
+    Dump(Box<Dump>),
+    /// What happens, from here to the end of the connection.
+    Watch(Watch),
+}
+
+/// Who is at the other end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Peer {
+    /// A client over TCP.
+    Tcp(SocketAddr),
+    /// A client over the unix socket.
+    Local,
+    /// It was gone before it could be asked.
+    Unknown,
+}
+
 /// See the module.
 pub struct Connection {
     /// Its name in the reactor.
@@ -111,6 +139,14 @@ pub struct Connection {
     pub input: Input,
     /// What is owed.
     pub outbox: Outbox,
+    /// TLS, if it is spoken.
+    pub session: Option<Box<Session>>,
+    /// What it is being sent bit by bit.
+    pub stream: Option<Stream>,
+    /// Who it is.
+    pub peer: Peer,
+    /// Where it came in, as an index of the node's addresses.
+    pub listener: usize,
     /// A send is in flight.
     pub sending: bool,
     /// The socket is not read, for the sake of the output.
@@ -143,12 +179,16 @@ pub struct Connection {
 
 impl Connection {
     /// A fresh connection.
-    pub fn new(id: ConnectionId) -> Self {
+    pub fn new(id: ConnectionId, parser: Parser, now: Seconds) -> Self {
         Self {
             id,
-            parser: Parser::default(),
+            parser,
             input: Input::default(),
             outbox: Outbox::default(),
+            session: None,
+            stream: None,
+            peer: Peer::Unknown,
+            listener: 0,
             sending: false,
             paused: false,
             stalled: false,
@@ -159,7 +199,7 @@ impl Connection {
             touched: false,
             ending: Ending::No,
             waits_for_memory: false,
-            heard_at: Seconds(0),
+            heard_at: now,
             sending_bytes: 0,
             input_bytes_counted: 0,
             output_bytes_counted: 0,
@@ -172,6 +212,7 @@ impl Connection {
             && self.outbox.waiting() < REPLIES_WAITING_MAX
             && self.outbox.gathering() == 0
             && self.bounced == 0
+            && self.stream.is_none()
     }
 
     /// Whether all replies made so far have left.
@@ -185,6 +226,11 @@ impl Connection {
         self.outbox.ready().len() < OUTPUT_BYTES_HIGH
     }
 
+    /// Whether it is only told things.
+    pub fn is_watching(&self) -> bool {
+        matches!(self.stream, Some(Stream::Watch(_)))
+    }
+
     /// Whether all that was asked is answered and has left.
     pub fn is_quiet(&self) -> bool {
         !self.sending && !self.stalled && self.outbox.is_empty()
@@ -193,8 +239,15 @@ impl Connection {
     /// Whether it is time to close it.
     pub fn is_over(&self) -> bool {
         match self.ending {
+            // Nobody who watches is ever owed nothing.
+            Ending::AfterInput | Ending::AfterOutput if self.is_watching() => true,
             Ending::No => false,
-            Ending::AfterInput | Ending::AfterOutput => self.is_quiet(),
+            Ending::AfterInput | Ending::AfterOutput => match &self.session {
+                None => self.is_quiet(),
+                Some(session) => {
+                    !self.sending && session.is_over() && (session.is_broken() || self.is_quiet())
+                }
+            },
         }
     }
 
@@ -208,6 +261,7 @@ impl Connection {
 #[derive(Default)]
 pub struct Connections {
     slots: Vec<Option<Box<Connection>>>,
+    datagrams: Vec<Option<Box<Connection>>>,
     live: usize,
 }
 
@@ -218,36 +272,61 @@ impl Connections {
     }
 
     /// Adds a fresh one.
-    pub fn insert(&mut self, id: ConnectionId) {
-        let slot = id.slot as usize;
-        if self.slots.len() <= slot {
-            self.slots.resize_with(slot + 1, || None);
+    pub fn insert(&mut self, id: ConnectionId, parser: Parser, now: Seconds) {
+        let (slots, slot) = match id.slot.checked_sub(DATAGRAM_SLOTS) {
+            None => (&mut self.slots, id.slot as usize),
+            Some(slot) => (&mut self.datagrams, slot as usize),
+        };
+        if slots.len() <= slot {
+            slots.resize_with(slot + 1, || None);
         }
-        assert!(self.slots[slot].is_none(), "the reactor gives a slot to one connection at a time");
-        self.slots[slot] = Some(Box::new(Connection::new(id)));
+        assert!(slots[slot].is_none(), "the reactor gives a slot to one connection at a time");
+        slots[slot] = Some(Box::new(Connection::new(id, parser, now)));
         self.live += 1;
     }
 
     /// The connection of `id`, unless it is gone.
     pub fn get(&self, id: ConnectionId) -> Option<&Connection> {
-        self.slots.get(id.slot as usize)?.as_deref().filter(|connection| connection.id == id)
+        let place = match id.slot.checked_sub(DATAGRAM_SLOTS) {
+            None => self.slots.get(id.slot as usize)?,
+            Some(slot) => self.datagrams.get(slot as usize)?,
+        };
+        place.as_deref().filter(|connection| connection.id == id)
     }
 
     /// The connection of `id`, unless it is gone.
     pub fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        self.slots.get_mut(id.slot as usize)?.as_deref_mut().filter(|connection| connection.id == id)
+        self.place(id)?.as_deref_mut().filter(|connection| connection.id == id)
     }
 
     /// Takes the connection of `id` out, unless it is gone.
     pub fn remove(&mut self, id: ConnectionId) -> Option<Box<Connection>> {
         self.get_mut(id)?;
         self.live -= 1;
-        self.slots[id.slot as usize].take()
+        self.place(id)?.take()
     }
 
-    /// The names of all connections.
+    /// All of them but those of datagrams.
+    pub fn iter(&self) -> impl Iterator<Item = &Connection> {
+        self.slots.iter().flatten().map(|client| &**client)
+    }
+
+    fn place(&mut self, id: ConnectionId) -> Option<&mut Option<Box<Connection>>> {
+        match id.slot.checked_sub(DATAGRAM_SLOTS) {
+            None => self.slots.get_mut(id.slot as usize),
+            Some(slot) => self.datagrams.get_mut(slot as usize),
+        }
+    }
+
+    /// The names of all connections but those of datagrams.
     pub fn ids(&self) -> Vec<ConnectionId> {
-        self.slots.iter().flatten().map(|connection| connection.id).collect()
+        self.ids_of(|_| true)
+    }
+
+    /// The names of the connections that are so. O(all connections).
+    pub fn ids_of(&self, are_so: impl Fn(&Connection) -> bool) -> Vec<ConnectionId> {
+        let found = self.slots.iter().flatten().filter(|connection| are_so(connection));
+        found.map(|connection| connection.id).collect()
     }
 }
 
@@ -290,9 +369,9 @@ mod tests {
         let mut connections = Connections::default();
         let old = ConnectionId { slot: 2, generation: 1 };
         let new = ConnectionId { slot: 2, generation: 2 };
-        connections.insert(old);
+        connections.insert(old, Parser::default(), Seconds(1));
         assert!(connections.remove(old).is_some());
-        connections.insert(new);
+        connections.insert(new, Parser::default(), Seconds(1));
         assert!(connections.get_mut(old).is_none());
         assert!(connections.remove(old).is_none());
         assert_eq!((connections.len(), connections.ids()), (1, vec![new]));

@@ -9,11 +9,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use glommio::timer::sleep;
 use glommio::{LocalExecutorBuilder, Placement};
+use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
 use slabring_reactor::backend::Backend;
 use tracing::{info, warn};
 
 use crate::node::{Node, Published};
+use crate::reload::reload;
 
 /// How often the second counter is looked after: an item outlives its time by at most this.
 const TICK: Duration = Duration::from_millis(100);
@@ -88,9 +90,13 @@ fn start_threads(node: &Arc<Node>, signals: Signals) -> Result<()> {
     Ok(())
 }
 
-/// The first signal ends the node in order, a second one at once.
+/// The first signal to end ends the node in order, a second one at once. SIGHUP reloads.
 fn mind(node: &Node, mut signals: Signals) {
     for signal in signals.forever() {
+        if signal == SIGHUP {
+            reload(node);
+            continue;
+        }
         if node.stopping.load(Ordering::Acquire) {
             warn!("signal {signal} again: ending at once");
             std::process::exit(EXIT_AT_ONCE);

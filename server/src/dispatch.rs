@@ -2,27 +2,27 @@
 //! where a connection has to wait. No system calls: the loop in `shard_thread.rs` makes them.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use slabring_engine::{Seconds, WARM_KEYS_MAX};
-use slabring_protocol::{
-    Command, ErrorReply, KEY_SIZE_MAX, Limits, Parser, Request, StatsTopic, Step, reply,
-};
+use slabring_protocol::{Command, ErrorReply, KEY_SIZE_MAX, Limits, Parser, Request, Step, Users, reply};
 
-use crate::batch::{Batch, Outcome, ReturnAddress};
+use crate::batch::{Batch, Outcome, ReturnAddress, Visit};
 use crate::budget::Budget;
-use crate::connection::{Connection, Ending, Input};
+use crate::connection::{Connection, Ending, Input, Stream};
 use crate::execute::Executor;
-use crate::exptime::flush_due;
+use crate::live::Held;
 use crate::node::Node;
 use crate::post::Post;
-use crate::report::{Gathering, Question};
+use crate::report::{Answer, Gathering};
+use crate::session::{Failure, Session};
 use crate::shards::{ShardId, Shards};
-use crate::stats;
 
 /// Buffers kept for the next replies, and the capacity above which one is not kept.
 const SPARE_BUFFERS_MAX: usize = 64;
 const SPARE_BUFFER_BYTES_MAX: usize = 16 << 10;
+
+/// What a TLS client's first record begins with. No command does.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Requests that are parsed ahead.
 const AHEAD_MAX: usize = WARM_KEYS_MAX;
@@ -52,6 +52,14 @@ pub struct Dispatcher {
     pub budget: Budget,
     /// The second of this turn.
     pub now: Seconds,
+    /// Some connection could go on at once: the next turn must not wait.
+    pub has_more: bool,
+    /// Connections that watch.
+    pub watching: usize,
+    /// Who wants to hear of this shard's connections, which are not at hand while one of them is executed.
+    pub census_wanted: Vec<ReturnAddress>,
+    /// Who may come in, if that is asked.
+    pub users: Held<Users>,
     limits: Limits,
     spare_buffers: Vec<Vec<u8>>,
 }
@@ -65,6 +73,10 @@ impl Dispatcher {
             budget: Budget::new(settings.shard_memory_bytes()),
             now: Seconds(node.clock.unix_seconds()),
             spare_buffers: Vec::new(),
+            has_more: false,
+            watching: 0,
+            census_wanted: Vec::new(),
+            users: Held::default(),
             executor,
             post,
             node,
@@ -76,12 +88,40 @@ impl Dispatcher {
     pub fn received(&mut self, client: &mut Connection, data: &[u8]) {
         self.executor.traffic.bytes_read += data.len() as u64;
         client.heard_at = self.now;
-        if client.ending == Ending::AfterOutput {
+        match client.session.take() {
+            None => self.received_plain(client, data),
+            Some(mut session) => {
+                let outcome = session.open(data, |plain| self.received_plain(client, plain));
+                client.session = Some(session);
+                if let Err(failure) = outcome {
+                    self.session_failed(client, failure);
+                }
+            }
+        }
+    }
+
+    fn session_failed(&mut self, client: &mut Connection, failure: Failure) {
+        match failure {
+            Failure::Handshake => self.executor.traffic.tls_handshake_errors += 1,
+            Failure::Record => self.executor.traffic.tls_record_errors += 1,
+        }
+        client.input = Input::default();
+        client.stalled = false;
+        client.ending = Ending::AfterOutput;
+    }
+
+    fn received_plain(&mut self, client: &mut Connection, data: &[u8]) {
+        if client.ending == Ending::AfterOutput || client.is_watching() {
             return;
         }
         if client.input.is_empty() && !client.stalled {
             let used = self.execute_bytes(client, data);
-            self.keep(client, &data[used..]);
+            let rest = &data[used..];
+            if !client.stalled && rest.first() == Some(&TLS_HANDSHAKE) {
+                // TLS where none is spoken: its client waits for an answer that no text can give.
+                client.ending = Ending::AfterOutput;
+            }
+            self.keep(client, rest);
         } else {
             self.keep(client, data);
             if !client.stalled && client.input.is_worth_parsing() {
@@ -110,9 +150,30 @@ impl Dispatcher {
     ///
     /// A pipeline is parsed some requests ahead, so that the memory of all of them is fetched at the same time.
     fn execute_bytes(&mut self, client: &mut Connection, bytes: &[u8]) -> usize {
-        let mut used = 0;
         client.stalled = false;
         client.input.need(0);
+        self.go_on_streaming(client);
+        let used = self.execute_requests(client, bytes);
+        client.stalled |= client.stream.is_some();
+        used
+    }
+
+    /// Goes on with what a client is sent bit by bit.
+    fn go_on_streaming(&mut self, client: &mut Connection) {
+        match client.stream.take() {
+            None => {}
+            Some(Stream::Dump(dump)) => {
+                client.stream = self.go_on_dumping(client, dump).map(Stream::Dump);
+            }
+            Some(Stream::Watch(mut watch)) => {
+                self.go_on_watching(client, &mut watch);
+                client.stream = Some(Stream::Watch(watch));
+            }
+        }
+    }
+
+    fn execute_requests(&mut self, client: &mut Connection, bytes: &[u8]) -> usize {
+        let mut used = 0;
         while used < bytes.len() && client.ending != Ending::AfterOutput {
             let group = self.parse_ahead(&mut client.parser, bytes, used);
             self.warm(&group);
@@ -151,14 +212,21 @@ impl Dispatcher {
                 Step::Incomplete { .. } | Step::Close { .. } => (rest.len(), self.shards.me),
             };
             rest = &rest[consumed..];
+            let is_last =
+                matches!(&step, Step::Request { request, .. } if request.command.decides_what_follows());
             *place = Some(Parsed { parser_before, step, owner });
+            if is_last {
+                break;
+            }
         }
         group
     }
 
     /// The key of the request that `data` begins with, if this shard will execute it at once.
     pub fn first_key<'a>(&self, client: &Connection, data: &'a [u8]) -> Option<&'a [u8]> {
-        if !client.input.is_empty() || client.stalled {
+        // Behind a quit the parser may stand in the middle of a request that nobody will read on.
+        let reads = client.ending == Ending::No && !client.stalled && client.session.is_none();
+        if !reads || !client.input.is_empty() {
             return None;
         }
         match client.parser.clone().next(data, &self.limits) {
@@ -215,7 +283,8 @@ impl Dispatcher {
     fn dispatch(&mut self, client: &mut Connection, request: &Request<'_>, owner: ShardId) {
         if request.command.is_keyed() {
             if owner == self.shards.me {
-                client.outbox.local(|out| self.executor.execute(self.now, request, out));
+                let connection = self.shards.connection_number(owner, client.id.slot);
+                client.outbox.local(|out| self.executor.execute(self.now, request, connection, out));
             } else {
                 self.executor.traffic.requests_posted += 1;
                 let sender = ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
@@ -225,26 +294,8 @@ impl Dispatcher {
         }
         match request.command {
             Command::EndOfKeys => client.outbox.local(reply::end),
-            Command::MetaNoop => client.outbox.local(reply::meta_noop),
-            Command::Version => client.outbox.local(|out| reply::version(out, stats::MEMCACHED_VERSION)),
-            Command::Quit => client.ending = Ending::AfterOutput,
-            Command::Verbosity { level } => {
-                self.node.verbosity.store(usize::from(level), Ordering::Relaxed);
-                answer(client, request, reply::ok);
-            }
-            Command::FlushAll { .. } if !self.node.settings.flush_enabled => {
-                answer(client, request, |out| reply::error(out, ErrorReply::FlushNotAllowed));
-            }
-            Command::FlushAll { delay } => {
-                self.executor.traffic.cmd_flush += 1;
-                let question = Question::Flush(flush_due(delay, self.now));
-                self.ask_all(client, question, StatsTopic::General, request.noreply);
-            }
-            Command::Stats(StatsTopic::Reset) => {
-                self.ask_all(client, Question::ResetCounters, StatsTopic::Reset, request.noreply);
-            }
-            Command::Stats(topic) => self.ask_all(client, Question::Report, topic, request.noreply),
-            command => unreachable!("{command:?} has a key"),
+            Command::MetaNoop => client.outbox.local(|out| reply::noop(out, request)),
+            _ => self.dispatch_unkeyed(client, request),
         }
     }
 
@@ -256,42 +307,24 @@ impl Dispatcher {
         self.shards.owner_of(request.decoded_key(&mut scratch))
     }
 
-    /// Puts a question to all shards; the answer takes its place in the order of replies when the last has answered.
-    fn ask_all(&mut self, client: &mut Connection, question: Question, topic: StatsTopic, noreply: bool) {
-        let mut gathering = Box::new(Gathering { question, topic, noreply, report: Default::default() });
-        self.count_all_buffers();
-        if let Some(report) = self.executor.answer(question) {
-            gathering.report.add(&report);
-        }
-        if self.shards.count == 1 {
-            client.outbox.local(|out| self.render(&gathering, out));
-            return;
-        }
-        let ticket = client.outbox.expect_parts(self.shards.count - 1, Some(gathering));
-        self.post.ask_all(ReturnAddress { connection: client.id, ticket }, question);
-    }
-
-    fn render(&self, gathering: &Gathering, out: &mut Vec<u8>) {
-        if gathering.noreply {
-            return;
-        }
-        match gathering.question {
-            Question::Flush(_) => reply::ok(out),
-            Question::ResetCounters => reply::reset(out),
-            Question::Report => stats::render(out, &self.node, gathering.topic, &gathering.report),
-        }
-    }
-
     /// Hands one outcome of a letter that has come back to its connection.
-    pub fn deliver(&self, client: &mut Connection, to: ReturnAddress, outcome: Outcome<'_>) {
+    pub fn deliver(&mut self, client: &mut Connection, to: ReturnAddress, outcome: Outcome<'_>) {
         match outcome {
             Outcome::Reply(reply) => client.outbox.deliver(to.ticket, reply),
             // The post office keeps it.
             Outcome::Bounced => {}
-            Outcome::Answer(report) => {
-                let add = |gathering: &mut Gathering| {
-                    report.into_iter().for_each(|part| gathering.report.add(part));
-                };
+            Outcome::Answer(Answer::Walked(walked), text) => {
+                client.outbox.deliver(to.ticket, text);
+                self.walked(client, walked);
+            }
+            Outcome::Answer(Answer::Log, text) => {
+                client.outbox.deliver(to.ticket, text);
+                if let Some(Stream::Watch(watch)) = &mut client.stream {
+                    watch.fetched();
+                }
+            }
+            Outcome::Answer(answer, text) => {
+                let add = |gathering: &mut Gathering| gathering.add(answer, text);
                 if let Some(gathering) = client.outbox.deliver_part(to.ticket, add) {
                     let mut text = Vec::new();
                     self.render(&gathering, &mut text);
@@ -302,8 +335,50 @@ impl Dispatcher {
     }
 
     /// Executes another shard's letter and sends it back.
-    pub fn execute_letter(&mut self, place: usize, batch: Box<Batch>) {
-        self.post.execute(place, batch, &mut self.executor, self.now);
+    pub fn execute_letter(&mut self, place: usize, batch: Box<Batch>, census: &dyn Fn(&mut Vec<u8>)) {
+        let (now, shards, sender) = (self.now, self.shards, self.post.shard_at(place));
+        let visit = Visit { executor: &mut self.executor, census, now, shards, sender };
+        self.post.execute(place, batch, visit);
+    }
+
+    /// The bytes that a connection may send now, if there are any and none are on their way.
+    pub fn take_output(&mut self, client: &mut Connection) -> Option<Vec<u8>> {
+        if client.sending {
+            return None;
+        }
+        let full = match client.session.take() {
+            None if client.outbox.ready().is_empty() => return None,
+            None => client.outbox.take_ready(self.spare_buffer()),
+            Some(mut session) => {
+                let sealed = self.seal(client, &mut session);
+                client.session = Some(session);
+                sealed
+            }
+        };
+        if full.is_empty() {
+            self.keep_spare(full);
+            return None;
+        }
+        client.sending = true;
+        client.sending_bytes = full.capacity();
+        Some(full)
+    }
+
+    fn seal(&mut self, client: &mut Connection, session: &mut Session) -> Vec<u8> {
+        let mut sealed = self.spare_buffer();
+        if session.may_speak() && !client.outbox.ready().is_empty() {
+            let mut plain = client.outbox.take_ready(self.spare_buffer());
+            session.seal(&plain, &mut sealed);
+            plain.clear();
+            self.keep_spare(plain);
+        } else {
+            session.seal(&[], &mut sealed);
+        }
+        if client.ending > Ending::No && (session.is_broken() || !client.stalled && client.outbox.is_empty())
+        {
+            session.say_goodbye(&mut sealed);
+        }
+        sealed
     }
 
     /// An empty buffer for the next replies.
@@ -321,7 +396,8 @@ impl Dispatcher {
     /// All memory that is not the engine's and not fixed, for the report and the budget.
     pub fn count_all_buffers(&mut self) -> usize {
         let spare: usize = self.spare_buffers.iter().map(Vec::capacity).sum();
-        let bytes = self.budget.bytes() + spare + self.post.capacity_bytes();
+        let logs = self.executor.log_capacity_bytes();
+        let bytes = self.budget.bytes() + spare + logs + self.post.capacity_bytes();
         self.executor.traffic.buffer_bytes = bytes as u64;
         bytes
     }
@@ -334,10 +410,4 @@ pub fn refuse_input(client: &mut Connection) {
     client.stalled = false;
     client.outbox.local(|out| reply::error(out, ErrorReply::OutOfMemoryReading));
     client.ending = Ending::AfterOutput;
-}
-
-fn answer(client: &mut Connection, request: &Request<'_>, write: impl FnOnce(&mut Vec<u8>)) {
-    if !request.noreply {
-        client.outbox.local(write);
-    }
 }

@@ -11,13 +11,11 @@
 
 use std::sync::Arc;
 
-use slabring_engine::Seconds;
 use slabring_protocol::Request;
 use slabring_reactor::mailbox::{Receiver, Sender, mailbox};
 use slabring_reactor::{Io, Waker};
 
-use crate::batch::{Batch, ReturnAddress, Senders};
-use crate::execute::Executor;
+use crate::batch::{Batch, ReturnAddress, Senders, Visit};
 use crate::report::Question;
 use crate::shards::ShardId;
 
@@ -144,15 +142,26 @@ impl Post {
         }
     }
 
+    /// Asks one other shard, as [`Post::ask_all`] asks every.
+    pub fn ask(&mut self, shard: ShardId, sender: ReturnAddress, question: Question) {
+        self.change(self.place_of(shard), |peer| peer.open.ask(sender, question));
+    }
+
+    /// The shard behind a place.
+    pub fn shard_at(&self, place: usize) -> ShardId {
+        let place = u16::try_from(place).expect("there are fewer shards");
+        ShardId(place + u16::from(place >= self.me.0))
+    }
+
     /// The next letter of any other shard.
     pub fn take(&mut self) -> Option<(usize, Letter)> {
         self.peers.iter_mut().enumerate().find_map(|(place, peer)| Some((place, peer.incoming.take()?)))
     }
 
     /// Executes another shard's requests and sends them back.
-    pub fn execute(&mut self, place: usize, mut batch: Box<Batch>, executor: &mut Executor, now: Seconds) {
+    pub fn execute(&mut self, place: usize, mut batch: Box<Batch>, visit: Visit<'_>) {
         let peer = &mut self.peers[place];
-        batch.execute(executor, now, &mut peer.bouncing);
+        batch.execute(visit, &mut peer.bouncing);
         peer.stage(Letter::Replies(batch));
     }
 

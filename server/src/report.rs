@@ -1,8 +1,12 @@
 //! What a shard tells about itself, and questions that go to all shards of a node. No rendering.
 
-use slabring_engine::{ClassStats, Counters, MemoryUse, Seconds};
-use slabring_protocol::StatsTopic;
+use slabring_engine::{Automove, ClassId, ClassStats, Counters, MemoryUse, MovePage, Seconds};
+use slabring_protocol::{Command, Dialect, Request};
 use slabring_reactor::IoCounters;
+
+use crate::dump::{Walk, Walked};
+use crate::prefixes::Prefixes;
+use crate::watch::Ticket;
 
 /// Declares a struct of `u64` counters that can be summed field by field.
 macro_rules! counters {
@@ -31,9 +35,28 @@ counters! {
 }
 
 counters! {
+    /// Commands by the size class of their item, under memcached's names.
+    ClassCounters {
+        get_hits, cmd_set, delete_hits, incr_hits, decr_hits, cas_hits, cas_badval, touch_hits,
+    }
+}
+
+/// Classes of a shard, at most.
+pub const CLASSES_MAX: usize = 64;
+
+/// One for each class that there can be.
+pub type ByClass = [ClassCounters; CLASSES_MAX];
+
+counters! {
     /// What came and went over a shard's connections.
     Traffic {
-        bytes_read, bytes_written, connections_total, connections_rejected, cmd_flush,
+        bytes_read, bytes_written, connections_total, connections_rejected, cmd_flush, idle_kicks,
+        auth_cmds, auth_errors, datagrams_dropped,
+        /// Lines for watchers: written, fetched by one, and found no room.
+        log_written, log_sent, log_skipped,
+        /// Sweeps that clients asked for, items that all sweeps looked at, and dead ones that they freed.
+        crawls, swept, sweep_reclaimed,
+        tls_sessions, tls_handshake_errors, tls_record_errors,
         /// Times a connection had to wait for its own replies or for room in a mailbox.
         stalls,
         /// Requests that went to another shard.
@@ -58,6 +81,8 @@ pub struct ShardReport {
     pub memory: Option<MemoryUse>,
     /// Slab classes, by class.
     pub classes: Vec<ClassStats>,
+    /// Commands, by class.
+    pub by_class: Vec<ClassCounters>,
     /// System calls and completions.
     pub io: IoCounters,
 }
@@ -70,9 +95,13 @@ impl ShardReport {
         add_engine(&mut self.engine, &other.engine);
         add_io(&mut self.io, &other.io);
         self.memory = match (self.memory, other.memory) {
-            (Some(a), Some(b)) => Some(sum_of_memory(&a, &b)),
+            (Some(a), Some(b)) => Some(a + b),
             (a, b) => a.or(b),
         };
+        self.by_class.resize(self.by_class.len().max(other.by_class.len()), ClassCounters::default());
+        for (sum, part) in self.by_class.iter_mut().zip(&other.by_class) {
+            sum.add(part);
+        }
         for class in &other.classes {
             match self.classes.iter_mut().find(|known| known.class == class.class) {
                 Some(known) => add_class(known, class),
@@ -121,16 +150,9 @@ fn add_class(to: &mut ClassStats, from: &ClassStats) {
     add_fields!(to, from, pages, used, free, items, bytes, window_items, evicted, evicted_unfetched);
 }
 
-fn sum_of_memory(a: &MemoryUse, b: &MemoryUse) -> MemoryUse {
-    MemoryUse {
-        limit: a.limit + b.limit,
-        index: a.index + b.index,
-        pages: a.pages + b.pages,
-        policy: a.policy + b.policy,
-        external: a.external + b.external,
-        items: a.items + b.items,
-        held: a.held + b.held,
-    }
+/// A class's number as clients know it: memcached counts them from 1.
+pub fn class_number(class: ClassId) -> u32 {
+    u32::from(class.0) + 1
 }
 
 /// What every shard can be asked.
@@ -142,19 +164,111 @@ pub enum Question {
     Report,
     /// Set your counters to zero.
     ResetCounters,
+    /// Move pages by yourself as this says.
+    Automove(Automove),
+    /// Move a page from a class, or any, to another.
+    MovePage {
+        /// Who loses it.
+        from: Option<ClassId>,
+        /// Who gets it.
+        to: ClassId,
+    },
+    /// Use so much memory and no more.
+    LimitMemory(usize),
+    /// Free all that is dead, now.
+    Sweep,
+    /// Begin or end to count by prefix.
+    CountPrefixes(bool),
+    /// Tell the counts by prefix.
+    Prefixes,
+    /// Tell your connections.
+    Connections,
+    /// Take a step of a walk over all items.
+    Walk(Walk),
+    /// Give this watcher its lines.
+    Log(Ticket),
+}
+
+/// What one shard answers, beside text.
+#[derive(Debug)]
+pub enum Answer {
+    /// It is done.
+    Done,
+    /// Its numbers.
+    Numbers(Box<ShardReport>),
+    /// Its counts by prefix.
+    Prefixes(Prefixes),
+    /// Whether a page moves.
+    Moved(MovePage),
+    /// How far a walk has come.
+    Walked(Box<Walked>),
+    /// A watcher's lines are the text.
+    Log,
+}
+
+/// A request without a key, to be answered later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Asked {
+    command: Command,
+    noreply: bool,
+    dialect: Dialect,
 }
 
 /// An answer to which all shards contribute.
 #[derive(Debug)]
 pub struct Gathering {
-    /// What was asked.
-    pub question: Question,
-    /// What of the reports the client wants to see.
-    pub topic: StatsTopic,
-    /// The client wants to see nothing.
-    pub noreply: bool,
+    /// What the client asked.
+    pub asked: Asked,
     /// The sum so far.
-    pub report: ShardReport,
+    pub answer: Answer,
+    /// Texts so far, one shard's after the other's.
+    pub text: Vec<u8>,
+}
+
+impl Answer {
+    /// Adds another shard's answer to the same question.
+    pub fn add(&mut self, other: &Self) {
+        match (&mut *self, other) {
+            (Self::Numbers(sum), Self::Numbers(part)) => sum.add(part),
+            (Self::Prefixes(sum), Self::Prefixes(part)) => sum.add(part),
+            (Self::Moved(best), Self::Moved(other)) if rank(*other) < rank(*best) => *best = *other,
+            (Self::Moved(_), Self::Moved(_)) | (Self::Done, Self::Done) => {}
+            (answer, other) => unreachable!("{other:?} answers another question than {answer:?}"),
+        }
+    }
+}
+
+/// Which of several shards' answers a client is told: one that moves a page is enough.
+fn rank(moved: MovePage) -> u8 {
+    match moved {
+        MovePage::Begun => 0,
+        MovePage::Busy => 1,
+        MovePage::NoSpare => 2,
+        MovePage::SameClass => 3,
+        MovePage::UnknownClass => 4,
+    }
+}
+
+impl Asked {
+    /// What to keep of `request`.
+    pub fn of(request: &Request<'_>) -> Self {
+        let Request { command, noreply, dialect, .. } = *request;
+        Self { command, noreply, dialect }
+    }
+
+    /// The request.
+    pub fn request(self) -> Request<'static> {
+        let Self { command, noreply, dialect } = self;
+        Request { command, key: &[], value: &[], flags: &[], noreply, dialect }
+    }
+}
+
+impl Gathering {
+    /// Adds another shard's part.
+    pub fn add(&mut self, answer: &Answer, text: &[u8]) {
+        self.answer.add(answer);
+        self.text.extend_from_slice(text);
+    }
 }
 
 #[cfg(test)]

@@ -11,19 +11,30 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use slabring_engine::Seconds;
-use slabring_protocol::{ErrorReply, reply};
+use slabring_engine::{Seconds, Shard};
+use slabring_protocol::reply::CloseReason;
+use slabring_protocol::{Auth, ErrorReply, Parser, reply};
 use slabring_reactor::clock::Moment;
 use slabring_reactor::{ConnectionId, EndCause, Event, Io, Wait, Waker};
+use tracing::warn;
 
-use crate::batch::{Batch, Gate, Senders};
-use crate::connection::{Connection, Connections, Ending, OUTPUT_BYTES_LOW};
+use crate::batch::{Batch, Gate, Outcome, Senders};
+use crate::census::describe;
+use crate::connection::{Connection, Connections, Ending, OUTPUT_BYTES_LOW, Peer};
+use crate::datagrams::{Datagrams, Sender, is_datagram};
 use crate::dispatch::{Dispatcher, refuse_input};
 use crate::execute::Executor;
 use crate::gather::{Gathered, SMALL_PACKET_BYTES};
+use crate::listeners::Entrance;
+use crate::live::Held;
 use crate::node::Node;
+use crate::options::TlsUse;
 use crate::post::{Letter, Post};
+use crate::report::Answer;
+use crate::session::Session;
 use crate::shards::Shards;
+use crate::tls::TlsConfigs;
+use crate::watch::FETCH_PAUSE;
 
 /// Longest sleep: the sweeper and the published statistics want to be looked after.
 const SLEEP_MAX: Duration = Duration::from_millis(200);
@@ -37,6 +48,8 @@ const SWEEP_PAUSE: Duration = Duration::from_millis(2);
 const STALLED_INPUT_BYTES_MAX: usize = 16 << 10;
 /// Bounced requests of one connection that are sent again in one turn: each may bring a value of the largest kind.
 const RESENT_MAX: usize = 4;
+/// A client that has come to no agreement over TLS after this time is closed.
+const HANDSHAKE_PATIENCE_SECONDS: u32 = 10;
 /// After the order to stop: what clients have in flight gets this long to be heard, all else this long to finish.
 const STOP_LISTENING: Duration = Duration::from_millis(50);
 const STOP_PATIENCE: Duration = Duration::from_secs(4);
@@ -68,15 +81,30 @@ pub struct ShardThread<I> {
     dispatcher: Dispatcher,
     /// Small packets of this turn.
     gathered: Gathered,
+    /// What connections begin with, by their listener.
+    entrances: Vec<Entrance>,
+    /// Datagrams that are being answered.
+    datagrams: Datagrams,
+    /// What connections with TLS begin with.
+    tls: Held<TlsConfigs>,
     phase: Phase,
     last_upkeep: Seconds,
     /// Chunks that the sweeper has still to examine in this second.
     sweep_due_chunks: usize,
+    /// Items have still to go for a lower limit on memory.
+    settling: bool,
 }
 
 impl<I: Io> ShardThread<I> {
     /// A thread ready to run.
-    pub fn new(node: Arc<Node>, shards: Shards, io: I, executor: Executor, post: Post) -> Self {
+    pub fn new(
+        node: Arc<Node>,
+        shards: Shards,
+        io: I,
+        executor: Executor,
+        post: Post,
+        entrances: Vec<Entrance>,
+    ) -> Self {
         let dispatcher = Dispatcher::new(Arc::clone(&node), shards, executor, post);
         Self {
             waker: io.waker(),
@@ -84,9 +112,13 @@ impl<I: Io> ShardThread<I> {
             touched: Vec::new(),
             stalled: Vec::new(),
             gathered: Gathered::default(),
+            entrances,
+            datagrams: Datagrams::default(),
+            tls: Held::default(),
             phase: Phase::Serving,
             last_upkeep: dispatcher.now,
             sweep_due_chunks: 0,
+            settling: false,
             dispatcher,
             node,
             shards,
@@ -101,8 +133,10 @@ impl<I: Io> ShardThread<I> {
             self.io.turn(wait).context("the I/O backend failed")?;
             self.waker.awake();
             self.dispatcher.now = Seconds(self.node.clock.unix_seconds());
+            self.dispatcher.executor.look_who_watches(&self.node.watchers);
             self.handle_events();
             self.handle_letters();
+            self.tell_connections();
             self.continue_waiting();
             self.publish_letters();
             self.settle_touched();
@@ -113,7 +147,7 @@ impl<I: Io> ShardThread<I> {
     }
 
     /// Sleeps only if no letter waits, and tells the others so first.
-    fn how_long_to_wait(&self) -> Wait {
+    fn how_long_to_wait(&mut self) -> Wait {
         if self.shards.count > 1 {
             self.waker.prepare_sleep();
             if !self.dispatcher.post.is_empty() {
@@ -121,8 +155,13 @@ impl<I: Io> ShardThread<I> {
                 return Wait::Poll;
             }
         }
+        if std::mem::take(&mut self.dispatcher.has_more) {
+            self.waker.awake();
+            return Wait::Poll;
+        }
         Wait::AtMost(match self.phase {
-            Phase::Serving if self.sweep_due_chunks > 0 => SWEEP_PAUSE,
+            Phase::Serving if self.sweep_due_chunks > 0 || self.settling => SWEEP_PAUSE,
+            Phase::Serving if self.dispatcher.watching > 0 => FETCH_PAUSE,
             Phase::Serving => SLEEP_MAX,
             Phase::Stopping(_) | Phase::Draining(_) | Phase::Drained(_) => STOP_TURN,
         })
@@ -150,27 +189,69 @@ impl<I: Io> ShardThread<I> {
                     client.sending_bytes = 0;
                     touch(&mut self.touched, client);
                 }
-                Event::Accepted { connection, .. } => self.accepted(connection),
+                Event::Accepted { connection, listener } => {
+                    let entrance = self.entrances[listener.0 as usize];
+                    self.accepted(connection, entrance, listener.0 as usize);
+                }
                 Event::Ended { connection, cause: EndCause::EndOfStream } => {
                     let Some(client) = self.connections.get_mut(connection) else { continue };
                     client.ending = client.ending.max(Ending::AfterInput);
                     touch(&mut self.touched, client);
                 }
                 // Nothing can be sent any more, so nothing is owed.
-                Event::Ended { connection, cause: EndCause::Failed(_) } => self.close(connection),
-                Event::Woken => {}
+                Event::Ended { connection, cause: EndCause::Failed(_) } => {
+                    self.close(connection, CloseReason::Error);
+                }
+                Event::Datagram { socket, from, data } => {
+                    let sender = Sender { socket, address: from };
+                    let (connections, dispatcher) = (&mut self.connections, &mut self.dispatcher);
+                    let id = self.datagrams.received(sender, data, connections, dispatcher);
+                    if let Some(client) = id.and_then(|id| self.connections.get_mut(id)) {
+                        touch(&mut self.touched, client);
+                    }
+                }
+                Event::Woken => self.take_arrivals(),
             }
         }
         let note = |client: &mut Connection| touch(&mut self.touched, client);
         self.gathered.execute(&mut self.dispatcher, &mut self.connections, note);
     }
 
-    fn accepted(&mut self, id: ConnectionId) {
-        self.connections.insert(id);
+    /// Takes over connections from the unix socket.
+    fn take_arrivals(&mut self) {
+        let entrance = Entrance { tls: TlsUse::Never, protocol: self.node.settings.protocol };
+        while let Some(stream) = self.node.arrivals[self.shards.me.index()].take() {
+            match self.io.adopt(stream) {
+                Ok(id) => self.accepted(id, entrance, self.entrances.len()),
+                Err(error) => warn!("cannot take over a connection: {error}"),
+            }
+        }
+    }
+
+    fn accepted(&mut self, id: ConnectionId, entrance: Entrance, listener: usize) {
+        let auth = if self.node.users.is_some() { Auth::Required } else { Auth::Open };
+        let parser = Parser::new(entrance.protocol.into(), auth);
+        self.connections.insert(id, parser, self.dispatcher.now);
+        let client = self.connections.get_mut(id).expect("inserted just now");
+        client.listener = listener;
+        client.peer = self.io.peer(id).map_or(Peer::Unknown, |peer| match peer.as_socket() {
+            Some(address) => Peer::Tcp(address),
+            None => Peer::Local,
+        });
+        self.dispatcher.note_arrival(client);
+        if let Some(tls) = &self.node.tls
+            && let Some(config) = self.tls.get(tls).for_use(entrance.tls)
+        {
+            let session = Session::new(config, self.dispatcher.now).expect("the configuration was checked");
+            let client = self.connections.get_mut(id).expect("inserted just now");
+            client.session = Some(Box::new(session));
+            self.dispatcher.budget.count_session();
+            self.dispatcher.executor.traffic.tls_sessions += 1;
+        }
         let traffic = &mut self.dispatcher.executor.traffic;
         traffic.connections_total += 1;
         let before = self.node.connections.fetch_add(1, Ordering::Relaxed);
-        if before >= self.node.settings.max_connections {
+        if before >= self.node.max_connections.load(Ordering::Relaxed) {
             traffic.connections_rejected += 1;
             let client = self.connections.get_mut(id).expect("inserted just now");
             client.outbox.local(|out| reply::error(out, ErrorReply::TooManyConnections));
@@ -182,7 +263,12 @@ impl<I: Io> ShardThread<I> {
     fn handle_letters(&mut self) {
         while let Some((place, letter)) = self.dispatcher.post.take() {
             match letter {
-                Letter::Requests(batch) => self.dispatcher.execute_letter(place, batch),
+                Letter::Requests(batch) => {
+                    let (connections, node, shards) = (&self.connections, &self.node, self.shards);
+                    let now = self.dispatcher.now;
+                    let census = |out: &mut Vec<u8>| describe(out, connections, node, shards, now);
+                    self.dispatcher.execute_letter(place, batch, &census);
+                }
                 Letter::Replies(batch) => {
                     self.deliver(&batch);
                     let turn = self.io.counters().turns;
@@ -190,6 +276,17 @@ impl<I: Io> ShardThread<I> {
                     self.dispatcher.post.recycle(place, batch, &mut senders);
                 }
             }
+        }
+    }
+
+    /// Tells those of this shard who asked of this shard's connections.
+    fn tell_connections(&mut self) {
+        for to in std::mem::take(&mut self.dispatcher.census_wanted) {
+            let mut text = Vec::new();
+            describe(&mut text, &self.connections, &self.node, self.shards, self.dispatcher.now);
+            let Some(client) = self.connections.get_mut(to.connection) else { continue };
+            self.dispatcher.deliver(client, to, Outcome::Answer(&Answer::Done, &text));
+            touch(&mut self.touched, client);
         }
     }
 
@@ -233,16 +330,20 @@ impl<I: Io> ShardThread<I> {
         for id in touched.drain(..) {
             let Some(client) = self.connections.get_mut(id) else { continue };
             client.touched = false;
-            if !client.sending && !client.outbox.ready().is_empty() {
-                let full = client.outbox.take_ready(self.dispatcher.spare_buffer());
-                client.sending = true;
-                client.sending_bytes = full.capacity();
+            if is_datagram(id) {
+                let (connections, dispatcher) = (&mut self.connections, &mut self.dispatcher);
+                if self.datagrams.settle(id, &mut self.io, connections, dispatcher) {
+                    self.close(id, CloseReason::Normal);
+                } else {
+                    let client = self.connections.get_mut(id).expect("seen just now");
+                    list_if_stalled(&mut self.stalled, client);
+                }
+                continue;
+            }
+            if let Some(full) = self.dispatcher.take_output(client) {
                 self.io.send(id, full);
             }
-            if client.stalled && !client.listed {
-                client.listed = true;
-                self.stalled.push(id);
-            }
+            list_if_stalled(&mut self.stalled, client);
             let has_enough = client.stalled && client.input.unread().len() > STALLED_INPUT_BYTES_MAX;
             let pause = has_enough || client.waits_for_memory;
             if pause != client.paused {
@@ -251,26 +352,38 @@ impl<I: Io> ShardThread<I> {
             }
             self.dispatcher.budget.count(client);
             if client.is_over() {
-                self.close(id);
+                self.close(id, CloseReason::Normal);
             }
         }
         self.touched = touched;
     }
 
-    fn close(&mut self, id: ConnectionId) {
+    fn close(&mut self, id: ConnectionId, reason: CloseReason) {
         let Some(client) = self.connections.remove(id) else { return };
-        self.io.close(id);
         self.dispatcher.budget.forget(&client);
+        if is_datagram(id) {
+            return self.datagrams.forget(id);
+        }
+        self.io.close(id);
+        self.dispatcher.note_departure(&client, reason);
+        self.dispatcher.end_watch(&client);
         self.node.connections.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// A step of the sweeper, and once a second the memory accounts and statistics.
     fn upkeep(&mut self) {
         let (now, executor) = (self.dispatcher.now, &mut self.dispatcher.executor);
+        self.settling = executor.settle(now);
+        if executor.take_sweep_wanted() {
+            self.sweep_due_chunks = chunks_of(executor.shard());
+        }
         let step = self.sweep_due_chunks.min(SWEEP_STEP_CHUNKS);
         if step > 0 {
             self.sweep_due_chunks -= step;
-            executor.shard_mut().sweep(now, step);
+            let swept = executor.shard_mut().sweep(now, step);
+            executor.note_evictions(now);
+            executor.traffic.swept += swept.examined as u64;
+            executor.traffic.sweep_reclaimed += swept.freed as u64;
         }
         if now == self.last_upkeep {
             return;
@@ -280,10 +393,50 @@ impl<I: Io> ShardThread<I> {
         let buffers = self.dispatcher.count_all_buffers();
         self.dispatcher.executor.shard_mut().set_external_bytes(buffers);
         let report = self.dispatcher.executor.report();
-        let chunks: usize = report.classes.iter().map(|class| class.used + class.free).sum();
-        self.sweep_due_chunks = chunks.div_ceil(SWEEP_PERIOD_SECONDS);
+        let chunks = chunks_of(self.dispatcher.executor.shard());
+        // What a client has asked for goes on.
+        self.sweep_due_chunks = self.sweep_due_chunks.max(chunks.div_ceil(SWEEP_PERIOD_SECONDS));
         self.node.published[self.shards.me.index()].store(&report);
         self.refuse_overdue();
+        self.close_idle();
+        self.close_stalled_handshakes();
+        for id in self.datagrams.overdue(&self.connections, now.0) {
+            self.dispatcher.executor.traffic.datagrams_dropped += 1;
+            self.close(id, CloseReason::Error);
+        }
+    }
+
+    /// Closes clients that have not come to speak TLS in time.
+    fn close_stalled_handshakes(&mut self) {
+        if self.node.tls.is_none() {
+            return;
+        }
+        let now = self.dispatcher.now.0;
+        let is_late = |client: &Connection| {
+            let session = client.session.as_ref();
+            session.is_some_and(|session| {
+                session.is_handshaking() && now.saturating_sub(session.since.0) > HANDSHAKE_PATIENCE_SECONDS
+            })
+        };
+        for id in self.connections.ids_of(is_late) {
+            self.dispatcher.executor.traffic.tls_handshake_errors += 1;
+            self.close(id, CloseReason::Error);
+        }
+    }
+
+    /// Closes clients that have said nothing for too long, if there is such a time.
+    fn close_idle(&mut self) {
+        let timeout = self.node.idle_timeout_seconds.load(Ordering::Relaxed);
+        if timeout == 0 {
+            return;
+        }
+        let now = self.dispatcher.now.0;
+        let is_idle =
+            |client: &Connection| client.is_quiet() && now.saturating_sub(client.heard_at.0) > timeout;
+        for id in self.connections.ids_of(is_idle) {
+            self.dispatcher.executor.traffic.idle_kicks += 1;
+            self.close(id, CloseReason::IdleTimeout);
+        }
     }
 
     /// Gives up large inputs that have waited for memory, or kept it from others, too long.
@@ -310,7 +463,7 @@ impl<I: Io> ShardThread<I> {
             }
             Phase::Draining(since) => {
                 if Moment::now() >= since.after(STOP_PATIENCE) {
-                    self.connections.ids().into_iter().for_each(|id| self.close(id));
+                    self.connections.ids().into_iter().for_each(|id| self.close(id, CloseReason::Shutdown));
                 }
                 if self.connections.len() == 0 {
                     self.node.drained.fetch_add(1, Ordering::AcqRel);
@@ -329,10 +482,21 @@ impl<I: Io> ShardThread<I> {
     }
 }
 
+fn chunks_of(shard: &Shard) -> usize {
+    shard.classes().map(|class| class.used + class.free).sum()
+}
+
 fn touch(touched: &mut Vec<ConnectionId>, client: &mut Connection) {
     if !client.touched {
         client.touched = true;
         touched.push(client.id);
+    }
+}
+
+fn list_if_stalled(stalled: &mut Vec<ConnectionId>, client: &mut Connection) {
+    if client.stalled && !client.listed {
+        client.listed = true;
+        stalled.push(client.id);
     }
 }
 

@@ -2,6 +2,9 @@
 
 use slabring_cluster::placement::{hash_key, shard_of};
 
+/// Lower numbers are for listeners.
+const CONNECTION_NUMBER_MIN: u32 = 16;
+
 /// A shard's number in its node, from 0.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct ShardId(pub u16);
@@ -23,6 +26,14 @@ pub struct Shards {
 }
 
 impl Shards {
+    /// The number by which people know a connection of a shard: no two of the node have the same at a time.
+    #[inline]
+    pub fn connection_number(self, shard: ShardId, slot: u32) -> u32 {
+        slot.wrapping_mul(u32::from(self.count))
+            .wrapping_add(u32::from(shard.0))
+            .wrapping_add(CONNECTION_NUMBER_MIN)
+    }
+
     /// The owner of `key`. A node of one shard does not even hash it.
     pub fn owner_of(self, key: &[u8]) -> ShardId {
         if self.count == 1 { self.me } else { ShardId(shard_of(hash_key(key), self.count)) }

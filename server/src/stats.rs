@@ -2,11 +2,13 @@
 //!
 //! A field whose mechanism does not exist here is 0, because exporters and dashboards miss it otherwise.
 
+mod classes;
+mod settings;
+
 use std::sync::atomic::Ordering;
 
-use slabring_engine::ClassStats;
+use slabring_protocol::StatsTopic;
 use slabring_protocol::reply::{self, StatText};
-use slabring_protocol::{ErrorReply, StatsTopic};
 use slabring_reactor::thread::cpu_time_us;
 
 use crate::node::Node;
@@ -18,19 +20,15 @@ pub const MEMCACHED_VERSION: &str = "1.6.45";
 /// This program's own version.
 pub const SLABRING_VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Appends the answer to `stats` on a topic.
+/// Appends the answer to `stats` on a topic that is all numbers.
 pub fn render(out: &mut Vec<u8>, node: &Node, topic: StatsTopic, report: &ShardReport) {
     match topic {
         StatsTopic::General => general(out, node, report),
-        StatsTopic::Settings => settings(out, node),
-        StatsTopic::Items => items(out, report),
-        StatsTopic::Slabs => slabs(out, report),
-        StatsTopic::Sizes => reply::stat(out, "sizes_status", "disabled"),
-        StatsTopic::Reset => return reply::reset(out),
-        // Not offered yet.
-        StatsTopic::Conns | StatsTopic::Detail(_) | StatsTopic::Cachedump { .. } => {
-            return reply::error(out, ErrorReply::Error);
-        }
+        StatsTopic::Settings => settings::append(out, node),
+        StatsTopic::Items => classes::append_items(out, report),
+        StatsTopic::Slabs => classes::append_slabs(out, report),
+        StatsTopic::Extstore => {}
+        topic => unreachable!("{topic:?} is answered elsewhere"),
     }
     reply::end(out);
 }
@@ -53,7 +51,7 @@ fn general(out: &mut Vec<u8>, node: &Node, report: &ShardReport) {
     all(
         out,
         [
-            ("max_connections", node.settings.max_connections as u64),
+            ("max_connections", node.max_connections.load(Ordering::Relaxed) as u64),
             ("curr_connections", connections),
             ("total_connections", traffic.connections_total),
             ("rejected_connections", traffic.connections_rejected),
@@ -88,11 +86,19 @@ fn general(out: &mut Vec<u8>, node: &Node, report: &ShardReport) {
             ("touch_misses", commands.touch_misses),
             ("store_too_large", commands.store_too_large),
             ("store_no_memory", commands.store_no_memory),
-            ("auth_cmds", 0),
-            ("auth_errors", 0),
+            ("auth_cmds", traffic.auth_cmds),
+            ("auth_errors", traffic.auth_errors),
+        ],
+    );
+    if node.idle_timeout_seconds.load(Ordering::Relaxed) > 0 {
+        reply::stat(out, "idle_kicks", traffic.idle_kicks);
+    }
+    all(
+        out,
+        [
             ("bytes_read", traffic.bytes_read),
             ("bytes_written", traffic.bytes_written),
-            ("limit_maxbytes", node.settings.memory_bytes as u64),
+            ("limit_maxbytes", node.memory_limit_bytes.load(Ordering::Relaxed) as u64),
             ("accepting_conns", u64::from(!node.stopping.load(Ordering::Relaxed))),
             ("listen_disabled_num", 0),
             ("time_in_listen_disabled_us", 0),
@@ -111,26 +117,40 @@ fn general(out: &mut Vec<u8>, node: &Node, report: &ShardReport) {
             "slab_reassign_inline_reclaim",
             "slab_reassign_busy_items",
             "slab_reassign_busy_deletes",
+            "slab_reassign_busy_nomem",
+            "slab_reassign_last_busy_status",
             "slab_reassign_running",
         ],
     );
-    all(out, [("slabs_moved", engine.page_moves)]);
-    zeroes(
+    all(
         out,
-        &[
-            "lru_crawler_running",
-            "lru_crawler_starts",
-            "lru_maintainer_juggles",
-            "malloc_fails",
-            "log_worker_dropped",
-            "log_worker_written",
-            "log_watcher_skipped",
-            "log_watcher_sent",
-            "log_watchers",
-            "unexpected_napi_ids",
-            "round_robin_fallback",
+        [
+            ("slabs_moved", engine.page_moves),
+            ("lru_crawler_running", 0),
+            ("lru_crawler_starts", traffic.crawls),
+            ("lru_maintainer_juggles", 0),
+            ("malloc_fails", 0),
+            ("log_worker_dropped", 0),
+            ("log_worker_written", traffic.log_written),
+            ("log_watcher_skipped", traffic.log_skipped),
+            ("log_watcher_sent", traffic.log_sent),
+            ("log_watchers", node.watchers.count() as u64),
         ],
     );
+    if node.tls.is_some() {
+        let read_at = node.certificates_read.load(Ordering::Relaxed);
+        let since = node.clock.unix_seconds().saturating_sub(read_at);
+        all(
+            out,
+            [
+                ("ssl_new_sessions", traffic.tls_sessions),
+                ("ssl_handshake_errors", traffic.tls_handshake_errors),
+                ("ssl_proto_errors", traffic.tls_record_errors),
+                ("time_since_server_cert_refresh", u64::from(since)),
+            ],
+        );
+    }
+    zeroes(out, &["unexpected_napi_ids", "round_robin_fallback"]);
     all(
         out,
         [
@@ -143,13 +163,13 @@ fn general(out: &mut Vec<u8>, node: &Node, report: &ShardReport) {
             ("evicted_active", 0),
             ("evictions", engine.evictions),
             ("reclaimed", engine.reclaimed),
+            ("crawler_reclaimed", traffic.sweep_reclaimed),
+            ("crawler_items_checked", traffic.swept),
         ],
     );
     zeroes(
         out,
         &[
-            "crawler_reclaimed",
-            "crawler_items_checked",
             "lrutail_reflocked",
             "moves_to_cold",
             "moves_to_warm",
@@ -168,6 +188,7 @@ fn general(out: &mut Vec<u8>, node: &Node, report: &ShardReport) {
             ("slabring_memory_policy_bytes", memory.policy as u64),
             ("slabring_memory_buffers_bytes", memory.external as u64),
             ("slabring_admission_refusals", engine.admission_refusals),
+            ("slabring_datagrams_dropped", traffic.datagrams_dropped),
             ("slabring_requests_posted", traffic.requests_posted),
             ("slabring_io_turns", io.turns),
             ("slabring_io_completions", io.completions),
@@ -201,127 +222,4 @@ fn process(out: &mut Vec<u8>, node: &Node) {
 fn own(out: &mut Vec<u8>, node: &Node, _report: &ShardReport) {
     reply::stat(out, "slabring_version", SLABRING_VERSION);
     reply::stat(out, "slabring_io", format_args!("{}", node.choice.backend));
-}
-
-fn settings(out: &mut Vec<u8>, node: &Node) {
-    let settings = &node.settings;
-    let on = |value: bool| if value { "on" } else { "off" };
-    let yes = |value: bool| if value { "yes" } else { "no" };
-    let port = settings.listen.first().map_or(0, std::net::SocketAddr::port);
-    all(
-        out,
-        [
-            ("maxbytes", settings.memory_bytes as u64),
-            ("maxconns", settings.max_connections as u64),
-            ("tcpport", u64::from(port)),
-            ("udpport", 0),
-        ],
-    );
-    let addresses: Vec<_> = settings.listen.iter().map(|address| address.ip().to_string()).collect();
-    reply::stat(out, "inter", addresses.join(",").as_str());
-    all(out, [("verbosity", node.verbosity.load(Ordering::Relaxed) as u64), ("oldest", 0)]);
-    all(out, [("evictions", on(settings.evict)), ("domain_socket", "NULL")]);
-    all(out, [("umask", 700u64)]);
-    reply::stat(out, "growth_factor", format_args!("{:.2}", settings.growth_factor));
-    all(
-        out,
-        [
-            ("num_threads", u64::from(settings.threads)),
-            ("num_threads_per_udp", 0),
-            ("reqs_per_event", 0),
-            ("tcp_backlog", u64::try_from(settings.backlog).unwrap_or(0)),
-            ("item_size_max", u64::from(settings.item_size_limit())),
-        ],
-    );
-    all(
-        out,
-        [
-            ("stat_key_prefix", ":"),
-            ("detail_enabled", "no"),
-            ("cas_enabled", yes(settings.cas_enabled)),
-            ("binding_protocol", "ascii"),
-            ("auth_enabled_sasl", "no"),
-            ("auth_enabled_ascii", "no"),
-            ("maxconns_fast", "yes"),
-            ("flush_enabled", yes(settings.flush_enabled)),
-            ("dump_enabled", "no"),
-            ("hash_algorithm", "ahash"),
-            ("slab_reassign", "yes"),
-            ("slab_automove", "0"),
-            ("lru_crawler", "no"),
-            ("lru_maintainer_thread", "no"),
-            ("lru_segmented", "no"),
-        ],
-    );
-    all(
-        out,
-        [
-            ("lru_crawler_sleep", 0u64),
-            ("lru_crawler_tocrawl", 0),
-            ("hot_lru_pct", 0),
-            ("warm_lru_pct", 0),
-            ("hot_max_factor", 0),
-            ("warm_max_factor", 0),
-        ],
-    );
-    reply::stat(out, "slabring_policy", settings.policy.name());
-    reply::stat(out, "slabring_io_reason", node.choice.reason.as_str());
-}
-
-/// memcached numbers its classes from 1.
-fn class_number(class: &ClassStats) -> u32 {
-    u32::from(class.class.0) + 1
-}
-
-fn items(out: &mut Vec<u8>, report: &ShardReport) {
-    for class in report.classes.iter().filter(|class| class.items > 0) {
-        let number = class_number(class);
-        let fields = [
-            ("number", class.items as u64),
-            ("number_hot", class.window_items as u64),
-            ("number_warm", 0),
-            ("number_cold", (class.items - class.window_items) as u64),
-            ("age_hot", 0),
-            ("age_warm", 0),
-            ("age", 0),
-            ("mem_requested", class.bytes as u64),
-            ("evicted", class.evicted),
-            ("evicted_nonzero", 0),
-            ("evicted_time", 0),
-            ("outofmemory", 0),
-            ("tailrepairs", 0),
-            ("reclaimed", 0),
-            ("expired_unfetched", 0),
-            ("evicted_unfetched", class.evicted_unfetched),
-        ];
-        for (name, value) in fields {
-            reply::stat(out, format_args!("items:{number}:{name}"), value);
-        }
-    }
-}
-
-fn slabs(out: &mut Vec<u8>, report: &ShardReport) {
-    let used = || report.classes.iter().filter(|class| class.pages > 0);
-    for class in used() {
-        let number = class_number(class);
-        let fields = [
-            ("chunk_size", class.chunk_size),
-            ("chunks_per_page", class.chunks_per_page),
-            ("total_pages", class.pages),
-            ("total_chunks", class.pages * class.chunks_per_page),
-            ("used_chunks", class.used),
-            ("free_chunks", class.free),
-            ("free_chunks_end", 0),
-        ];
-        for (name, value) in fields {
-            reply::stat(out, format_args!("{number}:{name}"), value as u64);
-        }
-    }
-    all(
-        out,
-        [
-            ("active_slabs", used().count() as u64),
-            ("total_malloced", report.memory.map_or(0, |memory| memory.pages as u64)),
-        ],
-    );
 }

@@ -1,149 +1,182 @@
-"""One round of everything a program does with pymemcache. Takes the server's port."""
+"""Everything a program does with pymemcache, as lines to compare. Takes the server's port."""
 
-import sys
+import socket
+import time
 
+from pymemcache import serde
 from pymemcache.client.base import Client, PooledClient
 from pymemcache.client.hash import HashClient
-from pymemcache.exceptions import MemcacheError, MemcacheServerError
-from pymemcache import serde
 
-ADDRESS = ("127.0.0.1", int(sys.argv[1]))
-TIMEOUTS = {"connect_timeout": 10, "timeout": 10}
+from transcript import HOST, OVER_ONE_SECOND, PORT, SIZES, TOO_LARGE, WORDS, pattern, say
 
-
-def check(got, expected):
-    assert got == expected, f"expected {expected!r:.200}, got {got!r:.200}"
+ADDRESS = (HOST, PORT)
+OPTIONS = {"connect_timeout": 10, "timeout": 10, "default_noreply": False}
 
 
 def stores_and_reads(client):
-    check(client.get("absent"), None)
-    check(client.set("key", "value", noreply=False), True)
-    check(client.get("key"), b"value")
-    check(client.add("key", "other", noreply=False), False)
-    check(client.replace("key", "third", noreply=False), True)
-    check(client.append("key", "!", noreply=False), True)
-    check(client.prepend("key", "?", noreply=False), True)
-    check(client.get("key"), b"?third!")
-    check(client.delete("key", noreply=False), True)
-    check(client.delete("key", noreply=False), False)
+    say("get absent", client.get, "absent")
+    for verb in ("replace", "append", "prepend", "delete"):
+        say(f"{verb} absent", getattr(client, verb), "absent", *([] if verb == "delete" else ["x"]))
+    for verb in ("set", "add", "replace", "append", "prepend"):
+        say(verb, getattr(client, verb), "key", verb)
+        say(f"get after {verb}", client.get, "key")
+    say("delete", client.delete, "key")
+    say("get after delete", client.get, "key")
+    say("add", client.add, "key", "fresh")
+    say("get after add", client.get, "key")
 
 
 def compares_and_swaps(client):
-    client.set("swap", "one", noreply=False)
+    client.set("swap", "one")
     value, version = client.gets("swap")
-    check(value, b"one")
-    check(client.cas("swap", "two", version, noreply=False), True)
-    check(client.cas("swap", "three", version, noreply=False), False)
-    check(client.cas("never", "x", version, noreply=False), None)
-    check(client.get("swap"), b"two")
-    found = client.gets_many(["swap", "never"])
-    check({key: pair[0] for key, pair in found.items()}, {"swap": b"two"})
+    say("gets", value)
+    say("cas", client.cas, "swap", "two", version)
+    say("cas again", client.cas, "swap", "three", version)
+    say("cas absent", client.cas, "never", "x", version)
+    say("gets after cas", lambda: client.gets("swap")[0])
+    say("a new version", client.gets("swap")[1] != version)
+    say("gets absent", client.gets, "never")
+    say("gets_many", {key: pair[0] for key, pair in client.gets_many(["swap", "never"]).items()})
 
 
 def counts(client):
-    check(client.incr("counter", 1, noreply=False), None)
-    client.set("counter", "10", noreply=False)
-    check(client.incr("counter", 5), 15)
-    check(client.decr("counter", 20), 0)
-    client.set("counter", str(2**64 - 1), noreply=False)
-    check(client.incr("counter", 1), 0)
+    say("incr absent", client.incr, "counter", 1)
+    client.set("counter", "10")
+    say("incr", client.incr, "counter", 5)
+    say("decr below zero", client.decr, "counter", 20)
+    client.set("counter", str(2**64 - 1))
+    say("incr over the end", client.incr, "counter", 1)
+    client.set("word", "abc")
+    say("incr a word", client.incr, "word", 1)
+    say("the word", client.get, "word")
+    say("incr by a word", client.raw_command, "incr counter x")
 
 
 def takes_many_at_once(client):
-    values = {f"many:{n}": f"value {n}" * (n % 50) for n in range(500)}
-    check(client.set_many(values, noreply=False), [])
-    found = client.get_many(list(values) + ["absent"])
-    check(found, {key: value.encode() for key, value in values.items()})
-    check(client.delete_many(list(values), noreply=False), True)
-    check(client.get_many(list(values)), {})
+    values = {f"many:{n}": f"value {n} " * (n % 50) for n in range(1000)}
+    say("set_many", client.set_many, values)
+    say("get_many", client.get_many, [*values, "absent"])
+    say("delete_many", client.delete_many, list(values)[::2])
+    say("get_many of what is left", client.get_many, list(values))
+    say("the same key twice", client.get_many, ["many:1", "many:1"])
+    say("get_many of nothing", client.get_many, [])
 
 
 def writes_without_waiting(client):
-    for n in range(300):
+    for n in range(1000):
         client.set(f"quick:{n}", str(n), noreply=True)
-    for n in range(0, 300, 2):
+    for n in range(0, 1000, 2):
         client.delete(f"quick:{n}", noreply=True)
-    for n in range(300):
-        check(client.get(f"quick:{n}"), None if n % 2 == 0 else str(n).encode())
+    for n in range(1, 1000, 4):
+        client.incr(f"quick:{n}", 1, noreply=True)
+    say("after noreply", [client.get(f"quick:{n}") for n in range(1000)])
 
 
 def expires(client):
-    client.set("short", "x", expire=-1, noreply=False)
-    check(client.get("short"), None)
-    client.set("long", "x", expire=1000, noreply=False)
-    check(client.touch("long", 2000, noreply=False), True)
-    check(client.touch("absent", 2000, noreply=False), False)
-    check(client.get("long"), b"x")
+    say("set in the past", client.set, "past", "x", expire=-1)
+    say("get of the past", client.get, "past")
+    client.set("short", "x", expire=1)
+    client.set("touched", "x", expire=1)
+    client.set("long", "x", expire=1000)
+    client.set("until", "x", expire=int(time.time()) + 1000)
+    client.set("since", "x", expire=int(time.time()) - 1000)
+    say("touch", client.touch, "touched", 1000)
+    say("touch absent", client.touch, "absent", 1000)
+    say("gat", client.raw_command, "gat 1 long", "END\r\n")
+    say("gat absent", client.raw_command, "gat 1 absent", "END\r\n")
+    time.sleep(OVER_ONE_SECOND)
+    say("later", client.get_many, ["short", "touched", "long", "until", "since"])
 
 
 def moves_large_values(client):
-    for size in (0, 1, 4096, 70_000, 500_000, 1_000_000):
-        value = bytes(n % 251 for n in range(1000)) * (size // 1000 + 1)
-        client.set("large", value[:size], noreply=False)
-        check(client.get("large"), value[:size])
-    try:
-        client.set("large", bytes(2_000_000), noreply=False)
-    except MemcacheServerError:
-        pass
-    else:
-        raise AssertionError("two megabytes were stored")
-    check(client.get("large"), None)
+    for size in SIZES:
+        say(f"set {size}", client.set, f"size:{size}", pattern(size))
+        say(f"get {size}", client.get, f"size:{size}")
+    say("get all sizes", client.get_many, [f"size:{size}" for size in SIZES])
+    client.set("large", "old")
+    say("set too large", client.set, "large", bytes(TOO_LARGE))
+    say("get too large", client.get, "large")
+    client.set("grows", pattern(600_000))
+    say("append too much", client.append, "grows", pattern(600_000))
+    say("get what did not grow", client.get, "grows")
 
 
-def refuses_what_is_wrong(client):
-    client.set("word", "abc", noreply=False)
-    try:
-        client.incr("word", 1)
-    except MemcacheError:
-        pass
-    else:
-        raise AssertionError("a word was counted")
-    check(client.get("word"), b"abc")
+def is_safe_for_bytes(client):
+    for value in (b"\r\n", b"END\r\n", b"VALUE key 0 1\r\nx\r\n", b"\x00\xff" * 100, b"set k 0 0 1\r\nx\r\n"):
+        say("set bytes", client.set, "bytes", value)
+        say("get bytes", client.get, "bytes")
 
 
-def tells_about_itself(client):
-    assert client.version(), "no version"
-    stats = client.stats()
-    assert int(stats[b"curr_connections"]) >= 1, stats
-    assert int(stats[b"cmd_set"]) > 0, stats
+def refuses_keys(client):
+    say("key of 250", client.set, "k" * 250, "x")
+    say("get of 250", client.get, "k" * 250)
+    say("key of 251", client.set, "k" * 251, "x")
+    say("key with a space", client.set, "a b", "x")
+    say("flags", client.set, "flags", "x", flags=2**32 - 1)
+    say("raw flags", client.raw_command, "get flags", "END\r\n")
 
 
 def speaks_every_language():
-    client = Client(ADDRESS, allow_unicode_keys=True, encoding="utf-8", **TIMEOUTS)
-    for word in ("naïve", "日本語", "🦀" * 20):
-        client.set(word, word, noreply=False)
-        check(client.get(word), word.encode())
-    check(client.get_many(["naïve", "日本語"]), {"naïve": "naïve".encode(), "日本語": "日本語".encode()})
+    client = Client(ADDRESS, allow_unicode_keys=True, encoding="utf-8", **OPTIONS)
+    for word in WORDS:
+        say(f"set {word}", client.set, word, word)
+        say(f"get {word}", client.get, word)
+    say("all words", client.get_many, list(WORDS))
 
 
 def keeps_python_values():
-    client = HashClient([ADDRESS], serde=serde.pickle_serde, **TIMEOUTS)
-    value = {"list": [1, 2, 3], "text": "é", "nested": {"none": None}}
-    client.set("object", value)
-    check(client.get("object"), value)
-    client.set("number", 42)
-    check(client.get("number"), 42)
-    client.set_many({f"object:{n}": [n] for n in range(100)})
-    check(client.get_many([f"object:{n}" for n in range(100)]), {f"object:{n}": [n] for n in range(100)})
+    for name, options in (("pickle", {"serde": serde.pickle_serde}), ("compressed", {"serde": serde.compressed_serde})):
+        client = HashClient([ADDRESS], connect_timeout=10, timeout=10, **options)
+        values = {"text": "é" * 5000, "number": 42, "nested": {"list": [1, None]}, "bytes": pattern(5000)}
+        say(f"{name} set_many", client.set_many, values)
+        say(f"{name} get_many", client.get_many, list(values))
+
+
+def reconnects(client):
+    client.set("kept", "x")
+    client.close()
+    say("get after close", client.get, "kept")
+    client.sock.shutdown(socket.SHUT_RDWR)
+    say("get over a dead socket", lambda: type(raised_by(client.get, "kept")).__name__)
+    say("get after it", client.get, "kept")
+    client.quit()
+    say("get after quit", client.get, "kept")
+
+
+def raised_by(call, *arguments):
+    try:
+        return call(*arguments)
+    except Exception as error:
+        return error
+
+
+def tells_about_itself(client):
+    say("version is dotted numbers", client.version().replace(b".", b"").isdigit())
+    stats = client.stats()
+    say("counts sets", stats[b"cmd_set"] > 0 and stats[b"get_hits"] > 0)
+    say("verbosity", client.raw_command, "verbosity 1")
+    say("cache_memlimit", client.cache_memlimit, 64)
 
 
 def flushes(client):
-    client.set("gone", "x", noreply=False)
-    check(client.flush_all(noreply=False), True)
-    check(client.get("gone"), None)
+    client.set("gone", "x")
+    say("flush_all with delay", client.flush_all, 100)
+    say("get before it", client.get, "gone")
+    say("flush_all", client.flush_all)
+    say("get after it", client.get, "gone")
 
 
 def main():
-    for client in (Client(ADDRESS, **TIMEOUTS), PooledClient(ADDRESS, max_pool_size=4, **TIMEOUTS)):
-        for step in (stores_and_reads, takes_many_at_once, writes_without_waiting, expires, moves_large_values):
-            step(client)
-        flushes(client)
-    client = Client(ADDRESS, **TIMEOUTS)
-    for step in (compares_and_swaps, counts, refuses_what_is_wrong, tells_about_itself):
+    client = Client(ADDRESS, **OPTIONS)
+    steps = (stores_and_reads, compares_and_swaps, counts, takes_many_at_once, writes_without_waiting, expires)
+    for step in (*steps, moves_large_values, is_safe_for_bytes, refuses_keys, reconnects, tells_about_itself):
         step(client)
+    pooled = PooledClient(ADDRESS, max_pool_size=4, **OPTIONS)
+    for step in (stores_and_reads, takes_many_at_once, writes_without_waiting, is_safe_for_bytes):
+        step(pooled)
     speaks_every_language()
     keeps_python_values()
-    client.quit()
+    flushes(client)
 
 
 main()

@@ -6,11 +6,14 @@
 use std::io::Write as _;
 
 pub mod connection;
+pub mod differential;
+pub mod not_yet;
 pub mod process;
 pub mod replay;
 pub mod seccomp;
 pub mod server;
 mod signal;
+pub mod toolbox;
 pub mod transcript;
 
 pub use connection::Connection;

@@ -170,6 +170,23 @@ impl Server {
         line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
     }
 
+    /// CPU time of the server's process so far, user and system.
+    pub fn cpu_time(&self) -> Duration {
+        const TICKS_PER_SECOND: u64 = 100;
+        let path = format!("/proc/{}/stat", self.child.id());
+        let stat = std::fs::read_to_string(path).expect("Linux shows a child of ours");
+        // The name in parentheses may hold spaces; the times are the 12th and 13th field behind it.
+        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: u64 =
+            fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number of ticks")).sum();
+        Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND)
+    }
+
+    /// The server's process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What the server has written to stderr so far.
     pub fn stderr(&self) -> String {
         self.stderr.text()

@@ -11,6 +11,10 @@ pub enum Signal {
     Terminate,
     /// What Ctrl-C sends.
     Interrupt,
+    /// What asks a service to read its configuration again.
+    Reload,
+    /// What asks memcached for an orderly end.
+    Graceful,
 }
 
 impl Signal {
@@ -19,6 +23,8 @@ impl Signal {
         let number = match self {
             Self::Terminate => libc::SIGTERM,
             Self::Interrupt => libc::SIGINT,
+            Self::Reload => libc::SIGHUP,
+            Self::Graceful => libc::SIGUSR1,
         };
         let pid = libc::pid_t::try_from(child.id()).expect("a process id fits pid_t");
         // SAFETY: kill takes two numbers and touches no memory of ours; the child has not been waited for, so its id

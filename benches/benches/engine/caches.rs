@@ -13,6 +13,10 @@ pub(crate) trait Cache {
     fn with_memory(bytes: usize) -> Self;
     /// Whether the key is there. Reads the value.
     fn get(&mut self, key: &[u8]) -> bool;
+    /// How many of the keys are there. Reads their values.
+    fn get_many(&mut self, keys: &[&[u8]]) -> usize {
+        keys.iter().filter(|key| self.get(key)).count()
+    }
     fn set(&mut self, key: &[u8], value: &[u8]);
     fn delete(&mut self, key: &[u8]);
 }
@@ -31,6 +35,16 @@ impl Cache for Shard {
     fn get(&mut self, key: &[u8]) -> bool {
         let item = Shard::get(self, NOW, key);
         item.and_then(|item| black_box(item.value().as_slice()?.first())).is_some()
+    }
+
+    #[inline]
+    fn get_many(&mut self, keys: &[&[u8]]) -> usize {
+        let mut hits = 0;
+        Shard::get_many(self, NOW, keys, |_, item| {
+            let first = item.and_then(|item| black_box(item.value().as_slice()?.first()).copied());
+            hits += usize::from(first.is_some());
+        });
+        hits
     }
 
     #[inline]

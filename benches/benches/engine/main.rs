@@ -17,7 +17,7 @@ use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterio
 use slabring_engine::Shard;
 
 use caches::Cache;
-use workload::{Popularity, Sequence, absent, scattered, stored};
+use workload::{BATCH_KEYS, Popularity, Sequence, absent, scattered, stored};
 
 const ITEMS_DEFAULT: usize = 10_000_000;
 /// Memory of each cache for an item of 48 bytes: the engine, at least, keeps them all.
@@ -56,6 +56,7 @@ fn measure<C: Cache>(c: &mut Criterion) {
         group.bench_function(format!("get_hit/{}", popularity.name()), |b| {
             b.iter(|| black_box(cache.get(keys.next())));
         });
+        get_batch(&mut group, &mut cache, &mut keys, popularity);
         group.bench_function(format!("set_over/{}", popularity.name()), |b| {
             b.iter(|| cache.set(keys.next(), &VALUE));
         });
@@ -64,6 +65,20 @@ fn measure<C: Cache>(c: &mut Criterion) {
     delete(&mut group, &mut cache, items);
     set_new(&mut group, &mut cache, items);
     group.finish();
+}
+
+/// As many keys in one call as a multi-get or a deep pipeline brings.
+fn get_batch<C: Cache>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    cache: &mut C,
+    keys: &mut Sequence,
+    popularity: Popularity,
+) {
+    group.throughput(Throughput::Elements(BATCH_KEYS as u64));
+    group.bench_function(format!("get_{BATCH_KEYS}/{}", popularity.name()), |b| {
+        b.iter(|| cache.get_many(&keys.next_batch().each_ref().map(|key| &key[..])));
+    });
+    group.throughput(Throughput::Elements(1));
 }
 
 fn get_miss<C: Cache>(group: &mut BenchmarkGroup<'_, WallTime>, cache: &mut C) {

@@ -8,6 +8,9 @@ const ZIPF_EXPONENT: f64 = 0.99;
 /// Long enough that a second round finds nothing of the first in the caches of the CPU.
 const PICKS: usize = 1 << 22;
 
+/// Keys of one batch.
+pub(crate) const BATCH_KEYS: usize = 64;
+
 pub(crate) type Key = [u8; 16];
 
 /// Which keys of a set are asked for how often.
@@ -76,6 +79,12 @@ impl Sequence {
     pub(crate) fn next(&mut self) -> &Key {
         self.at = if self.at + 1 == self.keys.len() { 0 } else { self.at + 1 };
         &self.keys[self.at]
+    }
+
+    #[inline]
+    pub(crate) fn next_batch(&mut self) -> &[Key; BATCH_KEYS] {
+        self.at = if self.at + 2 * BATCH_KEYS > self.keys.len() { 0 } else { self.at + BATCH_KEYS };
+        self.keys[self.at..].first_chunk().expect("far more keys than in a batch")
     }
 }
 

@@ -20,8 +20,6 @@ const START: Seconds = Seconds(1_700_000_000);
 /// The sweeper comes by every chunk in about this time, as the server's does.
 const SWEEP_PERIOD_SECONDS: u32 = 60;
 
-const HASH_SEED: u64 = 1;
-
 /// What limits the cache.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Budget {
@@ -43,9 +41,14 @@ pub(crate) struct Replayed {
     pub(crate) items: u64,
 }
 
-/// Plays a whole trace, from an empty cache on.
-pub(crate) fn replay(trace: &Trace, policy: PolicyKind, budget: Budget) -> Result<Replayed, ConfigError> {
-    let mut player = Player::new(trace, policy, budget)?;
+/// Plays a whole trace, from an empty cache on. The seed decides which keys the engine samples.
+pub(crate) fn replay(
+    trace: &Trace,
+    policy: PolicyKind,
+    budget: Budget,
+    seed: u64,
+) -> Result<Replayed, ConfigError> {
+    let mut player = Player::new(trace, policy, budget, seed)?;
     for request in &trace.requests {
         player.play(request);
     }
@@ -63,9 +66,9 @@ struct Player {
 }
 
 impl Player {
-    fn new(trace: &Trace, policy: PolicyKind, budget: Budget) -> Result<Self, ConfigError> {
+    fn new(trace: &Trace, policy: PolicyKind, budget: Budget, seed: u64) -> Result<Self, ConfigError> {
         let value_bytes_max = trace.size_max_bytes().max(OBJECT_VALUE_BYTES);
-        let shard = Shard::new(&config(policy, budget, value_bytes_max))?;
+        let shard = Shard::new(&config(policy, budget, value_bytes_max, seed))?;
         let value = vec![b'v'; value_bytes_max];
         Ok(Self { shard, now: START, budget, value, replayed: Replayed::default() })
     }
@@ -115,14 +118,14 @@ impl Player {
     }
 }
 
-fn config(policy: PolicyKind, budget: Budget, value_bytes_max: usize) -> Config {
+fn config(policy: PolicyKind, budget: Budget, value_bytes_max: usize, seed: u64) -> Config {
     let (memory_bytes, items_max) = match budget {
         Budget::Objects(count) => ((count * OBJECT_BYTES_MAX).max(OBJECTS_MEMORY_BYTES_MIN), Some(count)),
         Budget::Bytes(bytes) => (bytes, None),
     };
     let common = Config::with_memory(memory_bytes);
     let item_size_max = common.item_size_max.max(value_bytes_max).min(ITEM_SIZE_MAX);
-    Config { policy, items_max, item_size_max, hash_seed: Some(HASH_SEED), ..common }
+    Config { policy, items_max, item_size_max, hash_seed: Some(seed), ..common }
 }
 
 /// The key in the form a client would send.
@@ -157,9 +160,9 @@ mod tests {
     #[track_caller]
     fn check(requests: Vec<Request>, budget: Budget, gets: u64, misses: u64) -> Replayed {
         let trace = trace(requests);
-        let replayed = replay(&trace, PolicyKind::Clock, budget).unwrap();
+        let replayed = replay(&trace, PolicyKind::Clock, budget, 1).unwrap();
         assert_eq!((replayed.gets, replayed.misses), (gets, misses), "{replayed:?}");
-        assert_eq!(replay(&trace, PolicyKind::Clock, budget).unwrap(), replayed, "the same again");
+        assert_eq!(replay(&trace, PolicyKind::Clock, budget, 1).unwrap(), replayed, "the same again");
         replayed
     }
 
@@ -222,7 +225,7 @@ mod tests {
         let skewed = |at: u64| splitmix64(at) % (1 + splitmix64(!at) % 700);
         let trace = trace((0..20_000).map(|at| get(skewed(at), 50)).collect());
         for capacity in [1, 10, 100, 300] {
-            let replayed = replay(&trace, PolicyKind::Lru, Budget::Objects(capacity)).unwrap();
+            let replayed = replay(&trace, PolicyKind::Lru, Budget::Objects(capacity), 1).unwrap();
             assert_eq!(replayed.misses, lru_misses(&trace.requests, capacity), "{capacity}");
         }
     }

@@ -188,9 +188,8 @@ mod tests {
             index: 1000,
             pages: 90_000,
             policy: 500,
-            external: 0,
             items: 60_000,
-            held: 0,
+            ..MemoryUse::default()
         };
         let breakdown = Breakdown::of(&memory, 1000, "10x30".parse().unwrap());
         assert_eq!((breakdown.header, breakdown.rounding, breakdown.unused), (20.0, 30.0, 8.5));

@@ -213,8 +213,33 @@ fn losing_one_of_ten_moves_a_tenth_of_the_primaries() {
 }
 
 #[test]
+fn what_moves_is_within_a_tenth_of_the_ideal() {
+    for count in [3, 5, 10, 20] {
+        let whole = full(count);
+        let before = PartitionTable::build(&whole, 2);
+        let mut grown = whole.clone();
+        grown.push(Slot { weight: Weight::FULL, zone: ZoneId(0) });
+        let mut halved = whole.clone();
+        halved[1].weight = Weight::new(128);
+        let share = 1.0 / count as f64;
+        let cases = [
+            ("appended", grown, 1.0 / (count + 1) as f64),
+            // Half a slot's weight goes, and the whole is half a slot smaller.
+            ("halved", halved, share - 0.5 / (count as f64 - 0.5)),
+        ];
+        for (change, after, ideal) in cases {
+            let share = moved(&before, &PartitionTable::build(&after, 2)) as f64 / PARTITION_COUNT as f64;
+            assert!(
+                (share / ideal - 1.0).abs() < 0.1,
+                "{change}, {count} slots: {share} moved, ideal {ideal}"
+            );
+        }
+    }
+}
+
+#[test]
 fn primaries_are_even() {
-    for (count, ratio_max) in [(3, 1.05), (10, 1.06), (32, 1.14), (100, 1.30)] {
+    for (count, ratio_max) in [(3, 1.05), (10, 1.05), (32, 1.14), (100, 1.30)] {
         let most = *primaries(&PartitionTable::build(&full(count), 2), count).iter().max().unwrap();
         let ratio = most as f64 * count as f64 / PARTITION_COUNT as f64;
         assert!(ratio < ratio_max, "{count} slots: the fullest has {ratio} times the mean");

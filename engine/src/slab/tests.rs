@@ -1,44 +1,48 @@
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
 use super::*;
+use crate::header::HeaderSize;
 
 const PAGE_SIZE: usize = 16 << 10;
 
 fn slabs(pages: usize) -> (Slabs, Arena) {
-    (Slabs::new(PAGE_SIZE, pages, 32, 1.25), Arena::reserve(pages * PAGE_SIZE, false).unwrap())
+    let arena = Arena::reserve(pages * PAGE_SIZE, HeaderSize::Full, false).unwrap();
+    (Slabs::new(PAGE_SIZE, pages, 48, 1.25), arena)
 }
 
 #[test]
 fn every_size_finds_the_smallest_chunk_that_holds_it() {
-    let slabs = Slabs::new(1 << 20, 16, 32, 1.25);
-    for size in (1..5000).chain((5000..=1 << 17).step_by(997)).chain([1 << 17]) {
+    let slabs = Slabs::new(1 << 20, 16, 48, 1.25);
+    for size in (1..5000).chain((5000..=CHUNK_SIZE_MAX).step_by(997)).chain([CHUNK_SIZE_MAX]) {
         let class = slabs.class_for(size);
         assert!(slabs.class(class).chunk_size >= size);
         assert!(class.0 == 0 || slabs.class(ClassId(class.0 - 1)).chunk_size < size);
     }
-    assert_eq!(slabs.class(slabs.largest()).chunk_size, 1 << 17);
+    assert_eq!(slabs.class(slabs.largest()).chunk_size, CHUNK_SIZE_MAX);
 }
 
 #[test]
 fn any_growth_factor_reaches_the_largest_chunk_within_the_number_of_classes() {
     for growth_factor in [1.000_1, 1.05, 1.12, 1.25, 2.0, 1e9] {
-        for page_size in [1 << 14, 1 << 16, 1 << 20] {
-            let slabs = Slabs::new(page_size, 16, 1, growth_factor);
+        for page_size in [1 << 12, 1 << 16, 1 << 20] {
+            let slabs = Slabs::new(page_size, 16, 13, growth_factor);
             assert!(slabs.classes.len() <= CLASSES_MAX);
             assert!(slabs.classes.windows(2).all(|pair| pair[0].chunk_size < pair[1].chunk_size));
-            assert_eq!(slabs.class(slabs.largest()).chunk_size, page_size / CHUNKS_PER_PAGE_MIN);
+            let largest = CHUNK_SIZE_MAX.min(page_size / CHUNKS_PER_PAGE_MIN);
+            assert_eq!(slabs.class(slabs.largest()).chunk_size, largest);
         }
     }
 }
 
 #[test]
-fn by_default_sizes_up_to_a_chunk_waste_about_six_percent_on_average_rests_of_pages_included() {
-    for (page_size, used_min) in [(1 << 14, 0.94), (1 << 16, 0.94), (1 << 18, 0.94), (1 << 20, 0.939)] {
-        let slabs = Slabs::new(page_size, 16, 32, 1.12);
+fn by_default_sizes_up_to_a_chunk_waste_three_to_six_percent_on_average_rests_of_pages_included() {
+    let default = crate::Config::with_memory(1 << 20);
+    for (page_size, used_min) in [(1 << 12, 0.94), (1 << 14, 0.94), (1 << 17, 0.95), (1 << 20, 0.96)] {
+        let slabs = Slabs::new(page_size, 16, 48, default.growth_factor);
         let (mut used, mut taken) = (0.0, 0.0);
         // Every size class of items weighs the same: an even spread over the logarithm of sizes.
         let mut size = 48.0_f64;
-        while size < (page_size / CHUNKS_PER_PAGE_MIN) as f64 {
+        while size < slabs.class(slabs.largest()).chunk_size as f64 {
             let class = slabs.class(slabs.class_for(whole(size)));
             let share = page_size as f64 / f64::from(class.chunks_per_page);
             used += size.floor() / share;

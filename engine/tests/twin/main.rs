@@ -120,6 +120,14 @@ fn a_shard_of_few_large_pages_that_leave_step_by_step_agrees_with_the_twin() {
 }
 
 #[test]
+fn a_shard_without_cas_agrees_with_the_twin() {
+    for (seed, memory_bytes) in (300..).zip([256 << 10, 1 << 20, 3 << 20]) {
+        let without = Config { cas_enabled: false, ..config(memory_bytes, PolicyKind::TinyLfu, true) };
+        check(&without, seed..seed + 1, 40_000);
+    }
+}
+
+#[test]
 fn a_large_shard_agrees_with_the_twin() {
     check(&config(64 << 20, PolicyKind::TinyLfu, true), 40..42, 20_000);
 }

@@ -101,8 +101,13 @@ fn the_server_reads_what_the_client_writes() {
     let store = Command::Store { mode: StoreMode::Set, client_flags: 7, exptime: 60, compare: None };
     check(|out| get(out, b"k"), b"k", b"", Command::Get { with_cas: false });
     check(|out| set(out, b"k", 7, 60, b"\r\n"), b"k", b"\r\n", store);
-    check(|out| delete(out, b"k"), b"k", b"", Command::Delete);
-    check(|out| incr(out, b"k", 3), b"k", b"", Command::Arithmetic { decrement: false, delta: 3 });
+    check(|out| delete(out, b"k"), b"k", b"", Command::Delete { compare: None });
+    check(
+        |out| incr(out, b"k", 3),
+        b"k",
+        b"",
+        Command::Arithmetic { decrement: false, delta: 3, compare: None, vivify: None },
+    );
     check(|out| touch(out, b"k", 9), b"k", b"", Command::Touch { exptime: 9 });
     check(|out| meta_get(out, b"k", b""), b"k", b"", Command::MetaGet(MetaFlags::default()));
     check(|out| meta_set(out, b"k", b"", b"v"), b"k", b"v", Command::MetaStore(MetaFlags::default()));

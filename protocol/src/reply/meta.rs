@@ -1,6 +1,6 @@
 //! Replies of the meta commands: the flags asked for, in the order they were asked.
 
-use super::CRLF;
+use super::{CRLF, append_or_never};
 use crate::limits::KEY_SIZE_MAX;
 use crate::meta::MetaFlags;
 use crate::number;
@@ -133,7 +133,7 @@ pub fn meta_debug(out: &mut Vec<u8>, request: &Request<'_>, item: &MetaItem) {
     out.extend_from_slice(b"ME ");
     out.extend_from_slice(request.key);
     out.extend_from_slice(b" exp=");
-    append_seconds(out, item.ttl_before);
+    append_or_never(out, item.ttl_before);
     for (name, number) in [(" la=", u64::from(item.idle_seconds)), (" cas=", item.cas)] {
         out.extend_from_slice(name.as_bytes());
         number::append(out, number);
@@ -230,14 +230,7 @@ fn flag(out: &mut Vec<u8>, letter: u8, number: impl Into<u64>) {
 
 fn append_ttl(out: &mut Vec<u8>, ttl: Option<u32>) {
     out.extend_from_slice(b" t");
-    append_seconds(out, ttl);
-}
-
-fn append_seconds(out: &mut Vec<u8>, ttl: Option<u32>) {
-    match ttl {
-        Some(seconds) => number::append(out, seconds),
-        None => out.extend_from_slice(b"-1"),
-    }
+    append_or_never(out, ttl);
 }
 
 #[cfg(test)]

@@ -1,0 +1,231 @@
+//! A node's part in the agreement about the ring: what the coordinator says is offered to the holder, and while this node is
+//! conductor its decisions are written. Never on a shard thread, never on the way of a request.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::conductor::Conductor;
+use crate::coordinator::{Answer, CallId, Coordinator, Fence, Leader, Need, Order, Revision};
+use crate::names::{Incarnation, NodeId};
+use crate::ring::{Epoch, Offered, Refusal, Ring, RingDocument, RingHolder};
+use crate::time::Micros;
+
+/// A node that could be conductor waits so long after it saw that there is none, so that not all try at once.
+const CAMPAIGN_AFTER: Micros = Micros::from_millis(200);
+
+/// What to do next, or what to log.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Make or cancel a call.
+    Need(Need),
+    /// Give this ring to every shard.
+    Adopt(Arc<Ring>),
+    /// A document was not adopted. The ring is as it was.
+    Refused(Refusal),
+    /// This node is the conductor now.
+    Leading(Fence),
+    /// It is not any more.
+    Deposed,
+}
+
+/// Makes a ring of a document.
+type MakeRing = fn(RingDocument) -> Result<Ring, Refusal>;
+
+/// A node's control state.
+#[derive(Debug)]
+pub struct Control<C> {
+    node: NodeId,
+    incarnation: Incarnation,
+    coordinator: C,
+    conductor: Conductor,
+    holder: RingHolder,
+    make_ring: MakeRing,
+    /// The document that the coordinator has, if it could be read.
+    written: Option<(Revision, RingDocument)>,
+    /// The revision of the document that was looked at last.
+    seen: Option<Revision>,
+    leading: Option<Fence>,
+    vacant_since: Option<Micros>,
+    effects: VecDeque<Effect>,
+}
+
+impl<C: Coordinator> Control<C> {
+    /// A node that has no ring yet.
+    pub fn new(node: NodeId, incarnation: Incarnation, coordinator: C, conductor: Conductor) -> Self {
+        Self {
+            node,
+            incarnation,
+            coordinator,
+            conductor,
+            holder: RingHolder::default(),
+            make_ring: Ring::new,
+            written: None,
+            seen: None,
+            leading: None,
+            vacant_since: None,
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// As [`Self::new`], rings made by `make_ring`.
+    #[cfg(test)]
+    pub(crate) fn with_rings(mut self, make_ring: MakeRing) -> Self {
+        self.make_ring = make_ring;
+        self
+    }
+
+    /// The ring.
+    pub fn ring(&self) -> Option<&Arc<Ring>> {
+        self.holder.current()
+    }
+
+    /// The coordinator.
+    pub fn coordinator(&self) -> &C {
+        &self.coordinator
+    }
+
+    /// This conductor's number, while it is one.
+    pub fn leading(&self) -> Option<Fence> {
+        self.leading
+    }
+
+    /// Something came of a call.
+    pub fn answered(&mut self, now: Micros, id: CallId, answer: Answer<'_>) {
+        self.coordinator.answered(now, id, answer);
+    }
+
+    /// A shard had a ring document from another node.
+    pub fn offer(&mut self, json: &[u8]) {
+        match RingDocument::from_json(json) {
+            Ok(document) => self.offer_document(document),
+            Err(refusal) => self.effects.push_back(Effect::Refused(refusal)),
+        }
+    }
+
+    fn offer_document(&mut self, document: RingDocument) {
+        match self.holder.offer_with(document, self.make_ring) {
+            Ok(Offered::Adopted(ring)) => self.effects.push_back(Effect::Adopt(ring)),
+            Ok(Offered::Known) => {}
+            Err(refusal) => self.effects.push_back(Effect::Refused(refusal)),
+        }
+    }
+
+    /// When, after `now`, [`Self::next`] has something to do although nothing came.
+    pub fn wake_at(&self, now: Micros) -> Micros {
+        let by_conductor = if self.leading.is_some() { self.conductor.wake_at(now) } else { Micros::NEVER };
+        // Later than that, the end of the call under way is what it waits for.
+        let campaign_at = self.vacant_since.map(|since| since + CAMPAIGN_AFTER).filter(|&at| at > now);
+        let by_vacancy = campaign_at.unwrap_or(Micros::NEVER);
+        self.coordinator.wake_at().min(by_conductor).min(by_vacancy)
+    }
+
+    /// What to do next; `None` until something comes or [`Self::wake_at`] has passed.
+    pub fn next(&mut self, now: Micros) -> Option<Effect> {
+        self.read_ring();
+        self.lead(now);
+        if let Some(effect) = self.effects.pop_front() {
+            return Some(effect);
+        }
+        self.coordinator.next(now).map(Effect::Need)
+    }
+
+    /// Offers what the coordinator has, once.
+    fn read_ring(&mut self) {
+        let Some((json, revision)) = &self.coordinator.view().ring else {
+            self.written = None;
+            return;
+        };
+        if self.seen == Some(*revision) {
+            return;
+        }
+        self.seen = Some(*revision);
+        match RingDocument::from_json(json) {
+            Ok(document) => {
+                self.written = Some((*revision, document.clone()));
+                self.offer_document(document);
+            }
+            Err(refusal) => {
+                self.written = None;
+                self.effects.push_back(Effect::Refused(refusal));
+            }
+        }
+    }
+
+    fn lead(&mut self, now: Micros) {
+        let view = self.coordinator.view();
+        let leads = |leader: &&Leader| leader.node == self.node && leader.incarnation == self.incarnation;
+        let leading = view.leader.as_ref().filter(leads).map(|leader| leader.fence);
+        let is_vacant = view.is_complete && view.leader.is_none();
+        if self.leading != leading {
+            self.conductor.look_away();
+            self.leading = leading;
+            self.effects.push_back(leading.map_or(Effect::Deposed, Effect::Leading));
+        }
+        if !view.is_reachable {
+            // Who cannot ask does not know who is there.
+            self.conductor.look_away();
+            return;
+        }
+        match leading {
+            Some(fence) => self.conduct(now, fence),
+            None if is_vacant => self.campaign(now),
+            None => self.vacant_since = None,
+        }
+    }
+
+    fn campaign(&mut self, now: Micros) {
+        let since = *self.vacant_since.get_or_insert(now);
+        if now.since(since) >= CAMPAIGN_AFTER && !self.coordinator.is_busy() {
+            self.vacant_since = Some(now);
+            self.coordinator.order(Order::Campaign);
+        }
+    }
+
+    fn conduct(&mut self, now: Micros, fence: Fence) {
+        self.vacant_since = None;
+        let view = self.coordinator.view();
+        // A ring that this node cannot read is not its to replace.
+        if view.ring.is_some() && self.written.is_none() {
+            return;
+        }
+        let (expect, ring) = match &self.written {
+            Some((revision, document)) => (*revision, Some(document)),
+            None => (Revision(0), None),
+        };
+        self.conductor.look(now, ring, &view.nodes);
+        if self.coordinator.is_busy() {
+            return;
+        }
+        let above = self.holder.current().map_or(Epoch::NONE, |ring| ring.epoch());
+        if let Some(next) = self.conductor.decide(now, view.read_at, ring, above) {
+            self.coordinator.order(Order::WriteRing { expect, fence, json: next.to_json() });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conductor::Judgement;
+    use crate::coordinator::local::Local;
+
+    #[test]
+    fn a_list_is_adopted_and_replaced_by_a_later_one_only() {
+        let pair = |n: u16| {
+            let address = |port: u16| format!("127.0.0.1:{port}").parse().unwrap();
+            (address(7_000 + n), address(11_000 + n))
+        };
+        let list = RingDocument::from_peers(vec![pair(1), pair(2)]).unwrap();
+        let conductor = Conductor::new(list.cluster.clone(), Judgement::default());
+        let node = list.slots[0].node.clone();
+        let mut control = Control::new(node, Incarnation(1), Local::new(&list), conductor);
+        assert!(matches!(control.next(Micros(0)), Some(Effect::Adopt(_))));
+        assert!(control.next(Micros(0)).is_none());
+        let later = RingDocument { epoch: Epoch(2), ..list.clone() };
+        control.coordinator.replace(&later);
+        assert!(matches!(control.next(Micros(0)), Some(Effect::Adopt(ring)) if ring.epoch() == Epoch(2)));
+        control.coordinator.replace(&list);
+        assert!(matches!(control.next(Micros(0)), Some(Effect::Refused(Refusal::Older { .. }))));
+        assert_eq!(control.ring().unwrap().epoch(), Epoch(2));
+    }
+}

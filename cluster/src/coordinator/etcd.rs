@@ -1,0 +1,492 @@
+//! etcd as coordinator: this node's lease, what the cluster's keys say, and the writes. Which call comes next and
+//! what an answer means; never a connection.
+//!
+//! ```text
+//! /slabring/CLUSTER/ring             the ring document
+//! /slabring/CLUSTER/leader           the conductor's name, under its lease; created at its fence
+//! /slabring/CLUSTER/node/NODE        what a node says of itself, under its lease
+//! ```
+//!
+//! A lease is a hint that a node lives, never a lock: what makes writes safe is that each one names the revision it
+//! replaces and the creation of the leader's key. Everything is read anew from time to time, so a watch only makes news
+//! faster: one that ends, doubles, reorders or loses events costs time, not truth.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::gateway::{self, Granted, KeyValue, LeaseId, Ranged, Transacted};
+use super::{Answer, Call, CallId, Coordinator, Fence, Leader, Need, NodeDescription, Order, Revision, View};
+use crate::names::ClusterId;
+use crate::safeguard::{self, Safeguard};
+use crate::time::Micros;
+
+/// Seconds for which a node that is not heard of counts as alive.
+pub const LEASE_SECONDS: u64 = 5;
+
+/// Time for the head of an answer.
+const CALL_TIME_MAX: Micros = Micros::from_millis(2_000);
+
+/// The lease is kept this often.
+const KEEP_EVERY: Micros = Micros::from_millis(LEASE_SECONDS * 1_000 / 4);
+
+/// All keys are read this often, whatever the watch says; by the conductor more often, who removes nobody before.
+const READ_EVERY: Micros = Micros::from_millis(5_000);
+const CONDUCTOR_READS_EVERY: Micros = Micros::from_millis(1_000);
+
+/// Pause after a call that failed; a watch that ended waits as long.
+const RETRY_AFTER: Micros = Micros::from_millis(500);
+
+/// Bytes of one line of a watch.
+const LINE_BYTES_MAX: usize = 8 << 20;
+
+/// Keys that are remembered. More are not ours.
+const KEYS_MAX: usize = 8_192;
+
+const _: () = assert!(KEEP_EVERY.0 + CALL_TIME_MAX.0 < LEASE_SECONDS * 1_000_000, "one renewal may be late");
+
+/// What a call under way is for: one of each at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Task {
+    Grant,
+    Keep,
+    Register,
+    Read,
+    Watch,
+    Campaign,
+    Write,
+}
+
+/// What is known of a key; also that it is gone.
+#[derive(Debug)]
+struct Known {
+    revision: Revision,
+    created: Revision,
+    value: Option<Vec<u8>>,
+}
+
+/// What happened to a key.
+struct Change<'a> {
+    key: &'a [u8],
+    revision: Revision,
+    created: Revision,
+    value: Option<&'a [u8]>,
+}
+
+/// The cluster's keys in etcd.
+#[derive(Debug)]
+pub struct Etcd {
+    prefix: String,
+    me: NodeDescription,
+    lease: Option<LeaseId>,
+    is_registered: bool,
+    keep_at: Micros,
+    read_at: Micros,
+    /// When the read under way was asked for.
+    read_asked_at: Micros,
+    retry_at: Micros,
+    watch_at: Micros,
+    /// Everything up to here is known.
+    known_up_to: Revision,
+    keys: BTreeMap<String, Known>,
+    line: Vec<u8>,
+    under_way: BTreeMap<Task, CallId>,
+    cancelled: VecDeque<CallId>,
+    order: Option<Order>,
+    calls: u64,
+    view: View,
+}
+
+impl Etcd {
+    /// A node that registers itself in a cluster.
+    pub fn new(cluster: &ClusterId, me: NodeDescription) -> Self {
+        Self {
+            prefix: format!("/slabring/{cluster}/"),
+            me,
+            lease: None,
+            is_registered: false,
+            keep_at: Micros::default(),
+            read_at: Micros::default(),
+            read_asked_at: Micros::default(),
+            retry_at: Micros::default(),
+            watch_at: Micros::default(),
+            known_up_to: Revision(0),
+            keys: BTreeMap::new(),
+            line: Vec::new(),
+            under_way: BTreeMap::new(),
+            cancelled: VecDeque::new(),
+            order: None,
+            calls: 0,
+            view: View::default(),
+        }
+    }
+
+    fn call(&mut self, task: Task) -> Call {
+        self.calls += 1;
+        let id = CallId(self.calls);
+        let (path, body) = self.call_text(task);
+        let before = self.under_way.insert(task, id);
+        assert!(before.is_none(), "one {task:?} at a time");
+        Call { id, path, body, is_stream: task == Task::Watch, timeout: CALL_TIME_MAX }
+    }
+
+    fn call_text(&self, task: Task) -> (&'static str, String) {
+        let lease = || self.lease.expect("tasks that need a lease wait for it");
+        match task {
+            Task::Grant => (gateway::GRANT, gateway::grant(LEASE_SECONDS)),
+            Task::Keep => (gateway::KEEP_ALIVE, gateway::keep_alive(lease())),
+            Task::Register => {
+                let value = serde_json::to_string(&self.me).expect("texts and numbers can always be written");
+                (gateway::TRANSACTION, gateway::put(&self.node_key(), &value, lease()))
+            }
+            Task::Read => (gateway::RANGE, gateway::range(&self.prefix)),
+            Task::Watch => (gateway::WATCH, gateway::watch(&self.prefix, Revision(self.known_up_to.0 + 1))),
+            Task::Campaign => {
+                let value = format!("{} {}", self.me.node, self.me.incarnation.0);
+                (gateway::TRANSACTION, gateway::create(&self.key("leader"), &value, lease()))
+            }
+            Task::Write => {
+                let Some(Order::WriteRing { expect, fence, json }) = &self.order else {
+                    unreachable!("a write has an order")
+                };
+                let fence = safeguard::holds(Safeguard::RingWritesAreFenced).then_some(*fence);
+                let body = gateway::replace(&self.key("ring"), *expect, json, &self.key("leader"), fence);
+                (gateway::TRANSACTION, body)
+            }
+        }
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    fn node_key(&self) -> String {
+        self.key(&format!("node/{}", self.me.node))
+    }
+
+    /// The task whose time has come.
+    fn due(&self, now: Micros) -> Option<Task> {
+        let idle = |task| !self.under_way.contains_key(&task);
+        if self.lease.is_none() {
+            return (idle(Task::Grant) && now >= self.retry_at)
+                .then_some(Task::Grant)
+                .or_else(|| self.due_reads(now));
+        }
+        if !self.is_registered && idle(Task::Register) && now >= self.retry_at {
+            return Some(Task::Register);
+        }
+        if now >= self.keep_at && idle(Task::Keep) {
+            return Some(Task::Keep);
+        }
+        match self.order {
+            Some(Order::Campaign) if idle(Task::Campaign) => Some(Task::Campaign),
+            Some(Order::WriteRing { .. }) if idle(Task::Write) => Some(Task::Write),
+            _ => self.due_reads(now),
+        }
+    }
+
+    fn due_reads(&self, now: Micros) -> Option<Task> {
+        let idle = |task| !self.under_way.contains_key(&task);
+        if now >= self.read_at && idle(Task::Read) {
+            return Some(Task::Read);
+        }
+        let may_watch = self.view.is_complete && now >= self.watch_at && idle(Task::Watch);
+        may_watch.then_some(Task::Watch)
+    }
+
+    fn finish(&mut self, now: Micros, task: Task, answer: Answer<'_>) {
+        self.under_way.remove(&task);
+        let body = match answer {
+            Answer::Reply { status: 200, body } => body,
+            Answer::Reply { body, .. } => return self.refused(now, task, body),
+            Answer::Chunk(_) | Answer::Failed => return self.failed(now, task),
+        };
+        let is_understood = match task {
+            Task::Grant => self.granted(now, body),
+            Task::Keep => self.kept(now, body),
+            Task::Register => self.registered(body),
+            Task::Read => self.have_read(now, body),
+            Task::Campaign => self.campaigned(body),
+            Task::Write => self.wrote(body),
+            Task::Watch => None,
+        };
+        self.view.is_reachable = is_understood.is_some();
+        if is_understood.is_none() {
+            self.failed(now, task);
+        }
+    }
+
+    /// etcd answered with an error. Most often a lease is gone.
+    fn refused(&mut self, now: Micros, task: Task, body: &[u8]) {
+        if matches!(task, Task::Register | Task::Campaign)
+            && body.windows(15).any(|words| words == b"lease not found")
+        {
+            self.lose_lease();
+        }
+        self.failed(now, task);
+    }
+
+    /// No answer that says anything. What was ordered may or may not have been done: reading tells.
+    fn failed(&mut self, now: Micros, task: Task) {
+        self.retry_at = now + RETRY_AFTER;
+        match task {
+            Task::Watch => self.watch_at = now + RETRY_AFTER,
+            Task::Keep => self.keep_at = now + RETRY_AFTER,
+            Task::Campaign | Task::Write => self.order = None,
+            Task::Read | Task::Grant | Task::Register => {}
+        }
+        if task != Task::Watch {
+            self.view.is_reachable = false;
+            self.read_at = now + RETRY_AFTER;
+        }
+    }
+
+    fn lose_lease(&mut self) {
+        self.lease = None;
+        self.is_registered = false;
+        // Nobody can be conductor without a lease.
+        self.order = None;
+    }
+
+    fn granted(&mut self, now: Micros, body: &[u8]) -> Option<()> {
+        let granted: Granted = gateway::read_answer(body)?;
+        self.lease = Some(LeaseId(granted.id));
+        self.is_registered = false;
+        self.keep_at = now + KEEP_EVERY;
+        Some(())
+    }
+
+    fn kept(&mut self, now: Micros, body: &[u8]) -> Option<()> {
+        if gateway::read_kept_alive(body)? == 0 {
+            self.lose_lease();
+        }
+        self.keep_at = now + KEEP_EVERY;
+        Some(())
+    }
+
+    fn registered(&mut self, body: &[u8]) -> Option<()> {
+        self.is_registered = gateway::read_answer::<Transacted>(body)?.succeeded;
+        Some(())
+    }
+
+    fn have_read(&mut self, now: Micros, body: &[u8]) -> Option<()> {
+        let read: Ranged = gateway::read_answer(body)?;
+        let at = Revision(read.header.revision);
+        let found: Vec<&[u8]> = read.keys.iter().map(|key| &key.key[..]).collect();
+        let gone =
+            self.keys.iter().filter(|(key, known)| !found.contains(&key.as_bytes()) && known.revision < at);
+        let gone: Vec<String> = gone.map(|(key, _)| key.clone()).collect();
+        for key in gone {
+            self.apply(&Change { key: key.as_bytes(), revision: at, created: at, value: None });
+        }
+        for key in &read.keys {
+            self.apply_present(key);
+        }
+        // Events up to here need not be told any more; a watch that is further on goes on.
+        self.known_up_to = self.known_up_to.max(at);
+        self.view.is_complete = true;
+        // Somebody deleted or changed what this node says of itself.
+        self.is_registered &= self.view.nodes.get(&self.me.node) == Some(&self.me);
+        self.view.read_at = self.read_asked_at;
+        let leads =
+            |leader: &Leader| leader.node == self.me.node && leader.incarnation == self.me.incarnation;
+        let is_conductor = self.view.leader.as_ref().is_some_and(leads);
+        self.read_at = now + if is_conductor { CONDUCTOR_READS_EVERY } else { READ_EVERY };
+        Some(())
+    }
+
+    fn campaigned(&mut self, body: &[u8]) -> Option<()> {
+        let answer: Transacted = gateway::read_answer(body)?;
+        self.order = None;
+        let key = self.key("leader");
+        if answer.succeeded {
+            let at = Revision(answer.header.revision);
+            let value = format!("{} {}", self.me.node, self.me.incarnation.0);
+            self.apply(&Change {
+                key: key.as_bytes(),
+                revision: at,
+                created: at,
+                value: Some(value.as_bytes()),
+            });
+        }
+        answer.reads().flatten().for_each(|key| self.apply_present(key));
+        Some(())
+    }
+
+    fn wrote(&mut self, body: &[u8]) -> Option<()> {
+        let answer: Transacted = gateway::read_answer(body)?;
+        let order = self.order.take();
+        if let (true, Some(Order::WriteRing { json, .. })) = (answer.succeeded, order) {
+            let key = self.key("ring");
+            let at = Revision(answer.header.revision);
+            self.apply(&Change {
+                key: key.as_bytes(),
+                revision: at,
+                created: at,
+                value: Some(json.as_bytes()),
+            });
+        }
+        let reads: Vec<Option<&KeyValue>> = answer.reads().collect();
+        if let [_, None] = reads[..] {
+            // Deposed, and nobody has followed yet.
+            let (key, at) = (self.key("leader"), Revision(answer.header.revision));
+            self.apply(&Change { key: key.as_bytes(), revision: at, created: at, value: None });
+        }
+        reads.into_iter().flatten().for_each(|key| self.apply_present(key));
+        Some(())
+    }
+
+    fn apply_present(&mut self, key: &KeyValue) {
+        self.apply(&Change {
+            key: &key.key,
+            revision: Revision(key.mod_revision),
+            created: Revision(key.create_revision),
+            value: Some(&key.value),
+        });
+    }
+
+    /// Some bytes of the watch.
+    fn watched(&mut self, now: Micros, bytes: &[u8]) {
+        self.line.extend_from_slice(bytes);
+        let mut line = std::mem::take(&mut self.line);
+        let mut start = 0;
+        while let Some(length) = line[start..].iter().position(|&byte| byte == b'\n') {
+            if !self.watched_line(&line[start..start + length]) {
+                return self.end_watch(now);
+            }
+            start += length + 1;
+        }
+        line.drain(..start);
+        if line.len() > LINE_BYTES_MAX {
+            return self.end_watch(now);
+        }
+        self.line = line;
+    }
+
+    /// False: the watch is over.
+    fn watched_line(&mut self, line: &[u8]) -> bool {
+        let Some(watched) = gateway::read_watched(line) else { return false };
+        for event in &watched.events {
+            let revision = Revision(event.kv.mod_revision);
+            let created = Revision(event.kv.create_revision);
+            let value = (!event.is_delete()).then_some(&event.kv.value[..]);
+            self.apply(&Change { key: &event.kv.key, revision, created, value });
+        }
+        !watched.canceled
+    }
+
+    /// What the watch did not tell must be read: it may have been compacted.
+    fn end_watch(&mut self, now: Micros) {
+        self.cancelled.extend(self.under_way.remove(&Task::Watch));
+        self.line = Vec::new();
+        self.watch_at = now + RETRY_AFTER;
+        self.read_at = now;
+    }
+
+    /// Takes what is newer than what is known of a key; nothing else changes.
+    fn apply(&mut self, change: &Change<'_>) {
+        let Ok(key) = std::str::from_utf8(change.key) else { return };
+        let is_known = self.keys.get(key).map(|known| known.revision);
+        let is_news = is_known.is_none_or(|revision| revision < change.revision);
+        let has_room = is_known.is_some() || self.keys.len() < KEYS_MAX;
+        let Some(name) = key.strip_prefix(&self.prefix).filter(|_| is_news && has_room) else { return };
+        self.show(name, change);
+        let value = change.value.map(<[u8]>::to_vec);
+        let known = Known { revision: change.revision, created: change.created, value };
+        self.keys.insert(key.to_owned(), known);
+    }
+
+    fn show(&mut self, name: &str, change: &Change<'_>) {
+        if name == "ring" {
+            self.view.ring = change.value.map(|json| (json.to_vec(), change.revision));
+        } else if name == "leader" {
+            self.view.leader = change.value.and_then(|value| leader(value, Fence(change.created.0)));
+        } else if let Some(node) = name.strip_prefix("node/") {
+            let Ok(node) = node.parse().map(crate::names::NodeId) else { return };
+            let described = change.value.and_then(gateway::read_answer::<NodeDescription>);
+            match described.filter(|described| described.node == node) {
+                Some(described) => self.view.nodes.insert(node, described),
+                None => self.view.nodes.remove(&node),
+            };
+        }
+    }
+
+    /// Compares the view with what is known of each key; for tests and debugging.
+    pub fn check_invariants(&self) {
+        assert!(self.keys.len() <= KEYS_MAX);
+        let ring =
+            self.keys.get(&self.key("ring")).and_then(|known| Some((known.value.as_ref()?, known.revision)));
+        assert_eq!(self.view.ring.as_ref().map(|(json, revision)| (json, *revision)), ring);
+        let leading = self.keys.get(&self.key("leader"));
+        let leading = leading.and_then(|known| leader(known.value.as_deref()?, Fence(known.created.0)));
+        assert_eq!(self.view.leader, leading);
+        assert!(self.line.len() <= LINE_BYTES_MAX);
+    }
+}
+
+/// Reads `NODE INCARNATION`.
+fn leader(value: &[u8], fence: Fence) -> Option<Leader> {
+    let (node, incarnation) = std::str::from_utf8(value).ok()?.split_once(' ')?;
+    Some(Leader {
+        node: crate::names::NodeId(node.parse().ok()?),
+        incarnation: crate::names::Incarnation(incarnation.parse().ok()?),
+        fence,
+    })
+}
+
+impl Coordinator for Etcd {
+    fn view(&self) -> &View {
+        &self.view
+    }
+
+    fn order(&mut self, order: Order) {
+        assert!(!self.is_busy(), "one order at a time");
+        self.order = Some(order);
+    }
+
+    fn is_busy(&self) -> bool {
+        let under_way = |task| self.under_way.contains_key(&task);
+        self.order.is_some() || self.lease.is_none() || under_way(Task::Campaign) || under_way(Task::Write)
+    }
+
+    fn next(&mut self, now: Micros) -> Option<Need> {
+        if let Some(id) = self.cancelled.pop_front() {
+            return Some(Need::Cancel(id));
+        }
+        let task = self.due(now)?;
+        if task == Task::Read {
+            self.read_asked_at = now;
+        }
+        Some(Need::Call(self.call(task)))
+    }
+
+    fn wake_at(&self) -> Micros {
+        let times = [
+            (Task::Grant, if self.lease.is_none() { self.retry_at } else { Micros::NEVER }),
+            (
+                Task::Register,
+                if self.lease.is_some() && !self.is_registered { self.retry_at } else { Micros::NEVER },
+            ),
+            (Task::Keep, if self.lease.is_some() { self.keep_at } else { Micros::NEVER }),
+            (Task::Read, self.read_at),
+            (Task::Watch, if self.view.is_complete { self.watch_at } else { Micros::NEVER }),
+        ];
+        let idle = times.into_iter().filter(|(task, _)| !self.under_way.contains_key(task));
+        idle.map(|(_, at)| at).min().unwrap_or(Micros::NEVER)
+    }
+
+    fn answered(&mut self, now: Micros, id: CallId, answer: Answer<'_>) {
+        let Some((&task, _)) = self.under_way.iter().find(|(_, under_way)| **under_way == id) else {
+            return;
+        };
+        match (task, answer) {
+            (Task::Watch, Answer::Chunk(bytes)) => self.watched(now, bytes),
+            (Task::Watch, _) => {
+                self.under_way.remove(&task);
+                self.end_watch(now);
+            }
+            (task, answer) => self.finish(now, task, answer),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+//! What etcd says, and what this node makes of it. The simulator has the rest: outages, late and doubled news.
+
+use super::*;
+use crate::names::{Incarnation, NodeId};
+
+const CAPTURED: &str = include_str!("../../../golden/etcd.txt");
+
+fn described(node: &str) -> NodeDescription {
+    NodeDescription {
+        node: NodeId(node.parse().unwrap()),
+        incarnation: Incarnation(7),
+        zone: String::new(),
+        client: "127.0.0.1:11211".parse().unwrap(),
+        peer: "127.0.0.1:7000".parse().unwrap(),
+        shards: 2,
+        weight: 256,
+    }
+}
+
+fn etcd() -> Etcd {
+    Etcd::new(&ClusterId("t".parse().unwrap()), described("a"))
+}
+
+/// The answer lines of one captured exchange.
+fn captured(title: &str) -> Vec<&'static [u8]> {
+    let (_, rest) = CAPTURED.split_once(&format!("# {title}\n")).unwrap();
+    let lines = rest.split("\n\n").next().unwrap().lines();
+    lines.filter_map(|line| line.strip_prefix("< ")).map(str::as_bytes).collect()
+}
+
+/// The calls that are due, by path.
+fn calls(etcd: &mut Etcd, now: Micros) -> Vec<Call> {
+    std::iter::from_fn(|| etcd.next(now))
+        .filter_map(|need| match need {
+            Need::Call(call) => Some(call),
+            Need::Cancel(_) => None,
+        })
+        .collect()
+}
+
+fn paths(calls: &[Call]) -> Vec<&'static str> {
+    calls.iter().map(|call| call.path).collect()
+}
+
+fn reply(etcd: &mut Etcd, now: Micros, call: &Call, status: u16, body: &[u8]) {
+    etcd.answered(now, call.id, Answer::Reply { status, body });
+    etcd.check_invariants();
+}
+
+/// A node that has its lease, is registered, and has read what was captured.
+fn settled() -> (Etcd, Call) {
+    let mut etcd = etcd();
+    let now = Micros(0);
+    let first = calls(&mut etcd, now);
+    assert_eq!(paths(&first), [gateway::GRANT, gateway::RANGE]);
+    reply(&mut etcd, now, &first[0], 200, captured("lease grant")[0]);
+    reply(&mut etcd, now, &first[1], 200, captured("range: the ring")[0]);
+    let second = calls(&mut etcd, now);
+    assert_eq!(paths(&second), [gateway::TRANSACTION, gateway::WATCH]);
+    reply(&mut etcd, now, &second[0], 200, captured("register a node")[0]);
+    let watch = second.into_iter().next_back().unwrap();
+    assert!(watch.is_stream);
+    (etcd, watch)
+}
+
+#[test]
+fn a_node_gets_a_lease_registers_reads_and_watches() {
+    let (etcd, watch) = settled();
+    assert_eq!(etcd.view.ring, Some((b"{\"epoch\":2}".to_vec(), Revision(5))));
+    let from_six = gateway::watch("/slabring/t/", Revision(6));
+    assert_eq!(watch.body, from_six);
+    assert!(etcd.view.is_complete && etcd.view.is_reachable);
+}
+
+#[test]
+fn any_cut_of_a_watch_says_the_same_and_old_news_change_nothing() {
+    let (mut etcd, watch) = settled();
+    let stream: Vec<u8> =
+        captured("watch from revision 1").iter().flat_map(|line| [line, &b"\n"[..]].concat()).collect();
+    for byte in &stream {
+        etcd.answered(Micros(1), watch.id, Answer::Chunk(std::slice::from_ref(byte)));
+        etcd.check_invariants();
+    }
+    assert_eq!(etcd.view.ring.as_ref().unwrap().1, Revision(5), "revision 4 was told after 5");
+    assert_eq!(etcd.view.leader, None, "it was created and deleted");
+    let before = etcd.view.clone();
+    etcd.answered(Micros(1), watch.id, Answer::Chunk(&stream));
+    assert_eq!(etcd.view, before);
+}
+
+#[test]
+fn a_compacted_watch_is_cancelled_and_everything_read_anew() {
+    let (mut etcd, watch) = settled();
+    for line in captured("watch from a compacted revision") {
+        etcd.answered(Micros(1), watch.id, Answer::Chunk(&[line, &b"\n"[..]].concat()));
+    }
+    assert_eq!(etcd.next(Micros(1)), Some(Need::Cancel(watch.id)));
+    assert_eq!(paths(&calls(&mut etcd, Micros(1))), [gateway::RANGE]);
+    let later = calls(&mut etcd, Micros(1) + RETRY_AFTER);
+    assert!(later.iter().any(|call| call.path == gateway::WATCH));
+}
+
+#[test]
+fn a_lease_that_is_gone_is_replaced() {
+    let (mut etcd, _) = settled();
+    let now = KEEP_EVERY;
+    let keep = calls(&mut etcd, now).into_iter().find(|call| call.path == gateway::KEEP_ALIVE).unwrap();
+    reply(&mut etcd, now, &keep, 200, captured("keepalive of a lease that is gone")[0]);
+    assert!(etcd.is_busy(), "without a lease nothing can be ordered");
+    assert!(calls(&mut etcd, now).iter().any(|call| call.path == gateway::GRANT));
+}
+
+#[test]
+fn an_etcd_that_is_away_costs_the_view_nothing_but_its_freshness() {
+    let (mut etcd, watch) = settled();
+    etcd.answered(Micros(1), watch.id, Answer::Failed);
+    let mut now = KEEP_EVERY;
+    for _ in 0..100 {
+        for call in calls(&mut etcd, now) {
+            etcd.answered(now, call.id, Answer::Failed);
+        }
+        now = etcd.wake_at().max(now + Micros(1));
+    }
+    assert!(etcd.view.is_complete && !etcd.view.is_reachable);
+    assert_eq!(etcd.view.ring.as_ref().unwrap().1, Revision(5));
+    assert!(now > Micros::from_millis(10_000), "a hundred rounds of retries pause: {now:?}");
+}
+
+#[test]
+fn no_answer_makes_it_panic() {
+    for body in [&b""[..], b"{", b"[]", b"{\"header\":{\"revision\":\"x\"}}", b"\xff", b"{\"result\":1}\n"] {
+        for status in [200, 404, 500] {
+            let mut etcd = etcd();
+            for step in 0..20 {
+                let now = Micros::from_millis(step * 500);
+                for call in calls(&mut etcd, now) {
+                    reply(&mut etcd, now, &call, status, body);
+                }
+            }
+            assert!(!etcd.view.is_reachable);
+        }
+    }
+}

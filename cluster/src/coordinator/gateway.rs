@@ -1,0 +1,323 @@
+//! etcd's JSON gateway: the bodies of calls and what their answers say. Text to values and back; never a connection.
+//!
+//! Keys and values are base64, 64-bit numbers are decimal strings, and what is zero or empty is left out. Verified against
+//! etcd 3.4.23: `golden/etcd.txt` has the exchanges. Source: etcd `Documentation/dev-guide/api_grpc_gateway.md`.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
+
+use super::{Fence, Revision};
+
+/// Grants a lease.
+pub const GRANT: &str = "/v3/lease/grant";
+/// Keeps a lease.
+pub const KEEP_ALIVE: &str = "/v3/lease/keepalive";
+/// Reads keys.
+pub const RANGE: &str = "/v3/kv/range";
+/// Writes on conditions.
+pub const TRANSACTION: &str = "/v3/kv/txn";
+/// Streams changes.
+pub const WATCH: &str = "/v3/watch";
+
+/// A lease: a promise of etcd to delete keys when nobody keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseId(pub i64);
+
+/// The body of a [`GRANT`] for whole seconds.
+pub fn grant(seconds: u64) -> String {
+    json!({ "TTL": seconds.to_string() }).to_string()
+}
+
+/// The body of a [`KEEP_ALIVE`].
+pub fn keep_alive(lease: LeaseId) -> String {
+    json!({ "ID": lease.0.to_string() }).to_string()
+}
+
+/// The body of a [`RANGE`] over all keys that begin with `prefix`, which ends in `/`.
+pub fn range(prefix: &str) -> String {
+    json!({ "key": encode(prefix), "range_end": encode(&range_end(prefix)) }).to_string()
+}
+
+/// The body of a [`WATCH`] of all keys that begin with `prefix`, from a revision on, that one included.
+pub fn watch(prefix: &str, from: Revision) -> String {
+    let request = json!({
+        "key": encode(prefix),
+        "range_end": encode(&range_end(prefix)),
+        "start_revision": from.0.to_string(),
+        "progress_notify": true,
+    });
+    json!({ "create_request": request }).to_string()
+}
+
+/// The body of a [`TRANSACTION`] that puts a key under a lease, whatever it was.
+pub fn put(key: &str, value: &str, lease: LeaseId) -> String {
+    json!({ "compare": [], "success": [put_under(key, value, lease)] }).to_string()
+}
+
+/// The body of a [`TRANSACTION`] that puts a key under a lease if there is no such key, and reads it otherwise.
+pub fn create(key: &str, value: &str, lease: LeaseId) -> String {
+    let absent = json!({ "key": encode(key), "target": "VERSION", "result": "EQUAL", "version": "0" });
+    json!({ "compare": [absent], "success": [put_under(key, value, lease)], "failure": [read(key)] })
+        .to_string()
+}
+
+/// The body of a [`TRANSACTION`] that replaces a key's revision `expect`, if `leader` was created at `fence`; and reads
+/// both otherwise. Without a fence, the condition is left out.
+pub fn replace(key: &str, expect: Revision, value: &str, leader: &str, fence: Option<Fence>) -> String {
+    let unchanged = json!({
+        "key": encode(key), "target": "MOD", "result": "EQUAL", "mod_revision": expect.0.to_string(),
+    });
+    let led = fence.map(|fence| {
+        json!({
+            "key": encode(leader), "target": "CREATE", "result": "EQUAL", "create_revision": fence.0.to_string(),
+        })
+    });
+    let compare: Vec<Value> = std::iter::once(unchanged).chain(led).collect();
+    let put = json!({ "request_put": { "key": encode(key), "value": encode(value) } });
+    json!({ "compare": compare, "success": [put], "failure": [read(key), read(leader)] }).to_string()
+}
+
+fn put_under(key: &str, value: &str, lease: LeaseId) -> Value {
+    json!({ "request_put": { "key": encode(key), "value": encode(value), "lease": lease.0.to_string() } })
+}
+
+fn read(key: &str) -> Value {
+    json!({ "request_range": { "key": encode(key) } })
+}
+
+fn encode(text: &str) -> String {
+    BASE64_STANDARD.encode(text)
+}
+
+/// The first key behind all that begin with `prefix`: the last byte, a slash, becomes the byte after it.
+fn range_end(prefix: &str) -> String {
+    let bare = prefix.strip_suffix('/').expect("prefixes end in a slash");
+    format!("{bare}0")
+}
+
+/// A key as it is or was.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct KeyValue {
+    /// The key.
+    #[serde(default, deserialize_with = "decode")]
+    pub key: Vec<u8>,
+    /// Its value; empty when it was deleted.
+    #[serde(default, deserialize_with = "decode")]
+    pub value: Vec<u8>,
+    /// When it came to be.
+    #[serde(default, deserialize_with = "number")]
+    pub create_revision: u64,
+    /// When it was last changed, or deleted.
+    #[serde(default, deserialize_with = "number")]
+    pub mod_revision: u64,
+}
+
+/// The beginning of every answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct AnswerHeader {
+    /// The store's revision.
+    #[serde(default, deserialize_with = "number")]
+    pub revision: u64,
+}
+
+/// The answer to a [`GRANT`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Granted {
+    /// The lease.
+    #[serde(rename = "ID", deserialize_with = "signed_number")]
+    pub id: i64,
+    /// Its seconds, which may be more than asked for.
+    #[serde(rename = "TTL", deserialize_with = "number")]
+    pub seconds: u64,
+}
+
+/// The answer to a [`RANGE`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Ranged {
+    /// The beginning.
+    pub header: AnswerHeader,
+    /// The keys.
+    #[serde(default, rename = "kvs")]
+    pub keys: Vec<KeyValue>,
+}
+
+/// The answer to a [`TRANSACTION`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Transacted {
+    /// The beginning: its revision is that of what was put.
+    pub header: AnswerHeader,
+    /// Whether the conditions held.
+    #[serde(default)]
+    pub succeeded: bool,
+    #[serde(default)]
+    responses: Vec<PartOfTransaction>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+struct PartOfTransaction {
+    response_range: Option<Ranged>,
+}
+
+impl Transacted {
+    /// The keys that were read, in the order of the reads: `None` for one that is not there.
+    pub fn reads(&self) -> impl Iterator<Item = Option<&KeyValue>> {
+        self.responses.iter().filter_map(|part| Some(part.response_range.as_ref()?.keys.first()))
+    }
+}
+
+/// One line of a [`WATCH`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Watched {
+    /// The beginning: everything up to its revision has been told, unless it says canceled.
+    #[serde(default)]
+    pub header: AnswerHeader,
+    /// The watch is over.
+    #[serde(default)]
+    pub canceled: bool,
+    /// The watch is over because what it asked for is gone; this revision is not.
+    #[serde(default, deserialize_with = "number")]
+    pub compact_revision: u64,
+    /// What changed.
+    #[serde(default)]
+    pub events: Vec<WatchedEvent>,
+}
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct WatchedEvent {
+    /// `DELETE`, or nothing.
+    #[serde(default, rename = "type")]
+    kind: String,
+    /// What the key is now.
+    pub kv: KeyValue,
+}
+
+impl WatchedEvent {
+    /// Whether the key is gone.
+    pub fn is_delete(&self) -> bool {
+        self.kind == "DELETE"
+    }
+}
+
+#[derive(Deserialize)]
+struct Streamed<T> {
+    result: T,
+}
+
+#[derive(Deserialize)]
+struct KeptAlive {
+    #[serde(rename = "TTL", default, deserialize_with = "number")]
+    seconds: u64,
+}
+
+/// Reads an answer; `None` when it is not one.
+pub fn read_answer<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Option<T> {
+    serde_json::from_slice(body).ok()
+}
+
+/// Reads one line of a watch; `None` when it is an error or no line of a watch.
+pub fn read_watched(line: &[u8]) -> Option<Watched> {
+    read_answer::<Streamed<Watched>>(line).map(|line| line.result)
+}
+
+/// Reads the answer to a [`KEEP_ALIVE`]: the seconds that the lease has left, 0 when it is gone.
+pub fn read_kept_alive(body: &[u8]) -> Option<u64> {
+    read_answer::<Streamed<KeptAlive>>(body).map(|answer| answer.result.seconds)
+}
+
+fn decode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    BASE64_STANDARD.decode(text).map_err(serde::de::Error::custom)
+}
+
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+fn signed_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Exchanges with etcd 3.4.23, as `curl` saw them.
+    const CAPTURED: &str = include_str!("../../golden/etcd.txt");
+
+    /// The lines of one exchange that begin with `mark`.
+    fn captured(title: &str, mark: &str) -> Vec<&'static str> {
+        let (_, rest) = CAPTURED.split_once(&format!("# {title}\n")).expect("the exchange was captured");
+        let exchange = rest.split("\n\n").next().unwrap();
+        exchange.lines().filter_map(|line| line.strip_prefix(mark)).collect()
+    }
+
+    /// Checks a body of ours against the one that etcd was given.
+    #[track_caller]
+    fn check_asked(title: &str, path: &str, body: &str) {
+        let asked = captured(title, "> ");
+        let value = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        assert_eq!((asked[0], value(asked[1])), (format!("POST {path}").as_str(), value(body)));
+    }
+
+    fn answer(title: &str) -> &'static [u8] {
+        captured(title, "< ")[0].as_bytes()
+    }
+
+    const LEASE: LeaseId = LeaseId(2_324_035_530_722_741_002);
+    const RING: &str = "/slabring/t/ring";
+    const LEADER: &str = "/slabring/t/leader";
+
+    #[test]
+    fn calls_are_those_that_etcd_understood() {
+        check_asked("lease grant", GRANT, &grant(5));
+        check_asked("keepalive", KEEP_ALIVE, &keep_alive(LEASE));
+        check_asked("range: the nodes", RANGE, &range("/slabring/t/node/"));
+        check_asked("watch from revision 1", WATCH, &watch("/slabring/t/", Revision(1)));
+        check_asked("register a node", TRANSACTION, &put("/slabring/t/node/a", "{\"incarnation\":7}", LEASE));
+        check_asked("campaign: won", TRANSACTION, &create(LEADER, "a", LEASE));
+        let second = replace(RING, Revision(4), "{\"epoch\":2}", LEADER, Some(Fence(3)));
+        check_asked("ring cas: won (second)", TRANSACTION, &second);
+    }
+
+    #[test]
+    fn answers_say_what_etcd_said() {
+        let granted: Granted = read_answer(answer("lease grant")).unwrap();
+        assert_eq!(granted, Granted { id: LEASE.0, seconds: 5 });
+        assert_eq!(read_kept_alive(answer("keepalive")), Some(5));
+        assert_eq!(read_kept_alive(answer("keepalive of a lease that is gone")), Some(0));
+        let nodes: Ranged = read_answer(answer("range: the nodes")).unwrap();
+        assert_eq!(nodes.header.revision, 5);
+        let node = &nodes.keys[0];
+        assert_eq!(
+            (&node.key[..], &node.value[..]),
+            (&b"/slabring/t/node/a"[..], &b"{\"incarnation\":7}"[..])
+        );
+        assert_eq!((node.create_revision, node.mod_revision), (2, 2));
+        assert_eq!(read_answer::<Ranged>(answer("range: nothing there")).unwrap().keys, []);
+        let won: Transacted = read_answer(answer("campaign: won")).unwrap();
+        assert_eq!((won.succeeded, won.header.revision, won.reads().count()), (true, 3, 0));
+        let lost: Transacted = read_answer(answer("ring cas: lost, revision moved")).unwrap();
+        let reads: Vec<_> = lost.reads().map(|key| key.unwrap().mod_revision).collect();
+        assert_eq!((lost.succeeded, reads), (false, vec![4, 3]));
+        assert_eq!(read_answer::<Transacted>(answer("put under a lease that is gone")), None);
+    }
+
+    #[test]
+    fn watches_tell_changes_deletions_progress_and_compaction() {
+        let lines = captured("watch from revision 1", "< ");
+        let watched: Vec<_> = lines.iter().map(|line| read_watched(line.as_bytes()).unwrap()).collect();
+        assert_eq!((watched[0].events.len(), watched[0].canceled), (0, false));
+        let revisions: Vec<_> = watched[1].events.iter().map(|event| event.kv.mod_revision).collect();
+        assert_eq!(revisions, [2, 3, 4, 5]);
+        assert!(watched[2].events.iter().all(WatchedEvent::is_delete));
+        let lines = captured("watch from a compacted revision", "< ");
+        let last = read_watched(lines[1].as_bytes()).unwrap();
+        assert!(last.canceled && last.compact_revision == 6);
+        let lines = captured("watch that only makes progress", "< ");
+        let last = read_watched(lines[1].as_bytes()).unwrap();
+        assert_eq!((last.header.revision, last.events.len(), last.canceled), (6, 0, false));
+    }
+}

@@ -1,0 +1,360 @@
+//! Requests that were sent to their owners: who waits for them, what an answer means, and what an owner answers.
+//! Never sends anything: [`crate::peers`] does.
+//!
+//! A request is sent at most [`HOPS_MAX`] times and only by its origin, never passed on by a third node: who passes on
+//! needs credit of a second link while it holds credit of the first, and two nodes that do so can wait for each other for
+//! ever. What may have been executed is never sent again: an increment must not happen twice.
+
+use crate::link::{Inbound, cost_bytes};
+use crate::peers::LinkId;
+use crate::placement::{PARTITION_COUNT, PartitionId};
+use crate::ring::{Epoch, Ring};
+use crate::safeguard::{self, Safeguard};
+use crate::table::SlotId;
+use crate::time::Micros;
+use crate::wire::{Flags, Status};
+
+/// How often one request is sent: to the owner by the origin's ring, and once more by a newer ring.
+pub const HOPS_MAX: u8 = 2;
+
+/// Requests of one shard that wait for an answer.
+pub const PENDING_MAX: usize = 4_096;
+
+/// Bytes of all of them together. One request may have more when it is the only one.
+pub const PENDING_BYTES_MAX: usize = 16 << 20;
+
+/// How long a request waits for a ring that both sides agree on.
+pub const PARK_TIME_MAX: Micros = Micros::from_millis(50);
+
+/// Capacity for a request's bytes that an empty place keeps.
+const BYTES_KEPT: usize = 1 << 10;
+
+/// Deadlines are looked at this often: an answer may be late by so much.
+const EXPIRY_EVERY: Micros = Micros::from_millis(5);
+
+const INDEX_BITS: u32 = 16;
+const _: () = assert!(PENDING_MAX <= 1 << INDEX_BITS);
+
+/// Why a client gets an error instead of the owner's reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// There is no ring yet. Not executed.
+    #[error("this node has no ring yet")]
+    NoRing,
+    /// Too much is under way to the owner, or from here at all. Not executed.
+    #[error("too much is under way to the owner")]
+    NoCredit,
+    /// No link to the owner. A request that had been sent may have been executed.
+    #[error("the owner cannot be reached")]
+    OwnerGone,
+    /// No answer in time. It may have been executed.
+    #[error("the owner did not answer in time")]
+    Expired,
+    /// The owner had no room. Not executed.
+    #[error("the owner is busy")]
+    Busy,
+    /// The ring changes faster than requests. Not executed.
+    #[error("the ring is changing")]
+    Unsettled,
+    /// Two nodes hold different rings of one epoch. Not executed.
+    #[error("two nodes disagree about the ring")]
+    Disagreement,
+}
+
+/// What an answer means to the origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Reply,
+    Fail(Failure),
+    /// By the ring that the origin has by now.
+    SendAgain,
+    /// Until the origin has a ring of this epoch.
+    WaitForRing(Epoch),
+    /// Until the owner has the ring that the request was sent by.
+    WaitForPeer,
+}
+
+/// Judges an answer to a request that was sent under `sent` for the `hop`th time; the origin's ring is of `ours` now and
+/// the owner's of `theirs`.
+pub(crate) fn judge(status: Status, hop: u8, sent: Epoch, ours: Epoch, theirs: Epoch) -> Verdict {
+    match status {
+        Status::Done => return Verdict::Reply,
+        Status::Expired => return Verdict::Fail(Failure::Expired),
+        Status::Busy => return Verdict::Fail(Failure::Busy),
+        Status::WrongOwner | Status::Behind => {}
+    }
+    if hop >= HOPS_MAX && safeguard::holds(Safeguard::HopsAreLimited) {
+        return Verdict::Fail(Failure::Unsettled);
+    }
+    match status {
+        Status::WrongOwner if theirs > ours => Verdict::WaitForRing(theirs),
+        _ if ours > sent && ours >= theirs => Verdict::SendAgain,
+        _ if theirs < sent => Verdict::WaitForPeer,
+        Status::Behind => Verdict::SendAgain,
+        _ => Verdict::Fail(Failure::Disagreement),
+    }
+}
+
+/// Whether the owner executes a request that came in; otherwise the answer.
+pub(crate) fn admit(
+    now: Micros,
+    inbound: &Inbound,
+    ring: Option<&Ring>,
+    me: Option<SlotId>,
+) -> Result<(), Status> {
+    if inbound.deadline <= now && safeguard::holds(Safeguard::DeadlinesHold) {
+        return Err(Status::Expired);
+    }
+    let ring = ring.ok_or(Status::Behind)?;
+    if inbound.epoch > ring.epoch() {
+        return Err(Status::Behind);
+    }
+    let in_range = usize::from(inbound.partition) < PARTITION_COUNT && (1..=HOPS_MAX).contains(&inbound.hop);
+    if !in_range && safeguard::holds(Safeguard::HopsAreLimited) {
+        return Err(Status::WrongOwner);
+    }
+    let is_ours = me == Some(ring.primary(PartitionId::new(inbound.partition)));
+    if is_ours || !safeguard::holds(Safeguard::OwnershipIsChecked) { Ok(()) } else { Err(Status::WrongOwner) }
+}
+
+/// A request on its way to its owner.
+#[derive(Clone, Copy, Debug)]
+pub struct Forward<'a> {
+    /// [`crate::placement::hash_key`] of its key.
+    pub hash: u64,
+    /// The client's facts: [`Flags::AUTHENTICATED`], [`Flags::PART`], [`Flags::BINARY`].
+    pub flags: Flags,
+    /// When the client is given up on.
+    pub deadline: Micros,
+    /// The request as the client wrote it.
+    pub bytes: &'a [u8],
+}
+
+/// Where a pending request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// On a link, in session order.
+    Sent { link: LinkId, epoch: Epoch },
+    /// Not sent, until this node has a ring of `epoch`, or `until`.
+    WaitsForRing { epoch: Epoch, until: Micros },
+    /// Not sent, until the node at the other end has a ring of `epoch`, or `until`.
+    WaitsForPeer { link: LinkId, epoch: Epoch, until: Micros },
+}
+
+/// A request that waits for its answer.
+#[derive(Debug)]
+pub(crate) struct Pending<P> {
+    /// Where the reply belongs; `None` when the client was answered already and only the credit is to come back.
+    pub(crate) place: Option<P>,
+    pub(crate) stage: Stage,
+    pub(crate) hop: u8,
+    pub(crate) hash: u64,
+    pub(crate) flags: Flags,
+    pub(crate) deadline: Micros,
+    pub(crate) bytes: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Cell<P> {
+    generation: u64,
+    pending: Option<Pending<P>>,
+    /// An empty buffer for the next request here.
+    spare: Vec<u8>,
+}
+
+/// All requests of one shard that wait for an answer. `P` says where a reply belongs.
+#[derive(Debug)]
+pub(crate) struct PendingTable<P> {
+    cells: Vec<Cell<P>>,
+    free: Vec<u16>,
+    bytes: usize,
+    expire_at: Micros,
+}
+
+/// The number of a pending request on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Opaque(pub(crate) u64);
+
+impl Opaque {
+    fn index(self) -> usize {
+        usize::try_from(self.0 & ((1 << INDEX_BITS) - 1)).expect("16 bits fit")
+    }
+}
+
+impl<P: Copy> PendingTable<P> {
+    pub(crate) fn new() -> Self {
+        Self { cells: Vec::new(), free: Vec::new(), bytes: 0, expire_at: Micros::NEVER }
+    }
+
+    /// Requests in it.
+    pub(crate) fn len(&self) -> usize {
+        self.cells.len() - self.free.len()
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.len() < PENDING_MAX && (self.bytes + bytes <= PENDING_BYTES_MAX || self.bytes == 0)
+    }
+
+    /// Takes a request in, for which there is room.
+    pub(crate) fn insert(&mut self, now: Micros, place: P, request: &Forward<'_>, stage: Stage) -> Opaque {
+        assert!(self.has_room(request.bytes.len()), "the caller asked whether there is room");
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.cells.push(Cell { generation: 0, pending: None, spare: Vec::new() });
+            u16::try_from(self.cells.len() - 1).expect("PENDING_MAX fits")
+        });
+        let cell = &mut self.cells[usize::from(index)];
+        assert!(cell.pending.is_none(), "a free place is empty");
+        cell.generation += 1;
+        let mut bytes = std::mem::take(&mut cell.spare);
+        bytes.extend_from_slice(request.bytes);
+        self.bytes += bytes.len();
+        let Forward { hash, flags, deadline, .. } = *request;
+        cell.pending = Some(Pending { place: Some(place), stage, hop: 1, hash, flags, deadline, bytes });
+        self.expire_at = self.expire_at.min(now + EXPIRY_EVERY);
+        Opaque(cell.generation << INDEX_BITS | u64::from(index))
+    }
+
+    pub(crate) fn get(&mut self, opaque: Opaque) -> Option<&mut Pending<P>> {
+        let cell = self.cells.get_mut(opaque.index())?;
+        (cell.generation == opaque.0 >> INDEX_BITS).then_some(cell.pending.as_mut()).flatten()
+    }
+
+    /// Takes a request out, its bytes into `taken`.
+    pub(crate) fn remove(&mut self, opaque: Opaque, taken: &mut Vec<u8>) {
+        let cell = &mut self.cells[opaque.index()];
+        assert_eq!(cell.generation, opaque.0 >> INDEX_BITS, "what is removed is there");
+        let mut pending = cell.pending.take().expect("what is removed is there");
+        self.bytes -= pending.bytes.len();
+        std::mem::swap(taken, &mut pending.bytes);
+        pending.bytes.clear();
+        if pending.bytes.capacity() <= BYTES_KEPT {
+            cell.spare = pending.bytes;
+        }
+        self.free.push(u16::try_from(opaque.index()).expect("PENDING_MAX fits"));
+    }
+
+    /// The numbers of all requests for which `wanted` holds. O(places).
+    pub(crate) fn select(&self, wanted: impl Fn(&Pending<P>) -> bool) -> Vec<Opaque> {
+        let number = |(index, cell): (usize, &Cell<P>)| {
+            let index = u64::try_from(index).expect("PENDING_MAX fits");
+            cell.pending.as_ref().filter(|pending| wanted(pending))?;
+            Some(Opaque(cell.generation << INDEX_BITS | index))
+        };
+        self.cells.iter().enumerate().filter_map(number).collect()
+    }
+
+    /// The requests whose time is over: those nobody waits for any more, and those that waited for a ring long enough.
+    /// Looks only now and then.
+    pub(crate) fn expired(&mut self, now: Micros) -> Vec<Opaque> {
+        if now < self.expire_at {
+            return Vec::new();
+        }
+        self.expire_at = if self.len() == 0 { Micros::NEVER } else { now + EXPIRY_EVERY };
+        self.select(|pending| pending.place.is_some() && pending.is_over(now))
+    }
+
+    /// When [`Self::expired`] should be called.
+    pub(crate) fn wake_at(&self) -> Micros {
+        self.expire_at
+    }
+
+    /// What the requests on a link cost together.
+    pub(crate) fn under_way(&self, on: LinkId) -> (u32, u32) {
+        let on_link = |pending: &&Pending<P>| matches!(pending.stage, Stage::Sent { link, .. } if link == on);
+        let sent = self.cells.iter().filter_map(|cell| cell.pending.as_ref()).filter(on_link);
+        sent.fold((0, 0), |(count, cost), pending| (count + 1, cost + cost_bytes(pending.bytes.len())))
+    }
+}
+
+impl<P> Pending<P> {
+    fn is_over(&self, now: Micros) -> bool {
+        let waits_until = match self.stage {
+            Stage::Sent { .. } => Micros::NEVER,
+            Stage::WaitsForRing { until, .. } | Stage::WaitsForPeer { until, .. } => until,
+        };
+        self.deadline.min(waits_until) <= now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(bytes: &[u8]) -> Forward<'_> {
+        Forward { hash: 7, flags: Flags::NONE, deadline: Micros(1_000_000), bytes }
+    }
+
+    const STAGE: Stage = Stage::WaitsForRing { epoch: Epoch(1), until: Micros(50_000) };
+
+    #[test]
+    fn an_answer_is_judged_by_the_three_epochs() {
+        let judged = |status, hop, [sent, ours, theirs]: [u64; 3]| {
+            judge(status, hop, Epoch(sent), Epoch(ours), Epoch(theirs))
+        };
+        use Status::{Behind, Busy, Done, Expired, WrongOwner};
+        let cases = [
+            (Done, 1, [5, 6, 7], Verdict::Reply),
+            (Expired, 1, [5, 5, 5], Verdict::Fail(Failure::Expired)),
+            (Busy, 1, [5, 5, 5], Verdict::Fail(Failure::Busy)),
+            (WrongOwner, 1, [5, 5, 6], Verdict::WaitForRing(Epoch(6))),
+            (WrongOwner, 1, [5, 6, 7], Verdict::WaitForRing(Epoch(7))),
+            (WrongOwner, 1, [5, 6, 6], Verdict::SendAgain),
+            (WrongOwner, 1, [5, 7, 6], Verdict::SendAgain),
+            (WrongOwner, 1, [5, 5, 5], Verdict::Fail(Failure::Disagreement)),
+            (Behind, 1, [5, 5, 4], Verdict::WaitForPeer),
+            (Behind, 1, [5, 6, 4], Verdict::SendAgain),
+            (Behind, 1, [5, 5, 5], Verdict::SendAgain),
+            (WrongOwner, 2, [5, 5, 6], Verdict::Fail(Failure::Unsettled)),
+            (Behind, 2, [5, 5, 4], Verdict::Fail(Failure::Unsettled)),
+        ];
+        for (status, hop, epochs, verdict) in cases {
+            assert_eq!(judged(status, hop, epochs), verdict, "{status:?} at hop {hop}, epochs {epochs:?}");
+        }
+    }
+
+    #[test]
+    fn a_number_is_good_for_one_request_only() {
+        let mut table = PendingTable::new();
+        let first = table.insert(Micros(0), 'a', &request(b"get k\r\n"), STAGE);
+        let mut bytes = Vec::new();
+        table.remove(first, &mut bytes);
+        assert_eq!(bytes, b"get k\r\n");
+        let second = table.insert(Micros(0), 'b', &request(b""), STAGE);
+        assert_eq!(first.index(), second.index());
+        assert!(table.get(first).is_none());
+        assert_eq!(table.get(second).unwrap().place, Some('b'));
+        assert!(table.get(Opaque(u64::MAX)).is_none());
+    }
+
+    #[test]
+    fn the_table_is_bounded_in_number_and_bytes() {
+        let mut table = PendingTable::new();
+        for _ in 0..PENDING_MAX {
+            assert!(table.has_room(10));
+            table.insert(Micros(0), (), &request(&[0; 10]), STAGE);
+        }
+        assert!(!table.has_room(0));
+        let mut table = PendingTable::new();
+        assert!(table.has_room(PENDING_BYTES_MAX + 1), "alone");
+        table.insert(Micros(0), (), &request(&[0; 1]), STAGE);
+        assert!(table.has_room(PENDING_BYTES_MAX - 1) && !table.has_room(PENDING_BYTES_MAX));
+    }
+
+    #[test]
+    fn time_is_over_at_the_deadline_or_when_parked_for_long_enough() {
+        let mut table = PendingTable::new();
+        let parked = table.insert(Micros(0), 'p', &request(b""), STAGE);
+        let link = LinkId::default();
+        let sent = table.insert(Micros(0), 's', &request(b""), Stage::Sent { link, epoch: Epoch(1) });
+        assert_eq!(table.expired(Micros(4_000)), []);
+        assert_eq!(table.expired(Micros(49_999)), []);
+        assert_eq!(table.expired(Micros(60_000)), [parked]);
+        assert_eq!(table.expired(Micros(1_000_000)), [parked, sent]);
+        table.get(sent).unwrap().place = None;
+        assert_eq!(table.expired(Micros(2_000_000)), [parked], "nobody waits for the other");
+    }
+}

@@ -1,0 +1,711 @@
+//! One connection between a shard of this node and a shard of another: a state machine that is fed bytes and time
+//! and says what to do next. Never a socket, never a clock.
+//!
+//! ```text
+//! dialler:   resting -> connecting -> greeting -> proving -> up -> (closed) resting ...
+//! acceptor:  listening -> challenged -> up -> (closed) over
+//! ```
+//!
+//! Requests go from the dialler to the acceptor and responses back, so a pair of shards that both forward has two links.
+//! The dialler spends credit for each request and has it back with the response: no more than the acceptor granted is
+//! ever under way. The acceptor reads no further while its replies wait, so neither side's memory depends on the other's
+//! speed.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::jump::mix;
+use crate::names::{ClusterId, Incarnation, NodeId};
+use crate::ring::Epoch;
+use crate::safeguard::{self, Safeguard};
+use crate::time::Micros;
+use crate::wire::{
+    self, BODY_BYTES_MAX, CHECKSUM_BYTES, Decoded, FRAME_BYTES_MAX, Flags, GREETING_BYTES_MAX, HEADER_BYTES,
+    Header, Kind, Status, Versions,
+};
+
+mod close;
+mod credit;
+pub mod greeting;
+mod meeting;
+
+pub use close::CloseReason;
+pub use credit::{CREDIT_DEFAULT, Credit, cost_bytes};
+pub use greeting::{Introduction, NONCE_BYTES, Nonce, Secret};
+use greeting::{Side, Transcript};
+
+/// A link that says nothing for this long is closed.
+pub const SILENCE_MAX: Micros = Micros::from_millis(1_500);
+
+/// A link with nothing else to say says so at this interval.
+pub const HEARTBEAT_EVERY: Micros = Micros::from_millis(200);
+
+/// Time from the first byte to a link that is up; also for connecting.
+pub const GREETING_TIME_MAX: Micros = Micros::from_millis(2_000);
+
+/// Time for the kernel to take what one turn gathered. A peer that is alive reads.
+pub const SENDING_TIME_MAX: Micros = Micros::from_millis(10_000);
+
+/// Waiting replies from which on requests are not read.
+pub const OUTPUT_STALL_BYTES: usize = 1 << 20;
+
+/// Pause after the first failed attempt to connect; doubles up to the last, and varies by a quarter.
+const BACK_OFF_FIRST: Micros = Micros::from_millis(50);
+const BACK_OFF_DOUBLINGS_MAX: u32 = 5;
+
+const _: () = assert!(HEARTBEAT_EVERY.0 * 5 <= SILENCE_MAX.0, "a few heartbeats may be late");
+const _: () = assert!(SILENCE_MAX.0 < SENDING_TIME_MAX.0);
+
+/// What all links of a shard have in common.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Protocol versions: [`wire::VERSIONS`].
+    pub versions: Versions,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// This node.
+    pub node: NodeId,
+    /// This life of it.
+    pub incarnation: Incarnation,
+    /// This shard.
+    pub shard: u8,
+    /// Shards of the node.
+    pub shards: u16,
+    /// What proves that a node belongs.
+    pub secret: Secret,
+    /// Bytes of one request or reply, above the largest item with its key and line.
+    pub message_bytes_max: usize,
+    /// What a dialler may have under way here.
+    pub granted: Credit,
+}
+
+/// Who a dialler expects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// The node.
+    pub node: NodeId,
+    /// Its life by the ring.
+    pub incarnation: Incarnation,
+}
+
+/// A request that came in. Its bytes are [`Link::body`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inbound {
+    /// What must come with the response.
+    pub owed: Owed,
+    /// The sender's ring when it sent.
+    pub epoch: Epoch,
+    /// The key's partition.
+    pub partition: u16,
+    /// The shard that owns the key.
+    pub shard: u8,
+    /// How often it has been sent.
+    pub hop: u8,
+    /// The client's facts.
+    pub flags: Flags,
+    /// When nobody waits for a reply any more.
+    pub deadline: Micros,
+}
+
+/// A response that the acceptor owes. Copy it, give it back once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owed {
+    session: u32,
+    opaque: u64,
+    cost: u32,
+}
+
+/// What to do next, or what was heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Dial. Then [`Link::connected`], or [`Link::lost`].
+    Connect,
+    /// Both sides have proved themselves: [`Link::peer`].
+    Up,
+    /// Close the socket if there is one. What was gathered to send is gone.
+    Closed {
+        /// Why.
+        reason: CloseReason,
+        /// Whether it had been up.
+        was_up: bool,
+    },
+    /// The peer's ring is of this epoch: later than any it had spoken of.
+    PeerEpoch(Epoch),
+    /// Execute [`Link::body`].
+    Request(Inbound),
+    /// A request of ours is done, [`Link::body`] is its reply; or it was not executed.
+    Response {
+        /// The number it was sent with.
+        opaque: u64,
+        /// What became of it.
+        status: Status,
+        /// The peer's ring.
+        epoch: Epoch,
+    },
+    /// The peer wants our ring if it has this epoch or a later one.
+    RingWanted(Epoch),
+    /// The peer's ring is [`Link::body`].
+    RingDocument,
+}
+
+/// No credit for a request now: nothing was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoCredit;
+
+#[derive(Debug)]
+enum State {
+    /// Dialler: pauses.
+    Resting {
+        until: Micros,
+    },
+    /// Dialler: the kernel connects.
+    Connecting {
+        deadline: Micros,
+    },
+    /// Dialler: has said hello.
+    Greeting {
+        deadline: Micros,
+        hello: Vec<u8>,
+    },
+    /// Dialler: has sent its proof.
+    Proving {
+        deadline: Micros,
+        said: Transcript,
+    },
+    /// Acceptor: waits for hello.
+    Listening {
+        deadline: Micros,
+        nonce: Nonce,
+    },
+    /// Acceptor: waits for the proof.
+    Challenged {
+        deadline: Micros,
+        said: Transcript,
+    },
+    Up,
+    /// Acceptor: this was all.
+    Over,
+}
+
+/// Where the bytes of the last event are.
+#[derive(Debug)]
+enum Body {
+    Input(Range<usize>),
+    Assembled,
+}
+
+/// One link.
+#[derive(Debug)]
+pub struct Link {
+    identity: Arc<Identity>,
+    side: Side,
+    expected: Option<Expected>,
+    state: State,
+    closing: Option<CloseReason>,
+    peer: Option<Introduction>,
+    peer_epoch: Epoch,
+    peer_epoch_told: Epoch,
+    /// This node's ring: goes into every frame.
+    epoch: Epoch,
+    /// Counts the times it was up, so that responses owed to an earlier time are known as such.
+    session: u32,
+    failures: u32,
+    jitter: u64,
+    /// Dialler: under way. Acceptor: owed.
+    used: Credit,
+    granted: Credit,
+    input: Vec<u8>,
+    consumed: usize,
+    body: Body,
+    assembly: Vec<u8>,
+    assembling: Option<Header>,
+    output: Vec<u8>,
+    sending: Option<Sending>,
+    heard_at: Micros,
+    /// When bytes came last: the time in the input counts against a request's deadline.
+    received_at: Micros,
+    stalled: bool,
+    heartbeat_at: Micros,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sending {
+    since: Micros,
+    bytes: usize,
+}
+
+impl Link {
+    /// A link that this side keeps up: it dials at once, and again after each end. `jitter` is any number, another for
+    /// each link.
+    pub fn dialler(
+        identity: Arc<Identity>,
+        expected: Expected,
+        epoch: Epoch,
+        now: Micros,
+        jitter: u64,
+    ) -> Self {
+        Self::new(identity, Side::Dialler, Some(expected), State::Resting { until: now }, epoch, jitter)
+    }
+
+    /// A link that the other side has dialled.
+    pub fn acceptor(identity: Arc<Identity>, epoch: Epoch, now: Micros, nonce: Nonce) -> Self {
+        let state = State::Listening { deadline: now + GREETING_TIME_MAX, nonce };
+        Self::new(identity, Side::Acceptor, None, state, epoch, 0)
+    }
+
+    fn new(
+        identity: Arc<Identity>,
+        side: Side,
+        expected: Option<Expected>,
+        state: State,
+        epoch: Epoch,
+        jitter: u64,
+    ) -> Self {
+        Self {
+            identity,
+            side,
+            expected,
+            state,
+            closing: None,
+            peer: None,
+            peer_epoch: Epoch::NONE,
+            peer_epoch_told: Epoch::NONE,
+            epoch,
+            session: 0,
+            failures: 0,
+            jitter,
+            used: Credit::NONE,
+            granted: Credit::NONE,
+            input: Vec::new(),
+            consumed: 0,
+            body: Body::Input(0..0),
+            assembly: Vec::new(),
+            assembling: None,
+            output: Vec::new(),
+            sending: None,
+            heard_at: Micros::default(),
+            received_at: Micros::default(),
+            stalled: false,
+            heartbeat_at: Micros::NEVER,
+        }
+    }
+
+    /// Whether requests can be sent, or are answered.
+    pub fn is_up(&self) -> bool {
+        matches!(self.state, State::Up) && self.closing.is_none()
+    }
+
+    /// Whether an end is still to be told.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.closing.is_some()
+    }
+
+    /// Whether there is no connection and no end of one to be told.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.closing.is_none() && matches!(self.state, State::Over | State::Resting { .. })
+    }
+
+    /// Who is at the other end, while it is up.
+    pub fn peer(&self) -> Option<&Introduction> {
+        self.peer.as_ref()
+    }
+
+    /// The latest epoch that the peer has spoken of since the link came up.
+    pub fn peer_epoch(&self) -> Epoch {
+        self.peer_epoch
+    }
+
+    /// Requests under way or owed.
+    pub fn used(&self) -> Credit {
+        self.used
+    }
+
+    /// Whether [`Self::take_output`] would give something.
+    pub fn has_output(&self) -> bool {
+        self.sending.is_none() && !self.output.is_empty()
+    }
+
+    /// Bytes that wait to be sent or are being sent.
+    pub fn output_bytes(&self) -> usize {
+        self.output.len() + self.sending.map_or(0, |sending| sending.bytes)
+    }
+
+    /// Bytes that wait to be looked at.
+    pub fn input_bytes(&self) -> usize {
+        self.input.len() - self.consumed + self.assembly.len()
+    }
+
+    /// The bytes of the event that [`Self::next`] gave last, until the next call of any `&mut` function.
+    pub fn body(&self) -> &[u8] {
+        match &self.body {
+            Body::Input(range) => &self.input[range.clone()],
+            Body::Assembled => &self.assembly,
+        }
+    }
+
+    /// The socket is connected: introduces this side. Dialler only, after [`Event::Connect`].
+    pub fn connected(&mut self, now: Micros, nonce: Nonce) {
+        assert!(matches!(self.state, State::Connecting { .. }), "a link connects when it was told to");
+        let hello = self.introduction(self.identity.versions, nonce).encode();
+        self.append(Header::new(Kind::Hello, self.epoch), &hello);
+        self.state = State::Greeting { deadline: now + GREETING_TIME_MAX, hello };
+    }
+
+    /// The connection failed or was closed by the kernel or the other side.
+    pub fn lost(&mut self) {
+        self.close(CloseReason::Lost);
+    }
+
+    /// Ends the link from this side.
+    pub fn retire(&mut self) {
+        self.close(CloseReason::Retired);
+    }
+
+    /// The last event was a response that nobody waits for.
+    pub(crate) fn refuse_response(&mut self) {
+        self.close(CloseReason::UnknownResponse);
+    }
+
+    fn close(&mut self, reason: CloseReason) {
+        let has_ended = matches!(self.state, State::Over | State::Resting { .. });
+        if self.closing.is_none() && !has_ended {
+            self.closing = Some(reason);
+        }
+    }
+
+    /// Whether [`Self::receive`] should be called: false while replies wait or whole frames do.
+    pub fn wants_bytes(&self) -> bool {
+        !self.stalls() && self.input.len() - self.consumed < FRAME_BYTES_MAX
+    }
+
+    fn stalls(&self) -> bool {
+        self.output_bytes() >= OUTPUT_STALL_BYTES
+    }
+
+    /// Bytes came from the socket.
+    pub fn receive(&mut self, now: Micros, bytes: &[u8]) {
+        if matches!(self.state, State::Over | State::Resting { .. }) || self.closing.is_some() {
+            return;
+        }
+        self.heard_at = now;
+        self.received_at = now;
+        self.body = Body::Input(0..0);
+        self.input.drain(..self.consumed);
+        self.consumed = 0;
+        self.input.extend_from_slice(bytes);
+    }
+
+    /// What was gathered to send since the last time, in exchange for an empty buffer; `None` while a send is under way
+    /// or there is nothing. One call for each turn makes one send of many frames.
+    pub fn take_output(&mut self, now: Micros, mut spare: Vec<u8>) -> Option<Vec<u8>> {
+        if self.sending.is_some() || self.output.is_empty() {
+            return None;
+        }
+        spare.clear();
+        std::mem::swap(&mut self.output, &mut spare);
+        self.sending = Some(Sending { since: now, bytes: spare.len() });
+        Some(spare)
+    }
+
+    /// The kernel has taken all of what [`Self::take_output`] gave.
+    pub fn sent(&mut self) {
+        self.sending = None;
+    }
+
+    /// This node follows another ring now. The peer hears it at once.
+    pub fn set_epoch(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+        if self.is_up() {
+            self.append(Header::new(Kind::Heartbeat, epoch), &[]);
+        }
+    }
+
+    /// Gathers a request: its header's kind, epoch and deadline are filled in here. Dialler only, while up.
+    pub fn send_request(
+        &mut self,
+        now: Micros,
+        header: Header,
+        deadline: Micros,
+        body: &[u8],
+    ) -> Result<(), NoCredit> {
+        assert!(self.side == Side::Dialler && self.is_up(), "requests go out on dialled links that are up");
+        let cost = cost_bytes(body.len());
+        if !self.used.admits(cost, self.granted) && safeguard::holds(Safeguard::CreditIsKept) {
+            return Err(NoCredit);
+        }
+        self.used.take(cost);
+        let left = u32::try_from(deadline.since(now).0).unwrap_or(u32::MAX);
+        let header = Header { kind: Kind::Request, epoch: self.epoch, deadline_micros: left, ..header };
+        self.append_message(header, body);
+        Ok(())
+    }
+
+    /// A response came for a request of `body_bytes`: its credit is free again.
+    pub fn settle(&mut self, body_bytes: usize) {
+        self.used.give_back(cost_bytes(body_bytes));
+    }
+
+    /// Gathers a response. What is owed from before the link ended is dropped: nobody waits for it.
+    pub fn send_response(&mut self, owed: Owed, status: Status, body: &[u8]) {
+        if owed.session != self.session || !self.is_up() {
+            return;
+        }
+        assert!(status == Status::Done || body.is_empty(), "only what was executed has a reply");
+        self.used.give_back(owed.cost);
+        let header =
+            Header { opaque: owed.opaque, detail: status as u8, ..Header::new(Kind::Response, self.epoch) };
+        self.append_message(header, body);
+    }
+
+    /// Asks for the peer's ring if it is of `epoch` or later.
+    pub fn ask_ring(&mut self, epoch: Epoch) {
+        if self.is_up() {
+            let header = Header { opaque: epoch.0, ..Header::new(Kind::RingWanted, self.epoch) };
+            self.append(header, &[]);
+        }
+    }
+
+    /// Gathers this node's ring, unless replies wait already: the peer will ask again.
+    pub fn send_ring(&mut self, json: &str) {
+        if self.is_up() && !self.stalls() {
+            self.append(Header::new(Kind::RingDocument, self.epoch), json.as_bytes());
+        }
+    }
+
+    /// When [`Self::next`] has something to do although nothing came.
+    pub fn wake_at(&self) -> Micros {
+        let by_state = match self.state {
+            State::Resting { until } => until,
+            State::Connecting { deadline }
+            | State::Greeting { deadline, .. }
+            | State::Proving { deadline, .. }
+            | State::Listening { deadline, .. }
+            | State::Challenged { deadline, .. } => deadline,
+            State::Up => self.heartbeat_at.min(self.heard_at + SILENCE_MAX),
+            State::Over => Micros::NEVER,
+        };
+        self.sending.map_or(by_state, |sending| by_state.min(sending.since + SENDING_TIME_MAX))
+    }
+
+    /// What to do next, or what was heard next; `None` until something comes or [`Self::wake_at`] has passed.
+    pub fn next(&mut self, now: Micros) -> Option<Event> {
+        if self.closing.is_none() && self.is_due(now) {
+            self.state = State::Connecting { deadline: now + GREETING_TIME_MAX };
+            return Some(Event::Connect);
+        }
+        self.notice_time(now);
+        if let Some(reason) = self.closing.take() {
+            return Some(self.end(now, reason));
+        }
+        match self.next_frame(now) {
+            // What was heard without an event may have told an epoch all the same.
+            Ok(event) => event.or_else(|| self.epoch_news()),
+            Err(reason) => Some(self.end(now, reason)),
+        }
+    }
+
+    fn epoch_news(&mut self) -> Option<Event> {
+        let is_news = self.peer_epoch > self.peer_epoch_told;
+        self.peer_epoch_told = self.peer_epoch;
+        is_news.then_some(Event::PeerEpoch(self.peer_epoch))
+    }
+
+    fn is_due(&self, now: Micros) -> bool {
+        matches!(self.state, State::Resting { until } if until <= now)
+    }
+
+    /// Sends heartbeats, and closes what takes too long.
+    fn notice_time(&mut self, now: Micros) {
+        if self.sending.is_some_and(|sending| now.since(sending.since) >= SENDING_TIME_MAX) {
+            self.close(CloseReason::Stuck);
+        }
+        match self.state {
+            State::Connecting { deadline }
+            | State::Greeting { deadline, .. }
+            | State::Proving { deadline, .. }
+            | State::Listening { deadline, .. }
+            | State::Challenged { deadline, .. }
+                if deadline <= now =>
+            {
+                self.close(CloseReason::GreetingTime);
+            }
+            State::Up => self.notice_silence(now),
+            _ => {}
+        }
+    }
+
+    fn notice_silence(&mut self, now: Micros) {
+        // What is not read cannot be heard: the silence while this side did not listen does not count.
+        let stalls = self.stalls();
+        if std::mem::replace(&mut self.stalled, stalls) || stalls {
+            self.heard_at = now;
+        }
+        if now.since(self.heard_at) >= SILENCE_MAX && safeguard::holds(Safeguard::SilenceIsNoticed) {
+            self.close(CloseReason::Silent);
+        }
+        if now >= self.heartbeat_at {
+            self.heartbeat_at = now + HEARTBEAT_EVERY;
+            if self.output.is_empty() {
+                self.append(Header::new(Kind::Heartbeat, self.epoch), &[]);
+            }
+        }
+    }
+
+    /// Forgets the connection.
+    fn end(&mut self, now: Micros, reason: CloseReason) -> Event {
+        let was_up = matches!(self.state, State::Up);
+        self.state = match self.side {
+            Side::Acceptor => State::Over,
+            Side::Dialler => State::Resting { until: now + self.pause(was_up) },
+        };
+        self.closing = None;
+        self.peer = None;
+        (self.peer_epoch, self.peer_epoch_told) = (Epoch::NONE, Epoch::NONE);
+        self.session = self.session.wrapping_add(1);
+        (self.used, self.granted) = (Credit::NONE, Credit::NONE);
+        self.input.clear();
+        self.consumed = 0;
+        self.body = Body::Input(0..0);
+        self.assembly = Vec::new();
+        self.assembling = None;
+        self.output.clear();
+        self.sending = None;
+        self.stalled = false;
+        Event::Closed { reason, was_up }
+    }
+
+    /// The pause before the next attempt: doubles with each failure in a row, and differs between links.
+    fn pause(&mut self, was_up: bool) -> Micros {
+        self.failures = if was_up { 0 } else { self.failures.saturating_add(1) };
+        let whole = BACK_OFF_FIRST.0 << self.failures.min(BACK_OFF_DOUBLINGS_MAX);
+        self.jitter = mix(self.jitter.wrapping_add(1));
+        Micros(whole - self.jitter % (whole / 4))
+    }
+
+    /// The next frame that means something to others.
+    fn next_frame(&mut self, now: Micros) -> Result<Option<Event>, CloseReason> {
+        while !self.stalls() {
+            if matches!(self.state, State::Over | State::Resting { .. } | State::Connecting { .. }) {
+                return Ok(None);
+            }
+            let body_bytes_max = if self.is_up() { BODY_BYTES_MAX } else { GREETING_BYTES_MAX };
+            let Decoded::Frame { header, frame_bytes } =
+                wire::decode(&self.input[self.consumed..], body_bytes_max)?
+            else {
+                return Ok(None);
+            };
+            let start = self.consumed;
+            self.consumed += frame_bytes;
+            let body = start + HEADER_BYTES..self.consumed - CHECKSUM_BYTES;
+            if let Some(event) = self.hear(now, header, body)? {
+                return Ok(Some(event));
+            }
+        }
+        Ok(None)
+    }
+
+    fn hear(
+        &mut self,
+        now: Micros,
+        header: Header,
+        body: Range<usize>,
+    ) -> Result<Option<Event>, CloseReason> {
+        self.body = Body::Input(body.clone());
+        if header.kind.is_greeting() {
+            return self.greet(now, header, body);
+        }
+        if !self.is_up() {
+            return Err(CloseReason::Unexpected(header.kind));
+        }
+        self.peer_epoch = self.peer_epoch.max(header.epoch);
+        let Some(header) = self.assemble(header, body)? else {
+            return Ok(None);
+        };
+        match (header.kind, self.side) {
+            (Kind::Heartbeat, _) => Ok(None),
+            (Kind::RingWanted, _) => Ok(Some(Event::RingWanted(Epoch(header.opaque)))),
+            (Kind::RingDocument, _) => Ok(Some(Event::RingDocument)),
+            (Kind::Request, Side::Acceptor) => self.take_request(header).map(Some),
+            (Kind::Response, Side::Dialler) => {
+                let status = Status::of(header.detail).ok_or(CloseReason::Message)?;
+                Ok(Some(Event::Response { opaque: header.opaque, status, epoch: header.epoch }))
+            }
+            (kind, _) => Err(CloseReason::Unexpected(kind)),
+        }
+    }
+
+    /// Joins the parts of a message. Gives the header when the message is whole, and it is [`Self::body`] then.
+    fn assemble(&mut self, header: Header, body: Range<usize>) -> Result<Option<Header>, CloseReason> {
+        let whole = Header { flags: header.flags.without(Flags::MORE), ..header };
+        let goes_on = header.flags.has(Flags::MORE);
+        let may_be_cut = matches!(header.kind, Kind::Request | Kind::Response);
+        match self.assembling {
+            None if !goes_on => {
+                let fits = !may_be_cut || body.len() <= self.identity.message_bytes_max;
+                return if fits { Ok(Some(header)) } else { Err(CloseReason::Message) };
+            }
+            None if may_be_cut => self.assembly.clear(),
+            Some(first) if first == whole => {}
+            _ => return Err(CloseReason::Message),
+        }
+        if self.assembly.len() + body.len() > self.identity.message_bytes_max {
+            return Err(CloseReason::Message);
+        }
+        self.assembly.extend_from_slice(&self.input[body]);
+        self.assembling = goes_on.then_some(whole);
+        self.body = Body::Assembled;
+        Ok((!goes_on).then_some(whole))
+    }
+
+    fn take_request(&mut self, header: Header) -> Result<Event, CloseReason> {
+        let cost = cost_bytes(self.body().len());
+        if !self.used.admits(cost, self.granted) {
+            return Err(CloseReason::CreditExceeded);
+        }
+        self.used.take(cost);
+        Ok(Event::Request(Inbound {
+            owed: Owed { session: self.session, opaque: header.opaque, cost },
+            epoch: header.epoch,
+            partition: header.partition,
+            shard: header.shard,
+            hop: header.detail,
+            flags: header.flags,
+            deadline: self.received_at + Micros(header.deadline_micros.into()),
+        }))
+    }
+
+    /// Checks every bound; for tests and debugging.
+    pub fn check_invariants(&self) {
+        assert!(self.consumed <= self.input.len());
+        let may_be_alone = self.used.operations <= 1;
+        assert!(self.used.operations <= self.granted.operations, "{:?} of {:?}", self.used, self.granted);
+        assert!(
+            self.used.bytes <= self.granted.bytes || may_be_alone,
+            "{:?} of {:?}",
+            self.used,
+            self.granted
+        );
+        assert!(self.assembly.len() <= self.identity.message_bytes_max);
+        let requests = usize::try_from(self.granted.bytes).expect("32 bits fit") + FRAME_BYTES_MAX;
+        let replies = OUTPUT_STALL_BYTES + self.identity.message_bytes_max + FRAME_BYTES_MAX;
+        assert!(self.output_bytes() <= requests.max(replies), "{} bytes wait", self.output_bytes());
+    }
+
+    /// Gathers a message in as many frames as it needs.
+    fn append_message(&mut self, header: Header, body: &[u8]) {
+        let mut rest = body;
+        while rest.len() > BODY_BYTES_MAX {
+            let (part, others) = rest.split_at(BODY_BYTES_MAX);
+            self.append(Header { flags: header.flags.with(Flags::MORE), ..header }, part);
+            rest = others;
+        }
+        self.append(header, rest);
+    }
+
+    fn append(&mut self, header: Header, body: &[u8]) {
+        wire::encode(&header, body, &mut self.output);
+    }
+}
+
+#[cfg(test)]
+mod tests;

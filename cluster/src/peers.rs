@@ -1,0 +1,688 @@
+//! One shard's part in the cluster: its links to other nodes, the requests it has sent and those it was sent.
+//! Events and time in, effects out. Never a socket, a clock or a key's value.
+//!
+//! The owner of the sockets calls what happened ([`Peers::connected`], [`Peers::received`], ...), then [`Peers::next`] until it
+//! gives `None`, then sends what [`Peers::links_to_send`] names: once a turn.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use crate::forward::{Failure, Forward, Opaque, PARK_TIME_MAX, PendingTable, Stage, Verdict, admit, judge};
+use crate::jump::mix;
+use crate::link::{CloseReason, Event, Expected, Identity, Inbound, Link, Nonce, Owed};
+use crate::names::Address;
+use crate::placement::{partition_of, shard_of};
+use crate::ring::{Epoch, NodeState, Ring, SlotEntry};
+use crate::table::SlotId;
+use crate::time::Micros;
+use crate::wire::{Flags, Header, Kind, Status};
+
+/// Links that other nodes may dial to one shard.
+pub const ACCEPTED_MAX: usize = 4_096;
+
+/// Links from one shard to one node, at most.
+pub const LINKS_PER_PEER_MAX: u8 = 8;
+
+/// A node that is behind asks for the ring this often.
+const ASK_EVERY: Micros = Micros::from_millis(100);
+
+/// One of a shard's links: an accepted one is over with its [`Effect::Closed`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId {
+    index: u32,
+    generation: u32,
+}
+
+/// A request of another node that must be answered with [`Peers::respond`].
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    link: LinkId,
+    owed: Owed,
+    /// The shard of this node that owns the key.
+    pub shard: u8,
+    /// The client's facts.
+    pub flags: Flags,
+    /// When nobody waits for the reply any more.
+    pub deadline: Micros,
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// This node owns the key: nothing was sent.
+    Here,
+    /// The answer will be an [`Effect::Answer`], or [`Effect::ExecuteHere`].
+    Sent,
+}
+
+/// What to do next.
+#[derive(Clone, Debug)]
+pub enum Effect<P> {
+    /// Dial shard `shard` of the node at `address`; then [`Peers::connected`] or [`Peers::lost`].
+    Connect {
+        /// For this link.
+        link: LinkId,
+        /// The node.
+        address: Address,
+        /// The shard.
+        shard: u8,
+    },
+    /// The link is up.
+    Up {
+        /// Which.
+        link: LinkId,
+    },
+    /// Close the link's socket, if there is one. A dialled link will be dialled again.
+    Closed {
+        /// Which.
+        link: LinkId,
+        /// Why.
+        reason: CloseReason,
+        /// Whether it had been up.
+        was_up: bool,
+    },
+    /// Execute [`Peers::body`] and [`Peers::respond`].
+    Execute(Asked),
+    /// A request of this node is answered: [`Peers::body`] is the owner's reply.
+    Answer {
+        /// Whose.
+        place: P,
+        /// Why there is none.
+        outcome: Result<(), Failure>,
+    },
+    /// A request that was sent away belongs here by a newer ring: execute [`Peers::body`].
+    ExecuteHere {
+        /// Whose.
+        place: P,
+    },
+    /// A ring document of another node is [`Peers::body`]: offer it to the holder, and [`Peers::adopt`] what comes of it.
+    RingReceived,
+}
+
+#[derive(Debug)]
+struct Entry {
+    link: Link,
+    /// Dialled links: where to.
+    target: Option<Target>,
+    /// The entry goes when the link ends.
+    leaving: bool,
+}
+
+/// What a link was dialled to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Target {
+    slot: SlotId,
+    /// Which of the links from this shard to that node: 0 first.
+    lane: u8,
+    address: Address,
+    shard: u8,
+    expected: Expected,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    generation: u32,
+    entry: Option<Box<Entry>>,
+}
+
+/// Where the bytes of the last effect are.
+#[derive(Clone, Copy, Debug)]
+enum Body {
+    Link(LinkId),
+    Scratch,
+}
+
+/// One shard's links and forwards. `P` says where a reply belongs.
+#[derive(Debug)]
+pub struct Peers<P> {
+    identity: Arc<Identity>,
+    links_per_peer: u8,
+    ring: Option<Arc<Ring>>,
+    me: Option<SlotId>,
+    places: Vec<Place>,
+    free: Vec<u32>,
+    accepted: usize,
+    dialled: BTreeMap<(SlotId, u8), LinkId>,
+    pending: PendingTable<P>,
+    failed: VecDeque<(P, Failure)>,
+    again: VecDeque<Opaque>,
+    scratch: Vec<u8>,
+    body: Body,
+    /// The place that [`Self::next`] looks at first.
+    cursor: usize,
+    /// The link that was asked for the ring last, and when another will be.
+    asked: usize,
+    ask_at: Micros,
+    jitter: u64,
+}
+
+impl<P: Copy> Peers<P> {
+    /// A shard without a ring. `links_per_peer` is 1 to [`LINKS_PER_PEER_MAX`]; `jitter` is any number, another for each shard
+    /// of each node.
+    pub fn new(identity: Identity, links_per_peer: u8, jitter: u64) -> Self {
+        assert!((1..=LINKS_PER_PEER_MAX).contains(&links_per_peer), "{links_per_peer} links per peer");
+        Self {
+            identity: Arc::new(identity),
+            links_per_peer,
+            ring: None,
+            me: None,
+            places: Vec::new(),
+            free: Vec::new(),
+            accepted: 0,
+            dialled: BTreeMap::new(),
+            pending: PendingTable::new(),
+            failed: VecDeque::new(),
+            again: VecDeque::new(),
+            scratch: Vec::new(),
+            body: Body::Scratch,
+            cursor: 0,
+            asked: 0,
+            ask_at: Micros::default(),
+            jitter,
+        }
+    }
+
+    /// The ring it follows.
+    pub fn ring(&self) -> Option<&Arc<Ring>> {
+        self.ring.as_ref()
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.ring.as_ref().map_or(Epoch::NONE, |ring| ring.epoch())
+    }
+
+    /// Requests that wait for an answer.
+    pub fn pending_count(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// The bytes of the effect that [`Self::next`] gave last, until the next call of any `&mut` function.
+    pub fn body(&self) -> &[u8] {
+        match self.body {
+            Body::Link(id) => self.link(id).map_or(&[], Link::body),
+            Body::Scratch => &self.scratch,
+        }
+    }
+
+    /// A link, while there is one of that name.
+    pub fn link(&self, id: LinkId) -> Option<&Link> {
+        let place = self.places.get(usize::try_from(id.index).ok()?)?;
+        let entry = place.entry.as_ref().filter(|_| place.generation == id.generation)?;
+        Some(&entry.link)
+    }
+
+    fn link_mut(&mut self, id: LinkId) -> Option<&mut Link> {
+        let place = self.places.get_mut(usize::try_from(id.index).ok()?)?;
+        let entry = place.entry.as_mut().filter(|_| place.generation == id.generation)?;
+        Some(&mut entry.link)
+    }
+
+    /// All links.
+    pub fn links(&self) -> impl Iterator<Item = (LinkId, &Link)> {
+        let live = |(index, place)| Some((name(index, place), &place.entry.as_ref()?.link));
+        self.places.iter().enumerate().filter_map(live)
+    }
+
+    /// Follows a newer ring: dials its nodes, lets go of others, and sends again what waited for it.
+    pub fn adopt(&mut self, now: Micros, ring: Arc<Ring>) {
+        self.me = ring.slot_of(&self.identity.node);
+        self.ring = Some(ring);
+        let epoch = self.epoch();
+        let targets = self.targets();
+        for (index, target) in self.dialled_targets() {
+            let key = (target.slot, target.lane);
+            if targets.get(&key) != Some(&target) {
+                self.dialled.remove(&key);
+                self.leave(index);
+            }
+        }
+        for place in &mut self.places {
+            if let Some(entry) = &mut place.entry {
+                entry.link.set_epoch(epoch);
+            }
+        }
+        for (key, target) in targets {
+            if !self.dialled.contains_key(&key) {
+                let id = self.dial(now, target);
+                self.dialled.insert(key, id);
+            }
+        }
+        let is_served = |stage| matches!(stage, Stage::WaitsForRing { epoch: wanted, .. } if wanted <= epoch);
+        self.again.extend(self.pending.select(|pending| is_served(pending.stage)));
+    }
+
+    /// The links that the ring asks for.
+    fn targets(&self) -> BTreeMap<(SlotId, u8), Target> {
+        let ring = self.ring.as_ref().expect("a ring was adopted");
+        let mut targets = BTreeMap::new();
+        for (slot, entry) in (0..).map(SlotId).zip(&ring.document().slots) {
+            let is_member = !matches!(entry.state, NodeState::Left | NodeState::Down);
+            if Some(slot) == self.me || entry.node == self.identity.node || !is_member {
+                continue;
+            }
+            for lane in 0..self.lanes(entry) {
+                targets.insert((slot, lane), self.target(slot, entry, lane));
+            }
+        }
+        targets
+    }
+
+    /// Links from this shard to a node.
+    fn lanes(&self, entry: &SlotEntry) -> u8 {
+        u8::try_from(entry.shards).map_or(self.links_per_peer, |shards| shards.min(self.links_per_peer))
+    }
+
+    fn target(&self, slot: SlotId, entry: &SlotEntry, lane: u8) -> Target {
+        // Fewer links than shards: the links of different shards here end at different shards there.
+        let spread =
+            if u16::from(self.lanes(entry)) < entry.shards { u16::from(self.identity.shard) } else { 0 };
+        let shard = (u16::from(lane) + spread) % entry.shards;
+        Target {
+            slot,
+            lane,
+            address: entry.peer.clone(),
+            shard: u8::try_from(shard).expect("below SHARD_COUNT_MAX"),
+            expected: Expected { node: entry.node.clone(), incarnation: entry.incarnation },
+        }
+    }
+
+    fn dialled_targets(&self) -> Vec<(usize, Target)> {
+        let target = |(index, place): (usize, &Place)| {
+            let entry = place.entry.as_ref().filter(|entry| !entry.leaving)?;
+            Some((index, entry.target.clone()?))
+        };
+        self.places.iter().enumerate().filter_map(target).collect()
+    }
+
+    fn dial(&mut self, now: Micros, target: Target) -> LinkId {
+        self.jitter = mix(self.jitter.wrapping_add(1));
+        let identity = Arc::clone(&self.identity);
+        let link = Link::dialler(identity, target.expected.clone(), self.epoch(), now, self.jitter);
+        self.place(Entry { link, target: Some(target), leaving: false })
+    }
+
+    fn place(&mut self, entry: Entry) -> LinkId {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place::default());
+            u32::try_from(self.places.len() - 1).expect("links are bounded")
+        });
+        let place = &mut self.places[usize::try_from(index).expect("an index")];
+        assert!(place.entry.is_none(), "a free place is empty");
+        place.generation = place.generation.wrapping_add(1);
+        place.entry = Some(Box::new(entry));
+        LinkId { index, generation: place.generation }
+    }
+
+    /// Ends a dialled link for good. One that rests has no end to come: it goes at once.
+    fn leave(&mut self, index: usize) {
+        let entry = self.places[index].entry.as_mut().expect("a link that is dialled is there");
+        entry.leaving = true;
+        entry.link.retire();
+    }
+
+    fn remove(&mut self, index: usize) {
+        let entry = self.places[index].entry.take().expect("what is removed is there");
+        self.accepted -= usize::from(entry.target.is_none());
+        self.free.push(u32::try_from(index).expect("links are bounded"));
+    }
+
+    /// Another node has dialled this shard. `None`: too many have; close it.
+    pub fn accept(&mut self, now: Micros, nonce: Nonce) -> Option<LinkId> {
+        if self.accepted >= ACCEPTED_MAX {
+            return None;
+        }
+        self.accepted += 1;
+        let link = Link::acceptor(Arc::clone(&self.identity), self.epoch(), now, nonce);
+        Some(self.place(Entry { link, target: None, leaving: true }))
+    }
+
+    /// The socket of [`Effect::Connect`] is connected.
+    pub fn connected(&mut self, now: Micros, id: LinkId, nonce: Nonce) {
+        if let Some(link) = self.link_mut(id) {
+            link.connected(now, nonce);
+        }
+    }
+
+    /// The socket of a link could not be connected or was closed.
+    pub fn lost(&mut self, id: LinkId) {
+        if let Some(link) = self.link_mut(id) {
+            link.lost();
+        }
+    }
+
+    /// Bytes came.
+    pub fn received(&mut self, now: Micros, id: LinkId, bytes: &[u8]) {
+        if let Some(link) = self.link_mut(id) {
+            link.receive(now, bytes);
+        }
+    }
+
+    /// The links that have something to send.
+    pub fn links_to_send(&self) -> impl Iterator<Item = LinkId> {
+        self.links().filter(|(_, link)| link.has_output()).map(|(id, _)| id)
+    }
+
+    /// See [`Link::take_output`].
+    pub fn take_output(&mut self, now: Micros, id: LinkId, spare: Vec<u8>) -> Option<Vec<u8>> {
+        self.link_mut(id)?.take_output(now, spare)
+    }
+
+    /// The kernel has taken all of the output.
+    pub fn sent(&mut self, id: LinkId) {
+        if let Some(link) = self.link_mut(id) {
+            link.sent();
+        }
+    }
+
+    /// Sends a request to its owner, unless that is this node; or says at once why it cannot.
+    pub fn forward(&mut self, now: Micros, place: P, request: &Forward<'_>) -> Result<Route, Failure> {
+        let ring = self.ring.as_ref().ok_or(Failure::NoRing)?;
+        let owner = ring.primary(partition_of(request.hash));
+        if Some(owner) == self.me {
+            return Ok(Route::Here);
+        }
+        let (id, shard) = self.lane_to(owner, request.hash).ok_or(Failure::OwnerGone)?;
+        if !self.pending.has_room(request.bytes.len()) {
+            return Err(Failure::NoCredit);
+        }
+        let epoch = self.epoch();
+        let opaque = self.pending.insert(now, place, request, Stage::Sent { link: id, epoch });
+        let header = request_header(opaque, request.hash, request.flags, shard, 1);
+        let link = self.link_mut(id).expect("the lane is a link");
+        if link.send_request(now, header, request.deadline, request.bytes).is_err() {
+            self.forget(opaque);
+            return Err(Failure::NoCredit);
+        }
+        Ok(Route::Sent)
+    }
+
+    /// The link to a node for a key, if it is up, and the key's shard there.
+    fn lane_to(&self, owner: SlotId, hash: u64) -> Option<(LinkId, u8)> {
+        let entry = self.ring.as_ref()?.slot(owner);
+        let shard = u8::try_from(shard_of(hash, entry.shards)).expect("below SHARD_COUNT_MAX");
+        let id = *self.dialled.get(&(owner, shard % self.lanes(entry)))?;
+        self.link(id).filter(|link| link.is_up())?;
+        Some((id, shard))
+    }
+
+    fn forget(&mut self, opaque: Opaque) {
+        self.pending.remove(opaque, &mut self.scratch);
+        self.scratch.clear();
+    }
+
+    /// Answers a request of another node. `Done` with the reply, or `Busy` or `Expired` without.
+    pub fn respond(&mut self, asked: Asked, status: Status, reply: &[u8]) {
+        if let Some(link) = self.link_mut(asked.link) {
+            link.send_response(asked.owed, status, reply);
+        }
+    }
+
+    /// When [`Self::next`] has something to do although nothing came.
+    pub fn wake_at(&self) -> Micros {
+        let by_links = self.links().map(|(_, link)| link.wake_at()).min().unwrap_or(Micros::NEVER);
+        let by_ring = if self.is_behind() { self.ask_at } else { Micros::NEVER };
+        by_links.min(self.pending.wake_at()).min(by_ring)
+    }
+
+    fn is_behind(&self) -> bool {
+        self.links().any(|(_, link)| link.is_up() && link.peer_epoch() > self.epoch())
+    }
+
+    /// What to do next; `None` until something comes or [`Self::wake_at`] has passed.
+    pub fn next(&mut self, now: Micros) -> Option<Effect<P>> {
+        self.expire(now);
+        loop {
+            if let Some((place, failure)) = self.failed.pop_front() {
+                return Some(Effect::Answer { place, outcome: Err(failure) });
+            }
+            if let Some(opaque) = self.again.pop_front() {
+                if let Some(effect) = self.send_again(now, opaque) {
+                    return Some(effect);
+                }
+                continue;
+            }
+            let Some((id, event)) = self.next_event(now) else {
+                break;
+            };
+            if let Some(effect) = self.hear(now, id, event) {
+                return Some(effect);
+            }
+        }
+        self.ask_ring(now);
+        None
+    }
+
+    /// The next event of any link, taking turns.
+    fn next_event(&mut self, now: Micros) -> Option<(LinkId, Event)> {
+        for _ in 0..self.places.len() {
+            let index = self.cursor % self.places.len();
+            let place = &mut self.places[index];
+            let event = place.entry.as_mut().and_then(|entry| {
+                let rests_for_good = entry.leaving && entry.target.is_some() && !entry.link.is_ending();
+                if rests_for_good { None } else { entry.link.next(now) }
+            });
+            if let Some(event) = event {
+                return Some((name(index, &self.places[index]), event));
+            }
+            let has_ended = place.entry.as_ref().is_some_and(|entry| entry.leaving && entry.link.has_ended());
+            if has_ended {
+                self.remove(index);
+            }
+            self.cursor = (index + 1) % self.places.len();
+        }
+        None
+    }
+
+    fn hear(&mut self, now: Micros, id: LinkId, event: Event) -> Option<Effect<P>> {
+        self.body = Body::Link(id);
+        match event {
+            Event::Connect => {
+                let index = usize::try_from(id.index).expect("an index");
+                let entry = self.places[index].entry.as_ref().expect("it has just spoken");
+                let target = entry.target.as_ref().expect("only dialled links connect");
+                Some(Effect::Connect { link: id, address: target.address.clone(), shard: target.shard })
+            }
+            Event::Up => Some(Effect::Up { link: id }),
+            Event::Closed { reason, was_up } => {
+                self.fail_sent(id);
+                Some(Effect::Closed { link: id, reason, was_up })
+            }
+            Event::PeerEpoch(theirs) => {
+                let waits = |stage| matches!(stage, Stage::WaitsForPeer { link, epoch, .. } if link == id && epoch <= theirs);
+                self.again.extend(self.pending.select(|pending| waits(pending.stage)));
+                None
+            }
+            Event::Request(inbound) => self.take_request(now, id, inbound),
+            Event::Response { opaque, status, epoch } => {
+                self.take_response(now, id, Opaque(opaque), status, epoch)
+            }
+            Event::RingWanted(epoch) => {
+                self.send_ring(id, epoch);
+                None
+            }
+            Event::RingDocument => Some(Effect::RingReceived),
+        }
+    }
+
+    fn take_request(&mut self, now: Micros, id: LinkId, inbound: Inbound) -> Option<Effect<P>> {
+        match admit(now, &inbound, self.ring.as_deref(), self.me) {
+            Ok(()) => {
+                let Inbound { owed, shard, flags, deadline, .. } = inbound;
+                Some(Effect::Execute(Asked { link: id, owed, shard, flags, deadline }))
+            }
+            Err(status) => {
+                let link = self.link_mut(id).expect("it has just spoken");
+                link.send_response(inbound.owed, status, &[]);
+                None
+            }
+        }
+    }
+
+    fn take_response(
+        &mut self,
+        now: Micros,
+        id: LinkId,
+        opaque: Opaque,
+        status: Status,
+        theirs: Epoch,
+    ) -> Option<Effect<P>> {
+        let ours = self.epoch();
+        let pending = self.pending.get(opaque);
+        let Some((sent, pending)) = pending.and_then(|pending| match pending.stage {
+            Stage::Sent { link, epoch } if link == id => Some((epoch, pending)),
+            _ => None,
+        }) else {
+            self.link_mut(id).expect("it has just spoken").refuse_response();
+            return None;
+        };
+        let (bytes, place, hop) = (pending.bytes.len(), pending.place, pending.hop);
+        let until = now + PARK_TIME_MAX;
+        let verdict = judge(status, hop, sent, ours, theirs);
+        match verdict {
+            Verdict::WaitForRing(epoch) => pending.stage = Stage::WaitsForRing { epoch, until },
+            // Sent again from a stage that is not `Sent`, so that the end of this link does not answer it.
+            Verdict::SendAgain => pending.stage = Stage::WaitsForRing { epoch: ours, until },
+            Verdict::WaitForPeer => pending.stage = Stage::WaitsForPeer { link: id, epoch: sent, until },
+            Verdict::Reply | Verdict::Fail(_) => {}
+        }
+        let link = self.link_mut(id).expect("it has just spoken");
+        link.settle(bytes);
+        let Some(place) = place else {
+            self.forget(opaque);
+            return None;
+        };
+        match verdict {
+            Verdict::Reply => {
+                self.forget(opaque);
+                Some(Effect::Answer { place, outcome: Ok(()) })
+            }
+            Verdict::Fail(failure) => {
+                self.forget(opaque);
+                Some(Effect::Answer { place, outcome: Err(failure) })
+            }
+            Verdict::SendAgain => self.send_again(now, opaque),
+            Verdict::WaitForRing(_) | Verdict::WaitForPeer => None,
+        }
+    }
+
+    /// Sends a request that was not executed where the ring says now.
+    fn send_again(&mut self, now: Micros, opaque: Opaque) -> Option<Effect<P>> {
+        let (hash, place) = match self.pending.get(opaque) {
+            Some(pending) => (pending.hash, pending.place.expect("who waits has not been answered")),
+            None => return None,
+        };
+        let owner = self.ring.as_ref()?.primary(partition_of(hash));
+        if Some(owner) == self.me {
+            self.pending.remove(opaque, &mut self.scratch);
+            self.body = Body::Scratch;
+            return Some(Effect::ExecuteHere { place });
+        }
+        let failure = match self.lane_to(owner, hash) {
+            Some((id, shard)) if self.send_pending(now, opaque, id, shard) => return None,
+            Some(_) => Failure::NoCredit,
+            None => Failure::OwnerGone,
+        };
+        self.forget(opaque);
+        Some(Effect::Answer { place, outcome: Err(failure) })
+    }
+
+    /// Sends a pending request once more. False: no credit.
+    fn send_pending(&mut self, now: Micros, opaque: Opaque, id: LinkId, shard: u8) -> bool {
+        let epoch = self.epoch();
+        let index = usize::try_from(id.index).expect("an index");
+        let pending = self.pending.get(opaque).expect("the caller has just seen it");
+        let hop = pending.hop.saturating_add(1);
+        let header = request_header(opaque, pending.hash, pending.flags, shard, hop);
+        let entry = self.places[index].entry.as_mut().expect("the lane is a link");
+        let is_sent = entry.link.send_request(now, header, pending.deadline, &pending.bytes).is_ok();
+        if is_sent {
+            pending.hop = hop;
+            pending.stage = Stage::Sent { link: id, epoch };
+        }
+        is_sent
+    }
+
+    /// The link is gone: what was sent on it may or may not have been executed, and no answer will come.
+    fn fail_sent(&mut self, id: LinkId) {
+        let on_it = |stage| match stage {
+            Stage::Sent { link, .. } | Stage::WaitsForPeer { link, .. } => link == id,
+            Stage::WaitsForRing { .. } => false,
+        };
+        for opaque in self.pending.select(|pending| on_it(pending.stage)) {
+            let place = self.pending.get(opaque).and_then(|pending| pending.place);
+            self.failed.extend(place.map(|place| (place, Failure::OwnerGone)));
+            self.forget(opaque);
+        }
+    }
+
+    /// Answers those whose time is over. What is under way keeps its place until the response or the link's end.
+    fn expire(&mut self, now: Micros) {
+        for opaque in self.pending.expired(now) {
+            let pending = self.pending.get(opaque).expect("it was just selected");
+            let failure = if pending.deadline <= now { Failure::Expired } else { Failure::Unsettled };
+            self.failed.extend(pending.place.take().map(|place| (place, failure)));
+            if !matches!(pending.stage, Stage::Sent { .. }) {
+                self.forget(opaque);
+            }
+        }
+    }
+
+    /// A node that is behind asks those that are ahead, one after the other.
+    fn ask_ring(&mut self, now: Micros) {
+        if now < self.ask_at || !self.is_behind() {
+            return;
+        }
+        self.ask_at = now + ASK_EVERY;
+        let ours = self.epoch();
+        for step in 1..=self.places.len() {
+            let index = (self.asked + step) % self.places.len();
+            let Some(entry) = &mut self.places[index].entry else { continue };
+            if entry.link.is_up() && entry.link.peer_epoch() > ours {
+                entry.link.ask_ring(ours.next().expect("a later epoch was heard of"));
+                self.asked = index;
+                return;
+            }
+        }
+    }
+
+    fn send_ring(&mut self, id: LinkId, wanted: Epoch) {
+        let Some(ring) = self.ring.as_ref().filter(|ring| ring.epoch() >= wanted).map(Arc::clone) else {
+            return;
+        };
+        self.link_mut(id).expect("it has just spoken").send_ring(ring.json());
+    }
+
+    /// Recomputes every sum from scratch; for tests and debugging. O(everything).
+    pub fn check_invariants(&self) {
+        assert!(self.pending.len() <= crate::forward::PENDING_MAX);
+        assert!(self.accepted <= ACCEPTED_MAX);
+        let accepted = self.places.iter().filter_map(|place| place.entry.as_ref());
+        assert_eq!(accepted.filter(|entry| entry.target.is_none()).count(), self.accepted);
+        for (id, link) in self.links() {
+            link.check_invariants();
+            if self.dialled.values().any(|&dialled| dialled == id) && link.is_up() {
+                let used = link.used();
+                assert_eq!(self.pending.under_way(id), (used.operations, used.bytes), "{id:?}");
+            }
+        }
+        assert!(self.pending.bytes() <= crate::forward::PENDING_BYTES_MAX || self.pending.len() == 1);
+    }
+}
+
+fn name(index: usize, place: &Place) -> LinkId {
+    LinkId { index: u32::try_from(index).expect("links are bounded"), generation: place.generation }
+}
+
+fn request_header(opaque: Opaque, hash: u64, flags: Flags, shard: u8, hop: u8) -> Header {
+    Header {
+        flags,
+        partition: u16::try_from(partition_of(hash).index()).expect("below PARTITION_COUNT"),
+        opaque: opaque.0,
+        detail: hop,
+        shard,
+        ..Header::new(Kind::Request, Epoch::NONE)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,291 @@
+//! Two shards of two nodes over a wire that the test holds. The simulator has the crowds.
+
+use super::*;
+use crate::link::{Credit, NONCE_BYTES, Secret};
+use crate::names::{ClusterId, Incarnation, NodeId};
+use crate::placement::hash_key;
+use crate::ring::RingDocument;
+
+fn identity(node: &str) -> Identity {
+    Identity {
+        versions: crate::wire::VERSIONS,
+        cluster: ClusterId("slabring".parse().unwrap()),
+        node: NodeId(node.parse().unwrap()),
+        incarnation: Incarnation(1),
+        shard: 0,
+        shards: 1,
+        secret: Secret::none(),
+        message_bytes_max: 1 << 20,
+        granted: Credit { operations: 2, bytes: 1 << 20 },
+    }
+}
+
+/// A ring of `a` and `b` in which only the nodes with a weight own keys.
+fn ring(epoch: u64, weights: [u16; 2]) -> Arc<Ring> {
+    let pair =
+        |n: u16| (format!("10.0.0.{n}:7000").parse().unwrap(), format!("10.0.0.{n}:11211").parse().unwrap());
+    let mut document = RingDocument::from_peers(vec![pair(1), pair(2)]).unwrap();
+    document.epoch = Epoch(epoch);
+    for ((slot, name), weight) in document.slots.iter_mut().zip(["a", "b"]).zip(weights) {
+        slot.node = NodeId(name.parse().unwrap());
+        slot.weight = weight;
+    }
+    Arc::new(Ring::new(document).unwrap())
+}
+
+struct Pair {
+    now: Micros,
+    sides: [Peers<u32>; 2],
+    sockets: [BTreeMap<LinkId, LinkId>; 2],
+    /// What each side executed.
+    executed: [Vec<Vec<u8>>; 2],
+    /// What the clients of `a` got.
+    answers: Vec<(u32, Result<Vec<u8>, Failure>)>,
+    answers_at_once: bool,
+    held: Vec<Asked>,
+}
+
+impl Pair {
+    fn new() -> Self {
+        Self {
+            now: Micros(1_000),
+            sides: [Peers::new(identity("a"), 1, 1), Peers::new(identity("b"), 1, 2)],
+            sockets: Default::default(),
+            executed: Default::default(),
+            answers: Vec::new(),
+            answers_at_once: true,
+            held: Vec::new(),
+        }
+    }
+
+    /// Both follow the ring in which `b` owns everything.
+    fn linked() -> Self {
+        let mut pair = Self::new();
+        pair.adopt(0, ring(1, [0, 256]));
+        pair.adopt(1, ring(1, [0, 256]));
+        pair.run();
+        pair
+    }
+
+    fn adopt(&mut self, side: usize, ring: Arc<Ring>) {
+        self.sides[side].adopt(self.now, ring);
+    }
+
+    fn ask(&mut self, place: u32) -> Result<Route, Failure> {
+        let hash = hash_key(b"key");
+        let deadline = self.now + Micros::from_millis(500);
+        self.sides[0].forward(
+            self.now,
+            place,
+            &Forward { hash, flags: Flags::NONE, deadline, bytes: b"get key\r\n" },
+        )
+    }
+
+    fn run(&mut self) {
+        loop {
+            let mut is_idle = true;
+            for side in 0..2 {
+                while let Some(effect) = self.sides[side].next(self.now) {
+                    is_idle = false;
+                    self.act(side, &effect);
+                }
+                is_idle &= !self.carry(side);
+                self.sides[side].check_invariants();
+            }
+            if is_idle {
+                return;
+            }
+        }
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.now = self.now + Micros::from_millis(millis);
+        self.run();
+    }
+
+    fn act(&mut self, side: usize, effect: &Effect<u32>) {
+        match *effect {
+            Effect::Connect { link, .. } => {
+                let there = self.sides[1 - side].accept(self.now, [1; NONCE_BYTES]).unwrap();
+                self.sockets[side].insert(link, there);
+                self.sockets[1 - side].insert(there, link);
+                self.sides[side].connected(self.now, link, [2; NONCE_BYTES]);
+            }
+            Effect::Up { .. } | Effect::RingReceived => {}
+            Effect::Closed { link, .. } => {
+                let there = self.sockets[side].remove(&link);
+                if let Some(there) = there.filter(|there| self.sockets[1 - side].remove(there).is_some()) {
+                    self.sides[1 - side].lost(there);
+                }
+            }
+            Effect::Execute(asked) => {
+                self.executed[side].push(self.sides[side].body().to_vec());
+                self.held.push(asked);
+                if self.answers_at_once {
+                    self.respond(side);
+                }
+            }
+            Effect::Answer { place, outcome } => {
+                let reply = self.sides[side].body().to_vec();
+                self.answers.push((place, outcome.map(|()| reply)));
+            }
+            Effect::ExecuteHere { place } => {
+                self.executed[side].push(self.sides[side].body().to_vec());
+                self.answers.push((place, Ok(b"here".to_vec())));
+            }
+        }
+    }
+
+    fn respond(&mut self, side: usize) {
+        for asked in std::mem::take(&mut self.held) {
+            self.sides[side].respond(asked, Status::Done, b"END\r\n");
+        }
+    }
+
+    fn carry(&mut self, side: usize) -> bool {
+        let links: Vec<LinkId> = self.sides[side].links_to_send().collect();
+        for &link in &links {
+            let bytes = self.sides[side].take_output(self.now, link, Vec::new()).unwrap();
+            self.sides[side].sent(link);
+            if let Some(&there) = self.sockets[side].get(&link) {
+                self.sides[1 - side].received(self.now, there, &bytes);
+            }
+        }
+        !links.is_empty()
+    }
+}
+
+const DONE: &[u8] = b"END\r\n";
+
+#[test]
+fn a_request_goes_to_its_owner_and_the_reply_comes_back() {
+    let mut pair = Pair::linked();
+    assert_eq!(pair.ask(7), Ok(Route::Sent));
+    pair.run();
+    assert_eq!(pair.executed[1], [b"get key\r\n"]);
+    assert_eq!(pair.answers, [(7, Ok(DONE.to_vec()))]);
+    assert_eq!(pair.sides[0].pending_count(), 0);
+}
+
+#[test]
+fn what_cannot_be_sent_is_answered_at_once() {
+    let mut pair = Pair::new();
+    assert_eq!(pair.ask(1), Err(Failure::NoRing));
+    pair.adopt(0, ring(1, [0, 256]));
+    assert_eq!(pair.ask(1), Err(Failure::OwnerGone), "the link is not up yet");
+    pair.adopt(0, ring(2, [256, 0]));
+    assert_eq!(pair.ask(1), Ok(Route::Here));
+    let mut pair = Pair::linked();
+    pair.answers_at_once = false;
+    assert_eq!(
+        [pair.ask(1), pair.ask(2), pair.ask(3)],
+        [Ok(Route::Sent), Ok(Route::Sent), Err(Failure::NoCredit)]
+    );
+}
+
+#[test]
+fn a_link_that_ends_answers_what_was_sent_on_it() {
+    let mut pair = Pair::linked();
+    pair.answers_at_once = false;
+    pair.ask(1).unwrap();
+    pair.run();
+    let (link, _) = pair.sides[0].links().find(|(_, link)| link.used().operations > 0).unwrap();
+    pair.sides[0].lost(link);
+    pair.run();
+    assert_eq!(pair.answers, [(1, Err(Failure::OwnerGone))]);
+    pair.respond(1);
+    pair.pass(200);
+    assert_eq!(pair.answers.len(), 1, "the late reply is nobody's");
+    assert_eq!(pair.ask(2), Ok(Route::Sent), "the link is back");
+}
+
+#[test]
+fn a_late_reply_gives_back_its_credit_and_answers_nobody() {
+    let mut pair = Pair::linked();
+    pair.answers_at_once = false;
+    pair.ask(1).unwrap();
+    pair.run();
+    pair.pass(500);
+    pair.pass(10);
+    assert_eq!(pair.answers, [(1, Err(Failure::Expired))]);
+    assert_eq!(pair.sides[0].pending_count(), 1);
+    pair.respond(1);
+    pair.run();
+    assert_eq!((pair.answers.len(), pair.sides[0].pending_count()), (1, 0));
+}
+
+#[test]
+fn a_request_that_came_too_late_is_not_executed() {
+    let mut pair = Pair::linked();
+    pair.ask(1).unwrap();
+    let link = pair.sides[0].links_to_send().next().unwrap();
+    let late = pair.now + Micros::from_millis(500);
+    let deadline = pair.sides[0].take_output(pair.now, link, Vec::new()).unwrap();
+    let there = pair.sockets[0][&link];
+    pair.sides[1].received(pair.now, there, &deadline);
+    assert!(pair.sides[1].next(late).is_none(), "it waited in the input for too long");
+    assert!(pair.executed[1].is_empty());
+}
+
+#[test]
+fn an_origin_that_is_behind_learns_the_ring_and_sends_where_it_says() {
+    let mut pair = Pair::linked();
+    pair.adopt(1, ring(2, [256, 0]));
+    pair.ask(1).unwrap();
+    pair.run();
+    assert_eq!((pair.answers.len(), pair.sides[0].pending_count()), (0, 1), "it waits for the ring");
+    pair.adopt(0, ring(2, [256, 0]));
+    pair.run();
+    assert_eq!(pair.answers, [(1, Ok(b"here".to_vec()))]);
+    assert!(pair.executed[1].is_empty());
+}
+
+#[test]
+fn an_owner_that_is_behind_is_waited_for() {
+    let mut pair = Pair::linked();
+    pair.adopt(0, ring(2, [0, 256]));
+    pair.ask(1).unwrap();
+    pair.run();
+    assert_eq!((pair.executed[1].len(), pair.sides[0].pending_count()), (0, 1));
+    pair.adopt(1, ring(2, [0, 256]));
+    pair.run();
+    assert_eq!(pair.answers, [(1, Ok(DONE.to_vec()))]);
+}
+
+#[test]
+fn nobody_waits_for_a_ring_for_ever() {
+    let mut pair = Pair::linked();
+    pair.adopt(1, ring(2, [256, 0]));
+    pair.ask(1).unwrap();
+    pair.run();
+    pair.pass(60);
+    assert_eq!(pair.answers, [(1, Err(Failure::Unsettled))]);
+    assert_eq!(pair.sides[0].pending_count(), 0);
+}
+
+#[test]
+fn two_rings_of_one_epoch_are_noticed() {
+    let mut pair = Pair::linked();
+    pair.sides[1] = {
+        let mut other = Pair::linked();
+        other.adopt(1, ring(1, [256, 0]));
+        other.sides.into_iter().nth(1).unwrap()
+    };
+    pair.sockets = Default::default();
+    pair.pass(2_000);
+    pair.pass(2_000);
+    pair.ask(1).unwrap();
+    pair.run();
+    assert_eq!(pair.answers, [(1, Err(Failure::Disagreement))]);
+}
+
+#[test]
+fn a_node_that_left_the_ring_is_let_go() {
+    let mut pair = Pair::linked();
+    let mut document = ring(2, [256, 256]).document().clone();
+    document.slots[1].state = NodeState::Left;
+    pair.adopt(0, Arc::new(Ring::new(document).unwrap()));
+    pair.run();
+    let dialled = pair.sides[0].dialled.len();
+    assert_eq!((dialled, pair.sides[0].links().count()), (0, 1), "only the one that b dialled is left");
+}

@@ -1,0 +1,59 @@
+//! The safeguards that tests take away one at a time, to see that it would find their absence.
+//! Outside the crate's own tests all of them hold, and asking is free.
+
+/// What keeps a cluster right when messages are late, doubled or lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Safeguard {
+    /// A ring is followed by a newer one only.
+    EpochsRise,
+    /// A node executes only what its ring says is its own.
+    OwnershipIsChecked,
+    /// A request is sent at most [`crate::forward::HOPS_MAX`] times.
+    HopsAreLimited,
+    /// A request is sent only while the peer granted credit.
+    CreditIsKept,
+    /// An expired request is not executed.
+    DeadlinesHold,
+    /// A silent peer's link is closed.
+    SilenceIsNoticed,
+    /// A ring is written only by the conductor of the moment.
+    RingWritesAreFenced,
+}
+
+/// Whether a safeguard is in force.
+#[cfg(not(test))]
+#[inline(always)]
+pub(crate) const fn holds(_: Safeguard) -> bool {
+    true
+}
+
+#[cfg(test)]
+pub(crate) use switch::{holds, without};
+
+#[cfg(test)]
+mod switch {
+    use std::cell::Cell;
+
+    use super::Safeguard;
+
+    thread_local! {
+        static OFF: Cell<Option<Safeguard>> = const { Cell::new(None) };
+    }
+
+    pub(crate) fn holds(safeguard: Safeguard) -> bool {
+        OFF.get() != Some(safeguard)
+    }
+
+    /// Runs `work` with one safeguard off, on this thread.
+    pub(crate) fn without<T>(safeguard: Safeguard, work: impl FnOnce() -> T) -> T {
+        struct Restored;
+        impl Drop for Restored {
+            fn drop(&mut self) {
+                OFF.set(None);
+            }
+        }
+        OFF.set(Some(safeguard));
+        let _restored = Restored;
+        work()
+    }
+}

@@ -1,0 +1,89 @@
+//! Seeds, and what happens when a safeguard is missing.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::*;
+use crate::safeguard::{Safeguard, without};
+
+const SEEDS_DEFAULT: u64 = 1_000;
+
+fn number_from(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
+}
+
+/// Runs one world; its complaint if it has one.
+fn complaint(seed: u64, is_loud: bool) -> Option<String> {
+    let run = || World::new(seed, is_loud).run();
+    let panic = catch_unwind(AssertUnwindSafe(run)).err()?;
+    let text = panic.downcast_ref::<String>().cloned();
+    Some(text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned())).unwrap_or_default())
+}
+
+#[test]
+fn clusters_keep_their_invariants_whatever_fails() {
+    if let Some(seed) = number_from("SLABRING_SEED") {
+        assert_eq!(complaint(seed, true), None, "seed {seed}");
+        return;
+    }
+    let seeds = number_from("SLABRING_SEEDS").unwrap_or(SEEDS_DEFAULT);
+    let workers = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    std::thread::scope(|scope| {
+        for first in 0..workers {
+            scope.spawn(move || {
+                for seed in (first..seeds).step_by(usize::try_from(workers).unwrap()) {
+                    let complaint = complaint(seed, false);
+                    assert_eq!(complaint, None, "SLABRING_SEED={seed} shows it again");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn the_same_seed_is_the_same_world() {
+    for seed in 0..5 {
+        let end = || {
+            let mut world = World::new(seed, false);
+            world.run();
+            (world.count, world.asked.len(), world.answers_done, world.etcd.rings.clone())
+        };
+        assert_eq!(end(), end());
+    }
+}
+
+#[track_caller]
+fn check_missed(safeguard: Safeguard, seeds_max: u64, words: &str) {
+    let found = (0..seeds_max).find_map(|seed| without(safeguard, || complaint(seed, false)));
+    let found = found.unwrap_or_else(|| panic!("{seeds_max} seeds do not miss {safeguard:?}"));
+    assert!(found.contains(words), "{safeguard:?}: {found}");
+}
+
+#[test]
+fn without_rising_epochs_a_ring_goes_back() {
+    check_missed(Safeguard::EpochsRise, 300, "ring went from");
+}
+
+#[test]
+fn without_the_check_of_ownership_another_executes() {
+    check_missed(Safeguard::OwnershipIsChecked, 100, "executes what is another's");
+}
+
+#[test]
+fn without_the_limit_of_hops_requests_wander() {
+    check_missed(Safeguard::HopsAreLimited, 300, "was sent 3 times");
+}
+
+#[test]
+fn without_credit_a_bound_breaks() {
+    check_missed(Safeguard::CreditIsKept, 20, "Credit");
+}
+
+#[test]
+fn without_the_notice_of_silence_links_stay_dead() {
+    check_missed(Safeguard::SilenceIsNoticed, 100, "request");
+}
+
+#[test]
+fn without_the_fence_a_deposed_conductor_writes() {
+    check_missed(Safeguard::RingWritesAreFenced, 1_000, "a ring was written by");
+}

@@ -1,0 +1,7 @@
+//! Packets of the binary protocol, cut anywhere. `slabring_protocol::fuzzing` says what must hold.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| slabring_protocol::fuzzing::fuzz_binary(data));

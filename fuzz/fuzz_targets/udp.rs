@@ -1,0 +1,7 @@
+//! Datagrams, and replies in datagrams. `slabring_protocol::fuzzing` says what must hold.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| slabring_protocol::fuzzing::fuzz_udp(data));

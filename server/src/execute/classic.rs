@@ -1,0 +1,168 @@
+//! The classic commands, which the text and the binary protocol share. The request says how its answer is written.
+
+use slabring_engine::{
+    Arithmetic, ArithmeticOutcome, Delete, DeleteMode, DeleteOutcome, Item, Seconds, Store, StoreOutcome,
+};
+use slabring_protocol::reply::{self, Hit, Outcome};
+use slabring_protocol::{Command, ErrorReply, Request};
+
+use super::{Executor, class_counters, engine_mode, length};
+use crate::discovery::DISCOVERY_KEY;
+use crate::exptime::expiry_of;
+
+impl Executor {
+    pub(super) fn get(&mut self, now: Seconds, request: &Request<'_>, out: &mut Vec<u8>) {
+        self.commands.cmd_get += 1;
+        match self.shard.get(now, request.key) {
+            Some(item) => {
+                self.commands.get_hits += 1;
+                class_counters(&mut self.by_class, item.class()).get_hits += 1;
+                append_value(out, request, &item);
+            }
+            None => {
+                self.commands.get_misses += 1;
+                self.miss(request, out);
+            }
+        }
+    }
+
+    /// A key that older clients of a managed service ask for the nodes is answered although nobody stored it.
+    fn miss(&self, request: &Request<'_>, out: &mut Vec<u8>) {
+        if request.key == DISCOVERY_KEY && !self.discovery.is_empty() {
+            let value_len = length(self.discovery.len());
+            reply::hit_header(out, request, &Hit { client_flags: 0, value_len, cas: 0 });
+            out.extend_from_slice(&self.discovery);
+            reply::hit_end(out, request);
+        } else {
+            reply::miss(out, request);
+        }
+    }
+
+    pub(super) fn get_and_touch(
+        &mut self,
+        now: Seconds,
+        request: &Request<'_>,
+        exptime: i64,
+        out: &mut Vec<u8>,
+    ) {
+        self.commands.cmd_touch += 1;
+        match self.shard.get_and_touch(now, request.key, expiry_of(exptime, now)) {
+            Some(item) => {
+                self.commands.touch_hits += 1;
+                self.commands.get_hits += 1;
+                let class = class_counters(&mut self.by_class, item.class());
+                class.touch_hits += 1;
+                class.get_hits += 1;
+                append_value(out, request, &item);
+            }
+            None => {
+                self.commands.touch_misses += 1;
+                self.commands.get_misses += 1;
+                reply::miss(out, request);
+            }
+        }
+    }
+
+    pub(super) fn store(&mut self, now: Seconds, request: &Request<'_>, out: &mut Vec<u8>) {
+        let Command::Store { mode, client_flags, exptime, compare } = request.command else {
+            unreachable!("the caller has looked")
+        };
+        let store = Store {
+            mode: engine_mode(mode),
+            client_flags,
+            compare,
+            ..Store::set(request.key, request.value, expiry_of(exptime, now))
+        };
+        let outcome = match self.count_store(now, &store) {
+            StoreOutcome::Stored { cas, .. } => Outcome::Stored { cas },
+            StoreOutcome::NotStored => Outcome::NotStored,
+            StoreOutcome::Exists => Outcome::Exists,
+            StoreOutcome::NotFound => Outcome::NotFound,
+            StoreOutcome::TooLarge => Outcome::Refused(ErrorReply::TooLarge),
+            StoreOutcome::NoMemory => Outcome::Refused(ErrorReply::OutOfMemoryStoring),
+        };
+        reply::outcome(out, request, outcome);
+    }
+
+    /// `key` is decoded: a meta command may have come to this.
+    pub(super) fn store_too_large(
+        &mut self,
+        now: Seconds,
+        request: &Request<'_>,
+        key: &[u8],
+        removes: bool,
+        out: &mut Vec<u8>,
+    ) {
+        self.commands.store_too_large += 1;
+        if removes {
+            self.shard.delete(now, &removal(key, None));
+        }
+        reply::outcome(out, request, Outcome::Refused(ErrorReply::TooLarge));
+    }
+
+    pub(super) fn delete(
+        &mut self,
+        now: Seconds,
+        request: &Request<'_>,
+        compare: Option<u64>,
+        out: &mut Vec<u8>,
+    ) {
+        let outcome = match self.count_delete(now, &removal(request.key, compare)) {
+            DeleteOutcome::Deleted => Outcome::Deleted,
+            DeleteOutcome::NotFound => Outcome::NotFound,
+            DeleteOutcome::Exists => Outcome::Exists,
+        };
+        reply::outcome(out, request, outcome);
+    }
+
+    pub(super) fn arithmetic(&mut self, now: Seconds, request: &Request<'_>, out: &mut Vec<u8>) {
+        let Command::Arithmetic { decrement, delta, compare, vivify } = request.command else {
+            unreachable!("the caller has looked")
+        };
+        let arithmetic = Arithmetic {
+            key: request.key,
+            delta,
+            decrement,
+            compare,
+            explicit_cas: None,
+            touch: None,
+            vivify: vivify.map(|vivify| (vivify.initial, expiry_of(vivify.exptime, now))),
+            binary_key: false,
+        };
+        let outcome = match self.count_arithmetic(now, &arithmetic) {
+            ArithmeticOutcome::Value { value, cas, .. } => Outcome::Number { value, cas },
+            ArithmeticOutcome::NotFound => Outcome::NotFound,
+            ArithmeticOutcome::NonNumeric => Outcome::Refused(ErrorReply::NonNumericValue),
+            ArithmeticOutcome::Exists => Outcome::Exists,
+            ArithmeticOutcome::NoMemory => Outcome::Refused(ErrorReply::OutOfMemory),
+        };
+        reply::outcome(out, request, outcome);
+    }
+
+    pub(super) fn touch(&mut self, now: Seconds, request: &Request<'_>, exptime: i64, out: &mut Vec<u8>) {
+        self.commands.cmd_touch += 1;
+        let outcome = match self.shard.get_and_touch(now, request.key, expiry_of(exptime, now)) {
+            Some(item) => {
+                self.commands.touch_hits += 1;
+                class_counters(&mut self.by_class, item.class()).touch_hits += 1;
+                Outcome::Touched { client_flags: item.client_flags(), cas: item.cas() }
+            }
+            None => {
+                self.commands.touch_misses += 1;
+                Outcome::NotFound
+            }
+        };
+        reply::outcome(out, request, outcome);
+    }
+}
+
+fn append_value(out: &mut Vec<u8>, request: &Request<'_>, item: &Item<'_>) {
+    let hit = Hit { client_flags: item.client_flags(), value_len: length(item.value_len()), cas: item.cas() };
+    reply::hit_header(out, request, &hit);
+    item.value().copy_to(out);
+    reply::hit_end(out, request);
+}
+
+fn removal(key: &[u8], compare: Option<u64>) -> Delete<'_> {
+    Delete { key, compare, mode: DeleteMode::Remove, explicit_cas: None }
+}

@@ -1,0 +1,173 @@
+//! The meta commands. Their replies show what their flags ask for.
+
+use slabring_engine::{
+    Arithmetic, ArithmeticOutcome, Delete, DeleteMode, DeleteOutcome, Fetch, Fetched, Item, Seconds, Store,
+    StoreOutcome,
+};
+use slabring_protocol::reply::{self, MetaItem, MetaStatus, MetaWin};
+use slabring_protocol::{ErrorReply, MetaFlags, Request};
+
+use super::{Executor, class_counters, engine_mode, length};
+use crate::exptime::{expiry_of, ttl_of};
+use crate::report::class_number;
+
+impl Executor {
+    pub(super) fn meta_get(
+        &mut self,
+        now: Seconds,
+        request: &Request<'_>,
+        key: &[u8],
+        flags: &MetaFlags,
+        out: &mut Vec<u8>,
+    ) {
+        let fetch = Fetch {
+            bump: !flags.has(b'u'),
+            touch: flags.exptime.map(|exptime| expiry_of(exptime, now)),
+            vivify: flags.vivify.map(|exptime| expiry_of(exptime, now)),
+            recache_below: flags.recache.map(seconds_below),
+            explicit_cas: flags.explicit_cas,
+            binary_key: flags.base64(),
+        };
+        let fetched = self.shard.fetch(now, key, &fetch);
+        let commands = &mut self.commands;
+        let hit = matches!(fetched, Fetched::Hit { .. });
+        if fetch.touch.is_some() {
+            commands.cmd_touch += 1;
+            *(if hit { &mut commands.touch_hits } else { &mut commands.touch_misses }) += 1;
+        } else {
+            commands.cmd_get += 1;
+        }
+        *(if hit { &mut commands.get_hits } else { &mut commands.get_misses }) += 1;
+        match fetched {
+            Fetched::Miss => reply::meta_status(out, request, MetaStatus::Miss, &MetaItem::default()),
+            Fetched::NoMemory => reply::error(out, ErrorReply::OutOfMemory),
+            Fetched::Hit { item, expiry_before, won, stale, token_sent } => {
+                let class = class_counters(&mut self.by_class, item.class());
+                class.get_hits += 1;
+                class.touch_hits += u64::from(fetch.touch.is_some());
+                let shown = MetaItem { ttl_before: ttl_of(expiry_before, now), ..meta_item(&item, now) };
+                if reply::meta_get(out, request, &shown, MetaWin { won, stale, token_sent }) {
+                    item.value().copy_to(out);
+                    out.extend_from_slice(reply::CRLF);
+                }
+            }
+        }
+    }
+
+    pub(super) fn meta_store(
+        &mut self,
+        now: Seconds,
+        request: &Request<'_>,
+        key: &[u8],
+        flags: &MetaFlags,
+        out: &mut Vec<u8>,
+    ) {
+        let store = Store {
+            mode: engine_mode(flags.store_mode()),
+            key,
+            value: request.value,
+            client_flags: flags.client_flags,
+            expiry: expiry_of(flags.exptime.unwrap_or(0), now),
+            compare: flags.compare,
+            explicit_cas: flags.explicit_cas,
+            invalidate: flags.has(b'I'),
+            vivify: flags.vivify.map(|exptime| expiry_of(exptime, now)),
+            binary_key: flags.base64(),
+        };
+        let sent = MetaItem { value_len: length(request.value.len()), ..MetaItem::default() };
+        let (status, item) = match self.count_store(now, &store) {
+            StoreOutcome::Stored { cas, value_len } => {
+                (MetaStatus::Stored, MetaItem { cas, value_len: length(value_len), ..sent })
+            }
+            StoreOutcome::NotStored => (MetaStatus::NotStored, sent),
+            StoreOutcome::Exists => (MetaStatus::Exists, sent),
+            StoreOutcome::NotFound => (MetaStatus::NotFound, sent),
+            StoreOutcome::TooLarge => return reply::error(out, ErrorReply::TooLarge),
+            StoreOutcome::NoMemory => return reply::error(out, ErrorReply::OutOfMemoryStoring),
+        };
+        reply::meta_status(out, request, status, &item);
+    }
+
+    pub(super) fn meta_delete(
+        &mut self,
+        now: Seconds,
+        request: &Request<'_>,
+        key: &[u8],
+        flags: &MetaFlags,
+        out: &mut Vec<u8>,
+    ) {
+        let touch = flags.exptime.map(|exptime| expiry_of(exptime, now));
+        let mode = match (flags.has(b'x'), flags.has(b'I')) {
+            (true, invalidate) => DeleteMode::DropValue { invalidate, touch },
+            (false, true) => DeleteMode::Invalidate { touch },
+            (false, false) => DeleteMode::Remove,
+        };
+        let delete = Delete { key, compare: flags.compare, mode, explicit_cas: flags.explicit_cas };
+        let status = match self.count_delete(now, &delete) {
+            DeleteOutcome::Deleted => MetaStatus::Stored,
+            DeleteOutcome::NotFound => MetaStatus::NotFound,
+            DeleteOutcome::Exists => MetaStatus::Exists,
+        };
+        reply::meta_status(out, request, status, &MetaItem::default());
+    }
+
+    pub(super) fn meta_arithmetic(
+        &mut self,
+        now: Seconds,
+        request: &Request<'_>,
+        key: &[u8],
+        flags: &MetaFlags,
+        out: &mut Vec<u8>,
+    ) {
+        let arithmetic = Arithmetic {
+            key,
+            delta: flags.delta,
+            decrement: flags.decrements(),
+            compare: flags.compare,
+            explicit_cas: flags.explicit_cas,
+            touch: flags.exptime.map(|exptime| expiry_of(exptime, now)),
+            vivify: flags.vivify.map(|exptime| (flags.initial, expiry_of(exptime, now))),
+            binary_key: flags.base64(),
+        };
+        let status = match self.count_arithmetic(now, &arithmetic) {
+            ArithmeticOutcome::Value { value, cas, expiry, expiry_before, .. } => {
+                let (ttl_before, ttl_after) = (ttl_of(expiry_before, now), ttl_of(expiry, now));
+                let item = MetaItem { cas, ttl_before, ttl_after, ..MetaItem::default() };
+                return reply::meta_arithmetic(out, request, &item, value);
+            }
+            ArithmeticOutcome::NotFound => MetaStatus::NotFound,
+            ArithmeticOutcome::Exists => MetaStatus::Exists,
+            ArithmeticOutcome::NonNumeric => return reply::error(out, ErrorReply::NonNumericValue),
+            ArithmeticOutcome::NoMemory => return reply::error(out, ErrorReply::OutOfMemory),
+        };
+        reply::meta_status(out, request, status, &MetaItem::default());
+    }
+
+    pub(super) fn meta_debug(&mut self, now: Seconds, request: &Request<'_>, key: &[u8], out: &mut Vec<u8>) {
+        self.commands.cmd_meta += 1;
+        match self.shard.peek(now, key) {
+            Some(item) => reply::meta_debug(out, request, &meta_item(&item, now)),
+            None => reply::meta_status(out, request, MetaStatus::Miss, &MetaItem::default()),
+        }
+    }
+}
+
+fn meta_item(item: &Item<'_>, now: Seconds) -> MetaItem {
+    let ttl = ttl_of(item.expiry(), now);
+    MetaItem {
+        value_len: length(item.value_len()),
+        client_flags: item.client_flags(),
+        cas: item.cas(),
+        ttl_before: ttl,
+        ttl_after: ttl,
+        fetched: item.fetched(),
+        idle_seconds: item.idle_seconds(),
+        class: class_number(item.class()),
+        size: length(item.footprint_bytes()),
+    }
+}
+
+/// A client's number of seconds; a negative one is none.
+fn seconds_below(seconds: i64) -> u32 {
+    u32::try_from(seconds.max(0)).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,216 @@
+//! Every socket a node listens on, opened before it becomes somebody else and before there are threads. Accepts nothing itself
+//! but on the unix socket.
+
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+use crate::options::{Binding, EXIT_SYSTEM, Refused, Settings, TlsUse, UnixListen};
+
+/// What a listener's connections begin with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entrance {
+    /// Whether and how they speak TLS.
+    pub tls: TlsUse,
+    /// What they speak in it.
+    pub protocol: Binding,
+}
+
+/// One shard's listeners.
+#[derive(Default)]
+pub struct ShardListeners {
+    /// For connections.
+    pub streams: Vec<(OwnedFd, Entrance)>,
+    /// For datagrams.
+    pub datagrams: Vec<OwnedFd>,
+}
+
+/// All listeners of a node.
+pub struct Listeners {
+    /// Those of each shard: the kernel spreads connections over those of one address.
+    pub per_shard: Vec<ShardListeners>,
+    /// The unix socket, of which there can be only one for all shards.
+    pub unix: Option<UnixEntrance>,
+    /// TCP addresses with the ports that were found.
+    pub tcp: Vec<SocketAddr>,
+    /// UDP addresses with the ports that were found.
+    pub udp: Vec<SocketAddr>,
+}
+
+/// A unix socket that is listened on. Its file goes with it.
+pub struct UnixEntrance {
+    /// The socket.
+    pub listener: UnixListener,
+    /// Its file.
+    pub file: SocketFile,
+}
+
+/// The file of a unix socket, removed on drop.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        match std::fs::remove_file(&self.0) {
+            // Who has given up root may not remove it; the next start does.
+            Ok(()) | Err(_) => {}
+        }
+    }
+}
+
+impl Listeners {
+    /// Opens them all.
+    pub fn open(settings: &Settings) -> Result<Self> {
+        let mut per_shard: Vec<_> = (0..settings.threads).map(|_| ShardListeners::default()).collect();
+        let mut tcp = Vec::new();
+        for listen in &settings.listen {
+            let entrance =
+                Entrance { tls: listen.tls, protocol: listen.protocol.unwrap_or(settings.protocol) };
+            let (address, fds) =
+                open_tcp(listen.address, settings).map_err(|error| in_use(listen.address, &error))?;
+            tcp.push(address);
+            for (place, fd) in per_shard.iter_mut().zip(fds) {
+                place.streams.push((fd, entrance));
+            }
+        }
+        let mut udp = Vec::new();
+        for &address in &settings.udp {
+            let (address, fds) =
+                open_udp(address, settings.threads).map_err(|error| in_use(address, &error))?;
+            udp.push(address);
+            for (place, fd) in per_shard.iter_mut().zip(fds) {
+                place.datagrams.push(fd);
+            }
+        }
+        let unix = settings.unix.as_ref().map(|unix| open_unix(unix, settings.backlog)).transpose()?;
+        Ok(Self { per_shard, unix, tcp, udp })
+    }
+
+    /// Where clients find the node, for people.
+    pub fn addresses(&self) -> String {
+        let unix = self.unix.iter().map(|unix| format!("unix:{}", unix.file.0.display()));
+        let udp = self.udp.iter().map(|address| format!("udp:{address}"));
+        self.tcp.iter().map(ToString::to_string).chain(udp).chain(unix).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Each as `stats conns` shows it: those for TCP in their order, then the unix socket.
+    pub fn names(&self) -> Vec<String> {
+        let tcp = self.tcp.iter().map(|address| {
+            let family = if address.is_ipv4() { "tcp" } else { "tcp6" };
+            format!("{family}:{address}")
+        });
+        tcp.chain(self.unix.iter().map(|unix| format!("unix:{}", unix.file.0.display()))).collect()
+    }
+
+    /// Writes the ports to a file, whole or not at all, as memcached does for who asked for any free port.
+    pub fn write_ports(&self, path: &Path) -> Result<()> {
+        let mut text = String::new();
+        for (transport, addresses) in [("TCP", &self.tcp), ("UDP", &self.udp)] {
+            for address in addresses {
+                let family = if address.is_ipv4() { "INET" } else { "INET6" };
+                writeln!(text, "{transport} {family}: {}", address.port())?;
+            }
+        }
+        let mut unfinished = path.as_os_str().to_owned();
+        unfinished.push(".lck");
+        let cannot = || format!("cannot write the ports to {}", path.display());
+        std::fs::write(&unfinished, text).with_context(cannot)?;
+        std::fs::rename(&unfinished, path).with_context(cannot)
+    }
+}
+
+fn in_use(address: SocketAddr, error: &io::Error) -> Refused {
+    let remedy = match error.kind() {
+        ErrorKind::AddrInUse => "is another server running there? choose another port (-p) or address (-l)",
+        ErrorKind::AddrNotAvailable => "no interface of this machine has that address (-l)",
+        ErrorKind::PermissionDenied => "ports below 1024 are for root; choose another (-p)",
+        _ => "choose another address (-l) or port (-p)",
+    };
+    Refused { text: format!("cannot listen on {address}: {error}: {remedy}"), exit_code: EXIT_SYSTEM }
+}
+
+/// One listener per shard, all on the same port.
+fn open_tcp(mut address: SocketAddr, settings: &Settings) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
+    // Shared ports would let a second node bind beside the first without a word; a plain socket does not. It does not listen:
+    // who connected to it would be reset when it goes.
+    address.set_port(TcpListener::from(bind_tcp(address, false)?).local_addr()?.port());
+    let listen = |_| {
+        let socket = bind_tcp(address, true)?;
+        socket.listen(settings.backlog)?;
+        Ok(socket.into())
+    };
+    Ok((address, (0..settings.threads).map(listen).collect::<io::Result<_>>()?))
+}
+
+/// One socket per shard, all on the same port.
+fn open_udp(mut address: SocketAddr, threads: u16) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
+    // As for TCP: a plain socket finds out whether another server is there.
+    address.set_port(bind_udp(address, false)?.local_addr()?.port());
+    let bind = |_| Ok(bind_udp(address, true)?.into());
+    Ok((address, (0..threads).map(bind).collect::<io::Result<_>>()?))
+}
+
+fn bind_udp(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_port(shared)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// Accepted sockets inherit the options set here.
+fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new())?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn open_unix(unix: &UnixListen, backlog: i32) -> Result<UnixEntrance, Refused> {
+    let path = unix.path.as_path();
+    let refused = |what: &dyn std::fmt::Display| Refused {
+        text: format!("-s {}: {what}", path.display()),
+        exit_code: EXIT_SYSTEM,
+    };
+    remove_stale(path).map_err(|what| refused(&what))?;
+    let bound = bind_unix(path, unix.mode, backlog).map_err(|error| refused(&error))?;
+    Ok(UnixEntrance { listener: bound, file: SocketFile(path.to_owned()) })
+}
+
+/// Makes room for a socket where an earlier server has left its own.
+fn remove_stale(path: &Path) -> Result<(), String> {
+    let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    if !found.file_type().is_socket() {
+        return Err("there is a file of that name that is no socket; choose another path".into());
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => Err("another server listens there; stop it or choose another path".into()),
+        Err(_) => {
+            std::fs::remove_file(path).map_err(|error| format!("cannot remove the stale socket: {error}"))
+        }
+    }
+}
+
+fn bind_unix(path: &Path, mode: u32, backlog: i32) -> io::Result<UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&socket2::SockAddr::unix(path)?)?;
+    // Nobody can connect before it listens.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    socket.listen(backlog)?;
+    Ok(socket.into())
+}
