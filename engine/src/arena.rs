@@ -6,6 +6,7 @@
     reason = "bytes as records without a check each time, and telling the kernel what may be dropped"
 )]
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 
@@ -48,6 +49,9 @@ impl Location {
 pub(crate) struct Region {
     #[cfg(not(miri))]
     map: MmapMut,
+    /// Whether the memory is a file's.
+    #[cfg(not(miri))]
+    over_file: bool,
     #[cfg(miri)]
     map: heap::Map,
 }
@@ -69,7 +73,19 @@ impl Region {
             // Kernels without huge pages refuse, and everything works all the same.
             map.advise(Advice::HugePage).ok();
         }
-        Ok(Region { map })
+        Ok(Region { map, over_file: false })
+    }
+
+    /// Maps a part of a file.
+    #[cfg(not(miri))]
+    fn over_file(file: &File, offset: u64, bytes: usize) -> io::Result<Region> {
+        if file.metadata()?.len() < offset.saturating_add(bytes as u64) {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than the budget"));
+        }
+        // SAFETY: the file is long enough, and it is the caller's promise that nobody else writes to it or cuts it off.
+        // Whatever its bytes are, they are valid ones.
+        let map = unsafe { MmapOptions::new().offset(offset).len(bytes).map_mut(file)? };
+        Ok(Region { map, over_file: true })
     }
 
     /// The region as records, as many as it has room for.
@@ -118,11 +134,13 @@ impl Region {
     #[cfg(not(miri))]
     pub(crate) fn discard(&mut self, range: Range<usize>) {
         assert!(range.start <= range.end && range.end <= self.map.len());
-        // SAFETY: the range lies in the private anonymous map we borrow mutably, so no reference into it exists,
-        // and whatever bytes it reads as afterwards are valid bytes.
-        let discarded =
-            unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
-        // A kernel with larger pages than ours refuses; then the memory stays resident until it is reused.
+        // The latter punches a hole in the file.
+        let advice = if self.over_file { UncheckedAdvice::Remove } else { UncheckedAdvice::DontNeed };
+        // SAFETY: the range lies in the map we borrow mutably, so no reference into it exists, and whatever bytes it
+        // reads as afterwards are valid bytes.
+        let discarded = unsafe { self.map.unchecked_advise_range(advice, range.start, range.len()) };
+        // A kernel with larger pages than ours refuses, as does a file that cannot have holes; then the memory
+        // stays resident until it is reused.
         discarded.ok();
     }
 }
@@ -137,6 +155,23 @@ pub(crate) struct Arena {
 impl Arena {
     pub(crate) fn reserve(bytes: usize, header_size: HeaderSize, huge_pages: bool) -> io::Result<Arena> {
         Ok(Arena { region: Region::reserve(bytes, huge_pages)?, header_size })
+    }
+
+    /// An arena that is a part of a file, which must not be touched by anybody else.
+    #[cfg(not(miri))]
+    pub(crate) fn over_file(
+        file: &File,
+        offset: u64,
+        bytes: usize,
+        header_size: HeaderSize,
+    ) -> io::Result<Arena> {
+        Ok(Arena { region: Region::over_file(file, offset, bytes)?, header_size })
+    }
+
+    /// Miri knows no maps.
+    #[cfg(miri)]
+    pub(crate) fn over_file(_: &File, _: u64, _: usize, _: HeaderSize) -> io::Result<Arena> {
+        Err(io::Error::from(io::ErrorKind::Unsupported))
     }
 
     #[inline]

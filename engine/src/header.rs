@@ -369,6 +369,43 @@ impl Arena {
         self.raw_header(location).chunk()
     }
 
+    /// What a chunk of unknown content is for, if it can be said.
+    pub(crate) fn checked_chunk(&self, location: Location) -> Option<Chunk> {
+        let header = self.raw_header(location);
+        let kind = header.packed >> VALUE_LEN_SHIFT & VALUE_LEN_MASK;
+        let is_known = match header.key_len() {
+            0 => matches!(kind, KIND_FREE | KIND_RESERVED | KIND_CONTINUATION),
+            key_len => key_len <= crate::KEY_SIZE_MAX,
+        };
+        is_known.then(|| header.chunk())
+    }
+
+    /// The head of an item of unknown content, if all it announces fits its chunk and makes sense by itself.
+    pub(crate) fn checked_head(&self, location: Location, chunk_size: usize) -> Option<Head> {
+        let header = self.raw_header(location);
+        let flags_size = if header.has_client_flags() { CLIENT_FLAGS_SIZE } else { 0 };
+        let extension_at = self.header_size.bytes() + flags_size;
+        let mut prefix = extension_at;
+        if header.is_extended() {
+            prefix += EXTENSION_SIZE;
+            if prefix > chunk_size {
+                return None;
+            }
+            let word: u32 = self.read(location.offset() + extension_at);
+            prefix += extension_size(word) - EXTENSION_SIZE;
+            if word == 0 || word >= EXPLICIT_CAS << 1 {
+                return None;
+            }
+        }
+        if prefix + header.key_len() + header.value_len() > chunk_size {
+            return None;
+        }
+        let head = self.head(location);
+        let has_flags = head.client_flags != 0;
+        let value_fits = head.value_len() >= head.header.value_len();
+        (has_flags == header.has_client_flags() && value_fits).then_some(head)
+    }
+
     #[inline]
     pub(crate) fn set_header(&mut self, location: Location, header: Header) {
         match self.header_size {

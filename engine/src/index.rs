@@ -99,6 +99,19 @@ impl Index {
         (self.home_buckets + self.overflow_used) * BUCKET_SIZE
     }
 
+    /// Home buckets, those it is about to have included.
+    pub(crate) fn buckets_wanted(&self) -> u64 {
+        self.buckets_next
+    }
+
+    /// Has so many home buckets from now on, within what is reserved. Only while it is empty.
+    pub(crate) fn begin_with(&mut self, buckets: u64) {
+        assert!(self.items == 0 && !self.is_growing());
+        let buckets = buckets.clamp(self.buckets, self.buckets_max);
+        (self.buckets, self.buckets_next, self.frontier) = (buckets, buckets, buckets);
+        self.home_buckets = to_usize(buckets);
+    }
+
     pub(crate) fn items(&self) -> u64 {
         self.items
     }

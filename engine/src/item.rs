@@ -103,6 +103,10 @@ impl<'a> Item<'a> {
         self.location
     }
 
+    pub(crate) fn hash(&self) -> u64 {
+        self.shard.hash_at(self.location)
+    }
+
     pub(crate) fn version(&self) -> u64 {
         self.header.version()
     }

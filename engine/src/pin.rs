@@ -26,12 +26,13 @@ pub struct Pin {
 pub struct Place {
     location: Location,
     version: u64,
+    hash: u64,
 }
 
 impl Item<'_> {
     /// Where the item is, to pin it when the borrow has ended.
     pub fn place(&self) -> Place {
-        Place { location: self.location(), version: self.version() }
+        Place { location: self.location(), version: self.version(), hash: self.hash() }
     }
 }
 
@@ -48,7 +49,11 @@ impl Shard {
     /// values (fewer in shards below 32 MiB). Then the caller copies. O(pieces of the value).
     pub fn pin_at(&mut self, place: Place) -> Option<Pin> {
         let head = place.location;
-        let is_there = |chunk| matches!(chunk, Chunk::Item(header) if header.version() == place.version);
+        let is_there = |chunk| match chunk {
+            // Without CAS the version says little, but the key is the same at least.
+            Chunk::Item(header) => header.version() == place.version && self.hash_at(head) == place.hash,
+            Chunk::Free { .. } | Chunk::Reserved { .. } | Chunk::Continuation { .. } => false,
+        };
         if !self.slabs.is_in_use(head) || !is_there(self.arena.chunk(head)) {
             return None;
         }

@@ -1,6 +1,7 @@
 //! One shard: what it is made of, finding an item, and the plain reads. No I/O, no clock, no threads.
 
 use std::hash::{BuildHasher, Hasher};
+use std::io;
 
 use ahash::RandomState;
 
@@ -93,11 +94,11 @@ pub struct Shard {
     pub(crate) sweep_chunk: u32,
     pub(crate) hasher: RandomState,
     /// Version of the item stored last; without CAS, of the items stored since the last flush that had any to drop.
-    version: u64,
+    pub(crate) version: u64,
     /// Items of this version and older are dead.
-    flushed_version: u64,
-    flush_due: Option<Seconds>,
-    cas: Option<CasSeries>,
+    pub(crate) flushed_version: u64,
+    pub(crate) flush_due: Option<Seconds>,
+    pub(crate) cas: Option<CasSeries>,
 }
 
 /// Why an item that is still linked is no longer there.
@@ -110,6 +111,14 @@ pub(crate) enum Death {
 impl Shard {
     /// Reserves the address space of a shard. Memory is taken from the kernel as items come.
     pub fn new(config: &Config) -> Result<Shard, ConfigError> {
+        Shard::build(config, |bytes, header_size| Arena::reserve(bytes, header_size, config.huge_pages))
+    }
+
+    /// A shard whose items lie in the arena that `arena` makes, of so many bytes.
+    pub(crate) fn build(
+        config: &Config,
+        arena: impl FnOnce(usize, HeaderSize) -> io::Result<Arena>,
+    ) -> Result<Shard, ConfigError> {
         config.check()?;
         let (page_size, memory_bytes) = (config.page_size(), config.memory_bytes);
         let reserve = |source| ConfigError::Reserve { bytes: memory_bytes, source };
@@ -132,7 +141,7 @@ impl Shard {
         let counts = policy.counts_requests() && (shadows.is_some() || policy != PolicyKind::TinyLfu);
         let sketch = counts.then(|| Sketch::reserve(items_possible, huge_pages));
         Ok(Shard {
-            arena: Arena::reserve(pages_max * page_size, header_size, huge_pages).map_err(reserve)?,
+            arena: arena(pages_max * page_size, header_size).map_err(reserve)?,
             slabs,
             index: Index::reserve(items_possible, buckets, huge_pages).map_err(reserve)?,
             sketch: sketch.transpose().map_err(reserve)?,

@@ -5,6 +5,7 @@ use std::ops::Range;
 use crate::arena::{Arena, LOCATION_UNIT, Location};
 use crate::departures::Departures;
 use crate::header::{Chunk, Header};
+use crate::persist::PageRemembered;
 use crate::window::Window;
 
 /// The largest chunks are this part of a page where pages are small; larger values are chains of them. Fewer would
@@ -300,6 +301,51 @@ impl Slabs {
     /// Whether the page that a chunk in use lies in is on its way out of its class.
     pub(crate) fn is_leaving(&self, location: Location) -> bool {
         self.pages[self.page_of(location).index()].leaving
+    }
+
+    pub(crate) fn page_ids(&self) -> impl Iterator<Item = PageId> + use<> {
+        (0..narrow(self.pages.len())).map(PageId)
+    }
+
+    /// The part of the arena that so many chunks of a page of a class take, if there can be such a page.
+    pub(crate) fn touched_bytes(&self, page: PageId, class: u32, touched: u32) -> Option<Range<usize>> {
+        let class = self.classes.get(class as usize)?;
+        let start = page.index() * self.page_size;
+        let is_possible = page.index() < self.pages.len() && touched <= class.chunks_per_page;
+        is_possible.then(|| start..start + touched as usize * class.chunk_size)
+    }
+
+    /// Whether a chunk of this class, handed out at least once, begins exactly at `location`, which may be anything.
+    pub(crate) fn is_chunk(&self, class: ClassId, location: Location) -> bool {
+        let in_page = location.offset() & (self.page_size - 1);
+        location.offset() < self.pages.len() * self.page_size
+            && in_page.is_multiple_of(self.classes[class.index()].chunk_size)
+            && self.is_chunk_of(class, location)
+    }
+
+    /// Assigns pages as another process had them, all chunks ever handed out in use. Nothing is assigned before.
+    pub(crate) fn restore(&mut self, pages: &[PageRemembered]) {
+        assert!(self.pages_assigned == 0 && pages.len() == self.pages.len());
+        self.untouched = PageId(narrow(self.pages.len()));
+        for (page, remembered) in self.page_ids().zip(pages) {
+            let touched = remembered.touched;
+            let Some(class) = remembered.class() else {
+                self.pages[page.index()].next = std::mem::replace(&mut self.unassigned, page);
+                continue;
+            };
+            let class = ClassId(narrow(class as usize));
+            self.pages[page.index()] = Page { class: class.0, touched, live: touched, ..Page::UNASSIGNED };
+            self.link_ring(class, page);
+            if self.has_room(page) {
+                self.link_room(page);
+            }
+            let entry = &mut self.classes[class.index()];
+            self.classes_in_use += usize::from(entry.pages == 0);
+            entry.pages += 1;
+            entry.chunks_used += touched as usize;
+            self.pages_assigned += 1;
+            self.pages_empty += usize::from(touched == 0);
+        }
     }
 
     /// Takes a leaving page back into its class.

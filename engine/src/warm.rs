@@ -67,6 +67,11 @@ impl Shard {
         }
     }
 
+    /// Loads the buckets of hashes.
+    pub(crate) fn warm_buckets(&self, hashes: impl Iterator<Item = u64>) {
+        hashes.for_each(|hash| self.index.prefetch(hash));
+    }
+
     /// Loads what storing a key will touch besides its bucket.
     #[inline]
     pub(crate) fn warm_ghost(&self, hash: u64) {

@@ -228,7 +228,7 @@ impl Shard {
     }
 
     /// Makes a written item the one that its key finds, and counts it in.
-    fn link(&mut self, hash: u64, old: Option<Location>, new: Location) {
+    pub(crate) fn link(&mut self, hash: u64, old: Option<Location>, new: Location) {
         match old {
             Some(old) => {
                 self.index.replace(hash, old, new);
