@@ -30,6 +30,22 @@ fn try_set(connection: &mut Connection, key: &str, value: &[u8]) -> String {
 }
 
 #[test]
+fn a_value_of_every_size_class_is_stored_and_read_back() {
+    check(&["-t", "2", "-m", "64"], |server| {
+        let mut connection = server.connect();
+        let sizes = std::iter::successors(Some(1_usize), |size| Some(size + size / 20 + 1));
+        for size in sizes.take_while(|&size| size <= 1_000_000) {
+            let value = value_of("size", size);
+            assert_eq!(try_set(&mut connection, &format!("size:{size}"), &value), "STORED", "{size} bytes");
+            let header = connection.command(&format!("mg size:{size} s v"));
+            assert_eq!(header, format!("VA {size} s{size}"));
+            let read = connection.read_line().expect("the value");
+            assert!(read == value, "{size} bytes");
+        }
+    });
+}
+
+#[test]
 fn a_full_cache_takes_everything_and_drops_the_oldest() {
     const KEYS: usize = 30_000;
     check(&["-t", "2", "-m", "32"], |server| {

@@ -246,6 +246,12 @@ fn tls_serves_small_and_large_values_and_ends_in_order() {
         check_answer(&mut client, &format!("set large 0 0 {LARGE}\r\n{value}\r\n"), "STORED\r\n");
         let block = format!("VALUE large 0 {LARGE}\r\n{value}\r\nEND\r\n");
         check_answer(&mut client, &"get large\r\n".repeat(20), &block.repeat(20));
+        let mut leaving = tls(connect(&server), &identity.chain, None);
+        check_answer(&mut leaving, "version\r\n", "VERSION 1.6.45\r\n");
+        leaving.conn.send_close_notify();
+        leaving.flush().unwrap();
+        // The server ends too, though the socket is open in both directions.
+        assert_eq!(leaving.read_to_end(&mut Vec::new()).unwrap(), 0, "--io {io}");
         client.write_all(b"quit\r\n").unwrap();
         // An end without goodbye would be an error here.
         assert_eq!(client.read_to_end(&mut Vec::new()).unwrap(), 0, "--io {io}");

@@ -92,6 +92,9 @@ impl Dispatcher {
             None => self.received_plain(client, data),
             Some(mut session) => {
                 let outcome = session.open(data, |plain| self.received_plain(client, plain));
+                if session.heard_goodbye() {
+                    client.ending = client.ending.max(Ending::AfterInput);
+                }
                 client.session = Some(session);
                 if let Err(failure) = outcome {
                     self.session_failed(client, failure);

@@ -136,6 +136,7 @@ impl Dispatcher {
         let (asked, sizes) = (Asked::of(request), Sizes::new());
         let dump = Dump { asked, walk, shard: ShardId(0), waiting: false, sizes };
         client.stream = Some(Stream::Dump(Box::new(dump)));
+        self.has_more = true;
     }
 
     /// Takes the next step of a walk if it is time to. Gives the walk back unless that was the last.

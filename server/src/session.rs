@@ -19,6 +19,8 @@ pub struct Session {
     pub since: Seconds,
     /// Nothing can be said in it any more but the alert that says why.
     broken: bool,
+    /// The client has said its goodbye: it asks nothing more.
+    heard_goodbye: bool,
     said_goodbye: bool,
 }
 
@@ -35,7 +37,7 @@ impl Session {
     /// A session that waits for the client's first words.
     pub fn new(config: &Arc<ServerConfig>, since: Seconds) -> Result<Self, Error> {
         let tls = ServerConnection::new(Arc::clone(config))?;
-        Ok(Self { tls, since, broken: false, said_goodbye: false })
+        Ok(Self { tls, since, broken: false, heard_goodbye: false, said_goodbye: false })
     }
 
     /// Takes what came and hands out what it means, piece by piece. After a failure nothing more is taken; what is to be said
@@ -64,15 +66,17 @@ impl Session {
         let mut reader = self.tls.reader();
         loop {
             match reader.fill_buf() {
-                Ok([]) => return,
+                Ok([]) => {
+                    self.heard_goodbye = true;
+                    return;
+                }
                 Ok(plain) => {
                     each(plain);
                     let taken = plain.len();
                     reader.consume(taken);
                 }
                 Err(error) => {
-                    // The other end of the stream is the client's affair: its socket tells.
-                    debug_assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::UnexpectedEof));
+                    debug_assert_eq!(error.kind(), ErrorKind::WouldBlock);
                     return;
                 }
             }
@@ -108,6 +112,11 @@ impl Session {
     /// Whether it does not stand yet.
     pub fn is_handshaking(&self) -> bool {
         self.tls.is_handshaking()
+    }
+
+    /// Whether the client has said its goodbye.
+    pub fn heard_goodbye(&self) -> bool {
+        self.heard_goodbye
     }
 
     /// Whether it failed: nothing that is owed can be said.

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use slabring_engine::{Seconds, Shard};
+use slabring_engine::Seconds;
 use slabring_protocol::reply::CloseReason;
 use slabring_protocol::{Auth, ErrorReply, Parser, reply};
 use slabring_reactor::clock::Moment;
@@ -375,7 +375,7 @@ impl<I: Io> ShardThread<I> {
         let (now, executor) = (self.dispatcher.now, &mut self.dispatcher.executor);
         self.settling = executor.settle(now);
         if executor.take_sweep_wanted() {
-            self.sweep_due_chunks = chunks_of(executor.shard());
+            self.sweep_due_chunks = executor.shard().sweep_round();
         }
         let step = self.sweep_due_chunks.min(SWEEP_STEP_CHUNKS);
         if step > 0 {
@@ -393,7 +393,7 @@ impl<I: Io> ShardThread<I> {
         let buffers = self.dispatcher.count_all_buffers();
         self.dispatcher.executor.shard_mut().set_external_bytes(buffers);
         let report = self.dispatcher.executor.report();
-        let chunks = chunks_of(self.dispatcher.executor.shard());
+        let chunks = self.dispatcher.executor.shard().sweep_round();
         // What a client has asked for goes on.
         self.sweep_due_chunks = self.sweep_due_chunks.max(chunks.div_ceil(SWEEP_PERIOD_SECONDS));
         self.node.published[self.shards.me.index()].store(&report);
@@ -480,10 +480,6 @@ impl<I: Io> ShardThread<I> {
         let late = Moment::now() >= since.after(STOP_PATIENCE);
         late || all_drained && self.io.connections() == 0
     }
-}
-
-fn chunks_of(shard: &Shard) -> usize {
-    shard.classes().map(|class| class.used + class.free).sum()
 }
 
 fn touch(touched: &mut Vec<ConnectionId>, client: &mut Connection) {
