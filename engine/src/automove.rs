@@ -145,7 +145,7 @@ mod tests {
             assert_eq!(shard.move_page(Some(small), large), MovePage::Begun);
             assert_eq!(shard.move_page(Some(small), large), MovePage::Busy);
             while shard.maintain(NOW, 8) {
-                shard.validate();
+                shard.check_invariants();
             }
             let after = classes_in_use(&shard);
             assert_eq!(after[0], (small, pages_of_small - 1));
@@ -192,7 +192,7 @@ mod tests {
                 fill(&mut shard, key % 700..key % 700 + 1, 1_000);
             }
         }
-        shard.validate();
+        shard.check_invariants();
         shard.counters().page_moves
     }
 

@@ -19,12 +19,6 @@ struct Totals {
 }
 
 impl Shard {
-    /// The same as [`Shard::check_invariants`].
-    #[doc(hidden)]
-    pub fn validate(&self) {
-        self.check_invariants();
-    }
-
     /// Panics if any counter, list or link of the shard is not what a walk over all chunks says it should be. For tests:
     /// takes seconds and much memory in a large shard.
     pub fn check_invariants(&self) {

@@ -35,7 +35,7 @@ fn hit_percent(policy: PolicyKind, keys: impl Iterator<Item = u64>) -> u32 {
         requests += 1;
     }
     assert!(shard.counters().items <= ITEMS as u64);
-    shard.validate();
+    shard.check_invariants();
     100 * hits / requests
 }
 
@@ -64,7 +64,7 @@ fn the_list_of_last_use_is_exact() {
         }
         twin.push_back(key);
     }
-    shard.validate();
+    shard.check_invariants();
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn hit_percent_after_sizes_changed(policy: PolicyKind) -> u32 {
             shard.store(NOW, &Store::set(&key, &vec![0; value_size], Expiry::Never));
         }
     }
-    shard.validate();
+    shard.check_invariants();
     assert!(shard.counters().page_moves > 0);
     hits / 1_000
 }
@@ -211,7 +211,7 @@ fn expired_items_make_room_before_live_ones_are_evicted() {
     };
     let evictions: Vec<u64> = (0..200_000).map(|id| set(id / 1_000, id, 5)).collect();
     assert_eq!(evictions.last(), Some(&0));
-    shard.validate();
+    shard.check_invariants();
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn a_jump_of_the_clock_and_back_kills_nothing_that_was_not_looked_at() {
     let jumped = Seconds(NOW.0 + 86_400);
     assert!(shard.get(jumped, &7_u32.to_le_bytes()).is_none());
     assert!((0..100_u32).filter(|id| shard.get(NOW, &id.to_le_bytes()).is_some()).count() == 99);
-    shard.validate();
+    shard.check_invariants();
 }
 
 #[test]
@@ -242,5 +242,5 @@ fn nothing_that_was_seen_dead_or_flushed_comes_back_with_an_earlier_time() {
     shard.store(NOW, &Store::set(b"swept", b"v", Expiry::At(Seconds(NOW.0 + 10))));
     shard.sweep(Seconds(NOW.0 + 10), usize::MAX);
     assert!(shard.get(earlier, b"swept").is_none());
-    shard.validate();
+    shard.check_invariants();
 }

@@ -51,7 +51,7 @@ fn a_million_small_items_fit_and_none_is_lost_while_the_index_grows() {
     for id in 0..1_000_000_u32 {
         assert!(shard.get(NOW, format!("k{id:09}").as_bytes()).is_some(), "{id}");
     }
-    shard.validate();
+    shard.check_invariants();
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn a_full_shard_gives_up_pages_for_the_growth_of_its_index() {
         page_moves += shard.counters().page_moves;
         // A chunk of 48 bytes, and at most twenty for index and sketch.
         assert!(shard.counters().items > memory_bytes as u64 / 68, "{:?}", shard.counters());
-        shard.validate();
+        shard.check_invariants();
     }
     assert!(page_moves > 0);
 }
@@ -85,11 +85,11 @@ fn large_items_find_room_in_a_shard_full_of_tiny_ones() {
             set(&mut shard, key.as_bytes(), &value);
             assert_eq!(value_of(&mut shard, key.as_bytes()), Some(value));
         }
-        shard.validate();
+        shard.check_invariants();
         for id in 0..memory_bytes / 32 {
             set(&mut shard, format!("{id}").as_bytes(), b"tiny again");
         }
-        shard.validate();
+        shard.check_invariants();
     }
 }
 
@@ -105,7 +105,7 @@ fn values_of_any_length_up_to_eight_megabytes_come_back_byte_for_byte() {
             assert!(value_of(&mut shard, b"key") == Some(value), "{len}");
         }
     }
-    shard.validate();
+    shard.check_invariants();
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn append_and_prepend_join_values_across_the_border_to_chains() {
         expected = if round % 2 == 0 { [expected, part].concat() } else { [part, expected].concat() };
         assert!(value_of(&mut shard, b"key").as_ref() == Some(&expected), "round {round}");
     }
-    shard.validate();
+    shard.check_invariants();
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn without_eviction_a_full_shard_refuses_and_keeps_everything() {
         assert!((0..stored).all(|id| shard.get(NOW, format!("{id}").as_bytes()).is_some()));
         shard.set_external_bytes(memory_bytes);
         assert_eq!(shard.counters().evictions, 0);
-        shard.validate();
+        shard.check_invariants();
     }
 }
 
@@ -154,7 +154,7 @@ fn without_eviction_dead_items_still_make_room() {
     shard.flush();
     let second = fill(&mut shard, 10_000);
     assert!(first > 1_000 && second >= first, "{first} {second}");
-    shard.validate();
+    shard.check_invariants();
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn external_bytes_push_items_out_and_give_the_room_back() {
     let during = shard.memory();
     assert_eq!(during.external, 1 << 20);
     assert!(during.used() <= during.limit && during.pages < before.pages);
-    shard.validate();
+    shard.check_invariants();
     shard.set_external_bytes(0);
     for id in 0..8_000_u32 {
         set(&mut shard, &id.to_le_bytes(), &[1; 1000]);
@@ -178,7 +178,7 @@ fn external_bytes_push_items_out_and_give_the_room_back() {
     shard.set_external_bytes(usize::MAX);
     while shard.maintain(NOW, 100) {}
     assert_eq!(shard.memory().external, 2 << 20);
-    shard.validate();
+    shard.check_invariants();
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn the_sweeper_frees_every_dead_item_in_one_round() {
     let swept = shard.sweep(Seconds(NOW.0 + 5), usize::MAX);
     assert_eq!(swept.freed, 1_000);
     assert_eq!((shard.counters().items, shard.counters().reclaimed), (1_000, 1_000));
-    shard.validate();
+    shard.check_invariants();
 }
 
 #[test]
@@ -252,7 +252,7 @@ fn without_cas_a_flush_drops_everything_however_often_it_comes() {
     }
     set(&mut shard, b"key", b"v");
     assert!(shard.get(NOW, b"key").is_some());
-    shard.validate();
+    shard.check_invariants();
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn a_batch_of_gets_of_any_length_answers_and_counts_as_single_ones_do() {
         assert!(places.into_iter().eq(0..keys.len()));
         assert_eq!(batched.counters(), single.counters());
     }
-    batched.validate();
+    batched.check_invariants();
 }
 
 #[test]
@@ -348,7 +348,7 @@ fn hits(policy: PolicyKind, requests: u64) -> (u64, u64) {
             set(&mut shard, &key.to_le_bytes(), &[0; 200]);
         }
     }
-    shard.validate();
+    shard.check_invariants();
     (hits, shard.counters().items)
 }
 
