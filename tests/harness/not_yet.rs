@@ -7,9 +7,6 @@ pub const NOT_YET: &[&str] = &[META_FLAGS_IN_ORDER];
 /// Requests that start with the byte 0x80.
 pub const BINARY_PROTOCOL: &str = "binary protocol";
 
-/// An item that `mg` has created was fetched by it, so that the next `mg` answers `h1`.
-pub const CREATING_FETCHES: &str = "mg that creates fetches";
-
 /// The flags `N`, `T` and `t` of one `mg` or `ma` count in their order: `t` tells the time before the `T` behind it, and of
 /// `N` and `T` the later one gives a new item its time.
 pub const META_FLAGS_IN_ORDER: &str = "meta flags in order";

@@ -3,7 +3,6 @@
 use std::io::{self, ErrorKind};
 
 use crate::Connection;
-use crate::not_yet::{CREATING_FETCHES, slabring_has};
 
 /// The key of a text fence. No stream uses it for anything else.
 const FENCE_KEY: &str = "~fence";
@@ -220,7 +219,6 @@ fn append_debug_words(answer: &mut Answer, words: &[&[u8]]) {
             // The reference counts the seconds since the end, which is before it.
             ("exp", _, Ok(seconds)) if seconds != -1 => answer.push_seconds(seconds.abs()),
             ("la" | "cls" | "size", ..) => {}
-            ("fetch", ..) if !slabring_has(CREATING_FETCHES) => {}
             _ => answer.text.extend_from_slice(value.as_bytes()),
         }
     }
