@@ -3,14 +3,12 @@
 
 #![forbid(unsafe_code)]
 
-mod compare;
 mod echo;
 mod hitratio;
 mod machine;
 mod memory;
-mod outcome;
+mod peers;
 mod process;
-mod scenario;
 mod trace;
 mod worst;
 
@@ -28,19 +26,19 @@ struct Args {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    Compare(compare::Args),
     Echo(echo::Args),
     Hitratio(hitratio::Args),
     Memory(memory::Args),
+    Peers(peers::Args),
     Worst(worst::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Args::parse().command {
-        Command::Compare(args) => compare::run(args),
         Command::Echo(args) => echo::run(&args),
         Command::Hitratio(args) => hitratio::run(&args),
         Command::Memory(args) => memory::run(&args),
+        Command::Peers(args) => peers::run(args),
         Command::Worst(args) => worst::run(&args),
     };
     match done {

@@ -11,8 +11,8 @@ use serde::{Serialize, Serializer};
 use slabring_engine::{Config, Expiry, KEY_SIZE_MAX, Seconds, Shard, Store};
 use slabring_reactor::thread::is_root;
 
-use crate::compare::beside_this;
 use crate::machine;
+use crate::process::beside_this;
 use crate::process::{Process, free_port};
 use report::{Breakdown, Held, Holder, Report};
 use wire::Wire;

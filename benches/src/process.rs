@@ -3,6 +3,8 @@
 use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,6 +20,24 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// The unit of `/proc/PID/stat`: 100 ticks a second on every Linux that runs today (`USER_HZ`).
 pub(crate) const TICK_US: u64 = 10_000;
+
+/// Where a server listens.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// A port of 127.0.0.1.
+    Port(u16),
+    /// A unix socket.
+    Socket(String),
+}
+
+impl Place {
+    fn accepts(&self) -> bool {
+        match self {
+            Self::Port(port) => TcpStream::connect((Ipv4Addr::LOCALHOST, *port)).is_ok(),
+            Self::Socket(path) => UnixStream::connect(path).is_ok(),
+        }
+    }
+}
 
 /// A child process that is killed when this is dropped.
 pub(crate) struct Process {
@@ -50,8 +70,13 @@ impl Process {
 
     /// Waits until somebody listens on `port` of loopback.
     pub(crate) fn wait_for_port(&mut self, port: u16) -> anyhow::Result<()> {
+        self.wait_for(&Place::Port(port))
+    }
+
+    /// Waits until somebody listens there.
+    pub(crate) fn wait_for(&mut self, place: &Place) -> anyhow::Result<()> {
         let start = Instant::now();
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+        while !place.accepts() {
             if let Some(status) = self.child.try_wait()? {
                 bail!("{} ended at its start ({status}); is it installed and built?", self.name);
             }
@@ -112,6 +137,19 @@ impl Drop for Process {
 /// A port of loopback that nobody uses at the moment.
 pub(crate) fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+/// The program asked for, or the one of that name beside this.
+pub(crate) fn beside_this(path: Option<&PathBuf>, name: &str) -> String {
+    let beside =
+        || std::env::current_exe().map(|own| own.with_file_name(name)).unwrap_or_else(|_| name.into());
+    path.cloned().unwrap_or_else(beside).to_string_lossy().into_owned()
+}
+
+/// Whether a program can be started at all.
+pub(crate) fn is_installed(program: &str) -> bool {
+    let version = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    version.is_ok()
 }
 
 /// Fields 14 and 15 of `/proc/PID/stat`. Field 2 is a name that may hold spaces and parentheses.

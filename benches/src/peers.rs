@@ -1,5 +1,8 @@
 //! Servers taking turns under the same loads. Starts and stops everything itself, on loopback only.
 
+mod outcome;
+mod scenario;
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -9,28 +12,28 @@ use slabring_reactor::thread::is_root;
 
 use crate::echo::IoWish;
 use crate::machine;
-use crate::outcome::{Comparison, Outcome, Run};
-use crate::process::{Process, free_port};
-use crate::scenario::{Rival, Scenario};
+use crate::process::{Process, beside_this, free_port, is_installed};
+use outcome::{Comparison, Outcome, Run};
+use scenario::{OPEN_LOOP_SHARE, Pace, Rival, Scenario};
 
 /// What a load run may take beyond its measured time: connecting, storing keys, the last replies.
 const LOAD_PATIENCE: Duration = Duration::from_secs(120);
 
 const EXAMPLES: &str = "\
 Examples:
-  Build everything, then compare (about 4 minutes):
-    cargo build --release --workspace && target/release/slabring-bench compare
-  Longer, as JSON:
-    slabring-bench compare --seconds 10 --rounds 5 --json > result.json
-  One depth, without memcached:
-    slabring-bench compare --servers slabring,echo --depths 16
+  Build everything, then compare (about 10 minutes):
+    cargo build --release --workspace && target/release/slabring-bench peers
+  Longer, with few keys and with many, as JSON:
+    slabring-bench peers --seconds 10 --rounds 5 --keys 10000,1000000 --json > result.json
+  One kind of request, without redis-server:
+    slabring-bench peers --servers slabring,memcached,echo --only SET --depths 16
   slabring on epoll:
-    slabring-bench compare --slabring-args=--io=epoll
+    slabring-bench peers --slabring-args=--io=epoll
 
 Use an idle machine: every other process changes the result.";
 
-/// Runs slabring, memcached and the echo server in turn under the same loads, one CPU for the server and one for
-/// the load, and prints a markdown table.
+/// Runs slabring, memcached, redis-server and the echo server in turn under the same loads, one CPU for the server and
+/// one for the load, and prints a markdown table. Who is not installed is left out.
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -41,6 +44,10 @@ pub(crate) struct Args {
     /// The memcached program
     #[arg(long, value_name = "PATH", default_value = "memcached")]
     pub(crate) memcached: String,
+
+    /// The redis-server program
+    #[arg(long, value_name = "PATH", default_value = "redis-server")]
+    pub(crate) redis: String,
 
     /// The slabring-load program [default: beside this one]
     #[arg(long, value_name = "PATH")]
@@ -54,9 +61,17 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub(crate) memcached_args: Vec<String>,
 
+    /// More arguments for redis-server, one for each use of the option
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    pub(crate) redis_args: Vec<String>,
+
     /// Who takes part
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "slabring,memcached,echo")]
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "slabring,memcached,redis,echo")]
     servers: Vec<Rival>,
+
+    /// Only scenarios with this in their name
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    only: String,
 
     /// Seconds of each run
     #[arg(long, value_name = "SECONDS", default_value = "3", value_parser = seconds)]
@@ -68,15 +83,16 @@ pub(crate) struct Args {
 
     /// Requests in flight on a connection
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,16,64")]
-    depths: Vec<u32>,
+    pub(crate) depths: Vec<u32>,
 
     /// Connections in total
     #[arg(long, value_name = "N", default_value = "50")]
     pub(crate) connections: u32,
 
-    /// Number of different keys
-    #[arg(long, value_name = "N", default_value = "100000")]
-    pub(crate) keys: u64,
+    /// Number of different keys; with several, requests for small values are measured with each
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "100000")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) keys: Vec<u64>,
 
     /// Bytes in a value
     #[arg(long, value_name = "BYTES", default_value = "32")]
@@ -116,6 +132,15 @@ impl Args {
     fn allow_root(&mut self) {
         self.memcached_args.extend(["-u".into(), "root".into()]);
     }
+
+    fn leave_out_the_missing(&mut self) {
+        for (rival, program) in [(Rival::Memcached, &self.memcached), (Rival::Redis, &self.redis)] {
+            if self.servers.contains(&rival) && !is_installed(program) {
+                eprintln!("SKIPPED {}: cannot run {program}", rival.word());
+                self.servers.retain(|server| *server != rival);
+            }
+        }
+    }
 }
 
 /// The fields of slabring-load's result that are needed here.
@@ -148,7 +173,14 @@ pub(crate) fn run(mut args: Args) -> anyhow::Result<()> {
     if is_root() {
         args.allow_root();
     }
-    let scenarios = Scenario::all(&args.depths);
+    args.leave_out_the_missing();
+    ensure!(
+        args.servers.contains(&Rival::Slabring),
+        "slabring takes part in every comparison: name it in --servers"
+    );
+    let scenarios: Vec<_> =
+        Scenario::all(&args).into_iter().filter(|scenario| scenario.name().contains(&args.only)).collect();
+    ensure!(!scenarios.is_empty(), "no scenario has {:?} in its name", args.only);
     let outcomes =
         scenarios.iter().map(|scenario| measure(&args, scenario)).collect::<anyhow::Result<_>>()?;
     let comparison = Comparison {
@@ -169,11 +201,15 @@ pub(crate) fn run(mut args: Args) -> anyhow::Result<()> {
 }
 
 fn measure(args: &Args, scenario: &Scenario) -> anyhow::Result<Outcome> {
+    let rate = match scenario.pace {
+        Pace::Closed => None,
+        Pace::Open => Some(open_loop_rate(args, scenario)?),
+    };
     let mut runs = Vec::new();
     for round in 1..=args.rounds {
-        for &rival in &args.servers {
+        for rival in scenario.rivals(&args.servers) {
             let who = || format!("{}, {}, round {round}", scenario.name(), rival.word());
-            let run = measure_once(args, scenario, rival, round).with_context(who)?;
+            let run = measure_once(args, scenario, rival, round, rate).with_context(who)?;
             let (rate, cpu, others) =
                 (run.operations_per_second, run.server_cpu_us_per_op, run.others_cpu_share * 100.0);
             eprintln!("{}: {rate:.0} op/s, {cpu:.3} us server CPU/op, others {others:.0} % of a CPU", who());
@@ -183,16 +219,29 @@ fn measure(args: &Args, scenario: &Scenario) -> anyhow::Result<Outcome> {
     Ok(Outcome::new(scenario.name(), runs))
 }
 
+/// A part of what memcached, or Slabring where there is none, can do with the same load.
+fn open_loop_rate(args: &Args, scenario: &Scenario) -> anyhow::Result<f64> {
+    let rival = if args.servers.contains(&Rival::Memcached) { Rival::Memcached } else { Rival::Slabring };
+    let run = measure_once(args, scenario, rival, 0, None)?;
+    Ok(run.operations_per_second * OPEN_LOOP_SHARE)
+}
+
 /// A fresh server, its keys, one load.
-fn measure_once(args: &Args, scenario: &Scenario, rival: Rival, round: u32) -> anyhow::Result<Run> {
+fn measure_once(
+    args: &Args,
+    scenario: &Scenario,
+    rival: Rival,
+    round: u32,
+    rate: Option<f64>,
+) -> anyhow::Result<Run> {
     let port = free_port()?;
     let mut server = Process::start(args.server_cpu, &scenario.server_words(args, rival, port))?;
-    server.wait_for_port(port)?;
+    server.wait_for(&scenario.place(port))?;
     if rival != Rival::Echo {
-        load(args, &Scenario::prefill_words(args, port))?;
+        load(args, &scenario.prefill_words(args, rival, port))?;
     }
     let (cpu_before_us, busy_before_us, start) = (server.cpu_us()?, machine::busy_us(), Instant::now());
-    let load = load(args, &scenario.load_words(args, port))?;
+    let load = load(args, &scenario.load_words(args, rival, port, rate))?;
     let (cpu_us, busy_us) = (server.cpu_us()? - cpu_before_us, machine::busy_us() - busy_before_us);
     let own_us = cpu_us as f64 + load.client_cpu_us_per_op * load.operations as f64;
     ensure!(load.operations > 0, "nothing was answered");
@@ -228,13 +277,6 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
-/// The program asked for, or the one of that name beside this.
-pub(crate) fn beside_this(path: Option<&PathBuf>, name: &str) -> String {
-    let beside =
-        || std::env::current_exe().map(|own| own.with_file_name(name)).unwrap_or_else(|_| name.into());
-    path.cloned().unwrap_or_else(beside).to_string_lossy().into_owned()
-}
-
 #[cfg(test)]
 impl Args {
     /// The arguments of a command line behind `compare`.
@@ -244,7 +286,7 @@ impl Args {
             #[command(flatten)]
             args: Args,
         }
-        let words = std::iter::once("compare").chain(line.split_whitespace());
+        let words = std::iter::once("peers").chain(line.split_whitespace());
         <Alone as clap::Parser>::parse_from(words).args
     }
 }

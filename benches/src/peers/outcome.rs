@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::scenario::Rival;
+use super::scenario::Rival;
 
 /// More than this of a CPU taken by other processes spoils a comparison.
 const OTHERS_CPU_SHARE_MAX: f64 = 0.1;
@@ -32,11 +32,19 @@ pub(crate) struct Run {
 #[derive(Clone, PartialEq, Serialize, Debug)]
 pub(crate) struct Outcome {
     pub(crate) scenario: String,
-    /// Requests per CPU second of Slabring over memcached's, one for each round, in their order.
-    pub(crate) ratios: Vec<f64>,
-    /// The median of them.
-    pub(crate) ratio: Option<f64>,
+    /// Requests per server CPU second of Slabring over those of each other server.
+    pub(crate) ratios: Vec<Ratio>,
     pub(crate) runs: Vec<Run>,
+}
+
+/// How Slabring compares with one other server.
+#[derive(Clone, PartialEq, Serialize, Debug)]
+pub(crate) struct Ratio {
+    #[serde(serialize_with = "as_word")]
+    pub(crate) over: Rival,
+    /// One for each round, in their order.
+    pub(crate) rounds: Vec<f64>,
+    pub(crate) median: f64,
 }
 
 /// Everything measured.
@@ -53,8 +61,13 @@ pub(crate) struct Comparison {
 
 impl Outcome {
     pub(crate) fn new(scenario: String, runs: Vec<Run>) -> Self {
-        let ratios = ratios(&runs);
-        Self { scenario, ratio: median(ratios.clone()), ratios, runs }
+        let others = [Rival::Memcached, Rival::Redis, Rival::Echo, Rival::TwoShards];
+        let ratios = others.into_iter().filter_map(|over| Ratio::of(&runs, over)).collect();
+        Self { scenario, ratios, runs }
+    }
+
+    fn ratio(&self, over: Rival) -> Option<&Ratio> {
+        self.ratios.iter().find(|ratio| ratio.over == over)
     }
 
     fn median_of(&self, server: Rival, number: impl Fn(&Run) -> f64) -> Option<f64> {
@@ -71,23 +84,24 @@ impl Outcome {
     fn loudest_others(&self) -> Option<f64> {
         self.runs.iter().map(|run| run.others_cpu_share).reduce(f64::max)
     }
-
-    /// Slabring's share of the ceiling's requests per CPU second.
-    fn of_ceiling(&self) -> Option<f64> {
-        let cpu = |server| self.median_of(server, |run| run.server_cpu_us_per_op);
-        Some(cpu(Rival::Echo)? / cpu(Rival::Slabring)?)
-    }
 }
 
-/// Runs of one round share the machine's moods, so each is divided by its neighbour before the median is taken.
-fn ratios(runs: &[Run]) -> Vec<f64> {
-    let of = |server| runs.iter().filter(move |run| run.server == server);
-    of(Rival::Slabring)
-        .filter_map(|ours| {
-            let theirs = of(Rival::Memcached).find(|theirs| theirs.round == ours.round)?;
-            Some(theirs.server_cpu_us_per_op / ours.server_cpu_us_per_op)
-        })
-        .collect()
+impl Ratio {
+    /// Runs of one round share the machine's moods, so each is divided by its neighbour before the median is taken.
+    fn of(runs: &[Run], over: Rival) -> Option<Self> {
+        let of = |server| runs.iter().filter(move |run| run.server == server);
+        let rounds: Vec<f64> = of(Rival::Slabring)
+            .filter_map(|ours| {
+                let theirs = of(over).find(|theirs| theirs.round == ours.round)?;
+                Some(theirs.server_cpu_us_per_op / ours.server_cpu_us_per_op)
+            })
+            .collect();
+        Some(Self { over, median: median(rounds.clone())?, rounds })
+    }
+
+    fn lowest(&self) -> f64 {
+        self.rounds.iter().copied().fold(f64::INFINITY, f64::min)
+    }
 }
 
 /// The middle, or the mean of the middle two; none of nothing.
@@ -100,18 +114,21 @@ fn median(mut numbers: Vec<f64>) -> Option<f64> {
 /// A column: its title and what stands in it.
 type Column = (&'static str, fn(&Outcome) -> String);
 
-const COLUMNS: [Column; 13] = [
+const COLUMNS: [Column; 16] = [
     ("slabring op/s", |of| thousands(of.median_of(Rival::Slabring, |run| run.operations_per_second))),
-    ("memcached op/s", |of| thousands(of.median_of(Rival::Memcached, |run| run.operations_per_second))),
-    ("echo op/s", |of| thousands(of.median_of(Rival::Echo, |run| run.operations_per_second))),
     ("slabring CPU us/op", |of| decimals(of.median_of(Rival::Slabring, |run| run.server_cpu_us_per_op))),
     ("memcached CPU us/op", |of| decimals(of.median_of(Rival::Memcached, |run| run.server_cpu_us_per_op))),
+    ("redis CPU us/op", |of| decimals(of.median_of(Rival::Redis, |run| run.server_cpu_us_per_op))),
     ("echo CPU us/op", |of| decimals(of.median_of(Rival::Echo, |run| run.server_cpu_us_per_op))),
-    ("slabring/memcached per CPU s", |of| decimals(of.ratio)),
-    ("lowest", |of| decimals(of.ratios.iter().copied().reduce(f64::min))),
-    ("of ceiling", |of| percent(of.of_ceiling())),
+    ("two shards CPU us/op", |of| decimals(of.median_of(Rival::TwoShards, |run| run.server_cpu_us_per_op))),
+    ("over memcached", |of| times(of.ratio(Rival::Memcached))),
+    ("over redis", |of| times(of.ratio(Rival::Redis))),
+    ("of echo", |of| times(of.ratio(Rival::Echo))),
+    ("over two shards", |of| times(of.ratio(Rival::TwoShards))),
     ("slabring p99 us", |of| microseconds(of.median_of(Rival::Slabring, |run| run.p99_ns as f64))),
-    ("memcached p99 us", |of| microseconds(of.median_of(Rival::Memcached, |run| run.p99_ns as f64))),
+    ("slabring p99.9 us", |of| microseconds(of.median_of(Rival::Slabring, |run| run.p999_ns as f64))),
+    ("memcached p99.9 us", |of| microseconds(of.median_of(Rival::Memcached, |run| run.p999_ns as f64))),
+    ("redis p99.9 us", |of| microseconds(of.median_of(Rival::Redis, |run| run.p999_ns as f64))),
     ("load CPU", |of| percent(of.busiest_client())),
     ("others' CPU", |of| percent(of.loudest_others())),
 ];
@@ -125,12 +142,15 @@ impl fmt::Display for Comparison {
         )?;
         writeln!(
             f,
-            "values of {value_bytes} B; medians of {rounds} rounds of {seconds} s, servers taking turns.\n"
+            "values of {value_bytes} B where nothing else is said; medians of {rounds} rounds of {seconds} s, servers taking turns;"
         )?;
-        write_row(f, "scenario", COLUMNS.iter().map(|column| column.0.into()))?;
-        write_row(f, "---", COLUMNS.iter().map(|_| "---:".into()))?;
+        writeln!(f, "ratios of operations per CPU second of the server, the lowest round in parentheses.\n")?;
+        let is_filled = |column: &&Column| self.outcomes.iter().any(|outcome| column.1(outcome) != NOTHING);
+        let columns: Vec<_> = COLUMNS.iter().filter(is_filled).collect();
+        write_row(f, "scenario", columns.iter().map(|column| column.0.into()))?;
+        write_row(f, "---", columns.iter().map(|_| "---:".into()))?;
         for outcome in &self.outcomes {
-            write_row(f, &outcome.scenario, COLUMNS.iter().map(|column| column.1(outcome)))?;
+            write_row(f, &outcome.scenario, columns.iter().map(|column| column.1(outcome)))?;
         }
         if self.outcomes.iter().filter_map(Outcome::loudest_others).any(|share| share > OTHERS_CPU_SHARE_MAX)
         {
@@ -152,6 +172,10 @@ fn thousands(number: Option<f64>) -> String {
 
 fn decimals(number: Option<f64>) -> String {
     number.map_or(NOTHING.into(), |number| format!("{number:.2}"))
+}
+
+fn times(ratio: Option<&Ratio>) -> String {
+    ratio.map_or(NOTHING.into(), |ratio| format!("{:.2}x ({:.2})", ratio.median, ratio.lowest()))
 }
 
 fn percent(number: Option<f64>) -> String {
@@ -200,8 +224,15 @@ mod tests {
 
     #[test]
     fn a_ratio_is_taken_in_each_round_before_the_median() {
-        assert_eq!((outcome().ratios, outcome().ratio), (vec![2.0, 1.5, 3.0], Some(2.0)));
-        assert_eq!(outcome().of_ceiling(), Some(0.5));
+        let outcome = outcome();
+        let over_memcached = outcome.ratio(Rival::Memcached).expect("it ran");
+        assert_eq!(
+            (over_memcached.rounds.as_slice(), over_memcached.median),
+            ([2.0, 1.5, 3.0].as_slice(), 2.0)
+        );
+        assert_eq!(times(outcome.ratio(Rival::Memcached)), "2.00x (1.50)");
+        assert_eq!(times(outcome.ratio(Rival::Echo)), "0.50x (0.12)");
+        assert_eq!(outcome.ratio(Rival::Redis), None);
     }
 
     #[test]
@@ -212,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_a_cell_for_every_column_also_where_nobody_ran() {
+    fn the_table_has_a_cell_for_every_column_and_no_column_for_those_who_did_not_run() {
         let alone = Outcome::new("SET".into(), vec![run(Rival::Memcached, 1, 2.0)]);
         let comparison = Comparison {
             kernel: "Linux".into(),
@@ -226,8 +257,10 @@ mod tests {
         let text = comparison.to_string();
         let rows: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
         assert_eq!(rows.len(), 4);
-        assert!(rows.iter().all(|row| row.matches('|').count() == COLUMNS.len() + 2), "{text}");
-        assert!(rows[3].starts_with("| SET | - | 500 k | - |"), "{text}");
+        let cells = |row: &str| row.matches('|').count();
+        assert!(rows.iter().all(|row| cells(row) == cells(rows[0])), "{text}");
+        assert!(!rows[0].contains("redis") && rows[0].contains("echo"), "{text}");
+        assert!(rows[3].starts_with("| SET | - | - | 2.00 | - | - |"), "{text}");
         assert!(serde_json::to_string(&comparison).unwrap().contains(r#""server":"echo""#));
     }
 }
