@@ -5,7 +5,10 @@
 
 mod echo;
 mod hitratio;
+mod latency;
+mod load;
 mod machine;
+mod median;
 mod memory;
 mod peers;
 mod process;
@@ -28,6 +31,7 @@ struct Args {
 enum Command {
     Echo(echo::Args),
     Hitratio(hitratio::Args),
+    Latency(latency::Args),
     Memory(memory::Args),
     Peers(peers::Args),
     Worst(worst::Args),
@@ -37,6 +41,7 @@ fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Echo(args) => echo::run(&args),
         Command::Hitratio(args) => hitratio::run(&args),
+        Command::Latency(args) => latency::run(&args),
         Command::Memory(args) => memory::run(&args),
         Command::Peers(args) => peers::run(args),
         Command::Worst(args) => worst::run(&args),

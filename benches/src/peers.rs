@@ -7,17 +7,14 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use serde::Deserialize;
 use slabring_reactor::thread::is_root;
 
 use crate::echo::IoWish;
+use crate::load::{Load, seconds};
 use crate::machine;
 use crate::process::{Process, beside_this, free_port, is_installed};
 use outcome::{Comparison, Outcome, Run};
 use scenario::{OPEN_LOOP_SHARE, Pace, Rival, Scenario};
-
-/// What a load run may take beyond its measured time: connecting, storing keys, the last replies.
-const LOAD_PATIENCE: Duration = Duration::from_secs(120);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -143,31 +140,6 @@ impl Args {
     }
 }
 
-/// The fields of slabring-load's result that are needed here.
-#[derive(Deserialize, Debug)]
-struct Load {
-    operations: u64,
-    operations_per_second: f64,
-    misses: u64,
-    errors: u64,
-    first_error: Option<String>,
-    client_cpu_us_per_op: f64,
-    client_cpu_share: f64,
-    latency: LoadLatency,
-}
-
-#[derive(Deserialize, Debug)]
-struct LoadLatency {
-    all: LoadSummary,
-}
-
-#[derive(Deserialize, Debug)]
-struct LoadSummary {
-    p50_ns: u64,
-    p99_ns: u64,
-    p999_ns: u64,
-}
-
 /// Measures all scenarios and prints the result.
 pub(crate) fn run(mut args: Args) -> anyhow::Result<()> {
     if is_root() {
@@ -261,20 +233,7 @@ fn measure_once(
 }
 
 fn load(args: &Args, words: &[String]) -> anyhow::Result<Load> {
-    let patience = LOAD_PATIENCE + Duration::from_secs_f64(args.seconds);
-    let (status, text) = Process::start_captured(args.load_cpu, words)?.output(patience)?;
-    ensure!(status.success(), "{} failed ({status}); is it built?", words.join(" "));
-    let load: Load = serde_json::from_str(&text).context("slabring-load is of another version")?;
-    ensure!(load.errors == 0, "{} errors, the first: {}", load.errors, load.first_error.unwrap_or_default());
-    Ok(load)
-}
-
-fn seconds(text: &str) -> Result<f64, String> {
-    const HOUR_SECONDS: f64 = 3600.0;
-    match text.parse() {
-        Ok(seconds) if seconds > 0.0 && seconds <= HOUR_SECONDS => Ok(seconds),
-        _ => Err(format!("expected seconds, above 0, at most {HOUR_SECONDS}")),
-    }
+    Load::run(args.load_cpu, words, Duration::from_secs_f64(args.seconds))
 }
 
 #[cfg(test)]

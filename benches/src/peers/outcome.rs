@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::scenario::Rival;
+use crate::median::median;
 
 /// More than this of a CPU taken by other processes spoils a comparison.
 const OTHERS_CPU_SHARE_MAX: f64 = 0.1;
@@ -102,13 +103,6 @@ impl Ratio {
     fn lowest(&self) -> f64 {
         self.rounds.iter().copied().fold(f64::INFINITY, f64::min)
     }
-}
-
-/// The middle, or the mean of the middle two; none of nothing.
-fn median(mut numbers: Vec<f64>) -> Option<f64> {
-    numbers.sort_by(f64::total_cmp);
-    let (below, above) = (numbers.len().checked_sub(1)? / 2, numbers.len() / 2);
-    Some(f64::midpoint(numbers[below], numbers[above]))
 }
 
 /// A column: its title and what stands in it.
@@ -233,13 +227,6 @@ mod tests {
         assert_eq!(times(outcome.ratio(Rival::Memcached)), "2.00x (1.50)");
         assert_eq!(times(outcome.ratio(Rival::Echo)), "0.50x (0.12)");
         assert_eq!(outcome.ratio(Rival::Redis), None);
-    }
-
-    #[test]
-    fn medians_of_none_odd_and_even() {
-        assert_eq!(median(vec![]), None);
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), Some(2.5));
     }
 
     #[test]
