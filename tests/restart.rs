@@ -21,6 +21,12 @@ const SAVED_AT: std::ops::Range<usize> = 32..36;
 const CHECKED_FROM: usize = 12;
 const CHECKSUM: std::ops::Range<usize> = 8..12;
 
+/// A way to end a server in order.
+type End = Box<dyn Fn(&Server)>;
+
+/// Something that happens to the files while no server runs.
+type Damage<'a> = &'a dyn Fn(&Place);
+
 /// A memory file in a directory of its own, which goes with this.
 struct Place {
     directory: PathBuf,
@@ -29,6 +35,12 @@ struct Place {
 impl Place {
     fn new() -> Self {
         Self::under(Path::new(env!("CARGO_TARGET_TMPDIR")))
+    }
+
+    /// Where nothing waits for a disk, if there is such a place.
+    fn in_memory() -> Self {
+        let memory = Path::new("/dev/shm");
+        if memory.is_dir() { Self::under(memory) } else { Self::new() }
     }
 
     fn under(parent: &Path) -> Self {
@@ -63,7 +75,7 @@ impl Place {
 
     /// Another place with the same files.
     fn copy(&self) -> Self {
-        let copy = Self::new();
+        let copy = Self::under(self.directory.parent().unwrap());
         fs::copy(self.file(), copy.file()).unwrap();
         fs::copy(self.metadata(), copy.metadata()).unwrap();
         copy
@@ -148,7 +160,7 @@ fn after_every_orderly_end_the_next_server_has_every_item() {
         }
     };
     let by_signal = |signal: Signal| move |server: &Server| server.signal(signal);
-    let ends: [Box<dyn Fn(&Server)>; 5] = [
+    let ends: [End; 5] = [
         Box::new(by_signal(Signal::Terminate)),
         Box::new(by_signal(Signal::Interrupt)),
         Box::new(by_signal(Signal::Graceful)),
@@ -221,7 +233,7 @@ fn times_to_live_and_a_pending_flush_go_on_while_it_is_down() {
 #[test]
 fn what_was_flushed_stays_so() {
     for args in [&["-t", "1"][..], &["-t", "2"], &["-t", "2", "-C"]] {
-        let place = Place::new();
+        let place = Place::in_memory();
         let server = place.start(args);
         let mut connection = server.connect();
         fill(&mut connection, 100);
@@ -260,7 +272,7 @@ fn a_wall_clock_that_went_back_brings_nothing_back() {
 #[test]
 fn after_kill_9_it_starts_empty() {
     for threads in THREADS {
-        let place = Place::new();
+        let place = Place::in_memory();
         let server = place.start(&["-t", threads]);
         fill(&mut server.connect(), 100);
         stop(server, Signal::Terminate);
@@ -317,7 +329,7 @@ fn what_was_acknowledged_before_the_end_is_there_after_it() {
 
 #[test]
 fn items_of_other_settings_are_refused_with_the_setting() {
-    let place = Place::new();
+    let place = Place::in_memory();
     let server = place.start(&["-t", "2"]);
     fill(&mut server.connect(), 100);
     stop(server, Signal::Terminate);
@@ -353,7 +365,7 @@ fn damaged_files_are_refused_with_the_damage() {
         fs::write(copy.metadata(), metadata).unwrap();
     };
     let open = |path: PathBuf| OpenOptions::new().read(true).write(true).open(path).unwrap();
-    let damages: [(&dyn Fn(&Place), &str); 8] = [
+    let damages: [(Damage<'_>, &str); 8] = [
         (&|copy| rewrite(copy, &|bytes| bytes[100] ^= 1), "the metadata are damaged"),
         (&|copy| rewrite(copy, &|bytes| bytes.truncate(bytes.len() / 2)), "the metadata are damaged"),
         (&|copy| rewrite(copy, &|bytes| bytes.clear()), "of another kind or version, or cut off"),
@@ -388,7 +400,7 @@ fn whichever_bits_change_it_starts_and_no_key_has_a_wrong_value() {
     let variable = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
     let (flips, seed) =
         (variable("SLABRING_TEST_FLIPS").unwrap_or(24), variable("SLABRING_TEST_SEED").unwrap_or(1));
-    let place = Place::new();
+    let place = Place::in_memory();
     let server = place.start(&["-t", "2"]);
     fill(&mut server.connect(), COUNT);
     stop(server, Signal::Terminate);
