@@ -11,7 +11,7 @@ pub struct Counters {
     pub items: u64,
     /// Bytes of the linked items: headers, keys and values without the rest of their chunks.
     pub bytes: u64,
-    /// Items ever stored; a replacement counts.
+    /// Items ever stored; a replacement counts, and in a restored shard every item that was there at its start.
     pub total_items: u64,
     /// Live items dropped to make room, by the hand or with their page.
     pub evictions: u64,

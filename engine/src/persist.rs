@@ -143,10 +143,13 @@ impl Shard {
     pub(crate) fn check_layout(&self, remembered: &Remembered) -> Result<(), RestoreError> {
         let (stored, configured) = (remembered.layout.fields(), self.layout().fields());
         let mut both = stored.into_iter().zip(configured);
-        let different = both.find(|(stored, configured)| stored != configured);
-        different.map_or(Ok(()), |((what, stored), (_, configured))| {
-            Err(RestoreError::Layout { what, stored, configured })
-        })
+        if let Some(((what, stored), (_, configured))) =
+            both.find(|(stored, configured)| stored != configured)
+        {
+            return Err(RestoreError::Layout { what, stored, configured });
+        }
+        // Who writes such metadata has written their checksum too.
+        if remembered.pages == self.slabs.page_count() as u64 { Ok(()) } else { Err(RestoreError::Unknown) }
     }
 
     fn remember_page(&self, page: PageId) -> PageRemembered {

@@ -78,6 +78,7 @@ impl Shard {
             Restorer { shard: self, now, claimed: HashSet::new(), group: Vec::with_capacity(WARM_KEYS_MAX) };
         restorer.take_items();
         restorer.free_the_rest();
+        self.counters.total_items = self.counters.items;
         (0..DOUBLINGS_MAX).for_each(|_| self.resize_memory_of_requests());
     }
 

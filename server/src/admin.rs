@@ -132,7 +132,7 @@ impl Dispatcher {
         }
         info!("a client asks to shut down: finishing what was received");
         client.ending = Ending::AfterOutput;
-        self.node.stop();
+        if mode == ShutdownMode::Graceful { self.node.stop_gracefully() } else { self.node.stop() }
     }
 
     fn refresh_certificates(&self, client: &mut Connection, request: &Request<'_>) {

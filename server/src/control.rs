@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use glommio::timer::sleep;
 use glommio::{LocalExecutorBuilder, Placement};
-use signal_hook::consts::SIGHUP;
+use signal_hook::consts::{SIGHUP, SIGUSR1};
 use signal_hook::iterator::Signals;
 use slabring_reactor::backend::Backend;
 use tracing::{info, warn};
@@ -102,7 +102,7 @@ fn mind(node: &Node, mut signals: Signals) {
             std::process::exit(EXIT_AT_ONCE);
         }
         info!("signal {signal}: finishing what was received");
-        node.stop();
+        if signal == SIGUSR1 { node.stop_gracefully() } else { node.stop() }
     }
 }
 

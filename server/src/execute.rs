@@ -98,6 +98,11 @@ impl Executor {
         &mut self.shard
     }
 
+    /// The engine, at the end.
+    pub fn into_shard(self) -> Shard {
+        self.shard
+    }
+
     /// A step towards a lower limit on memory, if there is one. True if more are to come.
     pub fn settle(&mut self, now: Seconds) -> bool {
         if self.settling {

@@ -20,6 +20,7 @@ mod gather;
 mod listeners;
 mod live;
 mod log;
+mod memory_file;
 mod node;
 mod observe;
 mod options;

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow, bail};
 use signal_hook::iterator::Signals;
-use slabring_engine::{CasSeries, Config, MEMORY_BYTES_MIN, Shard};
+use slabring_engine::{CasSeries, Config, MEMORY_BYTES_MIN, Seconds, Shard};
 use slabring_protocol::Users;
 use slabring_reactor::backend::{Backend, Choice};
 use slabring_reactor::clock::Clock;
@@ -24,6 +24,7 @@ use crate::discovery::Discovery;
 use crate::execute::Executor;
 use crate::listeners::{Entrance, Listeners, ShardListeners, SocketFile};
 use crate::live::Live;
+use crate::memory_file::MemoryFile;
 use crate::options::{EXIT_FAILURE, Refused, Settings, Sources, TlsSettings, TlsUse};
 use crate::post::{LetterBoxes, Post, connect_all};
 use crate::report::ShardReport;
@@ -134,6 +135,12 @@ impl Node {
         }
     }
 
+    /// [`Node::stop`], with memcached's words for it.
+    pub fn stop_gracefully(&self) {
+        eprintln!("Gracefully stopping");
+        self.stop();
+    }
+
     /// Reads the certificates again, for connections to come. The error says what is wrong with them; the old ones stay.
     pub fn refresh_certificates(&self) -> Result<(), String> {
         let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner).tls.clone();
@@ -160,12 +167,14 @@ impl Node {
     }
 }
 
-type ShardHandle = JoinHandle<Result<()>>;
+/// What a shard over a file leaves to be known.
+type ShardHandle = JoinHandle<Result<Option<Vec<u8>>>>;
 
 /// A running node.
 pub struct Running {
     node: Arc<Node>,
     shards: Vec<ShardHandle>,
+    memory_file: Option<MemoryFile>,
     _socket_file: Option<SocketFile>,
 }
 
@@ -231,9 +240,11 @@ pub fn start(
         settings,
     });
     control::start(&node, signals)?;
+    let (memory_file, warm) = open_memory_file(&node, &io_settings)?.unzip();
+    let warm = warm.unwrap_or_default();
     let (wakers, shards) = match node.choice.backend {
-        Backend::Uring => start_shards::<Uring>(&node, io_settings, listeners.per_shard)?,
-        Backend::Epoll => start_shards::<Epoll>(&node, io_settings, listeners.per_shard)?,
+        Backend::Uring => start_shards::<Uring>(&node, io_settings, listeners.per_shard, warm)?,
+        Backend::Epoll => start_shards::<Epoll>(&node, io_settings, listeners.per_shard, warm)?,
     };
     node.wakers.set(wakers).expect("set here only");
     if node.unix.is_some() {
@@ -243,7 +254,7 @@ pub fn start(
         // A signal came before there was anybody to wake.
         node.stop();
     }
-    Ok(Running { node, shards, _socket_file: socket_file })
+    Ok(Running { node, shards, memory_file, _socket_file: socket_file })
 }
 
 impl Running {
@@ -252,12 +263,15 @@ impl Running {
         &self.node
     }
 
-    /// Waits until all shards have ended.
+    /// Waits until all shards have ended, and saves what they leave if there is a file for it.
     pub fn join(self) -> Result<()> {
-        for shard in self.shards {
-            shard.join().map_err(|_| anyhow!("a shard thread panicked"))??;
-        }
-        Ok(())
+        let ended = self.shards.into_iter().map(|shard| {
+            let left = shard.join().map_err(|_| anyhow!("a shard thread panicked"))??;
+            Ok(left.unwrap_or_default())
+        });
+        let left = ended.collect::<Result<Vec<_>>>()?;
+        let now = Seconds(self.node.clock.unix_seconds());
+        self.memory_file.map_or(Ok(()), |file| file.save(now, left))
     }
 }
 
@@ -268,6 +282,8 @@ struct Plan {
     cpu: usize,
     io_settings: IoSettings,
     listeners: ShardListeners,
+    /// One over a file, if there is one.
+    shard: Option<Shard>,
     boxes: LetterBoxes,
     ready: mpsc::Sender<(ShardId, Result<Arc<Waker>>)>,
     wakers: mpsc::Receiver<Vec<Arc<Waker>>>,
@@ -277,10 +293,12 @@ fn start_shards<I: Io>(
     node: &Arc<Node>,
     io_settings: IoSettings,
     listeners: Vec<ShardListeners>,
+    warm: Vec<Shard>,
 ) -> Result<(Vec<Arc<Waker>>, Vec<ShardHandle>)> {
     let count = node.settings.threads;
     let cpus = allowed_cpus().context("cannot read the CPU affinity")?;
     let (ready, started) = mpsc::channel();
+    let mut warm = warm.into_iter();
     let mut threads = Vec::new();
     let mut introductions = Vec::new();
     for ((number, boxes), listeners) in (0..count).zip(connect_all(count)).zip(listeners) {
@@ -292,6 +310,7 @@ fn start_shards<I: Io>(
             cpu: cpus[usize::from(number) % cpus.len()],
             io_settings,
             listeners,
+            shard: warm.next(),
             boxes,
             ready: ready.clone(),
             wakers,
@@ -326,29 +345,32 @@ fn collect_wakers(
     Ok(wakers)
 }
 
-fn run_shard<I: Io>(mut plan: Plan) -> Result<()> {
+fn run_shard<I: Io>(mut plan: Plan) -> Result<Option<Vec<u8>>> {
     let me = plan.shards.me;
+    let lasts = plan.shard.is_some();
     match build_shard::<I>(&mut plan) {
         Ok((io, executor, entrances)) => {
             let Plan { node, shards, boxes, ready, wakers, .. } = plan;
             let introduced = ready.send((me, Ok(io.waker()))).ok().and_then(|()| wakers.recv().ok());
             // Without an introduction the node has given up, and says why itself.
-            let Some(all) = introduced else { return Ok(()) };
+            let Some(all) = introduced else { return Ok(None) };
             drop(ready);
             let post = Post::new(me, boxes, &all);
-            ShardThread::new(node, shards, io, executor, post, entrances).run()
+            let shard = ShardThread::new(node, shards, io, executor, post, entrances).run()?;
+            Ok(lasts.then(|| shard.persist()))
         }
         Err(error) => {
             // Nobody listens only when the node has given up already.
             if plan.ready.send((me, Err(error))).is_err() {
                 bail!("shard {} cannot start", me.0);
             }
-            Ok(())
+            Ok(None)
         }
     }
 }
 
 fn build_shard<I: Io>(plan: &mut Plan) -> Result<(I, Executor, Vec<Entrance>)> {
+    let me = plan.shards.me;
     pin_to(plan.cpu).with_context(|| format!("cannot pin to CPU {}", plan.cpu))?;
     let mut io = I::new(&plan.io_settings)
         .context("cannot set up the I/O backend; too little locked memory? (ulimit -l), or use --io epoll")?;
@@ -361,22 +383,35 @@ fn build_shard<I: Io>(plan: &mut Plan) -> Result<(I, Executor, Vec<Entrance>)> {
     for socket in plan.listeners.datagrams.drain(..) {
         io.listen_datagrams(socket).context("cannot receive datagrams")?;
     }
-    let settings = &plan.node.settings;
-    let fixed = plan.io_settings.fixed_bytes();
+    let shard = match plan.shard.take() {
+        Some(shard) => shard,
+        None => Shard::new(&shard_config(&plan.node.settings, &plan.io_settings, me))?,
+    };
+    Ok((io, Executor::new(shard, plan.shards, &plan.node), entrances))
+}
+
+/// The file for all shards, and they themselves, if there is to be one.
+fn open_memory_file(node: &Node, io_settings: &IoSettings) -> Result<Option<(MemoryFile, Vec<Shard>)>> {
+    let Some(path) = &node.settings.memory_file else { return Ok(None) };
+    let config = |shard| shard_config(&node.settings, io_settings, ShardId(shard));
+    let configs: Vec<_> = (0..node.settings.threads).map(config).collect();
+    MemoryFile::open(path, &configs, Seconds(node.clock.unix_seconds()))
+}
+
+fn shard_config(settings: &Settings, io_settings: &IoSettings, shard: ShardId) -> Config {
+    let fixed = io_settings.fixed_bytes();
     let memory_bytes = settings.shard_memory_bytes().saturating_sub(fixed).max(MEMORY_BYTES_MIN);
-    let step = u64::from(plan.shards.count);
-    let shard = Shard::new(&Config {
+    Config {
         item_size_max: settings.item_size_max,
         growth_factor: settings.growth_factor,
         chunk_size_min: settings.chunk_size_min,
         policy: settings.policy,
         evict: settings.evict,
         cas_enabled: settings.cas_enabled,
-        cas: CasSeries { offset: u64::from(plan.shards.me.0), step },
+        cas: CasSeries { offset: u64::from(shard.0), step: u64::from(settings.threads) },
         huge_pages: true,
         ..Config::with_memory(memory_bytes)
-    })?;
-    Ok((io, Executor::new(shard, plan.shards, &plan.node), entrances))
+    }
 }
 
 /// A reactor's fixed memory is a small share of its shard's.

@@ -140,6 +140,8 @@ pub struct Settings {
     pub policy: PolicyKind,
     /// Run in the background.
     pub daemon: bool,
+    /// What the items lie in, to be there after a restart.
+    pub memory_file: Option<PathBuf>,
     /// Where to write the process id.
     pub pid_file: Option<PathBuf>,
     /// Where to write the ports.

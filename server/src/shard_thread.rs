@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use slabring_engine::Seconds;
+use slabring_engine::{Seconds, Shard};
 use slabring_protocol::reply::CloseReason;
 use slabring_protocol::{Auth, ErrorReply, Parser, reply};
 use slabring_reactor::clock::Moment;
@@ -126,8 +126,8 @@ impl<I: Io> ShardThread<I> {
         }
     }
 
-    /// Runs until the node is told to stop and everything received is answered.
-    pub fn run(mut self) -> Result<()> {
+    /// Runs until the node is told to stop and everything received is answered. What is left is the items.
+    pub fn run(mut self) -> Result<Shard> {
         while !self.is_finished() {
             let wait = self.how_long_to_wait();
             self.io.turn(wait).context("the I/O backend failed")?;
@@ -143,7 +143,7 @@ impl<I: Io> ShardThread<I> {
             self.upkeep();
             self.proceed_to_end();
         }
-        Ok(())
+        Ok(self.dispatcher.executor.into_shard())
     }
 
     /// Sleeps only if no letter waits, and tells the others so first.

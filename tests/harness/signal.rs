@@ -15,6 +15,8 @@ pub enum Signal {
     Reload,
     /// What asks memcached for an orderly end.
     Graceful,
+    /// What nobody can do anything about.
+    Kill,
 }
 
 impl Signal {
@@ -25,6 +27,7 @@ impl Signal {
             Self::Interrupt => libc::SIGINT,
             Self::Reload => libc::SIGHUP,
             Self::Graceful => libc::SIGUSR1,
+            Self::Kill => libc::SIGKILL,
         };
         let pid = libc::pid_t::try_from(child.id()).expect("a process id fits pid_t");
         // SAFETY: kill takes two numbers and touches no memory of ours; the child has not been waited for, so its id

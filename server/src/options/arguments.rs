@@ -182,7 +182,8 @@ pub struct Arguments {
     #[arg(short = 'Y', long, value_name = "FILE")]
     pub auth_file: Option<String>,
 
-    /// File for a warm restart.
+    /// Keep the items in this file, best on tmpfs, and go on with them after a restart. An end by a signal or by `shutdown`
+    /// writes what they mean to FILE.meta; a start reads that and removes it.
     #[arg(short = 'e', long, value_name = "FILE")]
     pub memory_file: Option<String>,
 

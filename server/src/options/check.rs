@@ -49,6 +49,7 @@ impl Given {
             prefix_delimiter: self.prefix_delimiter()?,
             detail_enabled: self.is_given("prefix_delimiter"),
             idle_timeout_seconds: extended.idle_timeout_seconds,
+            memory_file: self.arguments.memory_file.as_ref().map(|path| self.path(path)),
             pid_file: self.arguments.pidfile.as_ref().map(|path| self.path(path)),
             options: self.options(),
             port_file: sources.variables.get(PORT_FILE_VARIABLE).map(|path| self.path(path)),
@@ -95,6 +96,7 @@ impl Given {
             // Without evictions it does not matter which.
             policy: given.policy.parse().unwrap_or_default(),
             daemon: given.daemon,
+            memory_file: None,
             pid_file: None,
             port_file: None,
             user: given.user.clone(),
@@ -120,7 +122,6 @@ impl Given {
         for (id, why) in [
             ("max_reqs_per_event", "the bytes of a connection's replies are its bound"),
             ("napi_ids", "shards are not chosen by network queue"),
-            ("memory_file", "warm restart is not offered yet: the node starts empty"),
         ] {
             if self.is_given(id) {
                 self.warnings.push(format!("{} has no effect: {why}", self.named(id)));

@@ -18,7 +18,12 @@ pub fn append(out: &mut Vec<u8>, node: &Node) {
     append_buffers(out, node);
     append_tls(out, node);
     reply::stat(out, "num_napi_ids", NONE);
-    reply::stat(out, "memory_file", NONE);
+    let memory_file = node.settings.memory_file.as_ref();
+    reply::stat(
+        out,
+        "memory_file",
+        memory_file.map_or(NONE.into(), |path| path.display().to_string()).as_str(),
+    );
     reply::stat(out, "client_flags_size", 4u64);
     reply::stat(out, "slabring_policy", node.settings.policy.name());
     reply::stat(out, "slabring_io_reason", node.choice.reason.as_str());
