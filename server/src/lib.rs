@@ -16,6 +16,9 @@ mod dispatch;
 mod dump;
 mod execute;
 mod exptime;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gather;
 mod listeners;
 mod live;

@@ -4,8 +4,8 @@
 //! 1.6.18 and 1.6.45 of memcached answer in other ways than [`Allowance`] tells: spaces before a command, NUL in a key,
 //! and the meta flags that 1.6.18 does not know or ignores (`C` and `E` of mg, `E` and `x` of all, `N` and `s` of an
 //! appending ms, `q` of a vivifying ma). `flush_all` with a delay is left out too: the reference brings back what an
-//! earlier one has flushed. Counters are never stale, and nobody asks whether they were fetched: counting ends either, or
-//! not, as it happens (the reference makes a new item of a number while an answer with the old one is on its way).
+//! earlier one has flushed. Counters are never stale, nobody wins them, and nobody asks whether they were fetched: counting ends all of that,
+//! or not, as it happens (the reference makes a new item of a number while an answer with the old one is on its way).
 
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
@@ -286,7 +286,7 @@ impl Generator {
             &["v", "k", "f", "s", "c", "t", "h", "l", "u", "q", "Oabc", "N0", "N3600", "T3600"];
         let can_create = b.is_empty() && !key.starts_with(COUNTER_MARK) && self.one_in(3);
         let known = if can_create { CREATING } else { READING };
-        let is_known = |flag: &&&str| **flag != "h" || !key.starts_with(COUNTER_MARK);
+        let is_known = |flag: &&&str| !["h", "R7200"].contains(*flag) || !key.starts_with(COUNTER_MARK);
         let known: Vec<_> = known.iter().filter(is_known).copied().collect();
         // The reference creates the item before it finds the mistake.
         if can_create { self.some_flags(&known) } else { self.meta_flags(&known) }
