@@ -8,7 +8,6 @@ use std::thread;
 use std::time::Duration;
 
 use memcache::exp::{Memcache, Ttl};
-use slabring_tests::not_yet::{BINARY_PROTOCOL, NOT_YET, slabring_has};
 use slabring_tests::process::run_to_end;
 use slabring_tests::toolbox::{Language, clients_directory, find_program};
 use slabring_tests::{Server, announce_skip};
@@ -223,64 +222,58 @@ fn one_of_many_meta_clients_computes_what_all_of_them_miss() {
 
 #[test]
 fn pymemcache_sees_no_difference() {
-    check_round(Language::Python, "pymemcache_round.py", &[], None);
+    check_round(Language::Python, "pymemcache_round.py", &[]);
 }
 
 #[test]
 fn libmemcached_sees_no_difference_in_text() {
-    check_round(Language::Python, "pylibmc_round.py", &["text"], None);
+    check_round(Language::Python, "pylibmc_round.py", &["text"]);
 }
 
 #[test]
 fn libmemcached_sees_no_difference_in_binary() {
-    check_round(Language::Python, "pylibmc_round.py", &["binary"], Some(BINARY_PROTOCOL));
+    check_round(Language::Python, "pylibmc_round.py", &["binary"]);
 }
 
 #[test]
 fn python_binary_memcached_sees_no_difference() {
-    check_round(Language::Python, "bmemcached_round.py", &[], Some(BINARY_PROTOCOL));
+    check_round(Language::Python, "bmemcached_round.py", &[]);
 }
 
 #[test]
 fn aiomcache_sees_no_difference() {
-    check_round(Language::Python, "aiomcache_round.py", &[], None);
+    check_round(Language::Python, "aiomcache_round.py", &[]);
 }
 
 #[test]
 fn emcache_sees_no_difference() {
-    check_round(Language::Python, "emcache_round.py", &[], None);
+    check_round(Language::Python, "emcache_round.py", &[]);
 }
 
 #[test]
 fn memjs_sees_no_difference() {
-    check_round(Language::Node, "memjs_round.js", &[], Some(BINARY_PROTOCOL));
+    check_round(Language::Node, "memjs_round.js", &[]);
 }
 
 #[test]
 fn memcached_from_node_sees_no_difference() {
-    check_round(Language::Node, "node_memcached_round.js", &[], None);
+    check_round(Language::Node, "node_memcached_round.js", &[]);
 }
 
 #[test]
 fn perl_sees_no_difference() {
-    check_round(Language::Perl, "fast_round.pl", &[], None);
+    check_round(Language::Perl, "fast_round.pl", &[]);
 }
 
 /// Runs a client's round against all servers at once and compares what it prints for each of them.
-///
-/// A round that `needs` what Slabring does not have yet runs against memcached alone.
 #[track_caller]
-fn check_round(language: Language, script: &str, arguments: &[&str], needs: Option<&str>) {
+fn check_round(language: Language, script: &str, arguments: &[&str]) {
     if language.command().is_none() {
         return;
     }
     let mut servers: Vec<Server> =
         THREAD_COUNTS.into_iter().filter_map(|threads| Server::memcached(&["-t", threads])).collect();
-    match needs.filter(|feature| !slabring_has(feature)) {
-        Some(feature) => announce_skip(format_args!("{script} against Slabring: no {feature} yet")),
-        None => servers
-            .extend(THREAD_COUNTS.map(|threads| Server::start(&["-t", threads]).expect("slabring starts"))),
-    }
+    servers.extend(THREAD_COUNTS.map(|threads| Server::start(&["-t", threads]).expect("slabring starts")));
     let prints = thread::scope(|scope| {
         let play = |server| scope.spawn(move || play_round(language, script, arguments, server));
         let players: Vec<_> = servers.iter().map(play).collect();
@@ -306,9 +299,7 @@ fn play_round(language: Language, script: &str, arguments: &[&str], server: &Ser
 
 /// Lines of a print that are not as expected.
 fn differences(expected: &str, print: &str, server: &Server) -> Vec<String> {
-    let is_compared = |line: &&str| !NOT_YET.contains(&line.split(": ").next().unwrap_or_default());
-    let expected_lines: Vec<_> = expected.lines().filter(is_compared).collect();
-    let lines: Vec<_> = print.lines().filter(is_compared).collect();
+    let (expected_lines, lines): (Vec<_>, Vec<_>) = (expected.lines().collect(), print.lines().collect());
     let line_count = expected_lines.len().max(lines.len());
     let line_of = |lines: &[&str], number: usize| lines.get(number).copied().unwrap_or("nothing").to_owned();
     (0..line_count)
@@ -325,11 +316,7 @@ fn memcapable_finds_every_text_command() {
 
 #[test]
 fn memcapable_finds_every_binary_command() {
-    if slabring_has(BINARY_PROTOCOL) {
-        check_memcapable("-b");
-    } else {
-        announce_skip(format_args!("memcapable -b: no {BINARY_PROTOCOL} yet"));
-    }
+    check_memcapable("-b");
 }
 
 /// Checks that the tool's tests that memcached passes pass for Slabring.

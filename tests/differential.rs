@@ -5,12 +5,11 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use slabring_tests::Server;
 use slabring_tests::differential::answers::Dialect;
 use slabring_tests::differential::shrink::{describe, shrink};
 use slabring_tests::differential::stream::Batch;
 use slabring_tests::differential::{Pair, binary, play, text};
-use slabring_tests::not_yet::{BINARY_PROTOCOL, REQUESTS_BEHIND_QUIT, slabring_has};
-use slabring_tests::{Server, announce_skip};
 
 /// Requests of each dialect, over all tests of it.
 const REQUEST_COUNT: usize = 100_000;
@@ -56,10 +55,6 @@ fn memcached_answers_binary_like_memcached() {
 
 #[test]
 fn requests_behind_quit_do_no_harm() {
-    if !slabring_has(REQUESTS_BEHIND_QUIT) {
-        announce_skip(format_args!("{REQUESTS_BEHIND_QUIT}: not yet"));
-        return;
-    }
     let mut server = Server::start(&["-t", "1"]).expect("slabring starts");
     // More keys than are parsed ahead, and packets that come before the connection is closed.
     let request = format!("quit\r\nget{}\r\n", " key".repeat(100));
@@ -77,10 +72,6 @@ fn requests_behind_quit_do_no_harm() {
 
 #[track_caller]
 fn check(dialect: Dialect, threads: &str, stream: fn(u64, usize) -> Vec<Batch>) {
-    if dialect == Dialect::Binary && !slabring_has(BINARY_PROTOCOL) {
-        announce_skip(format_args!("random binary streams: no {BINARY_PROTOCOL} yet"));
-        return;
-    }
     let Some(reference) = Server::memcached(&MEMORY) else { return };
     let subject = Server::start(&[&["-t", threads], MEMORY.as_slice()].concat()).expect("slabring starts");
     check_pair(Pair { reference: &reference, subject: &subject }, dialect, REQUEST_COUNT / 2, stream);

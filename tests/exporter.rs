@@ -5,8 +5,6 @@
 use std::collections::BTreeMap;
 
 use slabring_tests::Server;
-use slabring_tests::not_yet::{STATS_BY_CLASS, slabring_has};
-use slabring_tests::server::Kind;
 
 /// Numbers of `stats`.
 const GENERAL: &[&str] = &[
@@ -204,22 +202,10 @@ fn classes_that_have_pages_tell_about_them() {
         let stats = stats(server, " slabs");
         let classes = classes(&stats, "");
         assert!(!classes.is_empty(), "{:?}: {stats:?}", server.kind());
-        let is_expected =
-            |field: &&&str| is_memcached(server) || slabring_has(STATS_BY_CLASS) || is_size(field);
-        let fields: Vec<_> = SLABS.iter().filter(is_expected).collect();
         let names =
-            classes.iter().flat_map(|class| fields.iter().map(move |field| format!("{class}:{field}")));
+            classes.iter().flat_map(|class| SLABS.iter().map(move |field| format!("{class}:{field}")));
         check_numbers(&stats, names.chain(owned(&["active_slabs", "total_malloced"])), server);
     });
-}
-
-fn is_memcached(server: &Server) -> bool {
-    matches!(server.kind(), Kind::Memcached(_))
-}
-
-/// Whether a field of a class is not a count of requests.
-fn is_size(field: &str) -> bool {
-    field.contains("chunk") || field.contains("pages")
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub struct Arithmetic<'a> {
     pub compare: Option<u64>,
     /// CAS value of the changed item, instead of the next of the shard's series.
     pub explicit_cas: Option<u64>,
-    /// New expiry of the changed item.
+    /// New expiry of an item that is there.
     pub touch: Option<Expiry>,
     /// On a miss, create the item with this number and expiry.
     pub vivify: Option<(u64, Expiry)>,
@@ -150,7 +150,7 @@ impl Shard {
         let digits = Digits::of(initial);
         let Arithmetic { key, binary_key, explicit_cas, .. } = *request;
         let draft = Draft {
-            header: self.new_header(now, key, request.touch.unwrap_or(expiry)),
+            header: self.new_header(now, key, expiry),
             client_flags: 0,
             extension: Extension { binary_key, explicit_cas, ..Extension::default() },
             key,

@@ -18,6 +18,8 @@ pub struct Fetch {
     pub vivify: Option<Expiry>,
     /// Win the right to recache if fewer seconds than this are left and nobody has won yet (meta `R`).
     pub recache_below: Option<u32>,
+    /// What `touch` leaves is compared with `recache_below`, not what was left before it (a meta `R` behind the `T`).
+    pub recache_after_touch: bool,
     /// The CAS value of an item created by `vivify` (meta `E`).
     pub explicit_cas: Option<u64>,
     /// Remember that the client sent the key of an item created by `vivify` encoded (meta `b`).
@@ -32,6 +34,7 @@ impl Default for Fetch {
             touch: None,
             vivify: None,
             recache_below: None,
+            recache_after_touch: false,
             explicit_cas: None,
             binary_key: false,
         }
@@ -57,6 +60,8 @@ pub enum Fetched<'a> {
         stale: bool,
         /// Somebody else already won the right to recache (meta `Z`).
         token_sent: bool,
+        /// The item did not exist; `vivify` created it.
+        created: bool,
     },
 }
 
@@ -91,8 +96,9 @@ impl Shard {
         let old = self.arena.head(location);
         let Extension { stale, token_sent, .. } = old.extension;
         let expiry_before = before.expiry();
-        let won = !token_sent && (stale || is_nearly_dead(expiry_before, now, request.recache_below));
         let mut head = Head { header: fetched_header(before, now, request), ..old };
+        let compared = if request.recache_after_touch { head.header.expiry() } else { expiry_before };
+        let won = !token_sent && (stale || is_nearly_dead(compared, now, request.recache_below));
         self.update_header(location, before, head.header);
         if request.bump {
             self.note_use(location);
@@ -101,7 +107,7 @@ impl Shard {
         // Without room for the mark somebody else may win too, which costs a recache and no more.
         let marked = if won { self.put_head(now, hash, location, key, head).ok() } else { None };
         let item = Item::new(self, marked.unwrap_or(location), before, now);
-        Fetched::Hit { item, expiry_before, won, stale, token_sent }
+        Fetched::Hit { item, expiry_before, won, stale, token_sent, created: false }
     }
 
     fn fetch_created(
@@ -113,7 +119,7 @@ impl Shard {
         request: &Fetch,
     ) -> Fetched<'_> {
         let Fetch { binary_key, explicit_cas, .. } = *request;
-        let before = self.new_header(now, key, request.touch.unwrap_or(expiry));
+        let before = self.new_header(now, key, expiry);
         let mut header = before;
         // As in memcached: this fetch is the first hit of the item that it creates.
         header.set_fetched(request.bump);
@@ -131,6 +137,7 @@ impl Shard {
                     won: true,
                     stale: false,
                     token_sent: false,
+                    created: true,
                 }
             }
         }

@@ -17,6 +17,10 @@ pub struct MetaFlags {
     pub exptime: Option<i64>,
     /// `N`: create what is missing, with this expiration time.
     pub vivify: Option<i64>,
+    /// What was sent last of `N` and `T`: the expiration time of what `mg` or `ma` create.
+    last_exptime: Option<i64>,
+    /// `R` stands behind `T`.
+    recache_is_behind_exptime: bool,
     /// `R`: recache if less than these seconds are left.
     pub recache: Option<i64>,
     /// `C`: the CAS the item must have.
@@ -59,6 +63,19 @@ impl MetaFlags {
     /// `b`: the key token is base64.
     pub fn base64(&self) -> bool {
         self.has(b'b')
+    }
+
+    /// With which expiration time `mg` or `ma` create what is missing; `None` if they are not to. Flags count in their order:
+    /// of `N` and `T` the later one gives a new item its time.
+    ///
+    /// Source: memcached 1.6.45, `process_mget_command`.
+    pub fn creation_exptime(&self) -> Option<i64> {
+        self.vivify.and(self.last_exptime)
+    }
+
+    /// Whether `R` looks at the time that `T` gives, because it stands behind it.
+    pub fn recaches_after_touch(&self) -> bool {
+        self.recache_is_behind_exptime
     }
 
     /// `M` of an `ms` as the parser let it through; [`StoreMode::Set`] unless sent.
@@ -119,9 +136,15 @@ impl MetaFlags {
             return Err(ErrorReply::DuplicateFlag);
         }
         match letter {
-            b'T' => self.exptime = Some(parse_i64(argument).ok_or(ErrorReply::BadToken)?),
-            b'N' => self.vivify = Some(parse_i64(argument).ok_or(ErrorReply::BadToken)?),
-            b'R' => self.recache = Some(parse_i64(argument).ok_or(ErrorReply::BadToken)?),
+            b'T' | b'N' => {
+                let exptime = Some(parse_i64(argument).ok_or(ErrorReply::BadToken)?);
+                *(if letter == b'T' { &mut self.exptime } else { &mut self.vivify }) = exptime;
+                self.last_exptime = exptime;
+            }
+            b'R' => {
+                self.recache = Some(parse_i64(argument).ok_or(ErrorReply::BadToken)?);
+                self.recache_is_behind_exptime = self.has(b'T');
+            }
             b'C' => self.compare = Some(parse_u64(argument).ok_or(ErrorReply::BadToken)?),
             b'E' => self.explicit_cas = Some(parse_u64(argument).ok_or(ErrorReply::BadToken)?),
             b'D' => self.delta = parse_u64(argument).ok_or(ErrorReply::InvalidDeltaValue)?,
@@ -144,6 +167,8 @@ impl Default for MetaFlags {
             letters: 0,
             exptime: None,
             vivify: None,
+            last_exptime: None,
+            recache_is_behind_exptime: false,
             recache: None,
             compare: None,
             explicit_cas: None,
@@ -180,6 +205,21 @@ mod tests {
         assert_eq!((flags.recache, flags.compare, flags.explicit_cas), (Some(30), Some(u64::MAX), Some(7)));
         assert_eq!((flags.delta, flags.initial, flags.client_flags), (2, 3, u32::MAX));
         assert!(flags.decrements());
+    }
+
+    #[test]
+    fn a_new_item_gets_the_later_time_of_the_two() {
+        assert_eq!(check("T300").unwrap().creation_exptime(), None);
+        assert_eq!(check("N30").unwrap().creation_exptime(), Some(30));
+        assert_eq!(check("N30 v T300").unwrap().creation_exptime(), Some(300));
+        assert_eq!(check("T300 N30 v").unwrap().creation_exptime(), Some(30));
+    }
+
+    #[test]
+    fn a_recache_looks_at_the_time_that_a_touch_before_it_gave() {
+        assert!(check("T30 v R60").unwrap().recaches_after_touch());
+        assert!(!check("R60 T30").unwrap().recaches_after_touch());
+        assert!(!check("N30 R60").unwrap().recaches_after_touch());
     }
 
     #[test]

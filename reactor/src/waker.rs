@@ -19,7 +19,11 @@ pub struct Waker {
 }
 
 impl Waker {
-    pub(crate) fn new() -> std::io::Result<Self> {
+    /// A waker of a thread that is awake.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn new() -> std::io::Result<Self> {
         Ok(Self {
             asleep: AtomicBool::new(false),
             event: File::from(crate::thread::eventfd()?),

@@ -196,24 +196,21 @@ impl Files {
     }
 }
 
-/// Starts a node on `listeners` and returns when it serves. `signals` will end it.
-pub fn start(
+/// What all threads will share, and the file of the unix socket. Takes the unix socket out of `listeners`.
+pub fn assemble(
     settings: Settings,
     sources: Sources,
     files: Files,
-    listeners: Listeners,
-    signals: Signals,
-) -> Result<Running> {
-    let io_settings = io_settings(settings.shard_memory_bytes());
-    let choice = backend::choose(settings.io, &io_settings)
-        .map_err(|refusal| anyhow!("--io uring: {refusal}; or start with --io auto or --io epoll"))?;
+    listeners: &mut Listeners,
+    choice: Choice,
+) -> (Node, Option<SocketFile>) {
     let threads = settings.threads;
     let addresses = listeners.addresses();
     let discovery = Discovery::of(&listeners.tcp);
     let listener_names = listeners.names();
-    let (unix, socket_file) = listeners.unix.map(|unix| (unix.listener, unix.file)).unzip();
+    let (unix, socket_file) = listeners.unix.take().map(|unix| (unix.listener, unix.file)).unzip();
     let clock = Clock::start();
-    let node = Arc::new(Node {
+    let node = Node {
         tls: files.tls.map(Live::new),
         certificates_read: AtomicU32::new(clock.unix_seconds()),
         clock,
@@ -238,7 +235,23 @@ pub fn start(
         sources,
         unix,
         settings,
-    });
+    };
+    (node, socket_file)
+}
+
+/// Starts a node on `listeners` and returns when it serves. `signals` will end it.
+pub fn start(
+    settings: Settings,
+    sources: Sources,
+    files: Files,
+    mut listeners: Listeners,
+    signals: Signals,
+) -> Result<Running> {
+    let io_settings = io_settings(settings.shard_memory_bytes());
+    let choice = backend::choose(settings.io, &io_settings)
+        .map_err(|refusal| anyhow!("--io uring: {refusal}; or start with --io auto or --io epoll"))?;
+    let (node, socket_file) = assemble(settings, sources, files, &mut listeners, choice);
+    let node = Arc::new(node);
     control::start(&node, signals)?;
     let (memory_file, warm) = open_memory_file(&node, &io_settings)?.unzip();
     let warm = warm.unwrap_or_default();

@@ -196,6 +196,13 @@ impl Post {
         self.peers.iter().all(|peer| peer.incoming.is_empty())
     }
 
+    /// Whether nothing is written, under way or to be sent again.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn is_at_rest(&self) -> bool {
+        let rests = |peer: &Peer| peer.bounced.is_empty() && peer.returned.is_empty() && peer.open.is_empty();
+        self.peers.iter().all(|peer| peer.under_way == 0 && rests(peer))
+    }
+
     /// Memory that is reserved here.
     pub fn capacity_bytes(&self) -> usize {
         let of_peer = |peer: &Peer| {

@@ -129,21 +129,33 @@ impl<I: Io> ShardThread<I> {
     /// Runs until the node is told to stop and everything received is answered. What is left is the items.
     pub fn run(mut self) -> Result<Shard> {
         while !self.is_finished() {
-            let wait = self.how_long_to_wait();
-            self.io.turn(wait).context("the I/O backend failed")?;
-            self.waker.awake();
-            self.dispatcher.now = Seconds(self.node.clock.unix_seconds());
-            self.dispatcher.executor.look_who_watches(&self.node.watchers);
-            self.handle_events();
-            self.handle_letters();
-            self.tell_connections();
-            self.continue_waiting();
-            self.publish_letters();
-            self.settle_touched();
-            self.upkeep();
-            self.proceed_to_end();
+            self.turn()?;
         }
         Ok(self.dispatcher.executor.into_shard())
+    }
+
+    /// One turn of the loop.
+    pub fn turn(&mut self) -> Result<()> {
+        let wait = self.how_long_to_wait();
+        self.io.turn(wait).context("the I/O backend failed")?;
+        self.waker.awake();
+        self.dispatcher.now = Seconds(self.node.clock.unix_seconds());
+        self.dispatcher.executor.look_who_watches(&self.node.watchers);
+        self.handle_events();
+        self.handle_letters();
+        self.tell_connections();
+        self.continue_waiting();
+        self.publish_letters();
+        self.settle_touched();
+        self.upkeep();
+        self.proceed_to_end();
+        Ok(())
+    }
+
+    /// What a fuzzer drives and looks at.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn parts(&mut self) -> (&mut I, &Connections, &Dispatcher) {
+        (&mut self.io, &self.connections, &self.dispatcher)
     }
 
     /// Sleeps only if no letter waits, and tells the others so first.

@@ -7,7 +7,6 @@ use std::io::Write as _;
 
 pub mod connection;
 pub mod differential;
-pub mod not_yet;
 pub mod process;
 pub mod replay;
 pub mod seccomp;

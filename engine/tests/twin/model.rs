@@ -337,6 +337,7 @@ impl Pair {
             touch: self.random.random_bool(0.2).then(|| self.any_expiry()),
             vivify: self.random.random_bool(0.2).then(|| self.any_expiry()),
             recache_below: self.random.random_bool(0.5).then(|| self.random.random_range(0..120)),
+            recache_after_touch: self.random.random(),
             explicit_cas: self.any_explicit_cas(),
             binary_key: self.random.random_bool(0.2),
         };
@@ -350,20 +351,24 @@ impl Pair {
                 assert!(!self.may_forget && request.vivify.is_some());
                 return;
             }
-            (Fetched::Hit { item, won, stale, token_sent, .. }, None) => {
+            (Fetched::Hit { item, won, stale, token_sent, created, .. }, None) => {
                 assert_eq!((won, stale, token_sent, item.value_len()), (true, false, false, 0));
+                assert!(created);
                 (None, item.cas())
             }
-            (Fetched::Hit { item, expiry_before, won, stale, token_sent }, Some(twin)) => {
+            (Fetched::Hit { item, expiry_before, won, stale, token_sent, created }, Some(twin)) => {
+                assert!(!created);
                 assert_eq!(value_of(&item), twin.value);
                 assert_eq!((expiry_before, stale, token_sent), (twin.expiry, twin.stale, twin.token_sent));
-                let nearly_dead = match (twin.expiry, request.recache_below) {
-                    (Expiry::At(at), Some(seconds)) => at.0 - now.0 < seconds,
+                let touched = request.touch.unwrap_or(twin.expiry);
+                let compared = if request.recache_after_touch { touched } else { twin.expiry };
+                let nearly_dead = match (compared, request.recache_below) {
+                    (Expiry::At(at), Some(seconds)) => at.0.saturating_sub(now.0) < seconds,
                     _ => false,
                 };
                 assert_eq!(won, !twin.token_sent && (twin.stale || nearly_dead));
                 twin.fetched |= request.bump;
-                twin.expiry = request.touch.unwrap_or(twin.expiry);
+                twin.expiry = touched;
                 assert_eq!(item.expiry(), twin.expiry);
                 (Some(won), 0)
             }
@@ -392,7 +397,7 @@ impl Pair {
         let item = TwinItem {
             value: Vec::new(),
             client_flags: 0,
-            expiry: request.touch.or(request.vivify).unwrap(),
+            expiry: request.vivify.unwrap(),
             cas,
             stale: false,
             token_sent: true,
@@ -470,7 +475,7 @@ impl Pair {
                 Some(initial),
             ) => {
                 assert_eq!(expiry_before, Expiry::Never);
-                assert_eq!((value, expiry), (initial.0, request.touch.unwrap_or(initial.1)));
+                assert_eq!((value, expiry), initial);
                 self.check_new_cas(cas, request.explicit_cas);
                 let item = TwinItem {
                     value: value.to_string().into_bytes(),

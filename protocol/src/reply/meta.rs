@@ -18,11 +18,14 @@ pub struct MetaItem {
     pub client_flags: u32,
     /// CAS, after a change if the command made one.
     pub cas: u64,
-    /// Seconds to live before the command, `None` for ever.
+    /// Seconds to live before the command, `None` for ever, as for what it created.
     pub ttl_before: Option<u32>,
-    /// Seconds to live after the command, `None` for ever. A `t` behind `T`, or behind an `N` that stands alone,
-    /// shows it.
-    pub ttl_after: Option<u32>,
+    /// Seconds to live by the command's `T`, `None` for ever. A `t` behind it shows them.
+    pub ttl_touched: Option<u32>,
+    /// Seconds to live by the command's `N`, `None` for ever. A `t` behind it shows them if the command created the item.
+    pub ttl_vivified: Option<u32>,
+    /// The command created it.
+    pub created: bool,
     /// Somebody fetched it before this command.
     pub fetched: bool,
     /// Seconds since the last access before this command.
@@ -68,9 +71,9 @@ pub fn meta_get(out: &mut Vec<u8>, request: &Request<'_>, item: &MetaItem, win: 
     let flags = flags_of(request);
     let with_value = flags.has(b'v') && flags.compare != Some(item.cas);
     head(out, with_value.then_some(item.value_len));
-    append_flags(out, request, |out, letter, ttl| match letter {
+    append_flags(out, request, item, |out, letter, ttl| match letter {
         b's' => flag(out, b's', item.value_len),
-        b't' => append_ttl(out, ttl.of(item)),
+        b't' => append_ttl(out, ttl),
         b'c' => flag(out, b'c', item.cas),
         b'f' => flag(out, b'f', item.client_flags),
         b'l' => flag(out, b'l', item.idle_seconds),
@@ -96,8 +99,8 @@ pub fn meta_arithmetic(out: &mut Vec<u8>, request: &Request<'_>, item: &MetaItem
     let digits = digits.format(value).as_bytes();
     let with_value = flags.has(b'v');
     head(out, with_value.then(|| u32::try_from(digits.len()).expect("a number has at most 20 digits")));
-    append_flags(out, request, |out, letter, ttl| match letter {
-        b't' => append_ttl(out, ttl.of(item)),
+    append_flags(out, request, item, |out, letter, ttl| match letter {
+        b't' => append_ttl(out, ttl),
         b'c' => flag(out, b'c', item.cas),
         _ => {}
     });
@@ -119,7 +122,7 @@ pub fn meta_status(out: &mut Vec<u8>, request: &Request<'_>, status: MetaStatus,
     out.extend_from_slice(status.text());
     if !matches!(request.command, Command::MetaDebug(_)) {
         let is_store = matches!(request.command, Command::MetaStore(_));
-        append_flags(out, request, |out, letter, _| match letter {
+        append_flags(out, request, item, |out, letter, _| match letter {
             b'c' if is_store => flag(out, b'c', item.cas),
             b's' if is_store => flag(out, b's', item.value_len),
             _ => {}
@@ -163,22 +166,6 @@ impl MetaStatus {
     }
 }
 
-/// Which time to live a `t` shows where it stands.
-#[derive(Clone, Copy)]
-enum Ttl {
-    Before,
-    After,
-}
-
-impl Ttl {
-    fn of(self, item: &MetaItem) -> Option<u32> {
-        match self {
-            Self::Before => item.ttl_before,
-            Self::After => item.ttl_after,
-        }
-    }
-}
-
 fn flags_of<'r>(request: &'r Request<'_>) -> &'r MetaFlags {
     request.command.meta_flags().expect("only a meta command has a meta reply")
 }
@@ -193,16 +180,22 @@ fn head(out: &mut Vec<u8>, value_len: Option<u32>) {
     }
 }
 
-/// Walks the flags as sent: `O` and `k` are the same in every reply, the rest is up to `append`.
-fn append_flags(out: &mut Vec<u8>, request: &Request<'_>, append: impl Fn(&mut Vec<u8>, u8, Ttl)) {
+/// Walks the flags as sent: `O` and `k` are the same in every reply, `T` and `N` change the time to live from there on, the
+/// rest is up to `append`.
+fn append_flags(
+    out: &mut Vec<u8>,
+    request: &Request<'_>,
+    item: &MetaItem,
+    append: impl Fn(&mut Vec<u8>, u8, Option<u32>),
+) {
     let flags = flags_of(request);
-    let changes_ttl = if flags.has(b'T') { b'T' } else { b'N' };
-    let mut ttl = Ttl::Before;
+    let mut ttl = item.ttl_before;
     for token in Tokens::new(request.flags) {
         match token[0] {
             b'O' => append_token(out, token),
             b'k' => append_key(out, request.key, flags.base64()),
-            letter if letter == changes_ttl => ttl = Ttl::After,
+            b'T' => ttl = item.ttl_touched,
+            b'N' if item.created => ttl = item.ttl_vivified,
             letter => append(out, letter, ttl),
         }
     }

@@ -23,8 +23,9 @@ impl Executor {
         let fetch = Fetch {
             bump: !flags.has(b'u'),
             touch: flags.exptime.map(|exptime| expiry_of(exptime, now)),
-            vivify: flags.vivify.map(|exptime| expiry_of(exptime, now)),
+            vivify: flags.creation_exptime().map(|exptime| expiry_of(exptime, now)),
             recache_below: flags.recache.map(seconds_below),
+            recache_after_touch: flags.recaches_after_touch(),
             explicit_cas: flags.explicit_cas,
             binary_key: flags.base64(),
         };
@@ -41,11 +42,12 @@ impl Executor {
         match fetched {
             Fetched::Miss => reply::meta_status(out, request, MetaStatus::Miss, &MetaItem::default()),
             Fetched::NoMemory => reply::error(out, ErrorReply::OutOfMemory),
-            Fetched::Hit { item, expiry_before, won, stale, token_sent } => {
+            Fetched::Hit { item, expiry_before, won, stale, token_sent, created } => {
                 let class = class_counters(&mut self.by_class, item.class());
                 class.get_hits += 1;
                 class.touch_hits += u64::from(fetch.touch.is_some());
-                let shown = MetaItem { ttl_before: ttl_of(expiry_before, now), ..meta_item(&item, now) };
+                let times = times(flags, now, ttl_of(expiry_before, now), created);
+                let shown = meta_item(&item, times);
                 if reply::meta_get(out, request, &shown, MetaWin { won, stale, token_sent }) {
                     item.value().copy_to(out);
                     out.extend_from_slice(reply::CRLF);
@@ -126,13 +128,12 @@ impl Executor {
             compare: flags.compare,
             explicit_cas: flags.explicit_cas,
             touch: flags.exptime.map(|exptime| expiry_of(exptime, now)),
-            vivify: flags.vivify.map(|exptime| (flags.initial, expiry_of(exptime, now))),
+            vivify: flags.creation_exptime().map(|exptime| (flags.initial, expiry_of(exptime, now))),
             binary_key: flags.base64(),
         };
         let status = match self.count_arithmetic(now, &arithmetic) {
-            ArithmeticOutcome::Value { value, cas, expiry, expiry_before, .. } => {
-                let (ttl_before, ttl_after) = (ttl_of(expiry_before, now), ttl_of(expiry, now));
-                let item = MetaItem { cas, ttl_before, ttl_after, ..MetaItem::default() };
+            ArithmeticOutcome::Value { value, cas, expiry_before, created, .. } => {
+                let item = MetaItem { cas, ..times(flags, now, ttl_of(expiry_before, now), created) };
                 return reply::meta_arithmetic(out, request, &item, value);
             }
             ArithmeticOutcome::NotFound => MetaStatus::NotFound,
@@ -146,24 +147,37 @@ impl Executor {
     pub(super) fn meta_debug(&mut self, now: Seconds, request: &Request<'_>, key: &[u8], out: &mut Vec<u8>) {
         self.commands.cmd_meta += 1;
         match self.shard.peek(now, key) {
-            Some(item) => reply::meta_debug(out, request, &meta_item(&item, now)),
+            Some(item) => {
+                let times = MetaItem { ttl_before: ttl_of(item.expiry(), now), ..MetaItem::default() };
+                reply::meta_debug(out, request, &meta_item(&item, times));
+            }
             None => reply::meta_status(out, request, MetaStatus::Miss, &MetaItem::default()),
         }
     }
 }
 
-fn meta_item(item: &Item<'_>, now: Seconds) -> MetaItem {
-    let ttl = ttl_of(item.expiry(), now);
+/// What a `t` shows, wherever it stands.
+fn times(flags: &MetaFlags, now: Seconds, ttl_before: Option<u32>, created: bool) -> MetaItem {
+    let ttl = |exptime: Option<i64>| exptime.and_then(|exptime| ttl_of(expiry_of(exptime, now), now));
+    MetaItem {
+        ttl_before,
+        ttl_touched: ttl(flags.exptime),
+        ttl_vivified: ttl(flags.vivify),
+        created,
+        ..MetaItem::default()
+    }
+}
+
+fn meta_item(item: &Item<'_>, times: MetaItem) -> MetaItem {
     MetaItem {
         value_len: length(item.value_len()),
         client_flags: item.client_flags(),
         cas: item.cas(),
-        ttl_before: ttl,
-        ttl_after: ttl,
         fetched: item.fetched(),
         idle_seconds: item.idle_seconds(),
         class: class_number(item.class()),
         size: length(item.footprint_bytes()),
+        ..times
     }
 }
 

@@ -4,8 +4,8 @@
 //! 1.6.18 and 1.6.45 of memcached answer in other ways than [`Allowance`] tells: spaces before a command, NUL in a key,
 //! and the meta flags that 1.6.18 does not know or ignores (`C` and `E` of mg, `E` and `x` of all, `N` and `s` of an
 //! appending ms, `q` of a vivifying ma). `flush_all` with a delay is left out too: the reference brings back what an
-//! earlier one has flushed. Counters are never stale, and nobody asks whether they were fetched: counting ends either, or
-//! not, as it happens (the reference makes a new item of a number while an answer with the old one is on its way).
+//! earlier one has flushed. Counters are never stale, nobody wins them, and nobody asks whether they were fetched: counting ends all of that,
+//! or not, as it happens (the reference makes a new item of a number while an answer with the old one is on its way).
 
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom as _;
@@ -13,7 +13,6 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::CONNECTION_COUNT;
 use super::stream::{Allowance, Batch, Request};
-use crate::not_yet::{META_FLAGS_IN_ORDER, NOREPLY_FOR_A_NUMBER, slabring_has};
 
 const REQUESTS_MAX: usize = 40;
 
@@ -171,11 +170,6 @@ impl Generator {
         if self.one_in(12) { self.pick(NO_NUMBERS) } else { self.pick(NUMBERS) }
     }
 
-    /// For behind a number. Where that is empty the reference takes the word for it, and says nothing.
-    fn noreply_behind(&mut self, number: &str) -> &'static str {
-        if number.is_empty() && !slabring_has(NOREPLY_FOR_A_NUMBER) { "" } else { self.noreply() }
-    }
-
     fn noreply(&mut self) -> &'static str {
         if self.one_in(5) { " noreply" } else { "" }
     }
@@ -251,13 +245,13 @@ impl Generator {
         let verb = self.pick(&["incr", "decr"]);
         let key = self.counter();
         let delta = self.number();
-        let noreply = self.noreply_behind(delta);
+        let noreply = self.noreply();
         Request::of(format!("{verb} {key} {delta}{noreply}{}", self.line_end()))
     }
 
     fn touch(&mut self) -> Request {
         let exptime = if self.one_in(12) { self.pick(NO_NUMBERS) } else { self.exptime() };
-        let noreply = self.noreply_behind(exptime);
+        let noreply = self.noreply();
         Request::of(format!("touch {} {exptime}{noreply}\r\n", self.key()))
     }
 
@@ -287,15 +281,12 @@ impl Generator {
     /// be empty, and the reference counts on with what lies behind an empty value.
     fn meta_get_flags(&mut self, key: &str, b: &str) -> String {
         const READING: &[&str] =
-            &["v", "v", "k", "f", "s", "c", "t", "h", "l", "u", "q", "Oabc", "T0", "T3600", "R60"];
+            &["v", "v", "k", "f", "s", "c", "t", "h", "l", "u", "q", "Oabc", "T0", "T3600", "R60", "R7200"];
         const CREATING: &[&str] =
             &["v", "k", "f", "s", "c", "t", "h", "l", "u", "q", "Oabc", "N0", "N3600", "T3600"];
         let can_create = b.is_empty() && !key.starts_with(COUNTER_MARK) && self.one_in(3);
         let known = if can_create { CREATING } else { READING };
-        let is_known = |flag: &&&str| {
-            (**flag != "h" || !key.starts_with(COUNTER_MARK))
-                && (!flag.starts_with('T') || !can_create || slabring_has(META_FLAGS_IN_ORDER))
-        };
+        let is_known = |flag: &&&str| !["h", "R7200"].contains(*flag) || !key.starts_with(COUNTER_MARK);
         let known: Vec<_> = known.iter().filter(is_known).copied().collect();
         // The reference creates the item before it finds the mistake.
         if can_create { self.some_flags(&known) } else { self.meta_flags(&known) }
@@ -386,9 +377,7 @@ impl Generator {
         ];
         let key = self.counter();
         let is_creating = self.one_in(2);
-        let is_known = |flag: &&&str| {
-            (is_creating || !flag.starts_with('N')) && (**flag != "t" || slabring_has(META_FLAGS_IN_ORDER))
-        };
+        let is_known = |flag: &&&str| is_creating || !flag.starts_with('N');
         let known: Vec<_> = FLAGS.iter().filter(is_known).copied().collect();
         // The reference creates or counts before it finds some mistakes.
         let flags = if is_creating { self.some_flags(&known) } else { self.meta_flags(&known) };

@@ -6,7 +6,9 @@ const ITEM: MetaItem = MetaItem {
     client_flags: 7,
     cas: 99,
     ttl_before: Some(60),
-    ttl_after: Some(300),
+    ttl_touched: Some(300),
+    ttl_vivified: Some(30),
+    created: false,
     fetched: true,
     idle_seconds: 12,
     class: 3,
@@ -56,10 +58,16 @@ fn a_hit_shows_what_was_asked_in_the_order_it_was_asked() {
 fn time_to_live_is_the_old_one_until_the_flag_that_changes_it() {
     check_get("mg k t T300", &ITEM, NO_WIN, "HD t60\r\n");
     check_get("mg k T300 t", &ITEM, NO_WIN, "HD t300\r\n");
-    check_get("mg k N30 t", &ITEM, NO_WIN, "HD t300\r\n");
-    check_get("mg k N30 t T300", &ITEM, NO_WIN, "HD t60\r\n");
+    check_get("mg k N30 t", &ITEM, NO_WIN, "HD t60\r\n");
+    check_get("mg k T300 N30 t", &ITEM, NO_WIN, "HD t300\r\n");
+    let created = MetaItem { ttl_before: None, created: true, ..ITEM };
+    check_get("mg k t N30", &created, NO_WIN, "HD t-1\r\n");
+    check_get("mg k N30 t", &created, NO_WIN, "HD t30\r\n");
+    check_get("mg k N30 t T300", &created, NO_WIN, "HD t30\r\n");
+    check_get("mg k N30 T300 t", &created, NO_WIN, "HD t300\r\n");
+    check_get("mg k T300 N30 t", &created, NO_WIN, "HD t30\r\n");
     check_get("mg k t", &MetaItem { ttl_before: None, ..ITEM }, NO_WIN, "HD t-1\r\n");
-    check_get("mg k T0 t", &MetaItem { ttl_after: None, ..ITEM }, NO_WIN, "HD t-1\r\n");
+    check_get("mg k T0 t", &MetaItem { ttl_touched: None, ..ITEM }, NO_WIN, "HD t-1\r\n");
 }
 
 #[test]
@@ -119,7 +127,7 @@ fn arithmetic_shows_its_value_only_when_asked() {
     check("ma k", reply, "HD\r\n");
     check("ma k v", reply, "VA 20\r\n18446744073709551615\r\n");
     check("ma k t c v k O1 T300 s", reply, "VA 20 t60 c99 kk O1\r\n18446744073709551615\r\n");
-    check("ma k N30 t", reply, "HD t300\r\n");
+    check("ma k N30 t", reply, "HD t60\r\n");
     check("ma k q v", reply, "");
 }
 
