@@ -213,20 +213,3 @@ fn chunk_sizes_of(slabs: &Slabs) -> u64 {
     let sizes = slabs.class_ids().map(|class| slabs.class(class).chunk_size as u64);
     xxh3_64(bytemuck::cast_slice(&sizes.collect::<Vec<u64>>()))
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Config;
-
-    #[test]
-    fn metadata_with_a_right_checksum_and_a_wrong_number_of_pages_are_refused() {
-        let shard = Shard::new(&Config::with_memory(1 << 20)).unwrap();
-        let (remembered, pages) = parse(&shard.remembered()).unwrap();
-        assert!(shard.check_layout(&remembered).is_ok() && shard.check_pages(&pages).is_ok());
-        for wrong in [0, remembered.pages - 1, remembered.pages + 1] {
-            let forged = Remembered { pages: wrong, ..remembered };
-            assert!(matches!(shard.check_layout(&forged), Err(RestoreError::Unknown)), "{wrong} pages");
-        }
-    }
-}
