@@ -192,8 +192,7 @@ fn what_cannot_work_is_refused_in_one_line_with_its_flag_and_memcacheds_exit_cod
 
 #[test]
 fn what_has_no_effect_is_taken_with_one_line_each() {
-    let (_, warnings) =
-        read(&sources("-R 5 -N 2 -o hashpower=20,no_lru_crawler,hashpower=21 -L")).unwrap();
+    let (_, warnings) = read(&sources("-R 5 -N 2 -o hashpower=20,no_lru_crawler,hashpower=21 -L")).unwrap();
     for word in ["-R 5", "-N 2", "hashpower", "no_lru_crawler"] {
         assert_eq!(warnings.iter().filter(|line| line.contains(word)).count(), 1, "{word}: {warnings:?}");
     }
