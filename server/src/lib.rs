@@ -1,0 +1,153 @@
+//! The `slabring` server: reads its options, starts a node, waits for its end. A library only so that a fuzzer can reach it.
+#![forbid(unsafe_code)]
+#![expect(unreachable_pub, reason = "a server has no outside: `pub` here means beyond the module")]
+
+mod admin;
+mod arrivals;
+mod auth;
+mod batch;
+mod budget;
+mod census;
+mod connection;
+mod control;
+mod datagrams;
+mod discovery;
+mod dispatch;
+mod dump;
+mod execute;
+mod exptime;
+mod gather;
+mod listeners;
+mod live;
+mod log;
+mod node;
+mod observe;
+mod options;
+mod outbox;
+mod pid_file;
+mod post;
+mod prefixes;
+mod reload;
+mod report;
+mod session;
+mod shard_thread;
+mod shards;
+mod stats;
+mod tls;
+mod tuning;
+mod unkeyed;
+mod watch;
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+use slabring_reactor::backend::Backend;
+use slabring_reactor::process::{User, detach, lock_memory};
+use slabring_reactor::thread::return_large_buffers;
+use tracing::warn;
+
+use crate::listeners::Listeners;
+use crate::node::{Files, Node, raise_limits};
+use crate::options::{EXIT_FAILURE, Refused, Settings, Sources, version_line};
+use crate::pid_file::PidFile;
+
+const LICENSE: &str = include_str!("../../LICENSE");
+
+/// All of the program.
+pub fn main() -> ExitCode {
+    let sources = Sources::of_process();
+    match run(&sources) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => match error.downcast_ref::<Refused>() {
+            Some(Refused { text, exit_code: 0 }) => {
+                print!("{text}");
+                ExitCode::SUCCESS
+            }
+            refused => {
+                eprintln!("slabring: {error:#}");
+                ExitCode::from(refused.map_or(EXIT_FAILURE, |refused| refused.exit_code))
+            }
+        },
+    }
+}
+
+fn run(sources: &Sources) -> Result<()> {
+    let mut given = sources.read()?;
+    if given.arguments.version || given.arguments.license {
+        println!("{}", if given.arguments.version { version_line() } else { LICENSE.into() });
+        return Ok(());
+    }
+    let check_only = given.arguments.check_config;
+    let checked = given.settings(sources).and_then(|settings| Ok((Files::read(&settings)?, settings)));
+    let (files, settings) = checked.map_err(|refused| Refused {
+        // Who only asks wants a yes or a no.
+        exit_code: if check_only { EXIT_FAILURE } else { refused.exit_code },
+        ..refused
+    })?;
+    if check_only {
+        print!("{}", given.listing());
+        given.warnings.iter().for_each(|warning| eprintln!("slabring: {warning}"));
+        return Ok(());
+    }
+    serve(settings, files, sources, &given.warnings)
+}
+
+/// Runs a node to its end. There are no threads before the process has become what it will be.
+fn serve(settings: Settings, files: Files, sources: &Sources, warnings: &[String]) -> Result<()> {
+    let detached = settings.daemon.then(detach).transpose().context("-d: cannot go into the background")?;
+    return_large_buffers();
+    log::start(settings.verbosity);
+    warnings.iter().for_each(|warning| warn!("{warning}"));
+    raise_limits(&settings)?;
+    let listeners = Listeners::open(&settings)?;
+    if let Some(path) = &settings.port_file {
+        listeners.write_ports(path)?;
+    }
+    let _pid_file = settings.pid_file.as_deref().map(PidFile::write).transpose()?;
+    if settings.lock_memory
+        && let Err(error) = lock_memory()
+    {
+        warn!("-k: memory is not locked: {error}; raise its limit (ulimit -l, LimitMEMLOCK)");
+    }
+    settings.user.as_deref().map_or(Ok(()), become_user)?;
+    let quiet = settings.verbosity == 0;
+    let running = node::start(settings, sources.clone(), files, listeners, signals()?)?;
+    eprintln!("{}", banner(running.node()));
+    if let Some(detached) = detached {
+        std::env::set_current_dir("/").context("-d: cannot leave the directory")?;
+        detached.ready(quiet).context("-d: cannot go into the background")?;
+    }
+    running.join()
+}
+
+fn become_user(name: &str) -> Result<()> {
+    let Some(user) = User::find(name).with_context(|| format!("-u {name}: cannot look the user up"))? else {
+        bail!("-u {name}: there is no such user");
+    };
+    user.assume().with_context(|| format!("-u {name}: cannot become that user"))
+}
+
+/// The signals that a node minds.
+fn signals() -> Result<Signals> {
+    Signals::new([SIGTERM, SIGINT, SIGUSR1, SIGHUP]).context("cannot catch signals")
+}
+
+fn banner(node: &Node) -> String {
+    let settings = &node.settings;
+    let why = match node.choice.backend {
+        Backend::Uring => node.choice.reason.clone(),
+        Backend::Epoll => format!("because {}", node.choice.reason),
+    };
+    format!(
+        "slabring {} (memcached {} protocol): {} shard{}, {} MiB, {} ({why}), listening on {}",
+        stats::SLABRING_VERSION,
+        stats::MEMCACHED_VERSION,
+        settings.threads,
+        if settings.threads == 1 { "" } else { "s" },
+        settings.memory_bytes >> 20,
+        node.choice.backend,
+        node.addresses,
+    )
+}
