@@ -42,10 +42,10 @@ pub enum EndCause {
 /// Everything that a turn can bring.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// A new connection; it already receives.
+    /// A new connection, for [`Io::adopt`] of this reactor or another's.
     Accepted {
         /// The new connection.
-        connection: ConnectionId,
+        stream: OwnedFd,
         /// Where it came in.
         listener: ListenerId,
     },

@@ -30,26 +30,29 @@ struct Peer {
 }
 
 impl Echo {
-    fn handle(&mut self, event: &Event<'_>) -> Option<ConnectionId> {
-        let id = match *event {
-            Event::Accepted { connection, .. }
-            | Event::Received { connection, .. }
-            | Event::Sent { connection, .. }
-            | Event::Ended { connection, .. } => connection,
-            Event::Datagram { .. } | Event::Woken => return None,
-        };
+    /// A connection that has just been adopted.
+    fn begin(&mut self, id: ConnectionId) {
         let slot = id.slot as usize;
         if self.peers.len() <= slot {
             self.peers.resize_with(slot + 1, Peer::default);
         }
-        let peer = &mut self.peers[slot];
+        self.peers[slot] = Peer::default();
+    }
+
+    fn handle(&mut self, event: &Event<'_>) -> Option<ConnectionId> {
+        let id = match *event {
+            Event::Received { connection, .. }
+            | Event::Sent { connection, .. }
+            | Event::Ended { connection, .. } => connection,
+            Event::Accepted { .. } | Event::Datagram { .. } | Event::Woken => return None,
+        };
+        let peer = &mut self.peers[id.slot as usize];
         match event {
-            Event::Accepted { .. } => *peer = Peer::default(),
             Event::Received { data, .. } => peer.waiting.extend_from_slice(data),
             Event::Sent { .. } => peer.sending = false,
             Event::Ended { cause: EndCause::EndOfStream, .. } => peer.ended = true,
             Event::Ended { .. } => *peer = Peer { ended: true, ..Peer::default() },
-            Event::Datagram { .. } | Event::Woken => {}
+            Event::Accepted { .. } | Event::Datagram { .. } | Event::Woken => {}
         }
         Some(id)
     }
@@ -89,6 +92,9 @@ impl EchoServer {
                 let mut touched = Vec::new();
                 while let Some(event) = io.next_event() {
                     touched.extend(echo.handle(&event));
+                    if let Event::Accepted { stream, .. } = event {
+                        echo.begin(io.adopt(stream).unwrap());
+                    }
                 }
                 touched.sort_by_key(|id| id.slot);
                 touched.dedup();

@@ -141,7 +141,7 @@ fn banner(node: &Node) -> String {
         Backend::Epoll => format!("because {}", node.choice.reason),
     };
     format!(
-        "slabring {} (memcached {} protocol): {} shard{}, {} MiB, {} ({why}), listening on {}",
+        "slabring {} (memcached {} protocol): {} shard{}, {} MiB, {} ({why}), listening on {}{}",
         stats::SLABRING_VERSION,
         stats::MEMCACHED_VERSION,
         settings.threads,
@@ -149,5 +149,8 @@ fn banner(node: &Node) -> String {
         settings.memory_bytes >> 20,
         node.choice.backend,
         node.addresses,
+        settings.shard_ports.map_or(String::new(), |base| {
+            format!(", its shards on the ports {base} to {}", base + (settings.threads - 1))
+        }),
     )
 }

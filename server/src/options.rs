@@ -88,6 +88,8 @@ pub enum Verify {
 pub struct Settings {
     /// Where to listen for TCP; none with a unix socket.
     pub listen: Vec<Listen>,
+    /// The port that leads to the first shard; each next one's is the next.
+    pub shard_ports: Option<u16>,
     /// Where to listen for UDP.
     pub udp: Vec<SocketAddr>,
     /// Large UDP replies also leave this machine.

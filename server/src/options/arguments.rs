@@ -215,6 +215,11 @@ pub struct Arguments {
     #[arg(long)]
     pub udp_allow_large: bool,
 
+    /// Give each shard a TCP port of its own beside the common one, on each address: PORT leads to the first, PORT + 1 to the
+    /// second. A client that finds a key's shard by itself saves the node the way from thread to thread.
+    #[arg(long, value_name = "PORT")]
+    pub shard_ports: Option<u16>,
+
     /// Settings from a TOML file.
     #[arg(long, value_name = "FILE")]
     pub config: Option<String>,

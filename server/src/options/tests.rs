@@ -267,3 +267,22 @@ fn a_listing_is_a_configuration_file_that_gives_the_same_settings() {
     let (a, b) = (read(&first).unwrap().0, read(&second).unwrap().0);
     assert_eq!(format!("{a:?}"), format!("{b:?}"));
 }
+
+#[test]
+fn ports_of_shards_are_above_their_base_and_apart_from_all_others() {
+    assert_eq!(settings("-t 2").unwrap().shard_ports, None);
+    assert_eq!(settings("-t 4 --shard-ports 11300").unwrap().shard_ports, Some(11300));
+    assert_eq!(settings("-t 2 --shard-ports 65534").unwrap().shard_ports, Some(65534));
+    for (arguments, word) in [
+        ("-t 2 --shard-ports 65535", "1 to 65535"),
+        ("-t 2 --shard-ports 0", "1 to 65535"),
+        ("-t 4 --shard-ports 11208", "127.0.0.1:11211 is for all"),
+        ("-t 2 -l 127.0.0.1,127.0.0.2:7 --shard-ports 6", "127.0.0.2:7 is for all"),
+        ("-t 2 -l proto[ascii]:127.0.0.1:8,127.0.0.1 --shard-ports 11300", "not alike"),
+        ("-t 2 -p 0 -U 99 --shard-ports 11300", "TCP ports only"),
+    ] {
+        check_refused(arguments, EXIT_USAGE, word);
+    }
+    let (settings, warnings) = read(&sources("-t 2 -s sock --shard-ports 11300")).unwrap();
+    assert!(settings.shard_ports.is_none() && warnings.iter().any(|line| line.contains("--shard-ports")));
+}

@@ -39,6 +39,9 @@ fn append_network(out: &mut Vec<u8>, node: &Node) {
             ("udpport", u64::from(udp_port)),
         ],
     );
+    if let Some(base) = settings.shard_ports {
+        reply::stat(out, "slabring_shard_ports", u64::from(base));
+    }
     reply::stat(out, "inter", addresses.join(",").as_str());
     all(out, [("verbosity", node.verbosity.load(Ordering::Relaxed) as u64), ("oldest", 0)]);
     reply::stat(out, "evictions", on(settings.evict));
