@@ -106,6 +106,8 @@ pub struct Settings {
     pub memory_bytes: usize,
     /// Most clients at a time.
     pub max_connections: usize,
+    /// Requests of one connection that are executed in a turn, keys of a multi-get counted one by one; at least 1.
+    pub requests_per_turn: u32,
     /// Shards, at least 1.
     pub threads: u16,
     /// Largest item, counted as memcached counts it.
@@ -136,6 +138,8 @@ pub struct Settings {
     pub verbosity: usize,
     /// Silent clients are closed after this time; 0 is never.
     pub idle_timeout_seconds: u32,
+    /// A client that does not come to the end of a request is closed after this time; 0 is never.
+    pub request_timeout_seconds: u32,
     /// The backend wished for.
     pub io: Wish,
     /// What goes when memory is full.

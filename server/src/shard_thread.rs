@@ -133,6 +133,7 @@ impl<I: Io> ShardThread<I> {
             self.io.turn(wait).context("the I/O backend failed")?;
             self.waker.awake();
             self.dispatcher.now = Seconds(self.node.clock.unix_seconds());
+            self.dispatcher.turn = self.io.counters().turns;
             self.dispatcher.executor.look_who_watches(&self.node.watchers);
             self.handle_events();
             self.handle_letters();
@@ -338,8 +339,11 @@ impl<I: Io> ShardThread<I> {
         });
         // Connections that stall from here on are added by `settle_touched`.
         self.stalled = waiting;
-        let touched = &mut self.touched;
-        self.dispatcher.budget.admit(&mut self.connections, |client| touch(touched, client));
+        let (touched, now) = (&mut self.touched, self.dispatcher.now);
+        self.dispatcher.budget.admit(&mut self.connections, |client| {
+            client.unfinished_since = now;
+            touch(touched, client);
+        });
     }
 
     /// Sends this turn's letters. Bounced requests go again for connections that read their replies, a few at a time.
@@ -425,6 +429,7 @@ impl<I: Io> ShardThread<I> {
         self.node.published[self.shards.me.index()].store(&report);
         self.refuse_overdue();
         self.close_idle();
+        self.close_slow();
         self.close_stalled_handshakes();
         for id in self.datagrams.overdue(&self.connections, now.0) {
             self.dispatcher.executor.traffic.datagrams_dropped += 1;
@@ -462,6 +467,18 @@ impl<I: Io> ShardThread<I> {
         for id in self.connections.ids_of(is_idle) {
             self.dispatcher.executor.traffic.idle_kicks += 1;
             self.close(id, CloseReason::IdleTimeout);
+        }
+    }
+
+    /// Closes clients that do not come to the end of a request.
+    fn close_slow(&mut self) {
+        let (patience, now) = (self.node.settings.request_timeout_seconds, self.dispatcher.now);
+        if patience == 0 {
+            return;
+        }
+        for id in self.connections.ids_of(|client| client.is_too_slow(patience, now)) {
+            self.dispatcher.executor.traffic.slow_kicks += 1;
+            self.close(id, CloseReason::Error);
         }
     }
 

@@ -198,6 +198,7 @@ fn general(out: &mut Vec<u8>, node: &Node, report: &ShardReport) {
             ("slabring_memory_buffers_bytes", memory.external as u64),
             ("slabring_admission_refusals", engine.admission_refusals),
             ("slabring_datagrams_dropped", traffic.datagrams_dropped),
+            ("slabring_slow_kicks", traffic.slow_kicks),
             ("slabring_connections_handed_over", traffic.connections_handed_over),
             ("slabring_requests_posted", traffic.requests_posted),
             ("slabring_io_turns", io.turns),

@@ -79,6 +79,7 @@ impl Given {
             protocol: given.protocol,
             memory_bytes: 0,
             max_connections: given.conn_limit,
+            requests_per_turn: given.max_reqs_per_event,
             threads: 0,
             item_size_max: 0,
             evict: !given.disable_evictions && given.policy != POLICY_NONE,
@@ -94,6 +95,7 @@ impl Given {
             detail_enabled: false,
             verbosity: usize::from(given.verbose.min(VERBOSITY_MAX)),
             idle_timeout_seconds: 0,
+            request_timeout_seconds: given.request_timeout,
             io: given.io.into(),
             // Without evictions it does not matter which.
             policy: given.policy.parse().unwrap_or_default(),
@@ -121,7 +123,6 @@ impl Given {
             );
         }
         for (id, why) in [
-            ("max_reqs_per_event", "the bytes of a connection's replies are its bound"),
             ("napi_ids", "shards are not chosen by network queue"),
             ("memory_file", "warm restart is not offered yet: the node starts empty"),
         ] {
@@ -151,7 +152,7 @@ impl Given {
         if self.arguments.listen_backlog <= 0 {
             return self.fail("listen_backlog", "must be above 0");
         }
-        if self.arguments.max_reqs_per_event == Some(0) {
+        if self.arguments.max_reqs_per_event == 0 {
             return self.fail("max_reqs_per_event", "must be above 0");
         }
         Ok(())

@@ -88,6 +88,7 @@ fn the_other_flags_are_understood_too() {
     assert!(settings.shutdown_enabled && !settings.dump_enabled && !settings.watch_enabled);
     assert!(settings.detail_enabled && settings.daemon && settings.core_dumps && settings.lock_memory);
     assert_eq!((settings.prefix_delimiter, settings.verbosity), (b'/', 3));
+    assert_eq!((settings.requests_per_turn, settings.request_timeout_seconds), (20, 60));
     assert_eq!(settings.user.as_deref(), Some("nobody"));
     assert_eq!(settings.pid_file, Some(PathBuf::from("/base/run/pid")));
     assert_eq!(settings.protocol, Binding::Ascii);
@@ -192,9 +193,8 @@ fn what_cannot_work_is_refused_in_one_line_with_its_flag_and_memcacheds_exit_cod
 
 #[test]
 fn what_has_no_effect_is_taken_with_one_line_each() {
-    let (_, warnings) =
-        read(&sources("-R 5 -N 2 -e mem -o hashpower=20,no_lru_crawler,hashpower=21 -L")).unwrap();
-    for word in ["-R 5", "-N 2", "-e mem", "hashpower", "no_lru_crawler"] {
+    let (_, warnings) = read(&sources("-N 2 -e mem -o hashpower=20,no_lru_crawler,hashpower=21 -L")).unwrap();
+    for word in ["-N 2", "-e mem", "hashpower", "no_lru_crawler"] {
         assert_eq!(warnings.iter().filter(|line| line.contains(word)).count(), 1, "{word}: {warnings:?}");
     }
 }

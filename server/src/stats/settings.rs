@@ -68,14 +68,9 @@ fn append_protocol(out: &mut Vec<u8>, node: &Node) {
     let sasl = settings.authentication.as_ref().map(|authentication| authentication.sasl);
     let delimiter = char::from(settings.prefix_delimiter);
     reply::stat(out, "stat_key_prefix", format_args!("{delimiter}"));
-    all(
-        out,
-        [
-            ("detail_enabled", yes(node.tuning.detail.load(Ordering::Relaxed))),
-            ("reqs_per_event", "0"),
-            ("cas_enabled", yes(settings.cas_enabled)),
-        ],
-    );
+    reply::stat(out, "detail_enabled", yes(node.tuning.detail.load(Ordering::Relaxed)));
+    reply::stat(out, "reqs_per_event", u64::from(settings.requests_per_turn));
+    all(out, [("cas_enabled", yes(settings.cas_enabled))]);
     reply::stat(out, "tcp_backlog", u64::try_from(settings.backlog).unwrap_or(0));
     all(
         out,
@@ -133,6 +128,7 @@ fn append_buffers(out: &mut Vec<u8>, node: &Node) {
         out,
         [
             ("idle_timeout", u64::from(node.idle_timeout_seconds.load(Ordering::Relaxed))),
+            ("slabring_request_timeout", u64::from(node.settings.request_timeout_seconds)),
             ("watcher_logbuf_size", crate::watch::LOG_BYTES_MAX as u64),
             ("worker_logbuf_size", 0),
             ("read_buf_mem_limit", 0),
