@@ -10,6 +10,7 @@ mod budget;
 mod census;
 mod connection;
 mod control;
+mod crew;
 mod datagrams;
 mod discovery;
 mod dispatch;
