@@ -444,3 +444,101 @@ fn wait_for_connections(watcher: &mut Connection, count: u64) {
         thread::sleep(Duration::from_millis(10));
     }
 }
+
+#[test]
+fn a_deep_pipeline_is_executed_in_parts_and_answered_in_order() {
+    const REQUESTS: usize = 20_000;
+    for io in ["epoll", "uring"] {
+        let Some(server) = Server::start_over(io, &["-t", "2", "-R", "20"]) else { continue };
+        let mut connection = server.connect();
+        connection.set("counter", "0");
+        let mut deep = server.connect();
+        let text = "incr counter 1\r\n".repeat(REQUESTS);
+        let mut writer = deep.stream().try_clone().expect("a socket has another name");
+        thread::scope(|scope| {
+            scope.spawn(move || writer.write_all(text.as_bytes()).expect("the server reads on"));
+            for number in 1..=REQUESTS {
+                let reply = deep.read_line().expect("every request has its reply");
+                assert_eq!(reply, number.to_string().as_bytes());
+            }
+        });
+        // A turn executes 20 of them, but those of one packet may be split between two turns.
+        assert!(connection.stat("conn_yields") >= (REQUESTS / 20 / 2) as u64, "--io {io}");
+    }
+}
+
+#[test]
+fn a_request_that_never_ends_is_closed_in_time_and_a_silent_client_is_not() {
+    for io in ["epoll", "uring"] {
+        let Some(server) = Server::start_over(io, &["-t", "2", "--request-timeout", "1"]) else { continue };
+        let mut silent = server.connect();
+        let mut slow = server.connect();
+        slow.send("get k").expect("the server listens");
+        let mut value = server.connect();
+        value.send("set key 0 0 100\r\nabc").expect("the server listens");
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(10) && slow.send("k").is_ok() {
+            thread::sleep(Duration::from_millis(100));
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "--io {io}: a byte now and then keeps a request alive"
+        );
+        assert!(value.read_to_close().is_ok_and(|rest| rest.is_empty()), "--io {io}");
+        assert_eq!(silent.get("key"), None, "--io {io}");
+        assert_eq!(silent.stat("slabring_slow_kicks"), 2, "--io {io}");
+    }
+}
+
+#[test]
+fn two_shards_that_flood_each_other_answer_everything_in_order() {
+    const KEYS: usize = 16;
+    const VALUE_BYTES: usize = 20_000;
+    const REQUESTS: usize = 4_000;
+    for io in ["epoll", "uring"] {
+        let Some(server) = Server::start_over(io, &["-t", "2"]) else { continue };
+        // The server gives each shard one of two clients, and either shard owns some of the keys.
+        let mut clients = [server.connect(), server.connect()];
+        let keys: Vec<_> = (0..KEYS).map(|number| format!("key:{number}")).collect();
+        keys.iter().for_each(|key| clients[0].set(key, value_of(key, 0, VALUE_BYTES)));
+        thread::scope(|scope| {
+            for (turn, client) in clients.iter_mut().enumerate() {
+                let mut writer = client.stream().try_clone().expect("a socket has another name");
+                let keys = &keys;
+                scope.spawn(move || {
+                    for number in 0..REQUESTS {
+                        // Small requests with large replies, and large ones with small replies.
+                        let key = &keys[(number * (turn + 1)) % KEYS];
+                        let text = match number % 4 {
+                            0 => format!(
+                                "append other:{turn} 0 0 {VALUE_BYTES}\r\n{}\r\n",
+                                "x".repeat(VALUE_BYTES)
+                            ),
+                            _ => format!("get {key}\r\n"),
+                        };
+                        writer.write_all(text.as_bytes()).expect("the server reads on");
+                    }
+                });
+                scope.spawn(move || {
+                    thread::sleep(Duration::from_millis(300));
+                    for number in 0..REQUESTS {
+                        let key = &keys[(number * (turn + 1)) % KEYS];
+                        let line = client.read_line().expect("every request has its reply");
+                        if number % 4 == 0 {
+                            assert_eq!(line, b"NOT_STORED");
+                            continue;
+                        }
+                        assert_eq!(
+                            line,
+                            format!("VALUE {key} 0 {VALUE_BYTES}").as_bytes(),
+                            "request {number}"
+                        );
+                        let value = client.read_exact(VALUE_BYTES + 2).expect("the value");
+                        assert!(value.starts_with(&value_of(key, 0, VALUE_BYTES)), "request {number}");
+                        assert_eq!(client.read_line().expect("the end"), b"END");
+                    }
+                });
+            }
+        });
+    }
+}

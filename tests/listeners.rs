@@ -15,6 +15,7 @@ use rcgen::CertifiedKey;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use slabring_cluster::placement::{hash_key, shard_of};
 use slabring_tests::connection::Connection;
 use slabring_tests::process::{Finished, run_to_end};
 use slabring_tests::server::{free_address, slabring_command};
@@ -559,5 +560,106 @@ fn tls_keeps_three_fifths_of_the_plain_throughput_per_cpu_second() {
             operations / tls_wall / 1e3,
             plain_cpu / tls_cpu
         );
+    }
+}
+
+/// Ports that nobody listens on, one after the other.
+fn free_ports(count: u16) -> u16 {
+    loop {
+        let base = free_address().port();
+        let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if base.checked_add(count).is_some_and(|end| (base..end).all(is_free)) {
+            return base;
+        }
+    }
+}
+
+#[test]
+fn a_shard_port_leads_to_the_owner_of_its_keys_without_a_way_between_threads() {
+    const SHARDS: u16 = 3;
+    for io in BACKENDS {
+        let base = free_ports(SHARDS);
+        let base_text = base.to_string();
+        let args = ["-t", "3", "-l", "127.0.0.2", "--shard-ports", &base_text];
+        let Some(server) = Server::start_over(io, &args) else { continue };
+        let mut common = server.connect();
+        assert_eq!(common.stat("slabring_shard_ports"), u64::from(base));
+        let [mut first, mut second] = ["127.0.0.1", "127.0.0.2"].map(|ip| -> Vec<Connection> {
+            (base..base + SHARDS)
+                .map(|port| Connection::open((ip.parse::<std::net::IpAddr>().unwrap(), port).into()).unwrap())
+                .collect()
+        });
+        let mut owned = [0; SHARDS as usize];
+        for key in (0..60).map(|number| format!("key:{number}")) {
+            common.set(&key, &key);
+            let owner = usize::from(shard_of(hash_key(key.as_bytes()), SHARDS));
+            owned[owner] += 1;
+            let before = common.stat("slabring_requests_posted");
+            for direct in [&mut first[owner], &mut second[owner]] {
+                assert_eq!(direct.get(&key).as_deref(), Some(key.as_bytes()));
+            }
+            assert_eq!(
+                common.stat("slabring_requests_posted"),
+                before,
+                "{key} of shard {owner} took the long way"
+            );
+        }
+        assert!(owned.iter().all(|&keys| keys > 5), "{owned:?}");
+        assert!(
+            server.stderr().contains(&format!("its shards on the ports {base} to {}", base + SHARDS - 1))
+        );
+    }
+}
+
+#[test]
+fn a_shard_port_that_is_taken_is_named() {
+    let base = free_ports(2);
+    let taken = TcpListener::bind(("127.0.0.1", base + 1)).unwrap();
+    let port = free_address().port().to_string();
+    let address = taken.local_addr().unwrap().to_string();
+    check_refused(
+        &["-p", &port, "-t", "2", "--shard-ports", &base.to_string()],
+        &[&address, "--shard-ports"],
+    );
+}
+
+#[test]
+fn few_connections_are_spread_over_all_shards() {
+    for io in BACKENDS {
+        let Some(server) = Server::start_over(io, &["-t", "2"]) else { continue };
+        // Chance alone would put eight or more of ten on one shard nine times of a hundred; here it never may.
+        for _ in 0..5 {
+            let mut connections: Vec<_> = (0..10).map(|_| server.connect()).collect();
+            for (number, connection) in connections.iter_mut().enumerate() {
+                connection.set(&format!("key:{number}"), "value");
+            }
+            let numbers = connection_numbers(&mut connections[0]);
+            let odd = numbers.iter().filter(|number| *number % 2 == 1).count();
+            assert_eq!((numbers.len(), odd), (10, 5), "{numbers:?}");
+            drop(connections);
+            wait_for("an end of all connections", || {
+                let mut watcher = server.connect();
+                (watcher.stat("curr_connections") == 1).then_some(())
+            });
+        }
+    }
+}
+
+/// Lower numbers are those of listeners.
+const LISTENERS_MAX: u64 = 16;
+
+/// The numbers of all clients. Those of two shards are odd and even.
+fn connection_numbers(connection: &mut Connection) -> Vec<u64> {
+    connection.send("stats conns\r\n").unwrap();
+    let mut numbers = Vec::new();
+    loop {
+        let line = String::from_utf8(connection.read_line().unwrap()).unwrap();
+        if line == "END" {
+            return numbers;
+        }
+        if let Some((number, _)) = line.trim_start_matches("STAT ").split_once(":secs_since_last_cmd") {
+            numbers.push(number.parse().unwrap());
+            numbers.retain(|&number| number >= LISTENERS_MAX);
+        }
     }
 }

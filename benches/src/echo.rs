@@ -140,7 +140,9 @@ fn serve<I: Io>(settings: &IoSettings, listener: OwnedFd, args: &Args) -> anyhow
     loop {
         io.turn(Wait::AtMost(NAP))?;
         while let Some(event) = io.next_event() {
-            if let Some(gone) = peers.handle(event) {
+            if let Event::Accepted { stream, .. } = event {
+                peers.begin(io.adopt(stream)?);
+            } else if let Some(gone) = peers.handle(event) {
                 io.close(gone);
             }
         }
@@ -188,17 +190,18 @@ impl Peers {
         Self { reply, lines_per_reply: lines_per_reply as usize, peers: Vec::new(), touched: Vec::new() }
     }
 
+    /// A connection that has just been adopted.
+    fn begin(&mut self, connection: ConnectionId) {
+        let slot = connection.slot as usize;
+        if self.peers.len() <= slot {
+            self.peers.resize_with(slot + 1, || None);
+        }
+        self.peers[slot] = Some(Peer::new(connection));
+    }
+
     /// Returns a connection to close.
     fn handle(&mut self, event: Event<'_>) -> Option<ConnectionId> {
         match event {
-            Event::Accepted { connection, .. } => {
-                let slot = connection.slot as usize;
-                if self.peers.len() <= slot {
-                    self.peers.resize_with(slot + 1, || None);
-                }
-                self.peers[slot] = Some(Peer::new(connection));
-                None
-            }
             Event::Received { connection, data } => {
                 let peer = self.peers[connection.slot as usize].as_mut()?;
                 peer.lines += memchr_iter(b'\n', data).count();
@@ -220,7 +223,7 @@ impl Peers {
                 None
             }
             Event::Ended { connection, .. } => self.forget(connection),
-            Event::Datagram { .. } | Event::Woken => None,
+            Event::Accepted { .. } | Event::Datagram { .. } | Event::Woken => None,
         }
     }
 
@@ -258,13 +261,12 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use slabring_reactor::ListenerId;
 
     const ID: ConnectionId = ConnectionId { slot: 0, generation: 1 };
 
     fn answers(lines_per_reply: u32, packets: &[&str]) -> String {
         let mut peers = Peers::new(b"OK\n".to_vec(), lines_per_reply);
-        peers.handle(Event::Accepted { connection: ID, listener: ListenerId(0) });
+        peers.begin(ID);
         for packet in packets {
             assert_eq!(peers.handle(Event::Received { connection: ID, data: packet.as_bytes() }), None);
         }
@@ -282,7 +284,7 @@ mod tests {
     #[test]
     fn a_connection_that_ends_is_closed_once_and_forgotten() {
         let mut peers = Peers::new(b"OK\n".to_vec(), 1);
-        peers.handle(Event::Accepted { connection: ID, listener: ListenerId(0) });
+        peers.begin(ID);
         let cause = slabring_reactor::EndCause::EndOfStream;
         assert_eq!(peers.handle(Event::Ended { connection: ID, cause }), Some(ID));
         assert_eq!(peers.handle(Event::Ended { connection: ID, cause }), None);

@@ -53,12 +53,15 @@ pub enum Refusal {
     Missing,
     /// The rings do not fit into the memlock limit.
     #[error(
-        "io_uring needs about {need_bytes} bytes of locked memory a shard and the limit leaves too little: raise it (ulimit -l \
-         unlimited, LimitMEMLOCK=infinity, docker run --ulimit memlock=-1)"
+        "io_uring needs about {} KiB of locked memory for {rings} rings and the limit leaves too little: raise it (ulimit -l \
+         unlimited, LimitMEMLOCK=infinity, docker run --ulimit memlock=-1)",
+        need_bytes.div_ceil(1024)
     )]
     LockedMemory {
-        /// What one ring is charged.
+        /// What all of them are charged.
         need_bytes: usize,
+        /// One for each thread.
+        rings: u16,
     },
     /// The kernel has io_uring but not multishot receive with buffer rings.
     #[error("io_uring of this kernel is too old ({what}): Linux 6.0 or newer is needed")]
@@ -72,6 +75,14 @@ pub enum Refusal {
         /// The step that failed.
         what: String,
     },
+}
+
+impl Refusal {
+    /// The refusal of the last of so many rings.
+    #[must_use]
+    pub const fn locked_memory(settings: &IoSettings, rings: u16) -> Self {
+        Self::LockedMemory { need_bytes: settings.locked_bytes() * rings as usize, rings }
+    }
 }
 
 impl fmt::Display for Backend {
@@ -111,7 +122,7 @@ fn refusal_of(error: &io::Error, settings: &IoSettings) -> Refusal {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => Refusal::Forbidden,
         Some(libc::ENOSYS) => Refusal::Missing,
-        Some(libc::ENOMEM) => Refusal::LockedMemory { need_bytes: settings.fixed_bytes() },
+        Some(libc::ENOMEM) => Refusal::locked_memory(settings, 1),
         Some(libc::EINVAL) => Refusal::TooOld { what: error.to_string() },
         _ => Refusal::Broken { what: error.to_string() },
     }

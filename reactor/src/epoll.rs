@@ -167,13 +167,10 @@ impl Epoll {
             while self.listeners[number].readable && self.accepts_left > 0 {
                 self.accepts_left -= 1;
                 match self.listeners[number].fd.accept() {
-                    Ok((stream, _)) => match self.start(OwnedFd::from(stream)) {
-                        Ok(connection) => {
-                            let listener = ListenerId(u32::try_from(number).expect("listeners are few"));
-                            return Some(Event::Accepted { connection, listener });
-                        }
-                        Err(_) => self.counters.accept_failures += 1,
-                    },
+                    Ok((stream, _)) => {
+                        let listener = ListenerId(u32::try_from(number).expect("listeners are few"));
+                        return Some(Event::Accepted { stream: OwnedFd::from(stream), listener });
+                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                         self.listeners[number].readable = false;
                     }

@@ -42,10 +42,10 @@ pub enum EndCause {
 /// Everything that a turn can bring.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// A new connection; it already receives.
+    /// A new connection, for [`Io::adopt`] of this reactor or another's.
     Accepted {
         /// The new connection.
-        connection: ConnectionId,
+        stream: OwnedFd,
         /// Where it came in.
         listener: ListenerId,
     },
@@ -116,6 +116,18 @@ impl Default for IoSettings {
 impl IoSettings {
     /// Bytes of memory for one submission entry and its completions.
     pub const BYTES_PER_SUBMISSION: usize = 64 + 8 * 16;
+
+    /// Bytes that the kernel charges a ring of these settings to its user's limit of locked memory: the rings, not the
+    /// receive buffers. As root it charges none.
+    #[must_use]
+    pub const fn locked_bytes(&self) -> usize {
+        const PAGE_BYTES: usize = 4096;
+        let rings = self.submissions as usize * Self::BYTES_PER_SUBMISSION;
+        // The heads of the rings, and the list of buffers.
+        rings.next_multiple_of(PAGE_BYTES)
+            + PAGE_BYTES
+            + (self.receive_buffers as usize * 16).next_multiple_of(PAGE_BYTES)
+    }
 
     /// Bytes of memory that a reactor of these settings holds for its whole life.
     #[must_use]

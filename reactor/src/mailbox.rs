@@ -1,14 +1,13 @@
 //! A bounded queue from one thread to one other: letters are staged, published once a turn, and
 //! read without a lock. It never allocates after its creation, never blocks and never drops a letter.
-//! Waking the reader is the [`Waker`](crate::Waker)'s part.
+//! Waking the reader is the waker's part. `tests/mailbox.rs` tries it, `tests/model.rs` goes through all interleavings.
 #![expect(unsafe_code, reason = "the one place where two threads share memory")]
 
-use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam::utils::CachePadded;
+
+use crate::sync::{Arc, AtomicUsize, Ordering, UnsafeCell};
 
 struct Ring<T> {
     /// Letters that the reader has taken, counted from the start; written by the reader only.
@@ -30,12 +29,14 @@ impl<T> Ring<T> {
 
 impl<T> Drop for Ring<T> {
     fn drop(&mut self) {
-        let taken = *self.taken.get_mut();
-        let published = *self.published.get_mut();
-        for count in taken..published {
-            let index = count & (self.slots.len() - 1);
-            // SAFETY: slots between `taken` and `published` hold letters that nobody has read.
-            unsafe { self.slots[index].get_mut().assume_init_drop() };
+        // Both ends are gone, and their going made what they wrote visible here.
+        for count in self.taken.load(Ordering::Relaxed)..self.published.load(Ordering::Relaxed) {
+            self.slot(count).with_mut(|slot| {
+                // SAFETY: nobody else has the ring any more.
+                let slot = unsafe { &mut *slot };
+                // SAFETY: slots between `taken` and `published` hold letters that nobody has read.
+                unsafe { slot.assume_init_drop() };
+            });
         }
     }
 }
@@ -81,8 +82,10 @@ impl<T: Send> Sender<T> {
                 return Err(letter);
             }
         }
-        // SAFETY: the slot is free (checked above) and not published, so only this thread touches it.
-        unsafe { (*self.ring.slot(self.staged).get()).write(letter) };
+        self.ring.slot(self.staged).with_mut(|slot| {
+            // SAFETY: the slot is free (checked above) and not published, so only this thread touches it.
+            unsafe { (*slot).write(letter) };
+        });
         self.staged += 1;
         Ok(())
     }
@@ -113,10 +116,12 @@ impl<T: Send> Receiver<T> {
                 return None;
             }
         }
-        // SAFETY: the slot was published (checked above), and the writer leaves it alone until `taken` passes it.
-        let slot = unsafe { &*self.ring.slot(self.taken).get() };
-        // SAFETY: the writer has initialised it, and `taken` moves past it, so it is read once.
-        let letter = unsafe { slot.assume_init_read() };
+        let letter = self.ring.slot(self.taken).with(|slot| {
+            // SAFETY: the slot was published (checked above), and the writer leaves it alone until `taken` passes it.
+            let slot = unsafe { &*slot };
+            // SAFETY: the writer has initialised it, and `taken` moves past it, so it is read once.
+            unsafe { slot.assume_init_read() }
+        });
         self.taken += 1;
         self.ring.taken.store(self.taken, Ordering::Release);
         Some(letter)
@@ -126,78 +131,5 @@ impl<T: Send> Receiver<T> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.taken == self.published_seen && self.ring.published.load(Ordering::Acquire) == self.taken
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn letters_are_invisible_until_published_and_arrive_in_order() {
-        let (mut sender, mut receiver) = mailbox(4);
-        sender.stage(1).unwrap();
-        sender.stage(2).unwrap();
-        assert_eq!(receiver.take(), None);
-        assert!(sender.publish());
-        assert!(!sender.publish());
-        assert_eq!((receiver.take(), receiver.take(), receiver.take()), (Some(1), Some(2), None));
-    }
-
-    #[test]
-    fn a_full_mailbox_gives_the_letter_back_until_one_is_taken() {
-        let (mut sender, mut receiver) = mailbox(2);
-        sender.stage(1).unwrap();
-        sender.stage(2).unwrap();
-        assert_eq!(sender.stage(3), Err(3));
-        sender.publish();
-        assert_eq!(receiver.take(), Some(1));
-        sender.stage(3).unwrap();
-        assert_eq!(sender.stage(4), Err(4));
-    }
-
-    #[test]
-    fn letters_that_nobody_reads_are_dropped_once() {
-        let token = Arc::new(());
-        let (mut sender, mut receiver) = mailbox(8);
-        for _ in 0..5 {
-            sender.stage(Arc::clone(&token)).unwrap();
-        }
-        sender.publish();
-        drop(receiver.take());
-        sender.stage(Arc::clone(&token)).unwrap();
-        drop((sender, receiver));
-        assert_eq!(Arc::strong_count(&token), 1);
-    }
-
-    #[test]
-    fn two_threads_pass_every_letter_once_and_in_order() {
-        const LETTERS: u64 = 200_000;
-        let (mut sender, mut receiver) = mailbox::<Box<u64>>(16);
-        let writer = std::thread::spawn(move || {
-            for n in 0..LETTERS {
-                let mut letter = Box::new(n);
-                while let Err(back) = sender.stage(letter) {
-                    letter = back;
-                    sender.publish();
-                    std::thread::yield_now();
-                }
-                if n % 3 == 0 {
-                    sender.publish();
-                }
-            }
-            sender.publish();
-        });
-        for n in 0..LETTERS {
-            let letter = loop {
-                match receiver.take() {
-                    Some(letter) => break letter,
-                    None => std::thread::yield_now(),
-                }
-            };
-            assert_eq!(*letter, n);
-        }
-        writer.join().unwrap();
-        assert!(receiver.is_empty());
     }
 }

@@ -52,7 +52,7 @@ enum Listener {
 
 /// An [`Event`] without its bytes.
 enum Happened {
-    Accepted(ConnectionId, ListenerId),
+    Accepted(OwnedFd, ListenerId),
     Received(ConnectionId, usize),
     Sent(ConnectionId, Vec<u8>, usize),
     Ended(ConnectionId, EndCause),
@@ -209,7 +209,7 @@ impl Uring {
             }
         }
         match result {
-            Ok(fd) => Some(Happened::Accepted(self.start(fd), ListenerId(number))),
+            Ok(stream) => Some(Happened::Accepted(stream, ListenerId(number))),
             Err(_) => {
                 self.counters.accept_failures += 1;
                 None
@@ -357,7 +357,7 @@ impl Io for Uring {
             return Some(Event::Datagram { socket, from, data: self.datagrams.bytes(length) });
         };
         Some(match happened {
-            Happened::Accepted(connection, listener) => Event::Accepted { connection, listener },
+            Happened::Accepted(stream, listener) => Event::Accepted { stream, listener },
             Happened::Received(connection, length) => {
                 let id = self.lent.as_ref().expect("set with every `Received`");
                 Event::Received { connection, data: self.ring.bytes(id, length) }

@@ -1,19 +1,17 @@
 //! Wakes one thread out of its turn: a sleep flag, so that only a sleeper costs a system call, and
 //! an eventfd for wakers that have no ring. It carries no data; that is the mailbox's part.
-//!
-//! The protocol is Dekker's: the sleeper raises the flag and then looks at its mailboxes, the poster
-//! fills the mailbox and then looks at the flag, each with a sequentially consistent fence between,
-//! so at least one of the two sees the other.
 
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering, fence};
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use crate::sleep::SleepFlag;
 
 /// How other threads reach one reactor. Shared by reference; all methods take any thread.
 #[derive(Debug)]
 pub struct Waker {
-    asleep: AtomicBool,
+    asleep: SleepFlag,
     event: File,
     ring_fd: AtomicI32,
 }
@@ -25,7 +23,7 @@ impl Waker {
     /// No descriptor is left.
     pub fn new() -> std::io::Result<Self> {
         Ok(Self {
-            asleep: AtomicBool::new(false),
+            asleep: SleepFlag::new(),
             event: File::from(crate::thread::eventfd()?),
             ring_fd: AtomicI32::new(-1),
         })
@@ -48,26 +46,24 @@ impl Waker {
     /// Says that this thread is about to block. The caller must look at its mailboxes after this and
     /// not block if one holds something.
     pub fn prepare_sleep(&self) {
-        self.asleep.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.asleep.prepare_sleep();
     }
 
     /// Says that this thread is awake: nobody needs to wake it.
     pub fn awake(&self) {
-        self.asleep.store(false, Ordering::Relaxed);
+        self.asleep.awake();
     }
 
     /// True for exactly one of those who post while the thread sleeps: that one must wake it.
     /// Called after the mailbox was published.
     #[must_use]
     pub fn must_wake(&self) -> bool {
-        fence(Ordering::SeqCst);
-        self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed)
+        self.asleep.must_wake()
     }
 
     /// Wakes the thread, asleep or not, from a thread without a reactor.
     pub fn wake_from_outside(&self) {
-        self.asleep.store(false, Ordering::Relaxed);
+        self.asleep.awake();
         self.ring_bell();
     }
 

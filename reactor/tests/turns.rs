@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -29,26 +30,29 @@ struct Peer {
 }
 
 impl Echo {
-    fn handle(&mut self, event: &Event<'_>) -> Option<ConnectionId> {
-        let id = match *event {
-            Event::Accepted { connection, .. }
-            | Event::Received { connection, .. }
-            | Event::Sent { connection, .. }
-            | Event::Ended { connection, .. } => connection,
-            Event::Datagram { .. } | Event::Woken => return None,
-        };
+    /// A connection that has just been adopted.
+    fn begin(&mut self, id: ConnectionId) {
         let slot = id.slot as usize;
         if self.peers.len() <= slot {
             self.peers.resize_with(slot + 1, Peer::default);
         }
-        let peer = &mut self.peers[slot];
+        self.peers[slot] = Peer::default();
+    }
+
+    fn handle(&mut self, event: &Event<'_>) -> Option<ConnectionId> {
+        let id = match *event {
+            Event::Received { connection, .. }
+            | Event::Sent { connection, .. }
+            | Event::Ended { connection, .. } => connection,
+            Event::Accepted { .. } | Event::Datagram { .. } | Event::Woken => return None,
+        };
+        let peer = &mut self.peers[id.slot as usize];
         match event {
-            Event::Accepted { .. } => *peer = Peer::default(),
             Event::Received { data, .. } => peer.waiting.extend_from_slice(data),
             Event::Sent { .. } => peer.sending = false,
             Event::Ended { cause: EndCause::EndOfStream, .. } => peer.ended = true,
             Event::Ended { .. } => *peer = Peer { ended: true, ..Peer::default() },
-            Event::Datagram { .. } | Event::Woken => {}
+            Event::Accepted { .. } | Event::Datagram { .. } | Event::Woken => {}
         }
         Some(id)
     }
@@ -88,6 +92,9 @@ impl EchoServer {
                 let mut touched = Vec::new();
                 while let Some(event) = io.next_event() {
                     touched.extend(echo.handle(&event));
+                    if let Event::Accepted { stream, .. } = event {
+                        echo.begin(io.adopt(stream).unwrap());
+                    }
                 }
                 touched.sort_by_key(|id| id.slot);
                 touched.dedup();
@@ -161,6 +168,48 @@ fn two_tiny_buffers_starve_but_lose_nothing<I: Io>() {
         }
     });
     server.stop();
+}
+
+/// More comes at once than a ring of eight completions holds, twice: the second time finds receives that the first may have
+/// ended.
+fn completions_that_overflow_their_ring_are_late_and_not_lost<I: Io>() -> IoCounters {
+    const CONNECTIONS: usize = 64;
+    let mut io = I::new(&IoSettings { submissions: 1, ..IoSettings::default() }).unwrap();
+    let mut peers = Vec::new();
+    let mut ids = Vec::new();
+    for number in 0..CONNECTIONS {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(&noise(number as u64, 100)).unwrap();
+        // There is no room to submit more than one at a time, and nobody looks at what they bring.
+        ids.push(io.adopt(OwnedFd::from(ours)).unwrap());
+        peers.push(theirs);
+    }
+    let mut received = vec![Vec::new(); CONNECTIONS];
+    for bytes in [100, 200] {
+        turn_until(&mut io, |event| {
+            if let Event::Received { connection, data } = event {
+                let number = ids.iter().position(|&id| id == connection).unwrap();
+                received[number].extend_from_slice(data);
+            }
+            received.iter().all(|data| data.len() == bytes)
+        });
+        for (number, peer) in peers.iter_mut().enumerate() {
+            peer.write_all(&noise(number as u64, 200)[100..]).unwrap();
+        }
+    }
+    assert!((0..CONNECTIONS).all(|number| received[number] == noise(number as u64, 200)));
+    *io.counters()
+}
+
+#[test]
+fn completions_overflow_in_uring() {
+    let counters = completions_that_overflow_their_ring_are_late_and_not_lost::<Uring>();
+    assert!(counters.overflows > 0, "the test provokes nothing: {counters:?}");
+}
+
+#[test]
+fn as_much_at_once_in_epoll() {
+    completions_that_overflow_their_ring_are_late_and_not_lost::<Epoll>();
 }
 
 fn a_half_closed_peer_still_gets_its_echo_and_then_the_end<I: Io>() {

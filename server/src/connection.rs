@@ -24,6 +24,9 @@ pub const DATAGRAM_SLOTS: u32 = 1 << 31;
 /// An input that must grow has at most this many times the bytes that have come.
 const GROWTH_MAX: usize = 4;
 
+/// Who sends a request at this rate has all the time it takes.
+const REQUEST_BYTES_PER_SECOND_MIN: usize = 16 << 10;
+
 const _: () = assert!(OUTPUT_BYTES_LOW < OUTPUT_BYTES_HIGH);
 
 /// Bytes that came and are not executed: the rest of a packet, a line without its end, a growing value.
@@ -161,6 +164,10 @@ pub struct Connection {
     pub resent_turn: u64,
     /// See `resent_turn`.
     pub resent: usize,
+    /// The turn in which some of its requests were last executed, and how many.
+    pub served_turn: u64,
+    /// See `served_turn`.
+    pub served: u32,
     /// It stands in the list of this turn's connections to look after.
     pub touched: bool,
     /// How it ends.
@@ -169,6 +176,8 @@ pub struct Connection {
     pub waits_for_memory: bool,
     /// When it last sent something.
     pub heard_at: Seconds,
+    /// When the request began that lies unfinished in its input.
+    pub unfinished_since: Seconds,
     /// Memory of the buffer that is being sent.
     pub sending_bytes: usize,
     /// Its input as last counted.
@@ -196,10 +205,13 @@ impl Connection {
             bounced: 0,
             resent_turn: 0,
             resent: 0,
+            served_turn: 0,
+            served: 0,
             touched: false,
             ending: Ending::No,
             waits_for_memory: false,
             heard_at: now,
+            unfinished_since: now,
             sending_bytes: 0,
             input_bytes_counted: 0,
             output_bytes_counted: 0,
@@ -213,6 +225,15 @@ impl Connection {
             && self.outbox.gathering() == 0
             && self.bounced == 0
             && self.stream.is_none()
+    }
+
+    /// Counts a request of this turn against the connection's part of it, and says whether it is within.
+    pub fn takes_part(&mut self, turn: u64, requests_max: u32) -> bool {
+        if self.served_turn != turn {
+            (self.served_turn, self.served) = (turn, 0);
+        }
+        self.served += 1;
+        self.served <= requests_max
     }
 
     /// Whether all replies made so far have left.
@@ -234,6 +255,17 @@ impl Connection {
     /// Whether all that was asked is answered and has left.
     pub fn is_quiet(&self) -> bool {
         !self.sending && !self.stalled && self.outbox.is_empty()
+    }
+
+    /// Whether it has begun a request and sends it so slowly that it only means to hold on to memory. Nobody is to blame for a
+    /// request that this shard does not want to execute yet.
+    pub fn is_too_slow(&self, patience_seconds: u32, now: Seconds) -> bool {
+        let earned_seconds = self.input.unread().len() / REQUEST_BYTES_PER_SECOND_MIN;
+        let seconds = now.0.saturating_sub(self.unfinished_since.0) as usize;
+        !self.input.is_empty()
+            && !self.stalled
+            && !self.waits_for_memory
+            && seconds > patience_seconds as usize + earned_seconds
     }
 
     /// Whether it is time to close it.
@@ -362,6 +394,22 @@ mod tests {
         }
         capacities.dedup();
         assert!(capacities.len() < 8 && capacities.last() == Some(&(1 << 20)), "{capacities:?}");
+    }
+
+    #[test]
+    fn a_request_must_come_in_time_or_at_a_rate() {
+        const PATIENCE: u32 = 60;
+        let id = ConnectionId { slot: 0, generation: 1 };
+        let mut client = Connection::new(id, Parser::default(), Seconds(1000));
+        let is_too_slow =
+            |client: &Connection, seconds| client.is_too_slow(PATIENCE, Seconds(1000 + seconds));
+        assert!(!is_too_slow(&client, 1000), "who asks nothing is in no hurry");
+        client.input.append(b"get ");
+        assert!(!is_too_slow(&client, PATIENCE) && is_too_slow(&client, PATIENCE + 1));
+        client.input.append(&[b'x'; 10 * REQUEST_BYTES_PER_SECOND_MIN]);
+        assert!(!is_too_slow(&client, PATIENCE + 10) && is_too_slow(&client, PATIENCE + 11));
+        client.stalled = true;
+        assert!(!is_too_slow(&client, 1000));
     }
 
     #[test]

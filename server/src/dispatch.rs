@@ -52,6 +52,8 @@ pub struct Dispatcher {
     pub budget: Budget,
     /// The second of this turn.
     pub now: Seconds,
+    /// The number of this turn.
+    pub turn: u64,
     /// Some connection could go on at once: the next turn must not wait.
     pub has_more: bool,
     /// Connections that watch.
@@ -73,6 +75,7 @@ impl Dispatcher {
             budget: Budget::new(settings.shard_memory_bytes()),
             now: Seconds(node.clock.unix_seconds()),
             spare_buffers: Vec::new(),
+            turn: 0,
             has_more: false,
             watching: 0,
             census_wanted: Vec::new(),
@@ -135,6 +138,9 @@ impl Dispatcher {
 
     fn keep(&mut self, client: &mut Connection, rest: &[u8]) {
         if !rest.is_empty() && client.ending != Ending::AfterOutput {
+            if client.input.is_empty() {
+                client.unfinished_since = self.now;
+            }
             client.input.append(rest);
             self.budget.count(client);
             self.budget.queue_if_full(client, self.now);
@@ -145,6 +151,9 @@ impl Dispatcher {
     pub fn execute_input(&mut self, client: &mut Connection) {
         let mut input = client.input.lend();
         let used = self.execute_bytes(client, input.unread());
+        if used > 0 {
+            client.unfinished_since = self.now;
+        }
         input.consume(used);
         client.input.put_back(input);
     }
@@ -184,9 +193,11 @@ impl Dispatcher {
                 if client.ending == Ending::AfterOutput {
                     return used;
                 }
-                if !self.may_execute(client) {
+                let had_its_part = !client.takes_part(self.turn, self.node.settings.requests_per_turn);
+                if had_its_part || !self.may_execute(client) {
                     client.parser = parsed.parser_before.clone();
                     client.stalled = true;
+                    self.has_more |= had_its_part;
                     self.executor.traffic.stalls += 1;
                     return used;
                 }

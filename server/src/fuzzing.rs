@@ -107,7 +107,7 @@ impl World {
         let is_open = users.is_none();
         let count = settings.threads;
         let protocol = settings.protocol;
-        let mut listeners = Listeners { per_shard: Vec::new(), unix: None, tcp: Vec::new(), udp: Vec::new() };
+        let mut listeners = Listeners::default();
         let choice = Choice { backend: Backend::Epoll, reason: "a fuzzer's".into() };
         let (node, _) = assemble(settings, sources, Files { tls: None, users }, &mut listeners, choice);
         let node = Arc::new(node);
@@ -117,7 +117,7 @@ impl World {
             let shards = Shards { count, me: ShardId(number) };
             let executor = Executor::new(shard(&node, shards), shards, &node);
             let post = Post::new(shards.me, boxes, &wakers);
-            let entrance = Entrance { tls: TlsUse::Never, protocol };
+            let entrance = Entrance { listener: 0, direct: true, tls: TlsUse::Never, protocol };
             ShardThread::new(Arc::clone(&node), shards, io, executor, post, vec![entrance])
         });
         let mut world = Self { threads: threads.collect(), clients: Vec::new(), node, is_open };

@@ -10,6 +10,7 @@ mod budget;
 mod census;
 mod connection;
 mod control;
+mod crew;
 mod datagrams;
 mod discovery;
 mod dispatch;
@@ -145,7 +146,7 @@ fn banner(node: &Node) -> String {
         Backend::Epoll => format!("because {}", node.choice.reason),
     };
     format!(
-        "slabring {} (memcached {} protocol): {} shard{}, {} MiB, {} ({why}), listening on {}",
+        "slabring {} (memcached {} protocol): {} shard{}, {} MiB, {} ({why}), listening on {}{}",
         stats::SLABRING_VERSION,
         stats::MEMCACHED_VERSION,
         settings.threads,
@@ -153,5 +154,8 @@ fn banner(node: &Node) -> String {
         settings.memory_bytes >> 20,
         node.choice.backend,
         node.addresses,
+        settings.shard_ports.map_or(String::new(), |base| {
+            format!(", its shards on the ports {base} to {}", base + (settings.threads - 1))
+        }),
     )
 }

@@ -12,11 +12,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
-use crate::options::{Binding, EXIT_SYSTEM, Refused, Settings, TlsUse, UnixListen};
+use crate::options::{Binding, EXIT_SYSTEM, Listen, Refused, Settings, TlsUse, UnixListen};
 
 /// What a listener's connections begin with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Entrance {
+    /// Its place among the names of all listeners.
+    pub listener: usize,
+    /// Its connections are for the shard that accepts them, however many that has.
+    pub direct: bool,
     /// Whether and how they speak TLS.
     pub tls: TlsUse,
     /// What they speak in it.
@@ -33,6 +37,7 @@ pub struct ShardListeners {
 }
 
 /// All listeners of a node.
+#[derive(Default)]
 pub struct Listeners {
     /// Those of each shard: the kernel spreads connections over those of one address.
     pub per_shard: Vec<ShardListeners>,
@@ -40,6 +45,8 @@ pub struct Listeners {
     pub unix: Option<UnixEntrance>,
     /// TCP addresses with the ports that were found.
     pub tcp: Vec<SocketAddr>,
+    /// TCP addresses that lead to one shard each: all those of the first address, then of the next.
+    pub direct: Vec<SocketAddr>,
     /// UDP addresses with the ports that were found.
     pub udp: Vec<SocketAddr>,
 }
@@ -71,8 +78,7 @@ impl Listeners {
         let mut per_shard: Vec<_> = (0..settings.threads).map(|_| ShardListeners::default()).collect();
         let mut tcp = Vec::new();
         for listen in &settings.listen {
-            let entrance =
-                Entrance { tls: listen.tls, protocol: listen.protocol.unwrap_or(settings.protocol) };
+            let entrance = Entrance { listener: tcp.len(), direct: false, ..entrance_of(listen, settings) };
             let (address, fds) =
                 open_tcp(listen.address, settings).map_err(|error| in_use(listen.address, &error))?;
             tcp.push(address);
@@ -80,6 +86,7 @@ impl Listeners {
                 place.streams.push((fd, entrance));
             }
         }
+        let direct = open_direct(settings, tcp.len(), &mut per_shard)?;
         let mut udp = Vec::new();
         for &address in &settings.udp {
             let (address, fds) =
@@ -90,7 +97,7 @@ impl Listeners {
             }
         }
         let unix = settings.unix.as_ref().map(|unix| open_unix(unix, settings.backlog)).transpose()?;
-        Ok(Self { per_shard, unix, tcp, udp })
+        Ok(Self { per_shard, unix, tcp, direct, udp })
     }
 
     /// Where clients find the node, for people.
@@ -100,9 +107,9 @@ impl Listeners {
         self.tcp.iter().map(ToString::to_string).chain(udp).chain(unix).collect::<Vec<_>>().join(", ")
     }
 
-    /// Each as `stats conns` shows it: those for TCP in their order, then the unix socket.
+    /// Each as `stats conns` shows it: those for TCP in their order, those of shards, then the unix socket.
     pub fn names(&self) -> Vec<String> {
-        let tcp = self.tcp.iter().map(|address| {
+        let tcp = self.tcp.iter().chain(&self.direct).map(|address| {
             let family = if address.is_ipv4() { "tcp" } else { "tcp6" };
             format!("{family}:{address}")
         });
@@ -128,12 +135,43 @@ impl Listeners {
 
 fn in_use(address: SocketAddr, error: &io::Error) -> Refused {
     let remedy = match error.kind() {
-        ErrorKind::AddrInUse => "is another server running there? choose another port (-p) or address (-l)",
+        ErrorKind::AddrInUse => {
+            "is another server running there? choose another port (-p, --shard-ports) or address (-l)"
+        }
         ErrorKind::AddrNotAvailable => "no interface of this machine has that address (-l)",
         ErrorKind::PermissionDenied => "ports below 1024 are for root; choose another (-p)",
         _ => "choose another address (-l) or port (-p)",
     };
     Refused { text: format!("cannot listen on {address}: {error}: {remedy}"), exit_code: EXIT_SYSTEM }
+}
+
+fn entrance_of(listen: &Listen, settings: &Settings) -> Entrance {
+    let protocol = listen.protocol.unwrap_or(settings.protocol);
+    Entrance { listener: 0, direct: true, tls: listen.tls, protocol }
+}
+
+/// Opens a port for each shard on each address, if that is asked for, and returns where. `names` are taken before.
+fn open_direct(settings: &Settings, names: usize, shards: &mut [ShardListeners]) -> Result<Vec<SocketAddr>> {
+    let Some(base) = settings.shard_ports else { return Ok(Vec::new()) };
+    let mut opened: Vec<SocketAddr> = Vec::new();
+    for listen in &settings.listen {
+        let ip = listen.address.ip();
+        if opened.iter().any(|known| known.ip() == ip) {
+            continue;
+        }
+        for (port, shard) in (base..).zip(&mut *shards) {
+            let address = SocketAddr::new(ip, port);
+            let open = || {
+                let socket = bind_tcp(address, false)?;
+                socket.listen(settings.backlog).map(|()| OwnedFd::from(socket))
+            };
+            let fd = open().map_err(|error| in_use(address, &error))?;
+            let entrance = Entrance { listener: names + opened.len(), ..entrance_of(listen, settings) };
+            shard.streams.push((fd, entrance));
+            opened.push(address);
+        }
+    }
+    Ok(opened)
 }
 
 /// One listener per shard, all on the same port.

@@ -11,15 +11,16 @@ use anyhow::{Context, Result, anyhow, bail};
 use signal_hook::iterator::Signals;
 use slabring_engine::{CasSeries, Config, MEMORY_BYTES_MIN, Seconds, Shard};
 use slabring_protocol::Users;
-use slabring_reactor::backend::{Backend, Choice};
+use slabring_reactor::backend::{Backend, Choice, Refusal, Wish};
 use slabring_reactor::clock::Clock;
-use slabring_reactor::thread::{Limit, allowed_cpus, pin_to, raise_limit};
+use slabring_reactor::thread::{Limit, raise_limit};
 use slabring_reactor::{Epoll, Io, IoSettings, Uring, Waker, backend};
 use socket2::SockRef;
 
 use crate::arrivals::{self, Arrivals};
 use crate::auth::read_users;
 use crate::control;
+use crate::crew::{Crew, lacks_locked_memory};
 use crate::discovery::Discovery;
 use crate::execute::Executor;
 use crate::listeners::{Entrance, Listeners, ShardListeners, SocketFile};
@@ -38,8 +39,10 @@ use crate::watch::Watchers;
 const FIXED_SHARE: usize = 16;
 const RECEIVE_BUFFERS_MIN: usize = 8;
 const SUBMISSIONS_MIN: usize = 64;
-/// Descriptors beside those of clients: rings, listeners, logs.
-const DESCRIPTORS_RESERVED: u64 = 64;
+/// Descriptors that a node of any size has: logs, the control thread's rings, and some that an accept may take before it is refused.
+const DESCRIPTORS_RESERVED: usize = 48;
+/// Those of a shard: its ring or epoll, its bell, and one that is on its way from another.
+const DESCRIPTORS_PER_SHARD: usize = 4;
 
 /// What all threads of a node share. Written rarely, read by relaxed loads.
 #[derive(Debug)]
@@ -167,8 +170,10 @@ impl Node {
     }
 }
 
-/// What a shard over a file leaves to be known.
-type ShardHandle = JoinHandle<Result<Option<Vec<u8>>>>;
+/// What a shard over a file leaves to be known when it ends.
+type Left = Option<Vec<u8>>;
+
+type ShardHandle = JoinHandle<Result<Left>>;
 
 /// A running node.
 pub struct Running {
@@ -248,17 +253,13 @@ pub fn start(
     signals: Signals,
 ) -> Result<Running> {
     let io_settings = io_settings(settings.shard_memory_bytes());
-    let choice = backend::choose(settings.io, &io_settings)
-        .map_err(|refusal| anyhow!("--io uring: {refusal}; or start with --io auto or --io epoll"))?;
+    let (choice, crew) = muster(&settings, &io_settings)?;
     let (node, socket_file) = assemble(settings, sources, files, &mut listeners, choice);
     let node = Arc::new(node);
     control::start(&node, signals)?;
     let (memory_file, warm) = open_memory_file(&node, &io_settings)?.unzip();
-    let warm = warm.unwrap_or_default();
-    let (wakers, shards) = match node.choice.backend {
-        Backend::Uring => start_shards::<Uring>(&node, io_settings, listeners.per_shard, warm)?,
-        Backend::Epoll => start_shards::<Epoll>(&node, io_settings, listeners.per_shard, warm)?,
-    };
+    let (wakers, shards) =
+        start_shards(&node, crew, io_settings, listeners.per_shard, warm.unwrap_or_default())?;
     node.wakers.set(wakers).expect("set here only");
     if node.unix.is_some() {
         arrivals::start(&node)?;
@@ -288,105 +289,114 @@ impl Running {
     }
 }
 
-/// What one shard thread needs to be built.
+/// Finds the backend that this machine allows, for all shards, and starts their threads over it.
+fn muster(settings: &Settings, io_settings: &IoSettings) -> Result<(Choice, Crew<Plan, Left>)> {
+    let forbidden = |refusal| anyhow!("--io uring: {refusal}; or start with --io auto or --io epoll");
+    let choice = backend::choose(settings.io, io_settings).map_err(forbidden)?;
+    let count = settings.threads;
+    let reason = match choice.backend {
+        Backend::Epoll => choice.reason,
+        Backend::Uring => match Crew::gather::<Uring>(count, io_settings, run_shard) {
+            Ok(crew) => return Ok((choice, crew)),
+            Err(error) if lacks_locked_memory(&error) => {
+                let refusal = Refusal::locked_memory(io_settings, count);
+                if settings.io == Wish::Uring {
+                    return Err(forbidden(refusal));
+                }
+                refusal.to_string()
+            }
+            Err(error) => return Err(error),
+        },
+    };
+    let crew = Crew::gather::<Epoll>(count, io_settings, run_shard)?;
+    Ok((Choice { backend: Backend::Epoll, reason }, crew))
+}
+
+/// What one shard thread needs besides its reactor.
 struct Plan {
     node: Arc<Node>,
     shards: Shards,
-    cpu: usize,
     io_settings: IoSettings,
     listeners: ShardListeners,
     /// One over a file, if there is one.
     shard: Option<Shard>,
     boxes: LetterBoxes,
-    ready: mpsc::Sender<(ShardId, Result<Arc<Waker>>)>,
-    wakers: mpsc::Receiver<Vec<Arc<Waker>>>,
+    wakers: Vec<Arc<Waker>>,
+    ready: mpsc::Sender<(ShardId, Result<()>)>,
+    /// Speaks when all shards are ready.
+    go: mpsc::Receiver<()>,
 }
 
-fn start_shards<I: Io>(
+fn start_shards(
     node: &Arc<Node>,
+    crew: Crew<Plan, Left>,
     io_settings: IoSettings,
     listeners: Vec<ShardListeners>,
     warm: Vec<Shard>,
 ) -> Result<(Vec<Arc<Waker>>, Vec<ShardHandle>)> {
     let count = node.settings.threads;
-    let cpus = allowed_cpus().context("cannot read the CPU affinity")?;
-    let (ready, started) = mpsc::channel();
     let mut warm = warm.into_iter();
-    let mut threads = Vec::new();
-    let mut introductions = Vec::new();
+    let (ready, built) = mpsc::channel();
+    let (mut starts, mut plans) = (Vec::new(), Vec::new());
     for ((number, boxes), listeners) in (0..count).zip(connect_all(count)).zip(listeners) {
-        let (introduce, wakers) = mpsc::channel();
-        introductions.push(introduce);
-        let plan = Plan {
+        let (start, go) = mpsc::channel();
+        starts.push(start);
+        plans.push(Plan {
             node: Arc::clone(node),
             shards: Shards { count, me: ShardId(number) },
-            cpu: cpus[usize::from(number) % cpus.len()],
             io_settings,
             listeners,
             shard: warm.next(),
             boxes,
+            wakers: crew.wakers.clone(),
             ready: ready.clone(),
-            wakers,
-        };
-        let name = format!("shard-{number}");
-        threads.push(std::thread::Builder::new().name(name).spawn(move || run_shard::<I>(plan))?);
+            go,
+        });
     }
     drop(ready);
-    let wakers = collect_wakers(&started, usize::from(count))?;
-    for introduce in introductions {
+    let wakers = crew.wakers.clone();
+    let threads = crew.send_off(plans.into_iter());
+    wait_until_built(&built, count)?;
+    for start in starts {
         // A thread that has gone reports why when it is joined.
-        if introduce.send(wakers.clone()).is_err() {
+        if start.send(()).is_err() {
             break;
         }
     }
     Ok((wakers, threads))
 }
 
-fn collect_wakers(
-    started: &mpsc::Receiver<(ShardId, Result<Arc<Waker>>)>,
-    count: usize,
-) -> Result<Vec<Arc<Waker>>> {
-    let mut wakers: Vec<_> = started.iter().take(count).collect();
-    wakers.sort_by_key(|(shard, _)| *shard);
-    let wakers = wakers
-        .into_iter()
-        .map(|(shard, waker)| waker.with_context(|| format!("shard {} cannot start", shard.0)))
-        .collect::<Result<Vec<_>>>()?;
-    if wakers.len() < count {
+fn wait_until_built(built: &mpsc::Receiver<(ShardId, Result<()>)>, count: u16) -> Result<()> {
+    let mut outcomes: Vec<_> = built.iter().take(usize::from(count)).collect();
+    outcomes.sort_by_key(|(shard, _)| *shard);
+    let all_told = outcomes.len() == usize::from(count);
+    for (shard, outcome) in outcomes {
+        outcome.with_context(|| format!("shard {} cannot start", shard.0))?;
+    }
+    if !all_told {
         bail!("a shard thread ended while it started");
     }
-    Ok(wakers)
+    Ok(())
 }
 
-fn run_shard<I: Io>(mut plan: Plan) -> Result<Option<Vec<u8>>> {
-    let me = plan.shards.me;
+fn run_shard<I: Io>(mut io: I, mut plan: Plan) -> Result<Left> {
     let lasts = plan.shard.is_some();
-    match build_shard::<I>(&mut plan) {
-        Ok((io, executor, entrances)) => {
-            let Plan { node, shards, boxes, ready, wakers, .. } = plan;
-            let introduced = ready.send((me, Ok(io.waker()))).ok().and_then(|()| wakers.recv().ok());
-            // Without an introduction the node has given up, and says why itself.
-            let Some(all) = introduced else { return Ok(None) };
-            drop(ready);
-            let post = Post::new(me, boxes, &all);
-            let shard = ShardThread::new(node, shards, io, executor, post, entrances).run()?;
-            Ok(lasts.then(|| shard.persist()))
-        }
-        Err(error) => {
-            // Nobody listens only when the node has given up already.
-            if plan.ready.send((me, Err(error))).is_err() {
-                bail!("shard {} cannot start", me.0);
-            }
-            Ok(None)
-        }
-    }
+    let built = build_shard(&mut io, &mut plan);
+    let Plan { node, shards, boxes, ready, wakers, go, .. } = plan;
+    let (built, outcome) = match built {
+        Ok(built) => (Some(built), Ok(())),
+        Err(error) => (None, Err(error)),
+    };
+    let told = ready.send((shards.me, outcome));
+    drop(ready);
+    // Unless all are ready the node has given up, and says why itself.
+    let (Some((executor, entrances)), Ok(()), Ok(())) = (built, told, go.recv()) else { return Ok(None) };
+    let post = Post::new(shards.me, boxes, &wakers);
+    let shard = ShardThread::new(node, shards, io, executor, post, entrances).run()?;
+    Ok(lasts.then(|| shard.persist()))
 }
 
-fn build_shard<I: Io>(plan: &mut Plan) -> Result<(I, Executor, Vec<Entrance>)> {
-    let me = plan.shards.me;
-    pin_to(plan.cpu).with_context(|| format!("cannot pin to CPU {}", plan.cpu))?;
-    let mut io = I::new(&plan.io_settings)
-        .context("cannot set up the I/O backend; too little locked memory? (ulimit -l), or use --io epoll")?;
+fn build_shard<I: Io>(io: &mut I, plan: &mut Plan) -> Result<(Executor, Vec<Entrance>)> {
     let mut entrances = Vec::new();
     for (listener, entrance) in plan.listeners.streams.drain(..) {
         let id = io.listen(listener).context("cannot accept connections")?;
@@ -398,9 +408,9 @@ fn build_shard<I: Io>(plan: &mut Plan) -> Result<(I, Executor, Vec<Entrance>)> {
     }
     let shard = match plan.shard.take() {
         Some(shard) => shard,
-        None => Shard::new(&shard_config(&plan.node.settings, &plan.io_settings, me))?,
+        None => Shard::new(&shard_config(&plan.node.settings, &plan.io_settings, plan.shards.me))?,
     };
-    Ok((io, Executor::new(shard, plan.shards, &plan.node), entrances))
+    Ok((Executor::new(shard, plan.shards, &plan.node), entrances))
 }
 
 /// The file for all shards, and they themselves, if there is to be one.
@@ -444,7 +454,7 @@ fn io_settings(shard_memory_bytes: usize) -> IoSettings {
 
 /// Raises what the system limits, before the process gives up the right to. Says what is not enough.
 pub fn raise_limits(settings: &Settings) -> Result<()> {
-    raise_files(settings.max_connections)?;
+    raise_files(settings)?;
     raise_limit(Limit::LockedMemory, u64::MAX)?;
     if settings.core_dumps && raise_limit(Limit::CoreDump, u64::MAX)? == 0 {
         bail!("-r: the system allows no core dumps (ulimit -Hc)");
@@ -452,15 +462,25 @@ pub fn raise_limits(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// Allows the process as many files as that many clients need.
-pub fn raise_files(max_connections: usize) -> Result<()> {
-    let wanted = max_connections as u64 + DESCRIPTORS_RESERVED;
+/// Allows the process as many files as its clients and shards need.
+pub fn raise_files(settings: &Settings) -> Result<()> {
+    let wanted = descriptors(settings) as u64;
     let files = raise_limit(Limit::OpenFiles, wanted)?;
     if files < wanted {
         bail!(
-            "-c {max_connections} needs {wanted} open files and the limit is {files}: raise it (ulimit -n {wanted}, \
-             LimitNOFILE={wanted}) or lower -c"
+            "-c {} and -t {} need {wanted} open files and the limit is {files}: raise it (ulimit -n {wanted}, \
+             LimitNOFILE={wanted}) or lower -c",
+            settings.max_connections,
+            settings.threads
         );
     }
     Ok(())
+}
+
+/// Files that are open when there are as many clients as there may be.
+fn descriptors(settings: &Settings) -> usize {
+    let (tcp, udp) = (settings.listen.len(), settings.udp.len());
+    let listeners = tcp + udp + settings.shard_ports.map_or(0, |_| tcp);
+    let shards = usize::from(settings.threads) * (DESCRIPTORS_PER_SHARD + listeners);
+    DESCRIPTORS_RESERVED.saturating_add(shards).saturating_add(settings.max_connections)
 }

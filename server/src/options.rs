@@ -88,6 +88,8 @@ pub enum Verify {
 pub struct Settings {
     /// Where to listen for TCP; none with a unix socket.
     pub listen: Vec<Listen>,
+    /// The port that leads to the first shard; each next one's is the next.
+    pub shard_ports: Option<u16>,
     /// Where to listen for UDP.
     pub udp: Vec<SocketAddr>,
     /// Large UDP replies also leave this machine.
@@ -104,6 +106,8 @@ pub struct Settings {
     pub memory_bytes: usize,
     /// Most clients at a time.
     pub max_connections: usize,
+    /// Requests of one connection that are executed in a turn, keys of a multi-get counted one by one; at least 1.
+    pub requests_per_turn: u32,
     /// Shards, at least 1.
     pub threads: u16,
     /// Largest item, counted as memcached counts it.
@@ -134,6 +138,8 @@ pub struct Settings {
     pub verbosity: usize,
     /// Silent clients are closed after this time; 0 is never.
     pub idle_timeout_seconds: u32,
+    /// A client that does not come to the end of a request is closed after this time; 0 is never.
+    pub request_timeout_seconds: u32,
     /// The backend wished for.
     pub io: Wish,
     /// What goes when memory is full.

@@ -47,7 +47,9 @@ pub type ByClass = [ClassCounters; CLASSES_MAX];
 counters! {
     /// What came and went over a shard's connections.
     Traffic {
-        bytes_read, bytes_written, connections_total, connections_rejected, cmd_flush, idle_kicks,
+        bytes_read, bytes_written, connections_total, connections_rejected, cmd_flush, idle_kicks, slow_kicks,
+        /// Accepted by a shard that had more than its part of them, and served by another.
+        connections_handed_over,
         auth_cmds, auth_errors, datagrams_dropped,
         /// Lines for watchers: written, fetched by one, and found no room.
         log_written, log_sent, log_skipped,

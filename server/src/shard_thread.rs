@@ -18,6 +18,7 @@ use slabring_reactor::clock::Moment;
 use slabring_reactor::{ConnectionId, EndCause, Event, Io, Wait, Waker};
 use tracing::warn;
 
+use crate::arrivals::{Arrival, place_for};
 use crate::batch::{Batch, Gate, Outcome, Senders};
 use crate::census::describe;
 use crate::connection::{Connection, Connections, Ending, OUTPUT_BYTES_LOW, Peer};
@@ -28,7 +29,6 @@ use crate::gather::{Gathered, SMALL_PACKET_BYTES};
 use crate::listeners::Entrance;
 use crate::live::Held;
 use crate::node::Node;
-use crate::options::TlsUse;
 use crate::post::{Letter, Post};
 use crate::report::Answer;
 use crate::session::Session;
@@ -140,6 +140,7 @@ impl<I: Io> ShardThread<I> {
         self.io.turn(wait).context("the I/O backend failed")?;
         self.waker.awake();
         self.dispatcher.now = Seconds(self.node.clock.unix_seconds());
+        self.dispatcher.turn = self.io.counters().turns;
         self.dispatcher.executor.look_who_watches(&self.node.watchers);
         self.handle_events();
         self.handle_letters();
@@ -201,9 +202,9 @@ impl<I: Io> ShardThread<I> {
                     client.sending_bytes = 0;
                     touch(&mut self.touched, client);
                 }
-                Event::Accepted { connection, listener } => {
+                Event::Accepted { stream, listener } => {
                     let entrance = self.entrances[listener.0 as usize];
-                    self.accepted(connection, entrance, listener.0 as usize);
+                    self.arrived(Arrival { stream, entrance });
                 }
                 Event::Ended { connection, cause: EndCause::EndOfStream } => {
                     let Some(client) = self.connections.get_mut(connection) else { continue };
@@ -229,23 +230,48 @@ impl<I: Io> ShardThread<I> {
         self.gathered.execute(&mut self.dispatcher, &mut self.connections, note);
     }
 
-    /// Takes over connections from the unix socket.
+    /// Keeps a connection that the kernel has given to this shard, or hands it to one with fewer clients.
+    fn arrived(&mut self, arrival: Arrival) {
+        let (all, me) = (&self.node.arrivals, self.shards.me.index());
+        let place = if arrival.entrance.direct { me } else { place_for(all, me) };
+        let arrival = match place == me {
+            true => arrival,
+            false => match all[place].push(arrival) {
+                Ok(()) => {
+                    self.dispatcher.executor.traffic.connections_handed_over += 1;
+                    return self.node.wake(place);
+                }
+                Err(arrival) => arrival,
+            },
+        };
+        all[me].came();
+        self.adopt(arrival);
+    }
+
+    /// Takes over connections from the unix socket and from other shards.
     fn take_arrivals(&mut self) {
-        let entrance = Entrance { tls: TlsUse::Never, protocol: self.node.settings.protocol };
-        while let Some(stream) = self.node.arrivals[self.shards.me.index()].take() {
-            match self.io.adopt(stream) {
-                Ok(id) => self.accepted(id, entrance, self.entrances.len()),
-                Err(error) => warn!("cannot take over a connection: {error}"),
+        while let Some(arrival) = self.node.arrivals[self.shards.me.index()].take() {
+            self.adopt(arrival);
+        }
+    }
+
+    /// Begins to serve a connection that is counted already.
+    fn adopt(&mut self, arrival: Arrival) {
+        match self.io.adopt(arrival.stream) {
+            Ok(id) => self.accepted(id, arrival.entrance),
+            Err(error) => {
+                self.node.arrivals[self.shards.me.index()].went();
+                warn!("cannot take over a connection: {error}");
             }
         }
     }
 
-    fn accepted(&mut self, id: ConnectionId, entrance: Entrance, listener: usize) {
+    fn accepted(&mut self, id: ConnectionId, entrance: Entrance) {
         let auth = if self.node.users.is_some() { Auth::Required } else { Auth::Open };
         let parser = Parser::new(entrance.protocol.into(), auth);
         self.connections.insert(id, parser, self.dispatcher.now);
         let client = self.connections.get_mut(id).expect("inserted just now");
-        client.listener = listener;
+        client.listener = entrance.listener;
         client.peer = self.io.peer(id).map_or(Peer::Unknown, |peer| match peer.as_socket() {
             Some(address) => Peer::Tcp(address),
             None => Peer::Local,
@@ -325,8 +351,11 @@ impl<I: Io> ShardThread<I> {
         });
         // Connections that stall from here on are added by `settle_touched`.
         self.stalled = waiting;
-        let touched = &mut self.touched;
-        self.dispatcher.budget.admit(&mut self.connections, |client| touch(touched, client));
+        let (touched, now) = (&mut self.touched, self.dispatcher.now);
+        self.dispatcher.budget.admit(&mut self.connections, |client| {
+            client.unfinished_since = now;
+            touch(touched, client);
+        });
     }
 
     /// Sends this turn's letters. Bounced requests go again for connections that read their replies, a few at a time.
@@ -380,6 +409,7 @@ impl<I: Io> ShardThread<I> {
         self.dispatcher.note_departure(&client, reason);
         self.dispatcher.end_watch(&client);
         self.node.connections.fetch_sub(1, Ordering::Relaxed);
+        self.node.arrivals[self.shards.me.index()].went();
     }
 
     /// A step of the sweeper, and once a second the memory accounts and statistics.
@@ -411,6 +441,7 @@ impl<I: Io> ShardThread<I> {
         self.node.published[self.shards.me.index()].store(&report);
         self.refuse_overdue();
         self.close_idle();
+        self.close_slow();
         self.close_stalled_handshakes();
         for id in self.datagrams.overdue(&self.connections, now.0) {
             self.dispatcher.executor.traffic.datagrams_dropped += 1;
@@ -448,6 +479,18 @@ impl<I: Io> ShardThread<I> {
         for id in self.connections.ids_of(is_idle) {
             self.dispatcher.executor.traffic.idle_kicks += 1;
             self.close(id, CloseReason::IdleTimeout);
+        }
+    }
+
+    /// Closes clients that do not come to the end of a request.
+    fn close_slow(&mut self) {
+        let (patience, now) = (self.node.settings.request_timeout_seconds, self.dispatcher.now);
+        if patience == 0 {
+            return;
+        }
+        for id in self.connections.ids_of(|client| client.is_too_slow(patience, now)) {
+            self.dispatcher.executor.traffic.slow_kicks += 1;
+            self.close(id, CloseReason::Error);
         }
     }
 

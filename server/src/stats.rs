@@ -198,6 +198,8 @@ fn general(out: &mut Vec<u8>, node: &Node, report: &ShardReport) {
             ("slabring_memory_buffers_bytes", memory.external as u64),
             ("slabring_admission_refusals", engine.admission_refusals),
             ("slabring_datagrams_dropped", traffic.datagrams_dropped),
+            ("slabring_slow_kicks", traffic.slow_kicks),
+            ("slabring_connections_handed_over", traffic.connections_handed_over),
             ("slabring_requests_posted", traffic.requests_posted),
             ("slabring_io_turns", io.turns),
             ("slabring_io_completions", io.completions),
@@ -231,4 +233,7 @@ fn process(out: &mut Vec<u8>, node: &Node) {
 fn own(out: &mut Vec<u8>, node: &Node, _report: &ShardReport) {
     reply::stat(out, "slabring_version", SLABRING_VERSION);
     reply::stat(out, "slabring_io", format_args!("{}", node.choice.backend));
+    if let Some(base) = node.settings.shard_ports {
+        reply::stat(out, "slabring_shard_ports", u64::from(base));
+    }
 }

@@ -1,6 +1,7 @@
 //! A kernel made of memory: connections whose other ends are byte vectors. It checks what a reactor may expect of its owner.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -24,6 +25,10 @@ pub(super) struct Memory {
     /// What clients had read whose slots others have now.
     gone: Vec<(ConnectionId, Vec<u8>)>,
     events: VecDeque<Happening>,
+    /// Who was accepted and not taken over yet.
+    accepted: Option<ConnectionId>,
+    /// A stream for [`Event::Accepted`], which nobody reads from.
+    nothing: OwnedFd,
     /// What the last event lent out.
     lent: Vec<u8>,
     was_busy: bool,
@@ -169,6 +174,8 @@ impl Io for Memory {
             pipes: Vec::new(),
             gone: Vec::new(),
             events: VecDeque::new(),
+            accepted: None,
+            nothing: File::open("/dev/null")?.into(),
             lent: Vec::new(),
             was_busy: false,
         })
@@ -193,7 +200,7 @@ impl Io for Memory {
     fn stop_accepting(&mut self) {}
 
     fn adopt(&mut self, _: OwnedFd) -> io::Result<ConnectionId> {
-        unreachable!("there is no unix socket in memory")
+        Ok(self.accepted.take().expect("only who was accepted here is taken over"))
     }
 
     fn turn(&mut self, _: Wait) -> io::Result<()> {
@@ -210,7 +217,11 @@ impl Io for Memory {
     fn next_event(&mut self) -> Option<Event<'_>> {
         let happening = self.events.pop_front()?;
         Some(match happening {
-            Happening::Accepted(connection) => Event::Accepted { connection, listener: ListenerId(0) },
+            Happening::Accepted(connection) => {
+                self.accepted = Some(connection);
+                let stream = self.nothing.try_clone().expect("a fuzzer has few files");
+                Event::Accepted { stream, listener: ListenerId(0) }
+            }
             Happening::Received(connection, data) => {
                 self.lent = data;
                 Event::Received { connection, data: &self.lent }

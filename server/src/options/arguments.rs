@@ -142,9 +142,9 @@ pub struct Arguments {
     #[arg(short = 't', long, value_name = "N")]
     pub threads: Option<u16>,
 
-    /// memcached's requests per event; here the bytes of a connection's replies are its bound.
-    #[arg(short = 'R', long, value_name = "N")]
-    pub max_reqs_per_event: Option<u32>,
+    /// Requests of one connection that are executed before others get their turn; each key of a multi-get is one.
+    #[arg(short = 'R', long, value_name = "N", default_value_t = 256)]
+    pub max_reqs_per_event: u32,
 
     /// Do without CAS numbers: every item reads as CAS 0.
     #[arg(short = 'C', long)]
@@ -201,6 +201,11 @@ pub struct Arguments {
     #[arg(short = 'o', long, value_name = "LIST", action = ArgAction::Append)]
     pub extended: Vec<String>,
 
+    /// Close clients that begin a request and have not sent its end after so many seconds, unless they send 16 KiB of it a
+    /// second; 0 for never.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub request_timeout: u32,
+
     /// How to talk to the kernel: io_uring where it is allowed (auto), io_uring or nothing (uring), epoll.
     #[arg(long, value_enum, value_name = "BACKEND", default_value_t = IoWish::Auto)]
     pub io: IoWish,
@@ -215,6 +220,11 @@ pub struct Arguments {
     /// who forges a sender's address multiply traffic.
     #[arg(long)]
     pub udp_allow_large: bool,
+
+    /// Give each shard a TCP port of its own beside the common one, on each address: PORT leads to the first, PORT + 1 to the
+    /// second. A client that finds a key's shard by itself saves the node the way from thread to thread.
+    #[arg(long, value_name = "PORT")]
+    pub shard_ports: Option<u16>,
 
     /// Settings from a TOML file.
     #[arg(long, value_name = "FILE")]

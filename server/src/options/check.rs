@@ -39,7 +39,9 @@ impl Given {
         let unix = self.unix()?;
         let (listen, udp) = self.networks(unix.is_some())?;
         let protocol = self.protocol()?;
+        let shard_ports = self.shard_ports(&listen, unix.is_some(), threads)?;
         let settings = Settings {
+            shard_ports,
             tls: self.tls(&extended, &listen)?,
             authentication: self.authentication(sources)?,
             protocol,
@@ -69,6 +71,7 @@ impl Given {
         let given = &self.arguments;
         Settings {
             listen: Vec::new(),
+            shard_ports: None,
             udp: Vec::new(),
             udp_allow_large: given.udp_allow_large,
             unix: None,
@@ -77,6 +80,7 @@ impl Given {
             protocol: given.protocol,
             memory_bytes: 0,
             max_connections: given.conn_limit,
+            requests_per_turn: given.max_reqs_per_event,
             threads: 0,
             item_size_max: 0,
             evict: !given.disable_evictions && given.policy != POLICY_NONE,
@@ -92,6 +96,7 @@ impl Given {
             detail_enabled: false,
             verbosity: usize::from(given.verbose.min(VERBOSITY_MAX)),
             idle_timeout_seconds: 0,
+            request_timeout_seconds: given.request_timeout,
             io: given.io.into(),
             // Without evictions it does not matter which.
             policy: given.policy.parse().unwrap_or_default(),
@@ -120,7 +125,6 @@ impl Given {
             );
         }
         for (id, why) in [
-            ("max_reqs_per_event", "the bytes of a connection's replies are its bound"),
             ("napi_ids", "shards are not chosen by network queue"),
         ] {
             if self.is_given(id) {
@@ -149,7 +153,7 @@ impl Given {
         if self.arguments.listen_backlog <= 0 {
             return self.fail("listen_backlog", "must be above 0");
         }
-        if self.arguments.max_reqs_per_event == Some(0) {
+        if self.arguments.max_reqs_per_event == 0 {
             return self.fail("max_reqs_per_event", "must be above 0");
         }
         Ok(())
@@ -196,9 +200,8 @@ impl Given {
             port => port,
         };
         if has_unix {
-            for id in
-                ["port", "udp_port", "listen"].into_iter().filter(|id| self.is_given(id)).collect::<Vec<_>>()
-            {
+            let unused = ["port", "udp_port", "listen", "shard_ports"];
+            for id in unused.into_iter().filter(|id| self.is_given(id)).collect::<Vec<_>>() {
                 self.warnings
                     .push(format!("{} has no effect: with -s the unix socket serves alone", self.named(id)));
             }
@@ -219,6 +222,38 @@ impl Given {
             return self.misuse("port", "a node without a port serves nobody; give -p, -U or -s");
         }
         Ok((listen, udp.into_iter().map(|listen| listen.address).collect()))
+    }
+
+    /// The port of the first shard, if shards have ports. All of them must be free of what is listened on.
+    fn shard_ports(&self, listen: &[Listen], has_unix: bool, threads: u16) -> Result<Option<u16>, Refused> {
+        const ID: &str = "shard_ports";
+        let Some(base) = self.arguments.shard_ports.filter(|_| !has_unix) else { return Ok(None) };
+        if listen.is_empty() {
+            return self.misuse(ID, "shards have TCP ports only; leave it out or give -p");
+        }
+        let Some(last) = base.checked_add(threads - 1).filter(|_| base > 0) else {
+            let why =
+                format!("{threads} shard threads need the ports from {base} on, and a port is 1 to 65535");
+            return self.misuse(ID, &why);
+        };
+        for (number, one) in listen.iter().enumerate() {
+            let port = one.address.port();
+            if (base..=last).contains(&port) {
+                let why =
+                    format!("shards take the ports {base} to {last}, and {} is for all of them", one.address);
+                return self.misuse(ID, &why);
+            }
+            let alike = |other: &&Listen| (other.tls, other.protocol) == (one.tls, one.protocol);
+            let same_address = |other: &&Listen| other.address.ip() == one.address.ip();
+            if listen[..number].iter().filter(same_address).any(|other| !alike(&other)) {
+                let why = format!(
+                    "{} is given twice and not alike: which of the two would they be",
+                    one.address.ip()
+                );
+                return self.misuse(ID, &why);
+            }
+        }
+        Ok(Some(base))
     }
 
     /// The port, 0 for any free one, or none at all.

@@ -88,6 +88,7 @@ fn the_other_flags_are_understood_too() {
     assert!(settings.shutdown_enabled && !settings.dump_enabled && !settings.watch_enabled);
     assert!(settings.detail_enabled && settings.daemon && settings.core_dumps && settings.lock_memory);
     assert_eq!((settings.prefix_delimiter, settings.verbosity), (b'/', 3));
+    assert_eq!((settings.requests_per_turn, settings.request_timeout_seconds), (20, 60));
     assert_eq!(settings.user.as_deref(), Some("nobody"));
     assert_eq!(settings.pid_file, Some(PathBuf::from("/base/run/pid")));
     assert_eq!(settings.protocol, Binding::Ascii);
@@ -192,8 +193,8 @@ fn what_cannot_work_is_refused_in_one_line_with_its_flag_and_memcacheds_exit_cod
 
 #[test]
 fn what_has_no_effect_is_taken_with_one_line_each() {
-    let (_, warnings) = read(&sources("-R 5 -N 2 -o hashpower=20,no_lru_crawler,hashpower=21 -L")).unwrap();
-    for word in ["-R 5", "-N 2", "hashpower", "no_lru_crawler"] {
+    let (_, warnings) = read(&sources("-N 2 -o hashpower=20,no_lru_crawler,hashpower=21 -L")).unwrap();
+    for word in ["-N 2", "hashpower", "no_lru_crawler"] {
         assert_eq!(warnings.iter().filter(|line| line.contains(word)).count(), 1, "{word}: {warnings:?}");
     }
 }
@@ -265,4 +266,23 @@ fn a_listing_is_a_configuration_file_that_gives_the_same_settings() {
     let second = sources(&file.flag());
     let (a, b) = (read(&first).unwrap().0, read(&second).unwrap().0);
     assert_eq!(format!("{a:?}"), format!("{b:?}"));
+}
+
+#[test]
+fn ports_of_shards_are_above_their_base_and_apart_from_all_others() {
+    assert_eq!(settings("-t 2").unwrap().shard_ports, None);
+    assert_eq!(settings("-t 4 --shard-ports 11300").unwrap().shard_ports, Some(11300));
+    assert_eq!(settings("-t 2 --shard-ports 65534").unwrap().shard_ports, Some(65534));
+    for (arguments, word) in [
+        ("-t 2 --shard-ports 65535", "1 to 65535"),
+        ("-t 2 --shard-ports 0", "1 to 65535"),
+        ("-t 4 --shard-ports 11208", "127.0.0.1:11211 is for all"),
+        ("-t 2 -l 127.0.0.1,127.0.0.2:7 --shard-ports 6", "127.0.0.2:7 is for all"),
+        ("-t 2 -l proto[ascii]:127.0.0.1:8,127.0.0.1 --shard-ports 11300", "not alike"),
+        ("-t 2 -p 0 -U 99 --shard-ports 11300", "TCP ports only"),
+    ] {
+        check_refused(arguments, EXIT_USAGE, word);
+    }
+    let (settings, warnings) = read(&sources("-t 2 -s sock --shard-ports 11300")).unwrap();
+    assert!(settings.shard_ports.is_none() && warnings.iter().any(|line| line.contains("--shard-ports")));
 }

@@ -44,6 +44,9 @@ fn append_network(out: &mut Vec<u8>, node: &Node) {
             ("udpport", u64::from(udp_port)),
         ],
     );
+    if let Some(base) = settings.shard_ports {
+        reply::stat(out, "slabring_shard_ports", u64::from(base));
+    }
     reply::stat(out, "inter", addresses.join(",").as_str());
     all(out, [("verbosity", node.verbosity.load(Ordering::Relaxed) as u64), ("oldest", 0)]);
     reply::stat(out, "evictions", on(settings.evict));
@@ -70,14 +73,9 @@ fn append_protocol(out: &mut Vec<u8>, node: &Node) {
     let sasl = settings.authentication.as_ref().map(|authentication| authentication.sasl);
     let delimiter = char::from(settings.prefix_delimiter);
     reply::stat(out, "stat_key_prefix", format_args!("{delimiter}"));
-    all(
-        out,
-        [
-            ("detail_enabled", yes(node.tuning.detail.load(Ordering::Relaxed))),
-            ("reqs_per_event", "0"),
-            ("cas_enabled", yes(settings.cas_enabled)),
-        ],
-    );
+    reply::stat(out, "detail_enabled", yes(node.tuning.detail.load(Ordering::Relaxed)));
+    reply::stat(out, "reqs_per_event", u64::from(settings.requests_per_turn));
+    all(out, [("cas_enabled", yes(settings.cas_enabled))]);
     reply::stat(out, "tcp_backlog", u64::try_from(settings.backlog).unwrap_or(0));
     all(
         out,
@@ -135,6 +133,7 @@ fn append_buffers(out: &mut Vec<u8>, node: &Node) {
         out,
         [
             ("idle_timeout", u64::from(node.idle_timeout_seconds.load(Ordering::Relaxed))),
+            ("slabring_request_timeout", u64::from(node.settings.request_timeout_seconds)),
             ("watcher_logbuf_size", crate::watch::LOG_BYTES_MAX as u64),
             ("worker_logbuf_size", 0),
             ("read_buf_mem_limit", 0),
