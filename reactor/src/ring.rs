@@ -62,6 +62,8 @@ struct Sending {
     fd: RawFd,
     buffer: Vec<u8>,
     sent_bytes: usize,
+    /// What is not sent yet is not to be sent any more.
+    cancelled: bool,
 }
 
 /// How far down the ladder of set-up flags this kernel made us go.
@@ -196,7 +198,7 @@ impl Ring {
         }
         assert!(self.sends[slot].is_none(), "one send at a time per connection");
         assert!(!buffer.is_empty(), "an empty send has no completion to wait for");
-        self.sends[slot] = Some(Sending { fd, buffer, sent_bytes: 0 });
+        self.sends[slot] = Some(Sending { fd, buffer, sent_bytes: 0, cancelled: false });
         self.push_send(connection);
     }
 
@@ -237,6 +239,8 @@ impl Ring {
     }
 
     pub(crate) fn cancel_send(&mut self, connection: ConnectionId) {
+        let sending = self.sends[connection.slot as usize].as_mut();
+        sending.expect("only a send under way is cancelled").cancelled = true;
         self.cancel(pack(Kind::Send, connection.generation, connection.slot));
     }
 
@@ -336,7 +340,8 @@ impl Ring {
         if let Ok(bytes) = result {
             sending.sent_bytes += bytes;
             assert!(sending.sent_bytes <= sending.buffer.len());
-            if sending.sent_bytes < sending.buffer.len() {
+            // The kernel answers a cancelled send with what had left before, as if that were a short one.
+            if sending.sent_bytes < sending.buffer.len() && !sending.cancelled {
                 self.push_send(connection);
                 return None;
             }

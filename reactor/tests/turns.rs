@@ -399,6 +399,20 @@ fn a_large_send_waits_for_a_slow_reader_and_arrives_whole<I: Io>() {
     assert!(reader.join().unwrap() == data);
 }
 
+fn closing_a_connection_that_does_not_read_lets_go_of_its_socket<I: Io>() {
+    let (mut io, id, mut peer) = pair::<I>();
+    io.send(id, noise(4, 16 << 20));
+    // Some of it leaves, and the rest has to wait for the peer.
+    (0..5).for_each(|_| io.turn(Wait::AtMost(Duration::from_millis(10))).unwrap());
+    io.close(id);
+    for _ in 0..5 {
+        io.turn(Wait::AtMost(Duration::from_millis(10))).unwrap();
+        assert!(io.next_event().is_none(), "a closed connection is silent");
+    }
+    assert_eq!(io.connections(), 0, "the socket is still open");
+    assert!(peer.read(&mut [0; 100]).unwrap() > 0, "something had left");
+}
+
 fn another_thread_ends_a_long_wait<I: Io>() {
     let mut io = I::new(&IoSettings::default()).unwrap();
     for _ in 0..3 {
@@ -565,6 +579,7 @@ on_both_backends!(
     ending_the_receive_delivers_what_has_come_and_then_the_end,
     a_reactor_that_stopped_accepting_refuses_connections,
     a_large_send_waits_for_a_slow_reader_and_arrives_whole,
+    closing_a_connection_that_does_not_read_lets_go_of_its_socket,
     another_thread_ends_a_long_wait,
     two_reactors_wake_each_other_without_losing_a_wake,
     datagrams_of_any_size_come_whole_with_their_sender_and_are_answered,

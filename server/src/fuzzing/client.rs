@@ -13,7 +13,7 @@ const TEXT_FENCE_REPLY: &[u8] = b"MN\r\n";
 const BINARY_FENCE: &[u8] = b"\x80\x0a\0\0\0\0\0\0\0\0\0\0\xfe\xce\xfe\xce\0\0\0\0\0\0\0\0";
 const BINARY_FENCE_REPLY: &[u8] = b"\x81\x0a\0\0\0\0\0\0\0\0\0\0\xfe\xce\xfe\xce\0\0\0\0\0\0\0\0";
 const BINARY_MAGIC: u8 = 0x80;
-/// Who begins with it speaks TLS and is closed, which the parser does not know.
+/// A piece that leaves this at the start of a line is TLS to the server, which closes then; the parser does not know.
 const TLS_HANDSHAKE: u8 = 0x16;
 const HEADER_SIZE: usize = 24;
 /// Attempts to end what a stream ends in the middle of.
@@ -62,7 +62,7 @@ impl Expected {
     pub(super) fn of(stream: &[u8], limits: &Limits) -> Self {
         let mut expected = Self {
             closes: false,
-            is_known: stream.first() != Some(&TLS_HANDSHAKE),
+            is_known: true,
             is_countable: true,
             replies: 0..=0,
             opaques: Vec::new(),
@@ -72,6 +72,7 @@ impl Expected {
         };
         let (mut parser, mut rest) = (Parser::default(), stream);
         while expected.is_known && !expected.closes {
+            expected.is_known = rest.first() != Some(&TLS_HANDSHAKE);
             rest = match parser.next(rest, limits) {
                 Step::Incomplete { total_bytes } => {
                     expected.missing = if rest.is_empty() { 0 } else { total_bytes - rest.len() };
@@ -101,7 +102,7 @@ impl Expected {
 
     fn request(&mut self, request: &Request<'_>) {
         self.closes = request.command == Command::Quit;
-        self.is_known = !matches!(request.command, Command::Admin(Admin::Watch(_)));
+        self.is_known &= !matches!(request.command, Command::Admin(Admin::Watch(_)));
         self.is_countable &= !matches!(request.command, Command::Stats(_) | Command::Admin(_));
         let replies = match (request.dialect, request.command) {
             (Dialect::Text, Command::Quit) => 0..=0,

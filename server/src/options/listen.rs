@@ -106,10 +106,21 @@ fn look_up(text: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     if host == "*" {
         return Ok(vec![SocketAddr::from(([0, 0, 0, 0], port))]);
     }
+    if ends_in_a_number(host) && host.parse::<IpAddr>().is_err() {
+        return Err("an address has four numbers from 0 to 255, such as 127.0.0.1".into());
+    }
     let unknown = "neither an address nor a known name; give one such as 127.0.0.1, ::1 or host:port";
     let found: Vec<_> =
         (host, port).to_socket_addrs().map_err(|error| format!("{unknown} ({error})"))?.collect();
     if found.is_empty() { Err(unknown.into()) } else { Ok(found) }
+}
+
+/// The system would take `1` for 0.0.0.1 and `0x7f` for 0.0.0.127; no name ends in a number.
+fn ends_in_a_number(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let hex = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+    let is_decimal = !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit());
+    is_decimal || hex.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]
@@ -156,6 +167,10 @@ mod tests {
         for (list, word) in [
             ("no.such.name.invalid", "-l no.such.name.invalid: neither"),
             ("127.0.0.1:70000", "\"70000\" is no port"),
+            ("1", "-l 1: an address has four numbers"),
+            ("127.1:11211", "four numbers"),
+            ("256.0.0.1", "four numbers"),
+            ("0x7f000001", "four numbers"),
             ("proto[proxy]:*", "no proxy"),
             ("proto[x]:*", "proto[x]"),
             ("tag[123456789]:*", "1 to 8"),

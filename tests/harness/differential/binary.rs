@@ -43,6 +43,8 @@ const COUNTS: [u8; 4] = [0x05, 0x06, 0x15, 0x16];
 const FLUSHES: [u8; 2] = [0x08, 0x18];
 /// noop, version.
 const QUESTIONS: [u8; 2] = [0x0a, 0x0b];
+/// stat, which may have a key.
+const STAT: u8 = 0x10;
 /// quit, quitq.
 const QUITS: [u8; 2] = [0x07, 0x17];
 
@@ -57,6 +59,31 @@ pub fn stream(seed: u64, request_count: usize) -> Vec<Batch> {
         batches.push(batch);
     }
     batches
+}
+
+/// The body of a good packet.
+struct Shape {
+    extras_size: usize,
+    has_key: bool,
+    /// A value ends the connection.
+    refuses_value: bool,
+}
+
+impl Shape {
+    fn of(opcode: u8) -> Self {
+        let is = |opcodes: &[u8]| opcodes.contains(&opcode);
+        let extras_size = match () {
+            () if is(&STORES) => 8,
+            () if is(&COUNTS) => 20,
+            () if is(&TOUCHES) => 4,
+            () => 0,
+        };
+        Self {
+            extras_size,
+            has_key: !(is(&FLUSHES) || is(&QUESTIONS) || is(&QUITS) || opcode == STAT),
+            refuses_value: !(is(&STORES) || is(&JOINS) || is(&TOUCHES) || opcode == STAT),
+        }
+    }
 }
 
 struct Generator {
@@ -218,16 +245,58 @@ impl Generator {
         self.packet(opcode, b"", b"", b"")
     }
 
-    /// What ends the connection: wrong extras, no key, a key that is too long, sizes that do not add up, and quitting.
+    /// What ends the connection: quitting, and what is wrong in one way or several.
     fn mistake(&mut self) -> Request {
-        let (store, read, quit) = (self.pick(&STORES), self.pick(&READS), self.pick(&QUITS));
-        let mistake = match self.random.random_range(0..5) {
-            0 => self.packet(store, b"abc", b"k1", b"value"),
-            1 => self.packet(read, b"", b"", b""),
-            2 => self.packet(read, b"", &[b'k'; 251], b""),
-            3 => self.packet_of_size(read, b"", b"k1", b"", 0),
-            _ => self.packet(quit, b"", b"", b""),
-        };
+        let quit = self.pick(&QUITS);
+        let mistake = if self.one_in(5) { self.packet(quit, b"", b"", b"") } else { self.malformed() };
         mistake.closing()
+    }
+
+    /// Extras of a wrong size, a key that is missing, too long or not wanted, a value where none belongs, sizes that do not add
+    /// up. Left out are the values of touch, get-and-touch and stat, which the reference reads as the next packet, and
+    /// bodies over 1 GiB, which 1.6.18 waits for.
+    fn malformed(&mut self) -> Request {
+        let opcode = self.pick(
+            &[
+                STORES.as_slice(),
+                &JOINS,
+                &READS,
+                &TOUCHES,
+                &DELETES,
+                &COUNTS,
+                &FLUSHES,
+                &QUESTIONS,
+                &QUITS,
+                &[STAT],
+            ]
+            .concat(),
+        );
+        let shape = Shape::of(opcode);
+        let mut extras_size = shape.extras_size;
+        let mut key = if shape.has_key { self.key() } else { Vec::new() };
+        let mut value_size = 0;
+        match self.random.random_range(0..4) {
+            0 => extras_size = self.pick(&[1, 3, 5, 12, 21, 255]),
+            1 if shape.has_key => key.clear(),
+            2 if shape.refuses_value => value_size = self.random.random_range(1..40),
+            3 => {}
+            _ => key = vec![b'k'; self.pick(&[251, 300])],
+        }
+        let (extras, value) = (vec![0; extras_size], vec![b'v'; value_size]);
+        let body_size = extras.len() + key.len() + value.len();
+        let is_well_shaped =
+            extras_size == shape.extras_size && (1..=250).contains(&key.len()) == shape.has_key;
+        if is_well_shaped && value.is_empty() {
+            return match body_size {
+                // Nothing can be smaller than nothing.
+                0 => self.packet(opcode, &[0], b"", b""),
+                _ => {
+                    let size = self.random.random_range(0..body_size);
+                    let size = u32::try_from(size).expect("a short body");
+                    self.packet_of_size(opcode, &extras, &key, b"", size)
+                }
+            };
+        }
+        self.packet(opcode, &extras, &key, &value)
     }
 }
