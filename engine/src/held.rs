@@ -11,6 +11,8 @@ const HOLDS_MIN: usize = 8;
 /// This part of the budget may be held, and this part of the pages: what is left can still be evicted and moved.
 const BUDGET_SHARE: usize = 4;
 const PAGES_SHARE: usize = 2;
+/// A single value may take this part of the budget: with the largest item size that is an item.
+const BUDGET_SHARE_ALONE: usize = 2;
 
 /// Chunks that stay: those of an item or of a reservation.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +46,7 @@ pub(crate) struct Holds {
     pages_max: usize,
     chunk_bytes: usize,
     chunk_bytes_max: usize,
+    chunk_bytes_max_alone: usize,
     /// Bytes of chunks that belong to no item.
     orphan_bytes: usize,
 }
@@ -65,6 +68,7 @@ impl Holds {
             pages_max: pages / PAGES_SHARE,
             chunk_bytes: 0,
             chunk_bytes_max: memory_bytes / BUDGET_SHARE,
+            chunk_bytes_max_alone: memory_bytes / BUDGET_SHARE_ALONE,
             orphan_bytes: 0,
         }
     }
@@ -76,9 +80,9 @@ impl Holds {
 
     /// Whether so many bytes more may be held, where so many pages hold something already.
     pub(crate) fn has_room(&self, chunk_bytes: usize, pages_held: usize) -> bool {
-        self.heads.len() < self.holds_max
-            && pages_held < self.pages_max
-            && self.chunk_bytes + chunk_bytes <= self.chunk_bytes_max
+        let fits = self.chunk_bytes + chunk_bytes <= self.chunk_bytes_max;
+        let alone = self.heads.is_empty() && chunk_bytes <= self.chunk_bytes_max_alone;
+        self.heads.len() < self.holds_max && pages_held < self.pages_max && (fits || alone)
     }
 
     pub(crate) fn len(&self) -> usize {
