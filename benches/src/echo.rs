@@ -220,7 +220,7 @@ impl Peers {
                 None
             }
             Event::Ended { connection, .. } => self.forget(connection),
-            Event::Datagram { .. } | Event::Woken => None,
+            Event::Returned(_) | Event::Datagram { .. } | Event::Woken => None,
         }
     }
 
