@@ -5,7 +5,9 @@ use slabring_engine::{Seconds, WARM_KEYS_MAX};
 use slabring_protocol::{Command, Dialect, Request};
 use slabring_reactor::ConnectionId;
 
+use crate::datagrams::is_datagram;
 use crate::execute::Executor;
+use crate::lending::LentAway;
 use crate::outbox::Ticket;
 use crate::report::{Answer, Question};
 use crate::shards::{ShardId, Shards};
@@ -43,6 +45,12 @@ enum Work {
     Question(Question),
 }
 
+impl ReturnAddress {
+    /// Nobody's: what is answered is forgotten.
+    pub const NOBODY: Self =
+        Self { connection: ConnectionId { slot: u32::MAX, generation: 0 }, ticket: Ticket::NONE };
+}
+
 impl Work {
     fn bytes(self) -> usize {
         match self {
@@ -61,6 +69,8 @@ enum State {
     /// Executed: the reply, or what a question brought as text, is so many bytes of `Batch::replies`. The rest of the answer
     /// to a question is the next of `Batch::answers`.
     Done { reply_bytes: usize },
+    /// As `Done`, but for a value that belongs into the reply: it is the next of `Batch::lent`.
+    Lending { reply_bytes: usize },
     /// Not executed: the owner had no room for more replies. It must be posted again, behind nothing newer of its
     /// connection.
     Bounced,
@@ -78,6 +88,8 @@ struct Entry {
 pub enum Outcome<'a> {
     /// The reply, which may be empty.
     Reply(&'a [u8]),
+    /// A reply, and the value that belongs into it.
+    Lending(&'a [u8], LentAway),
     /// The answer to a question, and its text.
     Answer(&'a Answer, &'a [u8]),
     /// Nothing yet.
@@ -124,6 +136,7 @@ pub struct Batch {
     bytes: Vec<u8>,
     replies: Vec<u8>,
     answers: Vec<Answer>,
+    lent: Vec<LentAway>,
     /// The sender has heard of all bounced requests: what follows may be executed again.
     pub resumes: bool,
     /// The sender's note of its memory when it left.
@@ -197,7 +210,19 @@ impl Batch {
                     work @ Work::Request { .. } => {
                         let request = request_of(work, split_off(&mut rest, work.bytes()));
                         let connection = shards.connection_number(sender, entry.sender.connection.slot);
-                        executor.execute(now, &request, connection, &mut self.replies);
+                        let lent = if is_datagram(entry.sender.connection) {
+                            executor.execute(now, &request, connection, &mut self.replies);
+                            None
+                        } else {
+                            executor.execute_lending(now, &request, connection, &mut self.replies)
+                        };
+                        if let Some((place, lent)) = lent {
+                            let (owner, place, bytes) = (shards.me, place - before, lent.left());
+                            let number = executor.loans.lend_away(lent);
+                            self.lent.push(LentAway { owner, place, number, bytes });
+                            entry.state = State::Lending { reply_bytes: self.replies.len() - before };
+                            continue;
+                        }
                     }
                 }
                 entry.state = State::Done { reply_bytes: self.replies.len() - before };
@@ -209,6 +234,7 @@ impl Batch {
     pub fn outcomes(&self) -> impl Iterator<Item = (ReturnAddress, Outcome<'_>)> {
         let mut rest = &self.replies[..];
         let mut answers = self.answers.iter();
+        let mut lent = self.lent.iter();
         self.entries.iter().map(move |entry| {
             let outcome = match (entry.state, entry.work) {
                 (State::Done { reply_bytes }, Work::Request { .. }) => {
@@ -217,6 +243,10 @@ impl Batch {
                 (State::Done { reply_bytes }, Work::Question(_)) => {
                     let answer = answers.next().expect("every question that was asked has one");
                     Outcome::Answer(answer, split_off(&mut rest, reply_bytes))
+                }
+                (State::Lending { reply_bytes }, _) => {
+                    let lent = lent.next().expect("every reply that lends says what");
+                    Outcome::Lending(split_off(&mut rest, reply_bytes), *lent)
                 }
                 (State::Bounced, _) => Outcome::Bounced,
                 (State::Posted, _) => unreachable!("the owner has gone through all of them"),
@@ -235,7 +265,7 @@ impl Batch {
         let mut rest = &other.bytes[..];
         for entry in &other.entries {
             let bytes = split_off(&mut rest, entry.work.bytes());
-            if !matches!(entry.state, State::Done { .. }) {
+            if !matches!(entry.state, State::Done { .. } | State::Lending { .. }) {
                 self.bytes.extend_from_slice(bytes);
                 self.entries.push(Entry { state: State::Posted, ..*entry });
                 note(entry.sender.connection);
@@ -249,7 +279,12 @@ impl Batch {
         let mut rest = &self.bytes[..];
         for entry in &self.entries {
             let bytes = split_off(&mut rest, entry.work.bytes());
-            let verdict = if letter.is_full() { Gate::Keep } else { senders.gate(entry.sender.connection) };
+            let verdict = match entry.work {
+                _ if letter.is_full() => Gate::Keep,
+                // It is owed to the owner, whoever was the reader.
+                Work::Question(Question::TakeBack(_)) => Gate::Send,
+                _ => senders.gate(entry.sender.connection),
+            };
             let to = match verdict {
                 Gate::Send => &mut *letter,
                 Gate::Keep => &mut kept,
@@ -265,6 +300,7 @@ impl Batch {
     pub fn clear(&mut self) {
         self.entries.clear();
         self.answers.clear();
+        self.lent.clear();
         self.resumes = false;
         for buffer in [&mut self.bytes, &mut self.replies] {
             buffer.clear();
@@ -353,6 +389,7 @@ mod tests {
 
     fn outcomes(batch: &Batch) -> Vec<(u32, String)> {
         let text = |outcome| match outcome {
+            Outcome::Lending(reply, lent) => format!("{} and {} bytes", reply.len(), lent.bytes),
             Outcome::Reply(reply) if reply.len() > 100 => format!("{} bytes", reply.len()),
             Outcome::Reply(reply) => String::from_utf8(reply.to_vec()).unwrap(),
             Outcome::Answer(answer, text) => {
@@ -368,18 +405,53 @@ mod tests {
         Visit { executor, census: &|_| {}, now: NOW, shards, sender: ShardId(1) }
     }
 
-    fn executor_with_large_value() -> Executor {
+    /// Too small to be lent.
+    const COPIED_BYTES: usize = 10_000;
+    const GETS_THAT_FILL_A_LETTER: usize = REPLY_BYTES_MAX / COPIED_BYTES + 1;
+
+    fn executor_with_values() -> Executor {
         let mut executor = Executor::alone(Shard::new(&Config::with_memory(16 << 20)).unwrap());
-        let mut batch = Batch::default();
-        push(&mut batch, 0, &format!("set large 0 0 300000\r\n{}\r\n", "x".repeat(300_000)));
-        batch.execute(visit(&mut executor), &mut false);
-        assert_eq!(outcomes(&batch), [(0, "STORED\r\n".to_string())]);
+        for (key, bytes) in [("copied", COPIED_BYTES), ("large", 300_000)] {
+            let mut batch = Batch::default();
+            push(&mut batch, 0, &format!("set {key} 0 0 {bytes}\r\n{}\r\n", "x".repeat(bytes)));
+            batch.execute(visit(&mut executor), &mut false);
+            assert_eq!(outcomes(&batch), [(0, "STORED\r\n".to_string())]);
+        }
         executor
     }
 
     #[test]
+    fn a_large_value_is_lent_with_its_reply_and_handed_out_in_slices() {
+        let mut executor = executor_with_values();
+        let mut batch = Batch::default();
+        push(&mut batch, 1, "get large\r\n");
+        push(&mut batch, 1, "delete large\r\n");
+        batch.execute(visit(&mut executor), &mut false);
+        let expected = [(1, "24 and 300000 bytes".to_string()), (1, "DELETED\r\n".to_string())];
+        assert_eq!(outcomes(&batch), expected);
+        let Some((_, Outcome::Lending(reply, lent))) = batch.outcomes().next() else { panic!("seen above") };
+        assert_eq!((reply, lent.place), (&b"VALUE large 0 300000\r\n\r\n"[..], 22));
+        let mut value = Vec::new();
+        while value.len() < lent.bytes {
+            executor.answer(NOW, Question::Slice(lent.number), &mut value);
+        }
+        assert!(value == "x".repeat(300_000).as_bytes());
+        assert!(executor.shard().memory().held > 0);
+        executor.answer(NOW, Question::TakeBack(lent.number), &mut value);
+        assert_eq!(executor.shard().memory().held, 0);
+    }
+
+    #[test]
+    fn what_is_taken_back_is_sent_although_its_reader_is_gone() {
+        let (mut returned, mut letter) = (Batch::default(), Batch::default());
+        returned.ask(ReturnAddress::NOBODY, Question::TakeBack(3));
+        returned.resend(&mut letter, &mut Three::default());
+        assert!(returned.is_empty() && !letter.is_empty());
+    }
+
+    #[test]
     fn replies_come_back_in_order_with_answers_between() {
-        let mut executor = executor_with_large_value();
+        let mut executor = executor_with_values();
         let mut batch = Batch::default();
         push(&mut batch, 1, "set a 0 0 1\r\n1\r\n");
         batch.ask(
@@ -395,10 +467,10 @@ mod tests {
 
     #[test]
     fn large_replies_make_the_rest_bounce_until_the_sender_resumes() {
-        let mut executor = executor_with_large_value();
+        let mut executor = executor_with_values();
         let mut bouncing = false;
         let mut first = Batch::default();
-        push(&mut first, 1, "get large\r\n");
+        (0..GETS_THAT_FILL_A_LETTER).for_each(|_| push(&mut first, 1, "get copied\r\n"));
         push(&mut first, 2, "set late 0 0 1\r\n1\r\n");
         let mut second = Batch::default();
         push(&mut second, 2, "get late\r\n");
@@ -406,7 +478,8 @@ mod tests {
             batch.execute(visit(&mut executor), &mut bouncing);
             assert!(batch.has_bounced());
         }
-        assert_eq!(outcomes(&first)[1], (2, "bounced".to_string()));
+        let expected = (2, "bounced".to_string());
+        assert_eq!(outcomes(&first)[GETS_THAT_FILL_A_LETTER], expected);
 
         let (mut returned, mut letter) = (Batch::default(), Batch { resumes: true, ..Batch::default() });
         let mut senders = Three { open: true, ..Three::default() };

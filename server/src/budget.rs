@@ -60,6 +60,11 @@ impl Budget {
         self.output_bytes > self.limit_bytes
     }
 
+    /// Bytes that outputs may still take.
+    pub fn output_room(&self) -> usize {
+        self.limit_bytes.saturating_sub(self.output_bytes)
+    }
+
     /// Brings a connection's part up to date.
     pub fn count(&mut self, client: &mut Connection) {
         let (input, output) = (client.input.capacity_bytes(), client.output_capacity_bytes());

@@ -149,6 +149,8 @@ pub struct Connection {
     pub listener: usize,
     /// A send is in flight.
     pub sending: bool,
+    /// When it began.
+    pub sent_at: Seconds,
     /// The socket is not read, for the sake of the output.
     pub paused: bool,
     /// It has input that it may not execute yet.
@@ -190,6 +192,7 @@ impl Connection {
             peer: Peer::Unknown,
             listener: 0,
             sending: false,
+            sent_at: now,
             paused: false,
             stalled: false,
             listed: false,
@@ -223,7 +226,7 @@ impl Connection {
     /// Whether a reply that it is owed already may be fetched. What is held behind that reply does not count: it can
     /// only leave after it.
     pub fn has_room_for_reply(&self) -> bool {
-        self.outbox.ready().len() < OUTPUT_BYTES_HIGH
+        self.outbox.ready_bytes() < OUTPUT_BYTES_HIGH
     }
 
     /// Whether it is only told things.

@@ -5,15 +5,19 @@ use std::sync::Arc;
 
 use slabring_engine::{Seconds, WARM_KEYS_MAX};
 use slabring_protocol::{Command, ErrorReply, KEY_SIZE_MAX, Limits, Parser, Request, Step, Users, reply};
+use slabring_reactor::LoanId;
 
 use crate::batch::{Batch, Outcome, ReturnAddress, Visit};
 use crate::budget::Budget;
 use crate::connection::{Connection, Ending, Input, Stream};
+use crate::datagrams::is_datagram;
 use crate::execute::Executor;
+use crate::lending::{Remote, SEALED_BYTES_MAX, SLICE_BYTES, Value, WINDOW_BYTES_MAX};
 use crate::live::Held;
 use crate::node::Node;
+use crate::outbox::{Next, Ticket};
 use crate::post::Post;
-use crate::report::{Answer, Gathering};
+use crate::report::{Answer, Gathering, Question};
 use crate::session::{Failure, Session};
 use crate::shards::{ShardId, Shards};
 
@@ -36,6 +40,15 @@ struct Parsed<'a> {
     owner: ShardId,
 }
 
+/// What one send takes.
+#[derive(Debug)]
+pub struct Output {
+    /// Bytes of ours.
+    pub buffer: Vec<u8>,
+    /// What is lent with them.
+    pub loan: Option<LoanId>,
+}
+
 type Group<'a> = [Option<Parsed<'a>>; AHEAD_MAX];
 
 /// What executing requests needs, apart from the connections and the kernel.
@@ -54,6 +67,8 @@ pub struct Dispatcher {
     pub now: Seconds,
     /// Some connection could go on at once: the next turn must not wait.
     pub has_more: bool,
+    /// Since somebody last looked, a client had to wait because too many values are lent.
+    pub value_waited: bool,
     /// Connections that watch.
     pub watching: usize,
     /// Who wants to hear of this shard's connections, which are not at hand while one of them is executed.
@@ -74,6 +89,7 @@ impl Dispatcher {
             now: Seconds(node.clock.unix_seconds()),
             spare_buffers: Vec::new(),
             has_more: false,
+            value_waited: false,
             watching: 0,
             census_wanted: Vec::new(),
             users: Held::default(),
@@ -158,6 +174,7 @@ impl Dispatcher {
         self.go_on_streaming(client);
         let used = self.execute_requests(client, bytes);
         client.stalled |= client.stream.is_some();
+        self.budget.count(client);
         used
     }
 
@@ -184,7 +201,7 @@ impl Dispatcher {
                 if client.ending == Ending::AfterOutput {
                     return used;
                 }
-                if !self.may_execute(client) {
+                if !self.may_execute(client) || self.must_wait_for_value(parsed) {
                     client.parser = parsed.parser_before.clone();
                     client.stalled = true;
                     self.executor.traffic.stalls += 1;
@@ -282,12 +299,30 @@ impl Dispatcher {
             && (!self.budget.outputs_are_full() || client.has_read_all())
     }
 
+    /// Whether a step asks for a large value that can neither be lent now, nor copied within the budget.
+    fn must_wait_for_value(&mut self, parsed: &Parsed<'_>) -> bool {
+        if self.executor.shard().has_room_for_any_pin() || parsed.owner != self.shards.me {
+            return false;
+        }
+        let Step::Request { request, .. } = &parsed.step else { return false };
+        let waits = self.executor.value_bytes_to_copy(self.now, request) > self.budget.output_room();
+        self.value_waited |= waits;
+        waits
+    }
+
     /// Decides who executes a request: this shard, its owner, or all.
     fn dispatch(&mut self, client: &mut Connection, request: &Request<'_>, owner: ShardId) {
         if request.command.is_keyed() {
             if owner == self.shards.me {
                 let connection = self.shards.connection_number(owner, client.id.slot);
-                client.outbox.local(|out| self.executor.execute(self.now, request, connection, out));
+                let (executor, now) = (&mut self.executor, self.now);
+                if is_datagram(client.id) {
+                    client.outbox.local(|out| executor.execute(now, request, connection, out));
+                } else {
+                    client
+                        .outbox
+                        .local_lending(|out| executor.execute_lending(now, request, connection, out));
+                }
             } else {
                 self.executor.traffic.requests_posted += 1;
                 let sender = ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
@@ -314,6 +349,11 @@ impl Dispatcher {
     pub fn deliver(&mut self, client: &mut Connection, to: ReturnAddress, outcome: Outcome<'_>) {
         match outcome {
             Outcome::Reply(reply) => client.outbox.deliver(to.ticket, reply),
+            Outcome::Lending(reply, lent) => {
+                let value = (lent.place, Remote::new(lent));
+                client.outbox.deliver_lending(to.ticket, reply, Some(value));
+                self.ask_for_slice(client);
+            }
             // The post office keeps it.
             Outcome::Bounced => {}
             Outcome::Answer(Answer::Walked(walked), text) => {
@@ -326,6 +366,7 @@ impl Dispatcher {
                     watch.fetched();
                 }
             }
+            Outcome::Answer(Answer::Slice, slice) => client.outbox.deliver_slice(slice),
             Outcome::Answer(answer, text) => {
                 let add = |gathering: &mut Gathering| gathering.add(answer, text);
                 if let Some(gathering) = client.outbox.deliver_part(to.ticket, add) {
@@ -344,33 +385,114 @@ impl Dispatcher {
         self.post.execute(place, batch, visit);
     }
 
-    /// The bytes that a connection may send now, if there are any and none are on their way.
-    pub fn take_output(&mut self, client: &mut Connection) -> Option<Vec<u8>> {
+    /// What a connection may send now, if there is anything and nothing is on its way.
+    pub fn take_output(&mut self, client: &mut Connection) -> Option<Output> {
         if client.sending {
             return None;
         }
-        let full = match client.session.take() {
-            None if client.outbox.ready().is_empty() => return None,
-            None => client.outbox.take_ready(self.spare_buffer()),
+        let output = match client.session.take() {
+            None => self.take_plain(client)?,
             Some(mut session) => {
                 let sealed = self.seal(client, &mut session);
                 client.session = Some(session);
-                sealed
+                Output { buffer: sealed, loan: None }
             }
         };
-        if full.is_empty() {
-            self.keep_spare(full);
+        if output.buffer.is_empty() && output.loan.is_none() {
+            self.keep_spare(output.buffer);
             return None;
         }
         client.sending = true;
-        client.sending_bytes = full.capacity();
-        Some(full)
+        client.sent_at = self.now;
+        client.sending_bytes = output.buffer.capacity();
+        Some(output)
+    }
+
+    fn take_plain(&mut self, client: &mut Connection) -> Option<Output> {
+        let bytes = |buffer| Some(Output { buffer, loan: None });
+        match client.outbox.next() {
+            Next::Nothing => None,
+            Next::Bytes => bytes(client.outbox.take_ready(self.spare_buffer())),
+            Next::Elsewhere(_) => bytes(self.take_slice(client)),
+            Next::Window => {
+                let mut buffer = self.spare_buffer();
+                let shard = self.executor.shard_mut();
+                let window = client.outbox.take_window(shard, WINDOW_BYTES_MAX, &mut buffer);
+                let loan = (!window.is_empty()).then(|| self.executor.loans.begin_sending(window));
+                Some(Output { buffer, loan })
+            }
+        }
+    }
+
+    /// What may be sealed next, copied.
+    fn take_copy(&mut self, client: &mut Connection) -> Vec<u8> {
+        match client.outbox.next() {
+            Next::Nothing => self.spare_buffer(),
+            Next::Bytes => client.outbox.take_ready(self.spare_buffer()),
+            Next::Elsewhere(_) => self.take_slice(client),
+            Next::Window => {
+                let (mut bytes, mut buffer) = (self.spare_buffer(), self.spare_buffer());
+                let shard = self.executor.shard_mut();
+                let mut copied = 0;
+                for (place, mut lent) in client.outbox.take_window(shard, SEALED_BYTES_MAX, &mut bytes) {
+                    buffer.extend_from_slice(&bytes[copied..place]);
+                    lent.copy_to(shard, usize::MAX, &mut buffer);
+                    lent.give_back(shard);
+                    copied = place;
+                }
+                buffer.extend_from_slice(&bytes[copied..]);
+                bytes.clear();
+                self.keep_spare(bytes);
+                buffer
+            }
+        }
+    }
+
+    /// The slice that has come of another shard's value. Asks for the next.
+    fn take_slice(&mut self, client: &mut Connection) -> Vec<u8> {
+        let (slice, ended) = client.outbox.take_slice();
+        if let Some(remote) = ended {
+            self.take_back(remote.owner, remote.number);
+        }
+        self.ask_for_slice(client);
+        slice
+    }
+
+    /// Asks for the next slice if it is another shard's value that is sent next: one ahead of what is being sent, or none
+    /// where memory is short.
+    fn ask_for_slice(&mut self, client: &mut Connection) {
+        let may_be_ahead = !self.budget.outputs_are_full();
+        let Next::Elsewhere(remote) = client.outbox.next() else { return };
+        let has_none = !remote.asked && remote.slice.is_empty() && remote.to_ask > 0;
+        if has_none && (may_be_ahead || !client.sending) {
+            remote.asked = true;
+            remote.to_ask -= remote.to_ask.min(SLICE_BYTES);
+            let to = ReturnAddress { connection: client.id, ticket: Ticket::NONE };
+            self.post.ask(remote.owner, to, Question::Slice(remote.number));
+            self.has_more = true;
+        }
+    }
+
+    /// Tells another shard that its value is not wanted any more.
+    pub fn take_back(&mut self, owner: ShardId, number: u32) {
+        self.post.ask(owner, ReturnAddress::NOBODY, Question::TakeBack(number));
+        self.has_more = true;
+    }
+
+    /// Gives back what a connection that ends would have been sent.
+    pub fn drop_values(&mut self, client: &mut Connection) {
+        for value in client.outbox.take_values() {
+            match value {
+                Value::Here(lent) => lent.give_back(self.executor.shard_mut()),
+                Value::There(remote) => self.take_back(remote.owner, remote.number),
+            }
+        }
     }
 
     fn seal(&mut self, client: &mut Connection, session: &mut Session) -> Vec<u8> {
         let mut sealed = self.spare_buffer();
-        if session.may_speak() && !client.outbox.ready().is_empty() {
-            let mut plain = client.outbox.take_ready(self.spare_buffer());
+        if session.may_speak() {
+            let mut plain = self.take_copy(client);
             session.seal(&plain, &mut sealed);
             plain.clear();
             self.keep_spare(plain);

@@ -8,14 +8,15 @@ mod classic;
 mod meta;
 
 use slabring_engine::{
-    Arithmetic, ArithmeticOutcome, CLASSES_MAX, ClassId, Delete, DeleteOutcome, EvictedItem, Seconds, Shard,
-    Store, StoreMode as EngineMode, StoreOutcome,
+    Arithmetic, ArithmeticOutcome, CLASSES_MAX, ClassId, Delete, DeleteOutcome, EvictedItem, Place, Seconds,
+    Shard, Store, StoreMode as EngineMode, StoreOutcome,
 };
 use slabring_protocol::reply::{LogItem, WatchEvent};
 use slabring_protocol::{Command, KEY_SIZE_MAX, Request, StoreMode, WatchTopics};
-use slabring_reactor::IoCounters;
+use slabring_reactor::{IoCounters, LoanId};
 
 use crate::exptime::ttl_of;
+use crate::lending::{LENT_BYTES_MIN, Lent, Loans};
 use crate::node::Node;
 use crate::observe::REQUEST_TOPICS;
 use crate::prefixes::{PrefixCounts, Prefixes};
@@ -45,6 +46,11 @@ pub struct Executor {
     sweep_wanted: bool,
     /// Items have still to go for a lower limit on memory.
     settling: bool,
+    /// A large value need not be copied into the reply: it may be left in `lent`.
+    lends: bool,
+    lent: Option<(usize, Lent)>,
+    /// What is lent.
+    pub loans: Loans,
     /// The thread's own part of a report.
     pub traffic: Traffic,
     /// The reactor's part of a report, as of the last turn.
@@ -76,6 +82,9 @@ impl Executor {
             discovery: Vec::new(),
             sweep_wanted: false,
             settling: false,
+            lends: false,
+            lent: None,
+            loans: Loans::default(),
             traffic,
             io,
         }
@@ -137,6 +146,67 @@ impl Executor {
         }
     }
 
+    /// As [`Executor::execute`], but a large value may be lent in place of copying it: then it belongs at that place of `out`.
+    #[inline]
+    pub fn execute_lending(
+        &mut self,
+        now: Seconds,
+        request: &Request<'_>,
+        connection: u32,
+        out: &mut Vec<u8>,
+    ) -> Option<(usize, Lent)> {
+        self.lends = true;
+        self.execute(now, request, connection, out);
+        self.lends = false;
+        self.lent.take()
+    }
+
+    /// Lends the value of the item that was just read, or copies it if that cannot be.
+    fn append_large(&mut self, place: Place, out: &mut Vec<u8>) {
+        match self.shard.pin_at(place) {
+            Some(pin) => self.lent = Some((out.len(), Lent::new(&self.shard, pin))),
+            None => self.shard.value_at(place).expect("it was just read").copy_to(out),
+        }
+    }
+
+    /// Bytes that the answer to a get would have to copy because they cannot be lent now; 0 for anything else.
+    pub fn value_bytes_to_copy(&self, now: Seconds, request: &Request<'_>) -> usize {
+        let shows_value = match request.command {
+            Command::Get { .. } | Command::GetAndTouch { .. } => true,
+            Command::MetaGet(flags) => flags.has(b'v'),
+            _ => false,
+        };
+        if !shows_value {
+            return 0;
+        }
+        let mut scratch = [0; KEY_SIZE_MAX];
+        let item = self.shard.peek(now, request.decoded_key(&mut scratch));
+        item.map_or(0, |item| match item.value_len() {
+            bytes if bytes < LENT_BYTES_MIN || self.shard.has_room_for_pin(item.place()) => 0,
+            bytes => bytes,
+        })
+    }
+
+    /// The least value that is lent.
+    fn lent_bytes_min(&self) -> usize {
+        if self.lends { LENT_BYTES_MIN } else { usize::MAX }
+    }
+
+    /// What the kernel is lent, with the places in its buffer.
+    pub fn lent_pieces(&self, loan: LoanId) -> impl Iterator<Item = (usize, &[u8])> {
+        self.loans.pieces(loan, &self.shard)
+    }
+
+    /// Nobody reads any more what was lent.
+    pub fn end_loans(&mut self) {
+        self.loans.end(&mut self.shard);
+    }
+
+    /// The kernel gives a loan back.
+    pub fn end_sending(&mut self, loan: LoanId) {
+        self.loans.end_sending(loan, &mut self.shard);
+    }
+
     /// As [`Executor::execute`], telling nobody else.
     pub fn execute_unobserved(&mut self, now: Seconds, request: &Request<'_>, out: &mut Vec<u8>) {
         let mut scratch = [0; KEY_SIZE_MAX];
@@ -186,6 +256,11 @@ impl Executor {
                 self.fetch_log(ticket, out);
                 return Answer::Log;
             }
+            Question::Slice(number) => {
+                self.loans.slice(number, &self.shard, out);
+                return Answer::Slice;
+            }
+            Question::TakeBack(number) => self.loans.take_back(number, &mut self.shard),
             Question::Connections => unreachable!("who has the connections answers"),
         }
         Answer::Done

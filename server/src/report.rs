@@ -184,6 +184,10 @@ pub enum Question {
     Walk(Walk),
     /// Give this watcher its lines.
     Log(Ticket),
+    /// Give the next slice of what you lent under this number.
+    Slice(u32),
+    /// What you lent under this number is not wanted any more.
+    TakeBack(u32),
 }
 
 /// What one shard answers, beside text.
@@ -201,6 +205,8 @@ pub enum Answer {
     Walked(Box<Walked>),
     /// A watcher's lines are the text.
     Log,
+    /// A slice of a value is the text.
+    Slice,
 }
 
 /// A request without a key, to be answered later.

@@ -22,7 +22,7 @@ use crate::batch::{Batch, Gate, Outcome, Senders};
 use crate::census::describe;
 use crate::connection::{Connection, Connections, Ending, OUTPUT_BYTES_LOW, Peer};
 use crate::datagrams::{Datagrams, Sender, is_datagram};
-use crate::dispatch::{Dispatcher, refuse_input};
+use crate::dispatch::{Dispatcher, Output, refuse_input};
 use crate::execute::Executor;
 use crate::gather::{Gathered, SMALL_PACKET_BYTES};
 use crate::listeners::Entrance;
@@ -50,6 +50,9 @@ const STALLED_INPUT_BYTES_MAX: usize = 16 << 10;
 const RESENT_MAX: usize = 4;
 /// A client that has come to no agreement over TLS after this time is closed.
 const HANDSHAKE_PATIENCE_SECONDS: u32 = 10;
+/// While memory for replies is short, a client is closed that takes none of what it is sent for so long. A send is at
+/// most 1 MiB or so, and a client that reads at all has read that.
+const READER_PATIENCE_SECONDS: u32 = 60;
 /// After the order to stop: what clients have in flight gets this long to be heard, all else this long to finish.
 const STOP_LISTENING: Duration = Duration::from_millis(50);
 const STOP_PATIENCE: Duration = Duration::from_secs(4);
@@ -143,7 +146,16 @@ impl<I: Io> ShardThread<I> {
             self.upkeep();
             self.proceed_to_end();
         }
+        self.end();
         Ok(())
+    }
+
+    /// Gives everything back that is lent: with the reactor goes the last who reads it.
+    fn end(mut self) {
+        self.connections.ids().into_iter().for_each(|id| self.close(id, CloseReason::Shutdown));
+        drop(self.io);
+        let executor = &mut self.dispatcher.executor;
+        executor.end_loans();
     }
 
     /// Sleeps only if no letter waits, and tells the others so first.
@@ -189,6 +201,7 @@ impl<I: Io> ShardThread<I> {
                     client.sending_bytes = 0;
                     touch(&mut self.touched, client);
                 }
+                Event::Returned(loan) => self.dispatcher.executor.end_sending(loan),
                 Event::Accepted { connection, listener } => {
                     let entrance = self.entrances[listener.0 as usize];
                     self.accepted(connection, entrance, listener.0 as usize);
@@ -293,9 +306,17 @@ impl<I: Io> ShardThread<I> {
     /// Hands out the replies of a batch that has come back. Those for connections that are gone are dropped.
     fn deliver(&mut self, batch: &Batch) {
         for (to, outcome) in batch.outcomes() {
-            let Some(client) = self.connections.get_mut(to.connection) else { continue };
-            self.dispatcher.deliver(client, to, outcome);
-            touch(&mut self.touched, client);
+            match self.connections.get_mut(to.connection) {
+                Some(client) => {
+                    self.dispatcher.deliver(client, to, outcome);
+                    touch(&mut self.touched, client);
+                }
+                None => {
+                    if let Outcome::Lending(_, lent) = outcome {
+                        self.dispatcher.take_back(lent.owner, lent.number);
+                    }
+                }
+            }
         }
     }
 
@@ -340,8 +361,14 @@ impl<I: Io> ShardThread<I> {
                 }
                 continue;
             }
-            if let Some(full) = self.dispatcher.take_output(client) {
-                self.io.send(id, full);
+            if let Some(Output { buffer, loan }) = self.dispatcher.take_output(client) {
+                match loan {
+                    None => self.io.send(id, buffer),
+                    Some(loan) => {
+                        let pieces = self.dispatcher.executor.lent_pieces(loan);
+                        self.io.send_lent(id, buffer, loan, pieces);
+                    }
+                }
             }
             list_if_stalled(&mut self.stalled, client);
             let has_enough = client.stalled && client.input.unread().len() > STALLED_INPUT_BYTES_MAX;
@@ -359,7 +386,8 @@ impl<I: Io> ShardThread<I> {
     }
 
     fn close(&mut self, id: ConnectionId, reason: CloseReason) {
-        let Some(client) = self.connections.remove(id) else { return };
+        let Some(mut client) = self.connections.remove(id) else { return };
+        self.dispatcher.drop_values(&mut client);
         self.dispatcher.budget.forget(&client);
         if is_datagram(id) {
             return self.datagrams.forget(id);
@@ -399,6 +427,7 @@ impl<I: Io> ShardThread<I> {
         self.node.published[self.shards.me.index()].store(&report);
         self.refuse_overdue();
         self.close_idle();
+        self.close_stuck();
         self.close_stalled_handshakes();
         for id in self.datagrams.overdue(&self.connections, now.0) {
             self.dispatcher.executor.traffic.datagrams_dropped += 1;
@@ -436,6 +465,21 @@ impl<I: Io> ShardThread<I> {
         for id in self.connections.ids_of(is_idle) {
             self.dispatcher.executor.traffic.idle_kicks += 1;
             self.close(id, CloseReason::IdleTimeout);
+        }
+    }
+
+    /// Closes clients that do not read while their replies keep memory from others.
+    fn close_stuck(&mut self) {
+        let is_short = self.dispatcher.budget.outputs_are_full();
+        if !std::mem::take(&mut self.dispatcher.value_waited) && !is_short {
+            return;
+        }
+        let now = self.dispatcher.now.0;
+        let is_stuck = |client: &Connection| {
+            client.sending && now.saturating_sub(client.sent_at.0) > READER_PATIENCE_SECONDS
+        };
+        for id in self.connections.ids_of(is_stuck) {
+            self.close(id, CloseReason::Error);
         }
     }
 

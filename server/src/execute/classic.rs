@@ -1,7 +1,8 @@
 //! The classic commands, which the text and the binary protocol share. The request says how its answer is written.
 
 use slabring_engine::{
-    Arithmetic, ArithmeticOutcome, Delete, DeleteMode, DeleteOutcome, Item, Seconds, Store, StoreOutcome,
+    Arithmetic, ArithmeticOutcome, Delete, DeleteMode, DeleteOutcome, Item, Place, Seconds, Store,
+    StoreOutcome,
 };
 use slabring_protocol::reply::{self, Hit, Outcome};
 use slabring_protocol::{Command, ErrorReply, Request};
@@ -12,12 +13,16 @@ use crate::exptime::expiry_of;
 
 impl Executor {
     pub(super) fn get(&mut self, now: Seconds, request: &Request<'_>, out: &mut Vec<u8>) {
+        let lent_bytes_min = self.lent_bytes_min();
         self.commands.cmd_get += 1;
         match self.shard.get(now, request.key) {
             Some(item) => {
                 self.commands.get_hits += 1;
                 class_counters(&mut self.by_class, item.class()).get_hits += 1;
-                append_value(out, request, &item);
+                if let Some(place) = append_value(out, request, &item, lent_bytes_min) {
+                    self.append_large(place, out);
+                    reply::hit_end(out, request);
+                }
             }
             None => {
                 self.commands.get_misses += 1;
@@ -45,6 +50,7 @@ impl Executor {
         exptime: i64,
         out: &mut Vec<u8>,
     ) {
+        let lent_bytes_min = self.lent_bytes_min();
         self.commands.cmd_touch += 1;
         match self.shard.get_and_touch(now, request.key, expiry_of(exptime, now)) {
             Some(item) => {
@@ -53,7 +59,10 @@ impl Executor {
                 let class = class_counters(&mut self.by_class, item.class());
                 class.touch_hits += 1;
                 class.get_hits += 1;
-                append_value(out, request, &item);
+                if let Some(place) = append_value(out, request, &item, lent_bytes_min) {
+                    self.append_large(place, out);
+                    reply::hit_end(out, request);
+                }
             }
             None => {
                 self.commands.touch_misses += 1;
@@ -156,11 +165,22 @@ impl Executor {
     }
 }
 
-fn append_value(out: &mut Vec<u8>, request: &Request<'_>, item: &Item<'_>) {
-    let hit = Hit { client_flags: item.client_flags(), value_len: length(item.value_len()), cas: item.cas() };
+/// Appends a hit, or if the value has so many bytes only what comes before it; then the caller goes on.
+fn append_value(
+    out: &mut Vec<u8>,
+    request: &Request<'_>,
+    item: &Item<'_>,
+    lent_bytes_min: usize,
+) -> Option<Place> {
+    let value = item.value();
+    let hit = Hit { client_flags: item.client_flags(), value_len: length(value.len()), cas: item.cas() };
     reply::hit_header(out, request, &hit);
-    item.value().copy_to(out);
+    if value.len() >= lent_bytes_min {
+        return Some(item.place());
+    }
+    value.copy_to(out);
     reply::hit_end(out, request);
+    None
 }
 
 fn removal(key: &[u8], compare: Option<u64>) -> Delete<'_> {

@@ -28,6 +28,7 @@ impl Executor {
             explicit_cas: flags.explicit_cas,
             binary_key: flags.base64(),
         };
+        let lent_bytes_min = self.lent_bytes_min();
         let fetched = self.shard.fetch(now, key, &fetch);
         let commands = &mut self.commands;
         let hit = matches!(fetched, Fetched::Hit { .. });
@@ -47,7 +48,13 @@ impl Executor {
                 class.touch_hits += u64::from(fetch.touch.is_some());
                 let shown = MetaItem { ttl_before: ttl_of(expiry_before, now), ..meta_item(&item, now) };
                 if reply::meta_get(out, request, &shown, MetaWin { won, stale, token_sent }) {
-                    item.value().copy_to(out);
+                    let value = item.value();
+                    if value.len() < lent_bytes_min {
+                        value.copy_to(out);
+                    } else {
+                        let place = item.place();
+                        self.append_large(place, out);
+                    }
                     out.extend_from_slice(reply::CRLF);
                 }
             }
