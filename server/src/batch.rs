@@ -7,6 +7,7 @@ use slabring_reactor::ConnectionId;
 
 use crate::datagrams::is_datagram;
 use crate::execute::Executor;
+use crate::intake::Kept;
 use crate::lending::LentAway;
 use crate::outbox::Ticket;
 use crate::report::{Answer, Question};
@@ -41,6 +42,19 @@ enum Work {
         value_bytes: usize,
         flags_bytes: usize,
     },
+    /// The beginning of a request whose value comes in parts: key and flags lie in `Batch::bytes`.
+    BeginValue {
+        command: Command,
+        noreply: bool,
+        dialect: Dialect,
+        key_bytes: usize,
+        flags_bytes: usize,
+        value_bytes: usize,
+    },
+    /// A part of the value.
+    ValuePart { bytes: usize },
+    /// All of it has come.
+    EndValue,
     /// A question to the shard itself.
     Question(Question),
 }
@@ -51,13 +65,22 @@ impl ReturnAddress {
         Self { connection: ConnectionId { slot: u32::MAX, generation: 0 }, ticket: Ticket::NONE };
 }
 
+impl ReturnAddress {
+    /// A connection's, for what is answered otherwise than by a reply.
+    pub fn without_ticket(connection: ConnectionId) -> Self {
+        Self { connection, ticket: Ticket::NONE }
+    }
+}
+
 impl Work {
     fn bytes(self) -> usize {
         match self {
             Self::Request { key_bytes, value_bytes, flags_bytes, .. } => {
                 key_bytes + value_bytes + flags_bytes
             }
-            Self::Question(_) => 0,
+            Self::BeginValue { key_bytes, flags_bytes, .. } => key_bytes + flags_bytes,
+            Self::ValuePart { bytes } => bytes,
+            Self::EndValue | Self::Question(_) => 0,
         }
     }
 }
@@ -94,6 +117,8 @@ pub enum Outcome<'a> {
     Answer(&'a Answer, &'a [u8]),
     /// Nothing yet.
     Bounced,
+    /// There is nothing to be said.
+    Silence,
 }
 
 /// The connections behind the requests of a batch.
@@ -175,6 +200,29 @@ impl Batch {
         self.entries.push(Entry { sender, work, state: State::Posted });
     }
 
+    /// Announces a value.
+    pub fn begin_value(&mut self, sender: ReturnAddress, kept: &Kept) {
+        let Request { command, noreply, dialect, key, flags, .. } = kept.request();
+        for part in [key, flags] {
+            self.bytes.extend_from_slice(part);
+        }
+        let (key_bytes, flags_bytes, value_bytes) = (key.len(), flags.len(), kept.value_bytes);
+        let work = Work::BeginValue { command, noreply, dialect, key_bytes, flags_bytes, value_bytes };
+        self.entries.push(Entry { sender, work, state: State::Posted });
+    }
+
+    /// Copies a part of an announced value in.
+    pub fn value_part(&mut self, sender: ReturnAddress, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        let work = Work::ValuePart { bytes: bytes.len() };
+        self.entries.push(Entry { sender, work, state: State::Posted });
+    }
+
+    /// Ends an announced value.
+    pub fn end_value(&mut self, sender: ReturnAddress) {
+        self.entries.push(Entry { sender, work: Work::EndValue, state: State::Posted });
+    }
+
     /// Adds a question to the shard itself. It is asked after what is in before it.
     pub fn ask(&mut self, sender: ReturnAddress, question: Question) {
         self.entries.push(Entry { sender, work: Work::Question(question), state: State::Posted });
@@ -203,6 +251,22 @@ impl Batch {
                     Work::Question(Question::Connections) => {
                         census(&mut self.replies);
                         self.answers.push(Answer::Done);
+                    }
+                    Work::Question(Question::DropValue(connection)) => {
+                        executor.drop_visit(sender, connection);
+                        self.answers.push(Answer::Done);
+                    }
+                    Work::BeginValue { value_bytes, .. } => {
+                        let request = request_of(entry.work, split_off(&mut rest, entry.work.bytes()));
+                        let kept = Kept::new(&request, value_bytes);
+                        executor.begin_visit(now, sender, entry.sender.connection, kept);
+                    }
+                    Work::ValuePart { bytes } => {
+                        let part = split_off(&mut rest, bytes);
+                        executor.go_on_visiting(sender, entry.sender.connection, part);
+                    }
+                    Work::EndValue => {
+                        executor.end_visit(now, sender, entry.sender.connection, &mut self.replies);
                     }
                     Work::Question(question) => {
                         self.answers.push(executor.answer(now, question, &mut self.replies));
@@ -237,7 +301,8 @@ impl Batch {
         let mut lent = self.lent.iter();
         self.entries.iter().map(move |entry| {
             let outcome = match (entry.state, entry.work) {
-                (State::Done { reply_bytes }, Work::Request { .. }) => {
+                (State::Done { .. }, Work::BeginValue { .. } | Work::ValuePart { .. }) => Outcome::Silence,
+                (State::Done { reply_bytes }, Work::Request { .. } | Work::EndValue) => {
                     Outcome::Reply(split_off(&mut rest, reply_bytes))
                 }
                 (State::Done { reply_bytes }, Work::Question(_)) => {
@@ -282,7 +347,7 @@ impl Batch {
             let verdict = match entry.work {
                 _ if letter.is_full() => Gate::Keep,
                 // It is owed to the owner, whoever was the reader.
-                Work::Question(Question::TakeBack(_)) => Gate::Send,
+                Work::Question(Question::TakeBack(_) | Question::DropValue(_)) => Gate::Send,
                 _ => senders.gate(entry.sender.connection),
             };
             let to = match verdict {
@@ -316,14 +381,20 @@ fn keys_of<'a>(entries: &[Entry], mut rest: &'a [u8]) -> impl Iterator<Item = &'
         rest = &rest[bytes.len()..];
         match entry.work {
             Work::Request { key_bytes, .. } => Some(&bytes[..key_bytes]),
-            Work::Question(_) => None,
+            Work::BeginValue { .. } | Work::ValuePart { .. } | Work::EndValue | Work::Question(_) => None,
         }
     })
 }
 
 fn request_of(work: Work, mut bytes: &[u8]) -> Request<'_> {
-    let Work::Request { command, noreply, dialect, key_bytes, value_bytes, flags_bytes } = work else {
-        unreachable!("a question has no bytes")
+    let (command, noreply, dialect, key_bytes, value_bytes, flags_bytes) = match work {
+        Work::Request { command, noreply, dialect, key_bytes, value_bytes, flags_bytes } => {
+            (command, noreply, dialect, key_bytes, value_bytes, flags_bytes)
+        }
+        Work::BeginValue { command, noreply, dialect, key_bytes, flags_bytes, .. } => {
+            (command, noreply, dialect, key_bytes, 0, flags_bytes)
+        }
+        Work::ValuePart { .. } | Work::EndValue | Work::Question(_) => unreachable!("it is no request"),
     };
     Request {
         command,
@@ -396,6 +467,7 @@ mod tests {
                 format!("numbers: {}, {} bytes", matches!(answer, Answer::Numbers(_)), text.len())
             }
             Outcome::Bounced => "bounced".into(),
+            Outcome::Silence => String::new(),
         };
         batch.outcomes().map(|(to, outcome)| (to.connection.slot, text(outcome))).collect()
     }

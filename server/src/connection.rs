@@ -7,6 +7,7 @@ use slabring_protocol::Parser;
 use slabring_reactor::ConnectionId;
 
 use crate::dump::Dump;
+use crate::intake::Intake;
 use crate::outbox::Outbox;
 use crate::session::Session;
 use crate::watch::Watch;
@@ -137,6 +138,8 @@ pub struct Connection {
     pub parser: Parser,
     /// What is not executed yet.
     pub input: Input,
+    /// The large value that it is sending.
+    pub intake: Option<Box<Intake>>,
     /// What is owed.
     pub outbox: Outbox,
     /// TLS, if it is spoken.
@@ -186,6 +189,7 @@ impl Connection {
             id,
             parser,
             input: Input::default(),
+            intake: None,
             outbox: Outbox::default(),
             session: None,
             stream: None,

@@ -75,7 +75,8 @@ pub struct Dispatcher {
     pub census_wanted: Vec<ReturnAddress>,
     /// Who may come in, if that is asked.
     pub users: Held<Users>,
-    limits: Limits,
+    /// What is refused before it has come.
+    pub limits: Limits,
     spare_buffers: Vec<Vec<u8>>,
 }
 
@@ -172,7 +173,10 @@ impl Dispatcher {
         client.stalled = false;
         client.input.need(0);
         self.go_on_streaming(client);
-        let used = self.execute_requests(client, bytes);
+        let mut used = if client.intake.is_some() { self.take_in(client, bytes) } else { 0 };
+        if client.intake.is_none() {
+            used += self.execute_requests(client, &bytes[used..]);
+        }
         client.stalled |= client.stream.is_some();
         self.budget.count(client);
         used
@@ -209,7 +213,10 @@ impl Dispatcher {
                 }
                 match self.take_step(client, parsed) {
                     Some(consumed) => used += consumed,
-                    None => return used,
+                    None => {
+                        let Step::Incomplete { total_bytes } = parsed.step else { return used };
+                        return used + self.begin_intake(client, &bytes[used..], total_bytes);
+                    }
                 }
             }
         }
@@ -245,7 +252,10 @@ impl Dispatcher {
     /// The key of the request that `data` begins with, if this shard will execute it at once.
     pub fn first_key<'a>(&self, client: &Connection, data: &'a [u8]) -> Option<&'a [u8]> {
         // Behind a quit the parser may stand in the middle of a request that nobody will read on.
-        let reads = client.ending == Ending::No && !client.stalled && client.session.is_none();
+        let reads = client.ending == Ending::No
+            && !client.stalled
+            && client.session.is_none()
+            && client.intake.is_none();
         if !reads || !client.input.is_empty() {
             return None;
         }
@@ -293,7 +303,8 @@ impl Dispatcher {
         }
     }
 
-    fn may_execute(&self, client: &Connection) -> bool {
+    /// Whether a request of this connection may be executed.
+    pub fn may_execute(&self, client: &Connection) -> bool {
         client.may_execute()
             && self.post.has_room()
             && (!self.budget.outputs_are_full() || client.has_read_all())
@@ -337,7 +348,8 @@ impl Dispatcher {
         }
     }
 
-    fn owner_of(&self, request: &Request<'_>) -> ShardId {
+    /// Who has the key of a request.
+    pub fn owner_of(&self, request: &Request<'_>) -> ShardId {
         if self.shards.count == 1 || !request.command.is_keyed() {
             return self.shards.me;
         }
@@ -355,7 +367,7 @@ impl Dispatcher {
                 self.ask_for_slice(client);
             }
             // The post office keeps it.
-            Outcome::Bounced => {}
+            Outcome::Bounced | Outcome::Silence => {}
             Outcome::Answer(Answer::Walked(walked), text) => {
                 client.outbox.deliver(to.ticket, text);
                 self.walked(client, walked);

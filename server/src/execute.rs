@@ -15,7 +15,8 @@ use slabring_protocol::reply::{LogItem, WatchEvent};
 use slabring_protocol::{Command, KEY_SIZE_MAX, Request, StoreMode, WatchTopics};
 use slabring_reactor::{IoCounters, LoanId};
 
-use crate::exptime::ttl_of;
+use crate::exptime::{expiry_of, ttl_of};
+use crate::intake::Visitor;
 use crate::lending::{LENT_BYTES_MIN, Lent, Loans};
 use crate::node::Node;
 use crate::observe::REQUEST_TOPICS;
@@ -51,6 +52,8 @@ pub struct Executor {
     lent: Option<(usize, Lent)>,
     /// What is lent.
     pub loans: Loans,
+    /// Values that come from connections of other shards.
+    pub visitors: Vec<Visitor>,
     /// The thread's own part of a report.
     pub traffic: Traffic,
     /// The reactor's part of a report, as of the last turn.
@@ -85,6 +88,7 @@ impl Executor {
             lends: false,
             lent: None,
             loans: Loans::default(),
+            visitors: Vec::new(),
             traffic,
             io,
         }
@@ -214,13 +218,15 @@ impl Executor {
         match request.command {
             Command::Get { .. } => self.get(now, request, out),
             Command::GetAndTouch { exptime, .. } => self.get_and_touch(now, request, exptime, out),
-            Command::Store { .. } => self.store(now, request, out),
+            Command::Store { .. } | Command::MetaStore(_) => {
+                let outcome = self.count_store(now, &store_of(now, request, key));
+                reply_to_store(request, request.value.len(), outcome, out);
+            }
             Command::StoreTooLarge { removes } => self.store_too_large(now, request, key, removes, out),
             Command::Delete { compare } => self.delete(now, request, compare, out),
             Command::Arithmetic { .. } => self.arithmetic(now, request, out),
             Command::Touch { exptime } => self.touch(now, request, exptime, out),
             Command::MetaGet(flags) => self.meta_get(now, request, key, &flags, out),
-            Command::MetaStore(flags) => self.meta_store(now, request, key, &flags, out),
             Command::MetaDelete(flags) => self.meta_delete(now, request, key, &flags, out),
             Command::MetaArithmetic(flags) => self.meta_arithmetic(now, request, key, &flags, out),
             Command::MetaDebug(_) => self.meta_debug(now, request, key, out),
@@ -261,9 +267,15 @@ impl Executor {
                 return Answer::Slice;
             }
             Question::TakeBack(number) => self.loans.take_back(number, &mut self.shard),
+            Question::DropValue(_) => unreachable!("who knows the sender answers"),
             Question::Connections => unreachable!("who has the connections answers"),
         }
         Answer::Done
+    }
+
+    /// Whether somebody wants to be told of requests.
+    pub fn is_observed(&self) -> bool {
+        self.observed
     }
 
     /// Looks whether somebody watches.
@@ -354,6 +366,11 @@ impl Executor {
 
     fn count_store(&mut self, now: Seconds, store: &Store<'_>) -> StoreOutcome {
         let outcome = self.shard.store(now, store);
+        self.count_outcome(store, outcome)
+    }
+
+    /// Counts a store that has just ended so. Returns what the client is told.
+    pub fn count_outcome(&mut self, store: &Store<'_>, outcome: StoreOutcome) -> StoreOutcome {
         match outcome {
             StoreOutcome::TooLarge => self.commands.store_too_large += 1,
             StoreOutcome::NoMemory => self.commands.store_no_memory += 1,
@@ -413,6 +430,39 @@ impl Executor {
             ArithmeticOutcome::NonNumeric | ArithmeticOutcome::Exists | ArithmeticOutcome::NoMemory => {}
         }
         outcome
+    }
+}
+
+/// What a store command asks of the engine, with its value.
+pub fn store_of<'a>(now: Seconds, request: &Request<'a>, key: &'a [u8]) -> Store<'a> {
+    match request.command {
+        Command::Store { mode, client_flags, exptime, compare } => Store {
+            mode: engine_mode(mode),
+            client_flags,
+            compare,
+            ..Store::set(key, request.value, expiry_of(exptime, now))
+        },
+        Command::MetaStore(flags) => Store {
+            mode: engine_mode(flags.store_mode()),
+            key,
+            value: request.value,
+            client_flags: flags.client_flags,
+            expiry: expiry_of(flags.exptime.unwrap_or(0), now),
+            compare: flags.compare,
+            explicit_cas: flags.explicit_cas,
+            invalidate: flags.has(b'I'),
+            vivify: flags.vivify.map(|exptime| expiry_of(exptime, now)),
+            binary_key: flags.base64(),
+        },
+        command => unreachable!("{command:?} stores nothing"),
+    }
+}
+
+/// Answers a store command that brought a value of so many bytes.
+pub fn reply_to_store(request: &Request<'_>, value_bytes: usize, outcome: StoreOutcome, out: &mut Vec<u8>) {
+    match request.command {
+        Command::MetaStore(_) => meta::reply_to_store(request, value_bytes, outcome, out),
+        _ => classic::reply_to_store(request, outcome, out),
     }
 }
 

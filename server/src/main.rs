@@ -17,6 +17,7 @@ mod dump;
 mod execute;
 mod exptime;
 mod gather;
+mod intake;
 mod lending;
 mod listeners;
 mod live;

@@ -16,6 +16,7 @@ use slabring_reactor::mailbox::{Receiver, Sender, mailbox};
 use slabring_reactor::{Io, Waker};
 
 use crate::batch::{Batch, ReturnAddress, Senders, Visit};
+use crate::intake::Kept;
 use crate::report::Question;
 use crate::shards::ShardId;
 
@@ -126,9 +127,28 @@ impl Post {
 
     /// Writes a request into this turn's letter to `owner`. There must be room.
     pub fn request(&mut self, owner: ShardId, sender: ReturnAddress, request: &Request<'_>) {
+        self.write(owner, |open| open.push(sender, request));
+    }
+
+    /// Tells `owner` that a value comes in parts. There must be room, for each part too.
+    pub fn begin_value(&mut self, owner: ShardId, sender: ReturnAddress, kept: &Kept) {
+        self.write(owner, |open| open.begin_value(sender, kept));
+    }
+
+    /// The next part of it.
+    pub fn value_part(&mut self, owner: ShardId, sender: ReturnAddress, bytes: &[u8]) {
+        self.write(owner, |open| open.value_part(sender, bytes));
+    }
+
+    /// Its end, which is answered.
+    pub fn end_value(&mut self, owner: ShardId, sender: ReturnAddress) {
+        self.write(owner, |open| open.end_value(sender));
+    }
+
+    fn write(&mut self, owner: ShardId, write: impl FnOnce(&mut Batch)) {
         self.change(self.place_of(owner), |peer| {
             assert!(!peer.is_blocked(), "the caller asks for room first");
-            peer.open.push(sender, request);
+            write(&mut peer.open);
             if peer.open.is_full() && peer.may_send() {
                 peer.send_open();
             }

@@ -2,7 +2,7 @@
 
 use slabring_engine::{Automove, CLASSES_MAX, ClassId, ClassStats, Counters, MemoryUse, MovePage, Seconds};
 use slabring_protocol::{Command, Dialect, Request};
-use slabring_reactor::IoCounters;
+use slabring_reactor::{ConnectionId, IoCounters};
 
 use crate::dump::{Walk, Walked};
 use crate::prefixes::Prefixes;
@@ -188,6 +188,8 @@ pub enum Question {
     Slice(u32),
     /// What you lent under this number is not wanted any more.
     TakeBack(u32),
+    /// The value that this connection was sending will not be whole.
+    DropValue(ConnectionId),
 }
 
 /// What one shard answers, beside text.

@@ -156,6 +156,7 @@ impl<I: Io> ShardThread<I> {
         drop(self.io);
         let executor = &mut self.dispatcher.executor;
         executor.end_loans();
+        executor.end_visits();
     }
 
     /// Sleeps only if no letter waits, and tells the others so first.
@@ -388,6 +389,7 @@ impl<I: Io> ShardThread<I> {
     fn close(&mut self, id: ConnectionId, reason: CloseReason) {
         let Some(mut client) = self.connections.remove(id) else { return };
         self.dispatcher.drop_values(&mut client);
+        self.dispatcher.drop_intake(&mut client);
         self.dispatcher.budget.forget(&client);
         if is_datagram(id) {
             return self.datagrams.forget(id);

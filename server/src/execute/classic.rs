@@ -1,13 +1,12 @@
 //! The classic commands, which the text and the binary protocol share. The request says how its answer is written.
 
 use slabring_engine::{
-    Arithmetic, ArithmeticOutcome, Delete, DeleteMode, DeleteOutcome, Item, Place, Seconds, Store,
-    StoreOutcome,
+    Arithmetic, ArithmeticOutcome, Delete, DeleteMode, DeleteOutcome, Item, Place, Seconds, StoreOutcome,
 };
 use slabring_protocol::reply::{self, Hit, Outcome};
 use slabring_protocol::{Command, ErrorReply, Request};
 
-use super::{Executor, class_counters, engine_mode, length};
+use super::{Executor, class_counters, length};
 use crate::discovery::DISCOVERY_KEY;
 use crate::exptime::expiry_of;
 
@@ -70,27 +69,6 @@ impl Executor {
                 reply::miss(out, request);
             }
         }
-    }
-
-    pub(super) fn store(&mut self, now: Seconds, request: &Request<'_>, out: &mut Vec<u8>) {
-        let Command::Store { mode, client_flags, exptime, compare } = request.command else {
-            unreachable!("the caller has looked")
-        };
-        let store = Store {
-            mode: engine_mode(mode),
-            client_flags,
-            compare,
-            ..Store::set(request.key, request.value, expiry_of(exptime, now))
-        };
-        let outcome = match self.count_store(now, &store) {
-            StoreOutcome::Stored { cas, .. } => Outcome::Stored { cas },
-            StoreOutcome::NotStored => Outcome::NotStored,
-            StoreOutcome::Exists => Outcome::Exists,
-            StoreOutcome::NotFound => Outcome::NotFound,
-            StoreOutcome::TooLarge => Outcome::Refused(ErrorReply::TooLarge),
-            StoreOutcome::NoMemory => Outcome::Refused(ErrorReply::OutOfMemoryStoring),
-        };
-        reply::outcome(out, request, outcome);
     }
 
     /// `key` is decoded: a meta command may have come to this.
@@ -163,6 +141,18 @@ impl Executor {
         };
         reply::outcome(out, request, outcome);
     }
+}
+
+pub(super) fn reply_to_store(request: &Request<'_>, outcome: StoreOutcome, out: &mut Vec<u8>) {
+    let outcome = match outcome {
+        StoreOutcome::Stored { cas, .. } => Outcome::Stored { cas },
+        StoreOutcome::NotStored => Outcome::NotStored,
+        StoreOutcome::Exists => Outcome::Exists,
+        StoreOutcome::NotFound => Outcome::NotFound,
+        StoreOutcome::TooLarge => Outcome::Refused(ErrorReply::TooLarge),
+        StoreOutcome::NoMemory => Outcome::Refused(ErrorReply::OutOfMemoryStoring),
+    };
+    reply::outcome(out, request, outcome);
 }
 
 /// Appends a hit, or if the value has so many bytes only what comes before it; then the caller goes on.

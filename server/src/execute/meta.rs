@@ -1,13 +1,13 @@
 //! The meta commands. Their replies show what their flags ask for.
 
 use slabring_engine::{
-    Arithmetic, ArithmeticOutcome, Delete, DeleteMode, DeleteOutcome, Fetch, Fetched, Item, Seconds, Store,
+    Arithmetic, ArithmeticOutcome, Delete, DeleteMode, DeleteOutcome, Fetch, Fetched, Item, Seconds,
     StoreOutcome,
 };
 use slabring_protocol::reply::{self, MetaItem, MetaStatus, MetaWin};
 use slabring_protocol::{ErrorReply, MetaFlags, Request};
 
-use super::{Executor, class_counters, engine_mode, length};
+use super::{Executor, class_counters, length};
 use crate::exptime::{expiry_of, ttl_of};
 use crate::report::class_number;
 
@@ -59,40 +59,6 @@ impl Executor {
                 }
             }
         }
-    }
-
-    pub(super) fn meta_store(
-        &mut self,
-        now: Seconds,
-        request: &Request<'_>,
-        key: &[u8],
-        flags: &MetaFlags,
-        out: &mut Vec<u8>,
-    ) {
-        let store = Store {
-            mode: engine_mode(flags.store_mode()),
-            key,
-            value: request.value,
-            client_flags: flags.client_flags,
-            expiry: expiry_of(flags.exptime.unwrap_or(0), now),
-            compare: flags.compare,
-            explicit_cas: flags.explicit_cas,
-            invalidate: flags.has(b'I'),
-            vivify: flags.vivify.map(|exptime| expiry_of(exptime, now)),
-            binary_key: flags.base64(),
-        };
-        let sent = MetaItem { value_len: length(request.value.len()), ..MetaItem::default() };
-        let (status, item) = match self.count_store(now, &store) {
-            StoreOutcome::Stored { cas, value_len } => {
-                (MetaStatus::Stored, MetaItem { cas, value_len: length(value_len), ..sent })
-            }
-            StoreOutcome::NotStored => (MetaStatus::NotStored, sent),
-            StoreOutcome::Exists => (MetaStatus::Exists, sent),
-            StoreOutcome::NotFound => (MetaStatus::NotFound, sent),
-            StoreOutcome::TooLarge => return reply::error(out, ErrorReply::TooLarge),
-            StoreOutcome::NoMemory => return reply::error(out, ErrorReply::OutOfMemoryStoring),
-        };
-        reply::meta_status(out, request, status, &item);
     }
 
     pub(super) fn meta_delete(
@@ -157,6 +123,26 @@ impl Executor {
             None => reply::meta_status(out, request, MetaStatus::Miss, &MetaItem::default()),
         }
     }
+}
+
+pub(super) fn reply_to_store(
+    request: &Request<'_>,
+    value_bytes: usize,
+    outcome: StoreOutcome,
+    out: &mut Vec<u8>,
+) {
+    let sent = MetaItem { value_len: length(value_bytes), ..MetaItem::default() };
+    let (status, item) = match outcome {
+        StoreOutcome::Stored { cas, value_len } => {
+            (MetaStatus::Stored, MetaItem { cas, value_len: length(value_len), ..sent })
+        }
+        StoreOutcome::NotStored => (MetaStatus::NotStored, sent),
+        StoreOutcome::Exists => (MetaStatus::Exists, sent),
+        StoreOutcome::NotFound => (MetaStatus::NotFound, sent),
+        StoreOutcome::TooLarge => return reply::error(out, ErrorReply::TooLarge),
+        StoreOutcome::NoMemory => return reply::error(out, ErrorReply::OutOfMemoryStoring),
+    };
+    reply::meta_status(out, request, status, &item);
 }
 
 fn meta_item(item: &Item<'_>, now: Seconds) -> MetaItem {
