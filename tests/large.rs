@@ -75,13 +75,11 @@ fn a_value_that_comes_in_pieces_is_stored_when_it_is_whole_and_answered_as_ever(
                 assert!(c.get(key) == Some(old.clone()), "{key} was not to be changed");
                 send_in_pieces(c, &request(&format!("{set} noreply"), &new, "\r\n"), &mut random);
                 assert!(c.get(key) == Some(new.clone()), "{key} without a reply");
-                let meta = request(&format!("ms {key} {size} s Oq b"), &old, "\r\n");
-                let answer = ask(c, &meta, &mut random);
-                let refused = answer.starts_with("CLIENT_ERROR");
-                assert!(refused || answer == format!("HD s{size} Oq b"), "{answer}");
+                let meta = request(&format!("ms {key} {size} s Oq"), &old, "\r\n");
+                assert_eq!(ask(c, &meta, &mut random), format!("HD s{size} Oq"));
                 let append = request(&format!("append {key} 0 0 {size}"), &old, "\r\n");
                 assert_eq!(ask(c, &append, &mut random), "STORED");
-                assert!(c.get(key) == Some([new, old].concat()), "{key} with more behind it");
+                assert!(c.get(key) == Some([&old[..], &old[..]].concat()), "{key} with more behind it");
                 assert_eq!(c.command(&format!("delete {key}")), "DELETED");
             }
         }
@@ -93,9 +91,9 @@ fn a_value_whose_sender_goes_in_the_middle_is_forgotten_and_its_room_used_again(
     check(|server| {
         let mut stays = server.connect();
         stays.set("key", "old");
-        for round in 0..60_u32 {
+        for round in 0..30_u32 {
             let mut goes = server.connect();
-            goes.send(request("set key 0 0 20000000", &vec![b'x'; 3_000_000], "")).expect("it is read");
+            goes.send(request("set key 0 0 20000000", &vec![b'x'; 2_000_000], "")).expect("it is read");
             if round % 2 == 0 {
                 goes.finish_sending().expect("it is still connected");
             }

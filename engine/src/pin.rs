@@ -45,8 +45,8 @@ impl Shard {
     }
 
     /// Pins the item that was just read, dead or alive. `None` if anything else happened to the shard meanwhile and the item
-    /// is gone or replaced, or if too much is held already: more than a quarter of the budget (half, if it is a single
-    /// value), half of the pages, or 1024 values (fewer in shards below 32 MiB). Then the caller copies. O(pieces of the value).
+    /// is gone or replaced, or if too much is held already: more than half of the budget or of the pages (three
+    /// quarters, if it is a single value), or 1024 values (fewer in shards below 32 MiB). Then the caller copies. O(pieces of the value).
     pub fn pin_at(&mut self, place: Place) -> Option<Pin> {
         let head = place.location;
         if !self.is_there(place) {
@@ -69,7 +69,8 @@ impl Shard {
 
     /// Whether any value can be pinned now, however large it is: what [`Shard::pin_at`] refuses then is gone. O(1).
     pub fn has_room_for_any_pin(&self) -> bool {
-        self.holds.has_room(self.largest_item_bytes(), self.slabs.pages_held())
+        self.holds.len() == 0
+            || self.holds.has_room(self.item_bytes_of(self.item_size_max), self.slabs.pages_held())
     }
 
     /// Whether an item that was just read can be pinned. O(pieces of the value).
@@ -193,10 +194,10 @@ impl Shard {
         chain.map(|chunk| self.slabs.class(self.slabs.class_of(chunk)).chunk_size).sum()
     }
 
-    /// Bytes of the chunks of an item with a value of the largest kind, or a little more.
-    fn largest_item_bytes(&self) -> usize {
+    /// Bytes of the chunks of an item with such a value, or a little more.
+    pub(crate) fn item_bytes_of(&self, value_len: usize) -> usize {
         let chunk_size = self.slabs.class(self.slabs.largest()).chunk_size;
-        let continuations = self.item_size_max / self.payload() + 1;
+        let continuations = value_len / self.payload() + 1;
         (continuations + 1) * chunk_size
     }
 

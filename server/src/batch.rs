@@ -97,6 +97,9 @@ enum State {
     /// Not executed: the owner had no room for more replies. It must be posted again, behind nothing newer of its
     /// connection.
     Bounced,
+    /// Not executed: it asks for a large value that cannot be lent now, or stands behind one of its connection that does. Its
+    /// connection posts it again after a while, with all that is behind it.
+    Deferred,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -104,6 +107,8 @@ struct Entry {
     sender: ReturnAddress,
     work: Work,
     state: State,
+    /// It was deferred, and is the first of its connection to be posted again.
+    retries: bool,
 }
 
 /// What became of a request or question.
@@ -117,6 +122,8 @@ pub enum Outcome<'a> {
     Answer(&'a Answer, &'a [u8]),
     /// Nothing yet.
     Bounced,
+    /// Nothing yet either: [`Batch::hand_out_deferred`] has it.
+    Deferred,
     /// There is nothing to be said.
     Silence,
 }
@@ -197,7 +204,7 @@ impl Batch {
             value_bytes: request.value.len(),
             flags_bytes: request.flags.len(),
         };
-        self.entries.push(Entry { sender, work, state: State::Posted });
+        self.entries.push(Entry { sender, work, state: State::Posted, retries: false });
     }
 
     /// Announces a value.
@@ -208,24 +215,29 @@ impl Batch {
         }
         let (key_bytes, flags_bytes, value_bytes) = (key.len(), flags.len(), kept.value_bytes);
         let work = Work::BeginValue { command, noreply, dialect, key_bytes, flags_bytes, value_bytes };
-        self.entries.push(Entry { sender, work, state: State::Posted });
+        self.entries.push(Entry { sender, work, state: State::Posted, retries: false });
     }
 
     /// Copies a part of an announced value in.
     pub fn value_part(&mut self, sender: ReturnAddress, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
         let work = Work::ValuePart { bytes: bytes.len() };
-        self.entries.push(Entry { sender, work, state: State::Posted });
+        self.entries.push(Entry { sender, work, state: State::Posted, retries: false });
     }
 
     /// Ends an announced value.
     pub fn end_value(&mut self, sender: ReturnAddress) {
-        self.entries.push(Entry { sender, work: Work::EndValue, state: State::Posted });
+        self.entries.push(Entry { sender, work: Work::EndValue, state: State::Posted, retries: false });
     }
 
     /// Adds a question to the shard itself. It is asked after what is in before it.
     pub fn ask(&mut self, sender: ReturnAddress, question: Question) {
-        self.entries.push(Entry { sender, work: Work::Question(question), state: State::Posted });
+        self.entries.push(Entry {
+            sender,
+            work: Work::Question(question),
+            state: State::Posted,
+            retries: false,
+        });
     }
 
     /// The owner's part: executes everything in order and keeps the replies in here.
@@ -246,14 +258,20 @@ impl Batch {
                     entry.state = State::Bounced;
                     continue;
                 }
+                if must_defer(entry, rest, executor, now, sender) {
+                    split_off(&mut rest, entry.work.bytes());
+                    entry.state = State::Deferred;
+                    continue;
+                }
                 let before = self.replies.len();
                 match entry.work {
                     Work::Question(Question::Connections) => {
                         census(&mut self.replies);
                         self.answers.push(Answer::Done);
                     }
-                    Work::Question(Question::DropValue(connection)) => {
+                    Work::Question(Question::Forget(connection)) => {
                         executor.drop_visit(sender, connection);
+                        executor.deferring.retain(|deferring| *deferring != (sender, connection));
                         self.answers.push(Answer::Done);
                     }
                     Work::BeginValue { value_bytes, .. } => {
@@ -314,6 +332,7 @@ impl Batch {
                     Outcome::Lending(split_off(&mut rest, reply_bytes), *lent)
                 }
                 (State::Bounced, _) => Outcome::Bounced,
+                (State::Deferred, _) => Outcome::Deferred,
                 (State::Posted, _) => unreachable!("the owner has gone through all of them"),
             };
             (entry.sender, outcome)
@@ -330,12 +349,32 @@ impl Batch {
         let mut rest = &other.bytes[..];
         for entry in &other.entries {
             let bytes = split_off(&mut rest, entry.work.bytes());
-            if !matches!(entry.state, State::Done { .. } | State::Lending { .. }) {
+            if matches!(entry.state, State::Posted | State::Bounced) {
                 self.bytes.extend_from_slice(bytes);
                 self.entries.push(Entry { state: State::Posted, ..*entry });
                 note(entry.sender.connection);
             }
         }
+    }
+
+    /// Copies each deferred request to `keep`, in order, with a flag for it to be the first of its connection.
+    pub fn hand_out_deferred(&self, mut keep: impl FnMut(ConnectionId, &mut dyn FnMut(&mut Self))) {
+        let mut rest = &self.bytes[..];
+        for entry in &self.entries {
+            let bytes = split_off(&mut rest, entry.work.bytes());
+            if matches!(entry.state, State::Deferred) {
+                keep(entry.sender.connection, &mut |deferred| {
+                    deferred.bytes.extend_from_slice(bytes);
+                    let retries = deferred.entries.is_empty();
+                    deferred.entries.push(Entry { state: State::Posted, retries, ..*entry });
+                });
+            }
+        }
+    }
+
+    /// Whether something of it was deferred.
+    pub fn has_deferred(&self) -> bool {
+        self.entries.iter().any(|entry| matches!(entry.state, State::Deferred))
     }
 
     /// Moves what `senders` let through to `letter`, until that is full, and keeps the rest in order.
@@ -347,7 +386,7 @@ impl Batch {
             let verdict = match entry.work {
                 _ if letter.is_full() => Gate::Keep,
                 // It is owed to the owner, whoever was the reader.
-                Work::Question(Question::TakeBack(_) | Question::DropValue(_)) => Gate::Send,
+                Work::Question(Question::TakeBack(_) | Question::Forget(_)) => Gate::Send,
                 _ => senders.gate(entry.sender.connection),
             };
             let to = match verdict {
@@ -372,6 +411,34 @@ impl Batch {
             buffer.shrink_to(BYTES_KEPT);
         }
     }
+}
+
+/// Whether the owner cannot execute an entry, whose bytes begin with `rest`, in its turn.
+fn must_defer(entry: &Entry, rest: &[u8], executor: &mut Executor, now: Seconds, sender: ShardId) -> bool {
+    if executor.deferring.is_empty() && executor.shard().has_room_for_any_pin() {
+        return false;
+    }
+    if matches!(entry.work, Work::Question(_)) || is_datagram(entry.sender.connection) {
+        return false;
+    }
+    let name = (sender, entry.sender.connection);
+    if entry.retries {
+        executor.deferring.retain(|deferring| *deferring != name);
+    } else if executor.deferring.contains(&name) {
+        return true;
+    }
+    let waits = match entry.work {
+        Work::BeginValue { value_bytes, .. } => !executor.shard().has_room_to_reserve(value_bytes),
+        Work::Request { .. } => {
+            let request = request_of(entry.work, &rest[..entry.work.bytes()]);
+            executor.value_bytes_to_copy(now, &request) > 0
+        }
+        Work::ValuePart { .. } | Work::EndValue | Work::Question(_) => false,
+    };
+    if waits {
+        executor.deferring.push(name);
+    }
+    waits
 }
 
 /// The keys of entries whose bytes begin with `rest`.
@@ -467,6 +534,7 @@ mod tests {
                 format!("numbers: {}, {} bytes", matches!(answer, Answer::Numbers(_)), text.len())
             }
             Outcome::Bounced => "bounced".into(),
+            Outcome::Deferred => "deferred".into(),
             Outcome::Silence => String::new(),
         };
         batch.outcomes().map(|(to, outcome)| (to.connection.slot, text(outcome))).collect()

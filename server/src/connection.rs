@@ -6,10 +6,12 @@ use slabring_engine::Seconds;
 use slabring_protocol::Parser;
 use slabring_reactor::ConnectionId;
 
+use crate::batch::Batch;
 use crate::dump::Dump;
 use crate::intake::Intake;
 use crate::outbox::Outbox;
 use crate::session::Session;
+use crate::shards::ShardId;
 use crate::watch::Watch;
 
 /// Replies in bytes above which a connection's requests are not executed and its socket is not read.
@@ -162,6 +164,8 @@ pub struct Connection {
     pub listed: bool,
     /// Requests of it that another shard could not answer yet and that must be posted again.
     pub bounced: usize,
+    /// Requests of it that their owners could not execute yet, in order.
+    pub deferred: Vec<(ShardId, Batch)>,
     /// The turn in which some of them were last posted again, and how many.
     pub resent_turn: u64,
     /// See `resent_turn`.
@@ -201,6 +205,7 @@ impl Connection {
             stalled: false,
             listed: false,
             bounced: 0,
+            deferred: Vec::new(),
             resent_turn: 0,
             resent: 0,
             touched: false,
@@ -219,6 +224,7 @@ impl Connection {
             && self.outbox.waiting() < REPLIES_WAITING_MAX
             && self.outbox.gathering() == 0
             && self.bounced == 0
+            && self.deferred.is_empty()
             && self.stream.is_none()
     }
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use slabring_engine::{Seconds, WARM_KEYS_MAX};
 use slabring_protocol::{Command, ErrorReply, KEY_SIZE_MAX, Limits, Parser, Request, Step, Users, reply};
-use slabring_reactor::LoanId;
+use slabring_reactor::{ConnectionId, LoanId};
 
 use crate::batch::{Batch, Outcome, ReturnAddress, Visit};
 use crate::budget::Budget;
 use crate::connection::{Connection, Ending, Input, Stream};
 use crate::datagrams::is_datagram;
 use crate::execute::Executor;
-use crate::lending::{Remote, SEALED_BYTES_MAX, SLICE_BYTES, Value, WINDOW_BYTES_MAX};
+use crate::lending::{COPIED_BYTES_MAX, Remote, SEALED_BYTES_MAX, SLICE_BYTES, Value, WINDOW_BYTES_MAX};
 use crate::live::Held;
 use crate::node::Node;
 use crate::outbox::{Next, Ticket};
@@ -316,7 +316,8 @@ impl Dispatcher {
             return false;
         }
         let Step::Request { request, .. } = &parsed.step else { return false };
-        let waits = self.executor.value_bytes_to_copy(self.now, request) > self.budget.output_room();
+        let may_copy = self.budget.output_room().min(COPIED_BYTES_MAX);
+        let waits = self.executor.value_bytes_to_copy(self.now, request) > may_copy;
         self.value_waited |= waits;
         waits
     }
@@ -367,7 +368,7 @@ impl Dispatcher {
                 self.ask_for_slice(client);
             }
             // The post office keeps it.
-            Outcome::Bounced | Outcome::Silence => {}
+            Outcome::Bounced | Outcome::Deferred | Outcome::Silence => {}
             Outcome::Answer(Answer::Walked(walked), text) => {
                 client.outbox.deliver(to.ticket, text);
                 self.walked(client, walked);
@@ -491,6 +492,25 @@ impl Dispatcher {
         self.has_more = true;
     }
 
+    /// Posts the deferred requests of a connection again, if there is room. Says whether it did.
+    pub fn retry_deferred(&mut self, client: &mut Connection) -> bool {
+        while let Some((owner, _)) = client.deferred.first() {
+            if !self.post.has_room() || client.bounced > 0 {
+                return false;
+            }
+            let owner = *owner;
+            let (_, deferred) = client.deferred.remove(0);
+            self.post.again(owner, &deferred);
+        }
+        true
+    }
+
+    /// Tells another shard that a connection, of which it keeps something, will not go on.
+    pub fn forget_at(&mut self, owner: ShardId, connection: ConnectionId) {
+        self.post.ask(owner, ReturnAddress::NOBODY, Question::Forget(connection));
+        self.has_more = true;
+    }
+
     /// Gives back what a connection that ends would have been sent.
     pub fn drop_values(&mut self, client: &mut Connection) {
         for value in client.outbox.take_values() {
@@ -498,6 +518,9 @@ impl Dispatcher {
                 Value::Here(lent) => lent.give_back(self.executor.shard_mut()),
                 Value::There(remote) => self.take_back(remote.owner, remote.number),
             }
+        }
+        for (owner, _) in std::mem::take(&mut client.deferred) {
+            self.forget_at(owner, client.id);
         }
     }
 

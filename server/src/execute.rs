@@ -13,7 +13,7 @@ use slabring_engine::{
 };
 use slabring_protocol::reply::{LogItem, WatchEvent};
 use slabring_protocol::{Command, KEY_SIZE_MAX, Request, StoreMode, WatchTopics};
-use slabring_reactor::{IoCounters, LoanId};
+use slabring_reactor::{ConnectionId, IoCounters, LoanId};
 
 use crate::exptime::{expiry_of, ttl_of};
 use crate::intake::Visitor;
@@ -24,7 +24,7 @@ use crate::prefixes::{PrefixCounts, Prefixes};
 use crate::report::{
     Answer, ByClass, ClassCounters, CommandCounters, Question, ShardReport, Traffic, class_number,
 };
-use crate::shards::Shards;
+use crate::shards::{ShardId, Shards};
 use crate::watch::{Ticket, WatchLog, Watchers};
 
 /// Chunks looked at in a step towards a lower limit on memory: a quarter of a millisecond.
@@ -52,6 +52,8 @@ pub struct Executor {
     lent: Option<(usize, Lent)>,
     /// What is lent.
     pub loans: Loans,
+    /// Connections of other shards that have to wait until a large value can be lent: nothing of them is executed but in order.
+    pub deferring: Vec<(ShardId, ConnectionId)>,
     /// Values that come from connections of other shards.
     pub visitors: Vec<Visitor>,
     /// The thread's own part of a report.
@@ -88,6 +90,7 @@ impl Executor {
             lends: false,
             lent: None,
             loans: Loans::default(),
+            deferring: Vec::new(),
             visitors: Vec::new(),
             traffic,
             io,
@@ -267,7 +270,7 @@ impl Executor {
                 return Answer::Slice;
             }
             Question::TakeBack(number) => self.loans.take_back(number, &mut self.shard),
-            Question::DropValue(_) => unreachable!("who knows the sender answers"),
+            Question::Forget(_) => unreachable!("who knows the sender answers"),
             Question::Connections => unreachable!("who has the connections answers"),
         }
         Answer::Done

@@ -15,7 +15,6 @@ use crate::connection::Connection;
 use crate::datagrams::is_datagram;
 use crate::dispatch::Dispatcher;
 use crate::execute::{Executor, reply_to_store, store_of};
-use crate::report::Question;
 use crate::shards::ShardId;
 
 /// Requests from this size on are not collected first. `docs/measurements.md` has the figures.
@@ -224,10 +223,7 @@ impl Dispatcher {
     fn drop_room(&mut self, connection: ConnectionId, room: Room) {
         match room {
             Room::Here(reservation) => self.executor.shard_mut().abandon(reservation),
-            Room::There(owner) => {
-                self.post.ask(owner, ReturnAddress::NOBODY, Question::DropValue(connection));
-                self.has_more = true;
-            }
+            Room::There(owner) => self.forget_at(owner, connection),
         }
     }
 }

@@ -13,6 +13,8 @@ use crate::shards::ShardId;
 /// Values from this size on are lent; copying smaller ones costs less than another piece for the kernel.
 /// `docs/measurements.md` has the figures.
 pub const LENT_BYTES_MIN: usize = 16 << 10;
+/// A large value that cannot be lent now is copied all the same if it has no more bytes, and there is room for them.
+pub const COPIED_BYTES_MAX: usize = 1 << 20;
 /// Most bytes of one send that contains something lent.
 pub const WINDOW_BYTES_MAX: usize = 256 << 10;
 /// Most bytes that are sealed at once.

@@ -328,6 +328,8 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lending::LentAway;
+    use crate::shards::ShardId;
 
     fn ready(outbox: &mut Outbox) -> String {
         String::from_utf8(outbox.take_ready(Vec::new())).unwrap()
@@ -396,6 +398,68 @@ mod tests {
         got.push_str(&ready(&mut outbox));
         assert!(got == expected);
         assert!(outbox.is_empty() && outbox.held.is_empty());
+    }
+
+    /// What the outbox sends from here on, in windows of so many bytes.
+    fn sent(outbox: &mut Outbox, shard: &mut Shard, window_bytes: usize) -> String {
+        let mut sent = Vec::new();
+        loop {
+            let mut buffer = Vec::new();
+            match outbox.next() {
+                Next::Nothing => return String::from_utf8(sent).unwrap(),
+                Next::Bytes => sent.append(&mut outbox.take_ready(Vec::new())),
+                Next::Elsewhere(remote) => {
+                    remote.asked = true;
+                    outbox.deliver_slice(b"there");
+                    let (slice, ended) = outbox.take_slice();
+                    assert!(ended.is_some());
+                    sent.extend(slice);
+                }
+                Next::Window => {
+                    let mut copied = 0;
+                    for (place, mut lent) in outbox.take_window(shard, window_bytes, &mut buffer) {
+                        sent.extend_from_slice(&buffer[copied..place]);
+                        lent.copy_to(shard, usize::MAX, &mut sent);
+                        lent.give_back(shard);
+                        copied = place;
+                    }
+                    sent.extend_from_slice(&buffer[copied..]);
+                    assert!(buffer.len() <= window_bytes);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn values_keep_their_places_among_bytes_and_behind_missing_replies() {
+        use slabring_engine::{Config, Expiry, Seconds, Store};
+        let mut shard = Shard::new(&Config::with_memory(2 << 20)).unwrap();
+        shard.store(Seconds(1), &Store::set(b"key", b"value", Expiry::Never));
+        for window_bytes in [1, 2, 3, 7, 100] {
+            let mut outbox = Outbox::default();
+            let mut lend = |outbox: &mut Outbox, text: &str| {
+                let pin = shard.pin(Seconds(1), b"key").unwrap();
+                let lent = Lent::new(&shard, pin);
+                outbox.local_lending(|out| {
+                    out.extend_from_slice(text.as_bytes());
+                    Some((out.len() - 1, lent))
+                });
+            };
+            lend(&mut outbox, "a:.");
+            say(&mut outbox, "b");
+            lend(&mut outbox, "c:.");
+            let missing = outbox.expect();
+            lend(&mut outbox, "e:.");
+            lend(&mut outbox, "f:.");
+            let last = outbox.expect();
+            assert_eq!(outbox.bytes(), 4 * 5 + 4 * 3 + 1);
+            let lent = LentAway { owner: ShardId(1), place: 1, number: 0, bytes: 5 };
+            outbox.deliver_lending(last, b"<>", Some((1, Remote::new(lent))));
+            assert_eq!(sent(&mut outbox, &mut shard, window_bytes), "a:value.bc:value.");
+            outbox.deliver(missing, b"d");
+            assert_eq!(sent(&mut outbox, &mut shard, window_bytes), "de:value.f:value.<there>");
+            assert!(outbox.is_empty() && outbox.bytes() == 0 && shard.memory().held == 0);
+        }
     }
 
     #[test]

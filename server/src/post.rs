@@ -145,6 +145,11 @@ impl Post {
         self.write(owner, |open| open.end_value(sender));
     }
 
+    /// Posts requests again that were deferred. There must be room; together they may be more than a letter should hold.
+    pub fn again(&mut self, owner: ShardId, deferred: &Batch) {
+        self.write(owner, |open| open.absorb(deferred, |_known| {}));
+    }
+
     fn write(&mut self, owner: ShardId, write: impl FnOnce(&mut Batch)) {
         self.change(self.place_of(owner), |peer| {
             assert!(!peer.is_blocked(), "the caller asks for room first");

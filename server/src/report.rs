@@ -188,8 +188,8 @@ pub enum Question {
     Slice(u32),
     /// What you lent under this number is not wanted any more.
     TakeBack(u32),
-    /// The value that this connection was sending will not be whole.
-    DropValue(ConnectionId),
+    /// This connection will not go on: with the value that it was sending, or with what it was deferred for.
+    Forget(ConnectionId),
 }
 
 /// What one shard answers, beside text.

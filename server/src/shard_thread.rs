@@ -50,9 +50,11 @@ const STALLED_INPUT_BYTES_MAX: usize = 16 << 10;
 const RESENT_MAX: usize = 4;
 /// A client that has come to no agreement over TLS after this time is closed.
 const HANDSHAKE_PATIENCE_SECONDS: u32 = 10;
-/// While memory for replies is short, a client is closed that takes none of what it is sent for so long. A send is at
-/// most 1 MiB or so, and a client that reads at all has read that.
-const READER_PATIENCE_SECONDS: u32 = 60;
+/// While others wait for memory, a client is closed that has not taken what it was sent, 1 MiB or so, in such a time, or has not
+/// gone on with a large value.
+const STUCK_PATIENCE_SECONDS: u32 = 60;
+/// Deferred requests are posted again after this time.
+const RETRY_PAUSE: Duration = Duration::from_millis(2);
 /// After the order to stop: what clients have in flight gets this long to be heard, all else this long to finish.
 const STOP_LISTENING: Duration = Duration::from_millis(50);
 const STOP_PATIENCE: Duration = Duration::from_secs(4);
@@ -82,6 +84,9 @@ pub struct ShardThread<I> {
     /// Connections that have input they may not execute yet.
     stalled: Vec<ConnectionId>,
     dispatcher: Dispatcher,
+    /// Connections with requests that were deferred, and when they were last posted again.
+    deferring: Vec<ConnectionId>,
+    retried_at: Moment,
     /// Small packets of this turn.
     gathered: Gathered,
     /// What connections begin with, by their listener.
@@ -114,6 +119,8 @@ impl<I: Io> ShardThread<I> {
             connections: Connections::default(),
             touched: Vec::new(),
             stalled: Vec::new(),
+            deferring: Vec::new(),
+            retried_at: Moment::now(),
             gathered: Gathered::default(),
             entrances,
             datagrams: Datagrams::default(),
@@ -141,6 +148,7 @@ impl<I: Io> ShardThread<I> {
             self.handle_letters();
             self.tell_connections();
             self.continue_waiting();
+            self.retry_deferred();
             self.publish_letters();
             self.settle_touched();
             self.upkeep();
@@ -174,6 +182,7 @@ impl<I: Io> ShardThread<I> {
         }
         Wait::AtMost(match self.phase {
             Phase::Serving if self.sweep_due_chunks > 0 || self.settling => SWEEP_PAUSE,
+            Phase::Serving if !self.deferring.is_empty() => RETRY_PAUSE,
             Phase::Serving if self.dispatcher.watching > 0 => FETCH_PAUSE,
             Phase::Serving => SLEEP_MAX,
             Phase::Stopping(_) | Phase::Draining(_) | Phase::Drained(_) => STOP_TURN,
@@ -285,6 +294,7 @@ impl<I: Io> ShardThread<I> {
                 }
                 Letter::Replies(batch) => {
                     self.deliver(&batch);
+                    self.keep_deferred(place, &batch);
                     let turn = self.io.counters().turns;
                     let mut senders = Resending { connections: &mut self.connections, turn };
                     self.dispatcher.post.recycle(place, batch, &mut senders);
@@ -319,6 +329,40 @@ impl<I: Io> ShardThread<I> {
                 }
             }
         }
+    }
+
+    /// Keeps what could not be executed with its connections, to be posted again.
+    fn keep_deferred(&mut self, place: usize, batch: &Batch) {
+        if !batch.has_deferred() {
+            return;
+        }
+        self.dispatcher.value_waited = true;
+        let owner = self.dispatcher.post.shard_at(place);
+        let (connections, deferring) = (&mut self.connections, &mut self.deferring);
+        let mut gone = Vec::new();
+        batch.hand_out_deferred(|id, append| {
+            let Some(client) = connections.get_mut(id) else { return gone.push(id) };
+            if client.deferred.is_empty() {
+                deferring.push(id);
+            }
+            if client.deferred.last().is_none_or(|(last, _)| *last != owner) {
+                client.deferred.push((owner, Batch::default()));
+            }
+            let (_, deferred) = client.deferred.last_mut().expect("pushed above");
+            append(deferred);
+        });
+        gone.into_iter().for_each(|id| self.dispatcher.forget_at(owner, id));
+    }
+
+    /// Posts deferred requests again from time to time: values are lent for as long as it takes to send them.
+    fn retry_deferred(&mut self) {
+        if self.deferring.is_empty() || Moment::now() < self.retried_at.after(RETRY_PAUSE) {
+            return;
+        }
+        self.retried_at = Moment::now();
+        let (connections, dispatcher) = (&mut self.connections, &mut self.dispatcher);
+        self.deferring
+            .retain(|&id| connections.get_mut(id).is_some_and(|client| !dispatcher.retry_deferred(client)));
     }
 
     /// Goes on with connections whose way has become free.
@@ -470,15 +514,20 @@ impl<I: Io> ShardThread<I> {
         }
     }
 
-    /// Closes clients that do not read while their replies keep memory from others.
+    /// Closes clients that stand still in the middle of a value while others of the node wait for memory.
     fn close_stuck(&mut self) {
+        let now = self.dispatcher.now.0;
         let is_short = self.dispatcher.budget.outputs_are_full();
-        if !std::mem::take(&mut self.dispatcher.value_waited) && !is_short {
+        if std::mem::take(&mut self.dispatcher.value_waited) || is_short {
+            self.node.short_of_memory_at.store(now, Ordering::Relaxed);
+        }
+        let short_at = self.node.short_of_memory_at.load(Ordering::Relaxed);
+        if short_at == 0 || now.saturating_sub(short_at) > 1 {
             return;
         }
-        let now = self.dispatcher.now.0;
+        let is_late = |since: Seconds| now.saturating_sub(since.0) > STUCK_PATIENCE_SECONDS;
         let is_stuck = |client: &Connection| {
-            client.sending && now.saturating_sub(client.sent_at.0) > READER_PATIENCE_SECONDS
+            client.sending && is_late(client.sent_at) || client.intake.is_some() && is_late(client.heard_at)
         };
         for id in self.connections.ids_of(is_stuck) {
             self.close(id, CloseReason::Error);
