@@ -298,7 +298,8 @@ impl Batch {
                         } else {
                             executor.execute_lending(now, &request, connection, &mut self.replies)
                         };
-                        if let Some((place, lent)) = lent {
+                        if let Some(lent) = lent {
+                            let (place, lent) = *lent;
                             let (owner, place, bytes) = (shards.me, place - before, lent.left());
                             let number = executor.loans.lend_away(lent);
                             self.lent.push(LentAway { owner, place, number, bytes });

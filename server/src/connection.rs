@@ -132,6 +132,16 @@ pub enum Peer {
     Unknown,
 }
 
+/// Requests that their owner could not execute yet.
+pub struct Deferred {
+    /// Whose keys they name.
+    pub owner: ShardId,
+    /// In order.
+    pub requests: Batch,
+    /// With this letter all that was posted behind them has come back too.
+    pub letter: u64,
+}
+
 /// See the module.
 pub struct Connection {
     /// Its name in the reactor.
@@ -165,7 +175,7 @@ pub struct Connection {
     /// Requests of it that another shard could not answer yet and that must be posted again.
     pub bounced: usize,
     /// Requests of it that their owners could not execute yet, in order.
-    pub deferred: Vec<(ShardId, Batch)>,
+    pub deferred: Vec<Deferred>,
     /// The turn in which some of them were last posted again, and how many.
     pub resent_turn: u64,
     /// See `resent_turn`.

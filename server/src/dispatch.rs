@@ -9,10 +9,12 @@ use slabring_reactor::{ConnectionId, LoanId};
 
 use crate::batch::{Batch, Outcome, ReturnAddress, Visit};
 use crate::budget::Budget;
-use crate::connection::{Connection, Ending, Input, Stream};
+use crate::connection::{Connection, Deferred, Ending, Input, Stream};
 use crate::datagrams::is_datagram;
 use crate::execute::Executor;
-use crate::lending::{COPIED_BYTES_MAX, Remote, SEALED_BYTES_MAX, SLICE_BYTES, Value, WINDOW_BYTES_MAX};
+use crate::lending::{
+    COPIED_BYTES_MAX, LENT_BYTES_MIN, Remote, SEALED_BYTES_MAX, SLICE_BYTES, Value, WINDOW_BYTES_MAX,
+};
 use crate::live::Held;
 use crate::node::Node;
 use crate::outbox::{Next, Ticket};
@@ -178,7 +180,10 @@ impl Dispatcher {
             used += self.execute_requests(client, &bytes[used..]);
         }
         client.stalled |= client.stream.is_some();
-        self.budget.count(client);
+        if client.outbox.bytes() >= LENT_BYTES_MIN {
+            // The next client of this turn may find it too much; small outputs are counted when the turn ends.
+            self.budget.count(client);
+        }
         used
     }
 
@@ -492,17 +497,28 @@ impl Dispatcher {
         self.has_more = true;
     }
 
-    /// Posts the deferred requests of a connection again, if there is room. Says whether it did.
+    /// Posts the deferred requests of a connection again, if there is room and nothing that it posted behind them is still under
+    /// way: that would be deferred too, and something newer could overtake it. Says whether it did.
     pub fn retry_deferred(&mut self, client: &mut Connection) -> bool {
-        while let Some((owner, _)) = client.deferred.first() {
-            if !self.post.has_room() || client.bounced > 0 {
-                return false;
+        if client.bounced > 0 {
+            for deferred in &mut client.deferred {
+                deferred.letter = u64::MAX;
             }
-            let owner = *owner;
-            let (_, deferred) = client.deferred.remove(0);
-            self.post.again(owner, &deferred);
+            return false;
         }
-        true
+        for deferred in client.deferred.iter_mut().filter(|deferred| deferred.letter == u64::MAX) {
+            deferred.letter = self.post.letter_of_now(deferred.owner);
+        }
+        let is_here = |deferred: &Deferred| self.post.is_answered(deferred.owner, deferred.letter);
+        if !client.deferred.iter().all(is_here) {
+            return false;
+        }
+        while self.post.has_room()
+            && let Some(deferred) = client.deferred.pop()
+        {
+            self.post.again(deferred.owner, &deferred.requests);
+        }
+        client.deferred.is_empty()
     }
 
     /// Tells another shard that a connection, of which it keeps something, will not go on.
@@ -519,8 +535,8 @@ impl Dispatcher {
                 Value::There(remote) => self.take_back(remote.owner, remote.number),
             }
         }
-        for (owner, _) in std::mem::take(&mut client.deferred) {
-            self.forget_at(owner, client.id);
+        for deferred in std::mem::take(&mut client.deferred) {
+            self.forget_at(deferred.owner, client.id);
         }
     }
 

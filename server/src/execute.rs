@@ -49,7 +49,7 @@ pub struct Executor {
     settling: bool,
     /// A large value need not be copied into the reply: it may be left in `lent`.
     lends: bool,
-    lent: Option<(usize, Lent)>,
+    lent: Option<Box<(usize, Lent)>>,
     /// What is lent.
     pub loans: Loans,
     /// Connections of other shards that have to wait until a large value can be lent: nothing of them is executed but in order.
@@ -161,7 +161,7 @@ impl Executor {
         request: &Request<'_>,
         connection: u32,
         out: &mut Vec<u8>,
-    ) -> Option<(usize, Lent)> {
+    ) -> Option<Box<(usize, Lent)>> {
         self.lends = true;
         self.execute(now, request, connection, out);
         self.lends = false;
@@ -171,7 +171,7 @@ impl Executor {
     /// Lends the value of the item that was just read, or copies it if that cannot be.
     fn append_large(&mut self, place: Place, out: &mut Vec<u8>) {
         match self.shard.pin_at(place) {
-            Some(pin) => self.lent = Some((out.len(), Lent::new(&self.shard, pin))),
+            Some(pin) => self.lent = Some(Box::new((out.len(), Lent::new(&self.shard, pin)))),
             None => self.shard.value_at(place).expect("it was just read").copy_to(out),
         }
     }

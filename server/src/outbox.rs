@@ -203,16 +203,17 @@ impl Outbox {
     }
 
     /// As [`Outbox::local`], for a reply that may show a value without containing it: at a place in what was written on.
-    pub fn local_lending(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Option<(usize, Lent)>) {
+    pub fn local_lending(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Option<Box<(usize, Lent)>>) {
         if self.waiting.is_empty() {
-            if let Some((place, lent)) = write(&mut self.ready) {
+            if let Some(lent) = write(&mut self.ready) {
+                let (place, lent) = *lent;
                 self.value_bytes += lent.left();
                 self.values.push_back((place, Value::Here(lent)));
             }
             return;
         }
         let start = self.held.len();
-        let value = write(&mut self.held).map(|(place, lent)| (place, Value::Here(lent)));
+        let value = write(&mut self.held).map(|lent| (lent.0, Value::Here(lent.1)));
         let end = self.held.len();
         self.value_bytes += value.as_ref().map_or(0, |(_, value)| value.left());
         match self.waiting.back_mut() {
@@ -442,7 +443,7 @@ mod tests {
                 let lent = Lent::new(&shard, pin);
                 outbox.local_lending(|out| {
                     out.extend_from_slice(text.as_bytes());
-                    Some((out.len() - 1, lent))
+                    Some(Box::new((out.len() - 1, lent)))
                 });
             };
             lend(&mut outbox, "a:.");

@@ -73,6 +73,8 @@ struct Peer {
     bouncing: bool,
     /// Request letters that are not answered.
     under_way: usize,
+    /// Request letters that were ever answered.
+    answered: u64,
     /// Their memory when they left.
     under_way_bytes: usize,
     #[expect(clippy::vec_box, reason = "the boxes themselves travel and come back")]
@@ -101,6 +103,7 @@ impl Post {
             must_resume: false,
             bouncing: false,
             under_way: 0,
+            answered: 0,
             under_way_bytes: 0,
             spare: Vec::new(),
         });
@@ -150,6 +153,17 @@ impl Post {
         self.write(owner, |open| open.absorb(deferred, |_known| {}));
     }
 
+    /// The number of the letter to `owner` with which all is answered that was written by now.
+    pub fn letter_of_now(&self, owner: ShardId) -> u64 {
+        let peer = &self.peers[self.place_of(owner)];
+        peer.answered + peer.under_way as u64 + u64::from(!peer.open.is_empty())
+    }
+
+    /// Whether a letter to `owner` is answered.
+    pub fn is_answered(&self, owner: ShardId, letter: u64) -> bool {
+        self.peers[self.place_of(owner)].answered >= letter
+    }
+
     fn write(&mut self, owner: ShardId, write: impl FnOnce(&mut Batch)) {
         self.change(self.place_of(owner), |peer| {
             assert!(!peer.is_blocked(), "the caller asks for room first");
@@ -194,6 +208,7 @@ impl Post {
     pub fn recycle(&mut self, place: usize, mut batch: Box<Batch>, senders: &mut impl Senders) {
         self.change(place, |peer| {
             peer.under_way -= 1;
+            peer.answered += 1;
             peer.under_way_bytes -= batch.posted_bytes;
             if batch.has_bounced() {
                 peer.bounced.absorb(&batch, |id| senders.bounced(id));

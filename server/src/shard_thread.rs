@@ -20,7 +20,7 @@ use tracing::warn;
 
 use crate::batch::{Batch, Gate, Outcome, Senders};
 use crate::census::describe;
-use crate::connection::{Connection, Connections, Ending, OUTPUT_BYTES_LOW, Peer};
+use crate::connection::{Connection, Connections, Deferred, Ending, OUTPUT_BYTES_LOW, Peer};
 use crate::datagrams::{Datagrams, Sender, is_datagram};
 use crate::dispatch::{Dispatcher, Output, refuse_input};
 use crate::execute::Executor;
@@ -340,16 +340,18 @@ impl<I: Io> ShardThread<I> {
         let owner = self.dispatcher.post.shard_at(place);
         let (connections, deferring) = (&mut self.connections, &mut self.deferring);
         let mut gone = Vec::new();
+        let letter = self.dispatcher.post.letter_of_now(owner);
         batch.hand_out_deferred(|id, append| {
             let Some(client) = connections.get_mut(id) else { return gone.push(id) };
             if client.deferred.is_empty() {
                 deferring.push(id);
             }
-            if client.deferred.last().is_none_or(|(last, _)| *last != owner) {
-                client.deferred.push((owner, Batch::default()));
-            }
-            let (_, deferred) = client.deferred.last_mut().expect("pushed above");
-            append(deferred);
+            let at = client.deferred.iter().position(|deferred| deferred.owner == owner);
+            let at = at.unwrap_or_else(|| {
+                client.deferred.push(Deferred { owner, requests: Batch::default(), letter });
+                client.deferred.len() - 1
+            });
+            append(&mut client.deferred[at].requests);
         });
         gone.into_iter().for_each(|id| self.dispatcher.forget_at(owner, id));
     }
