@@ -1,6 +1,9 @@
 //! A cache with more to keep than it may: what it drops, what it refuses, what it costs.
 //! Each case also runs against the installed memcached, which shows that it asks for nothing unusual.
 
+use std::io::Write;
+use std::net::TcpStream;
+
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use slabring_tests::{Connection, Server};
@@ -162,4 +165,127 @@ fn an_expired_value_makes_room() {
             assert_eq!(try_set(&mut connection, &format!("new:{n}"), value.as_bytes()), "STORED", "new:{n}");
         }
     });
+}
+
+/// Clients that ask for large values, three times each, and read nothing.
+fn ask_and_do_not_read<S: Write>(clients: usize, keys: usize, connect: impl Fn() -> S) -> Vec<S> {
+    let mut streams: Vec<S> = (0..clients).map(|_| connect()).collect();
+    for round in 0..3 {
+        for (n, stream) in streams.iter_mut().enumerate() {
+            let request = format!("get large:{}\r\n", (n * 7 + round) % keys);
+            stream
+                .write_all(request.as_bytes())
+                .expect("the server reads requests, or the kernel keeps them");
+        }
+    }
+    streams
+}
+
+/// The most memory that a server takes within the next two seconds.
+fn resident_kib_max(server: &Server) -> u64 {
+    let looks = (0..20).map(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        server.resident_kib()
+    });
+    looks.max().expect("there are some")
+}
+
+/// Fills a cache with large values, has clients ask for them that do not read, and sees that others are served, that memory
+/// stays near its limit, and that the values are as good as ever when the clients are gone.
+#[track_caller]
+fn check_unread(mib: u64, args: &[&str], clients: usize, size: usize) {
+    let memory = mib.to_string();
+    let args = [&["-m", &memory], args].concat();
+    let server = Server::start(&args).expect("slabring starts");
+    let mut healthy = server.connect();
+    for n in 0..clients {
+        let key = format!("large:{n}");
+        assert_eq!(try_set(&mut healthy, &key, &value_of(&key, size)), "STORED", "{args:?}");
+    }
+    let streams = ask_and_do_not_read(clients, clients, || {
+        TcpStream::connect(server.address()).expect("there is room for a client")
+    });
+    let size_kib = resident_kib_max(&server);
+    healthy.set("small", "value");
+    assert_eq!(healthy.get("small").as_deref(), Some(&b"value"[..]));
+    assert!(size_kib < (mib << 10) + OVERHEAD_MAX_KIB, "{args:?}: {mib} MiB of cache take {size_kib} KiB");
+    drop(streams);
+    for n in 0..clients {
+        let key = format!("large:{n}");
+        let value = healthy.get(&key);
+        assert!(value.is_none_or(|value| value == value_of(&key, size)), "{key} is another's");
+    }
+}
+
+#[test]
+fn clients_that_do_not_read_large_replies_cost_the_memory_of_the_cache_and_no_more() {
+    for io in ["epoll", "auto"] {
+        for threads in ["1", "2"] {
+            check_unread(64, &["-t", threads, "--io", io], 100, 1_000_000);
+            check_unread(512, &["-t", threads, "--io", io, "-I", "64m"], 8, 63_000_000);
+        }
+    }
+}
+
+/// Reads the answers to a get, a set of three bytes, and a get.
+fn read_old_and_new(client: &mut Connection, key: &str, size: usize) {
+    let mut line = client.read_line().expect("an answer");
+    if line != b"END" {
+        assert_eq!(line, format!("VALUE {key} 0 {size}").as_bytes());
+        assert!(client.read_exact(size).expect("all of it") == value_of(key, size), "{key}");
+        assert_eq!(client.read_line().expect("the end of the value"), b"");
+        line = client.read_line().expect("the end of the answer");
+    }
+    assert_eq!(line, b"END");
+    assert_eq!(client.read_line().expect("the next answer"), b"STORED");
+    assert_eq!(client.read_line().expect("the last answer"), format!("VALUE {key} 0 3").as_bytes());
+}
+
+#[test]
+fn what_waits_for_unread_replies_is_answered_when_they_are_read() {
+    const SIZE: usize = 6_000_000;
+    for threads in ["1", "2"] {
+        let server = Server::start(&["-m", "64", "-I", "8m", "-t", threads]).expect("slabring starts");
+        let mut connection = server.connect();
+        for n in 0..6 {
+            let key = format!("large:{n}");
+            assert_eq!(try_set(&mut connection, &key, &value_of(&key, SIZE)), "STORED");
+        }
+        let kept: Vec<_> = (0..6).map(|n| connection.get(&format!("large:{n}")).is_some()).collect();
+        let mut waiting: Vec<_> = (0..6).map(|_| server.connect()).collect();
+        for (n, client) in waiting.iter_mut().enumerate() {
+            // What follows must not overtake, although it could be answered at once.
+            let request = format!("get large:{n}\r\nset large:{n} 0 0 3\r\nnew\r\nget large:{n}\r\n");
+            client.send(request).expect("it is read");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        // At the same time: who is served first is not who asked first.
+        std::thread::scope(|scope| {
+            for (n, client) in waiting.iter_mut().enumerate() {
+                scope.spawn(move || read_old_and_new(client, &format!("large:{n}"), SIZE));
+            }
+        });
+        assert!(kept.into_iter().filter(|kept| *kept).count() > 3, "the case needs values");
+    }
+}
+
+#[test]
+fn a_value_of_a_gibibyte_is_taken_and_given_back() {
+    const SIZE: usize = (1 << 30) - (1 << 20);
+    for (threads, mib) in [("1", "3500"), ("2", "6200")] {
+        let args = ["-t", threads, "-m", mib, "-I", "1g"];
+        let server = Server::start(&args).expect("slabring starts");
+        let mut writer = server.connect();
+        let block = value_of("large", 1 << 20);
+        writer.send(format!("set large 0 0 {SIZE}\r\n")).expect("it is read");
+        (0..SIZE >> 20).for_each(|_| writer.send(&block).expect("it is read"));
+        assert_eq!(writer.command(""), "STORED", "{args:?}");
+        writer.send("get large\r\n").expect("it is read");
+        assert_eq!(writer.read_line().expect("an answer"), format!("VALUE large 0 {SIZE}").as_bytes());
+        for n in 0..SIZE >> 20 {
+            assert!(writer.read_exact(1 << 20).expect("all of it") == block, "MiB {n}");
+        }
+        assert_eq!(writer.read_line().expect("the end of the value"), b"");
+        assert_eq!(writer.read_line().expect("the end"), b"END");
+    }
 }

@@ -8,10 +8,10 @@ use crate::value::Pieces;
 const HOLDS_MAX: usize = 1024;
 const BUDGET_PER_HOLD: usize = 32 << 10;
 const HOLDS_MIN: usize = 8;
-/// This part of the budget may be held, and this part of the pages: what is left can still be evicted and moved.
-const BUDGET_SHARE: usize = 4;
-const PAGES_SHARE: usize = 2;
-
+/// Quarters of the budget, and of the pages, that may be held for readers: what is left can still be evicted and moved.
+const QUARTERS_READ: usize = 2;
+/// As before, with what is being written: it would take that memory in any case.
+const QUARTERS_WRITTEN: usize = 3;
 /// Chunks that stay: those of an item or of a reservation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hold {
@@ -41,9 +41,9 @@ pub(crate) struct Holds {
     heads: Vec<Location>,
     holds: Vec<Hold>,
     holds_max: usize,
-    pages_max: usize,
+    pages: usize,
     chunk_bytes: usize,
-    chunk_bytes_max: usize,
+    memory_bytes: usize,
     /// Bytes of chunks that belong to no item.
     orphan_bytes: usize,
 }
@@ -62,9 +62,9 @@ impl Holds {
             heads: Vec::with_capacity(holds_max),
             holds: Vec::with_capacity(holds_max),
             holds_max,
-            pages_max: pages / PAGES_SHARE,
+            pages,
             chunk_bytes: 0,
-            chunk_bytes_max: memory_bytes / BUDGET_SHARE,
+            memory_bytes,
             orphan_bytes: 0,
         }
     }
@@ -74,11 +74,21 @@ impl Holds {
         self.holds_max * (size_of::<Location>() + size_of::<Hold>())
     }
 
-    /// Whether so many bytes more may be held, where so many pages hold something already.
+    /// Whether so many bytes more may be held for a reader, where so many pages hold something already.
     pub(crate) fn has_room(&self, chunk_bytes: usize, pages_held: usize) -> bool {
+        self.is_within(QUARTERS_READ, chunk_bytes, pages_held)
+            || self.heads.is_empty() && self.has_room_to_write(chunk_bytes, pages_held)
+    }
+
+    /// As [`Holds::has_room`], for a value that is being written.
+    pub(crate) fn has_room_to_write(&self, chunk_bytes: usize, pages_held: usize) -> bool {
+        self.is_within(QUARTERS_WRITTEN, chunk_bytes, pages_held)
+    }
+
+    fn is_within(&self, quarters: usize, chunk_bytes: usize, pages_held: usize) -> bool {
         self.heads.len() < self.holds_max
-            && pages_held < self.pages_max
-            && self.chunk_bytes + chunk_bytes <= self.chunk_bytes_max
+            && pages_held < self.pages * quarters / 4
+            && self.chunk_bytes + chunk_bytes <= self.memory_bytes / 4 * quarters
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -73,7 +73,7 @@ pub use shard::Shard;
 pub use slab::{CLASSES_MAX, ClassId};
 pub use store::{Store, StoreMode, StoreOutcome};
 pub use sweep::Swept;
-pub use value::Value;
+pub use value::{Reading, Value};
 pub use warm::WARM_KEYS_MAX;
 
 /// Longest key in bytes, memcached's limit.

@@ -6,12 +6,12 @@
 
 use crate::arena::Location;
 use crate::expiry::Seconds;
-use crate::header::{Chunk, Header};
+use crate::header::{Chunk, Head, Header};
 use crate::held::{Hold, HoldState};
 use crate::item::Item;
 use crate::room::Chunks;
 use crate::shard::Shard;
-use crate::value::{Pieces, Value};
+use crate::value::{Pieces, Reading, Value};
 
 /// The right to read one value until [`Shard::unpin`]. Dropping it instead keeps the value's memory from being used again,
 /// which a debug build notices at the end of the shard.
@@ -45,16 +45,11 @@ impl Shard {
     }
 
     /// Pins the item that was just read, dead or alive. `None` if anything else happened to the shard meanwhile and the item
-    /// is gone or replaced, or if too much is held already: more than a quarter of the budget, half of the pages, or 1024
-    /// values (fewer in shards below 32 MiB). Then the caller copies. O(pieces of the value).
+    /// is gone or replaced, or if too much is held already: more than half of the budget or of the pages (three
+    /// quarters, if it is a single value), or 1024 values (fewer in shards below 32 MiB). Then the caller copies. O(pieces of the value).
     pub fn pin_at(&mut self, place: Place) -> Option<Pin> {
         let head = place.location;
-        let is_there = |chunk| match chunk {
-            // Without CAS the version says little, but the key is the same at least.
-            Chunk::Item(header) => header.version() == place.version && self.hash_at(head) == place.hash,
-            Chunk::Free { .. } | Chunk::Reserved { .. } | Chunk::Continuation { .. } => false,
-        };
-        if !self.slabs.is_in_use(head) || !is_there(self.arena.chunk(head)) {
+        if !self.is_there(place) {
             return None;
         }
         match self.hold_at(head).map(|hold| hold.state) {
@@ -65,6 +60,49 @@ impl Shard {
             None => self.hold_item(head)?,
         }
         Some(Pin { head })
+    }
+
+    /// The value of the item that was just read, dead or alive, for who could not [pin](Shard::pin_at) it. `None` as there.
+    pub fn value_at(&self, place: Place) -> Option<Value<'_>> {
+        self.is_there(place).then(|| self.value_of(place.location, &self.arena.head(place.location)))
+    }
+
+    /// Whether any value can be pinned now, however large it is: what [`Shard::pin_at`] refuses then is gone. O(1).
+    pub fn has_room_for_any_pin(&self) -> bool {
+        self.holds.len() == 0
+            || self.holds.has_room(self.item_bytes_of(self.item_size_max), self.slabs.pages_held())
+    }
+
+    /// Whether an item that was just read can be pinned. O(pieces of the value).
+    pub fn has_room_for_pin(&self, place: Place) -> bool {
+        let item = place.location;
+        if self.is_pinned(item) {
+            return true;
+        }
+        let chunks = Chunks { head: item, first: first_behind(&self.arena.head(item)) };
+        self.holds.has_room(self.chunk_bytes_of(chunks), self.slabs.pages_held())
+    }
+
+    /// Pins once more what is pinned. O(1).
+    pub fn pin_again(&mut self, pin: &Pin) -> Pin {
+        let more = |readers: u32| readers.checked_add(1).expect("memory ends long before the readers");
+        let state = match self.holds.get(pin.head).expect("a pin of this shard").state {
+            HoldState::Linked { readers } => HoldState::Linked { readers: more(readers) },
+            HoldState::Unlinked { readers } => HoldState::Unlinked { readers: more(readers) },
+            HoldState::Reserved => panic!("a reservation is not pinned"),
+        };
+        self.holds.set_state(pin.head, state);
+        Pin { head: pin.head }
+    }
+
+    /// Begins to read a pinned value piece by piece. The reading means nothing without the pin.
+    pub fn begin_reading(&self, pin: &Pin) -> Reading {
+        Reading::new(self.holds.get(pin.head).expect("a pin of this shard").pieces)
+    }
+
+    /// The next bytes of a pinned value, at most so many and as many as lie in one piece; `None` at its end. O(1).
+    pub fn read_on(&self, reading: &mut Reading, bytes_max: usize) -> Option<&[u8]> {
+        reading.next(&self.arena, bytes_max)
     }
 
     /// The value as it was when it was pinned.
@@ -156,6 +194,23 @@ impl Shard {
         chain.map(|chunk| self.slabs.class(self.slabs.class_of(chunk)).chunk_size).sum()
     }
 
+    /// Bytes of the chunks of an item with such a value, or a little more.
+    pub(crate) fn item_bytes_of(&self, value_len: usize) -> usize {
+        let chunk_size = self.slabs.class(self.slabs.largest()).chunk_size;
+        let continuations = value_len / self.payload() + 1;
+        (continuations + 1) * chunk_size
+    }
+
+    fn is_there(&self, place: Place) -> bool {
+        let head = place.location;
+        self.slabs.is_in_use(head)
+            && match self.arena.chunk(head) {
+                // Without CAS the version says little, but the key is the same at least.
+                Chunk::Item(header) => header.version() == place.version && self.hash_at(head) == place.hash,
+                Chunk::Free { .. } | Chunk::Reserved { .. } | Chunk::Continuation { .. } => false,
+            }
+    }
+
     #[inline]
     fn hold_at(&self, head: Location) -> Option<&Hold> {
         if self.slabs.is_held(self.slabs.page_of(head)) { self.holds.get(head) } else { None }
@@ -163,7 +218,7 @@ impl Shard {
 
     fn hold_item(&mut self, item: Location) -> Option<()> {
         let head = self.arena.head(item);
-        let first = head.extension.chain.map_or(Location::NONE, |chain| Location(chain.first));
+        let first = first_behind(&head);
         let chunks = Chunks { head: item, first };
         let chunk_bytes = self.chunk_bytes_of(chunks);
         if !self.holds.has_room(chunk_bytes, self.slabs.pages_held()) {
@@ -175,4 +230,8 @@ impl Shard {
         self.holds.insert(item, Hold { first, pieces, chunk_bytes, state });
         Some(())
     }
+}
+
+fn first_behind(head: &Head) -> Location {
+    head.extension.chain.map_or(Location::NONE, |chain| Location(chain.first))
 }

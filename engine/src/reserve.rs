@@ -59,7 +59,7 @@ impl Shard {
             extension: request.new_extension(),
         };
         let shape = self.shape(head, value_len);
-        if !self.holds.has_room(self.shape_bytes(&shape), self.slabs.pages_held()) {
+        if !self.holds.has_room_to_write(self.shape_bytes(&shape), self.slabs.pages_held()) {
             return None;
         }
         let chunks = self.take_chunks(now, shape.class, shape.continuations);
@@ -81,6 +81,12 @@ impl Shard {
         let Store { mode, expiry, compare, .. } = *request;
         let space = pieces.next(&self.arena).unwrap_or(0..0);
         Some(Reservation { chunks, head, pieces, space, left: value_len, mode, expiry, compare })
+    }
+
+    /// Whether what is held leaves room to [reserve](Shard::reserve) so many bytes. If not, there will be when it is given back. O(1).
+    pub fn has_room_to_reserve(&self, value_len: usize) -> bool {
+        self.holds.len() == 0
+            || self.holds.has_room_to_write(self.item_bytes_of(value_len), self.slabs.pages_held())
     }
 
     /// The next bytes to be filled, as many as lie in one piece; none if the value is complete. They may hold anything.

@@ -113,6 +113,33 @@ impl Pieces {
     }
 }
 
+/// How far a pinned value has been read.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    pieces: Pieces,
+    /// The rest of the piece that was begun.
+    start: usize,
+    end: usize,
+}
+
+impl Reading {
+    pub(crate) fn new(pieces: Pieces) -> Reading {
+        Reading { pieces, start: 0, end: 0 }
+    }
+
+    pub(crate) fn next<'a>(&mut self, arena: &'a Arena, bytes_max: usize) -> Option<&'a [u8]> {
+        if bytes_max == 0 {
+            return None;
+        }
+        if self.start == self.end {
+            (self.start, self.end) = self.pieces.next(arena).map(|piece| (piece.start, piece.end))?;
+        }
+        let start = self.start;
+        self.start = self.end.min(start + bytes_max);
+        Some(arena.bytes(start..self.start))
+    }
+}
+
 /// Fills the value of a new item from front to back.
 pub(crate) struct Writer<'a> {
     arena: &'a mut Arena,

@@ -159,3 +159,44 @@ fn a_reserved_add_is_refused_when_the_key_has_come_meanwhile() {
     assert_eq!(shard.memory().held, 0);
     shard.check_invariants();
 }
+
+#[test]
+fn a_value_that_is_read_in_bits_is_whole_whatever_the_bits_and_outlives_its_first_pin() {
+    let mut shard = shard(4 << 20);
+    let value: Vec<u8> = (0..200_000_u32).map(|n| n.to_le_bytes()[0] ^ n.to_le_bytes()[1]).collect();
+    set(&mut shard, b"key", &value);
+    let first = shard.pin(NOW, b"key").unwrap();
+    let second = shard.pin_again(&first);
+    let mut reading = shard.begin_reading(&second);
+    let mut read = Vec::new();
+    for bytes_max in (1..).map(|n| n * n) {
+        let Some(piece) = shard.read_on(&mut reading, bytes_max) else { break };
+        assert!((1..=bytes_max).contains(&piece.len()));
+        read.extend_from_slice(piece);
+    }
+    assert!(read == value);
+    shard.unpin(first);
+    set(&mut shard, b"key", b"new");
+    assert!(pinned(&shard, &second) == value);
+    shard.unpin(second);
+    assert_eq!(shard.memory().held, 0);
+}
+
+#[test]
+fn a_single_value_may_be_half_of_the_budget_and_a_second_one_is_not_pinned_beside_it() {
+    let config = Config { item_size_max: 3 << 20, hash_seed: Some(1), ..Config::with_memory(8 << 20) };
+    let mut shard = Shard::new(&config).unwrap();
+    set(&mut shard, b"large", &vec![1; 3 << 20]);
+    set(&mut shard, b"other", &vec![2; 1 << 20]);
+    assert!(shard.has_room_for_any_pin());
+    let pin = shard.pin(NOW, b"large").unwrap();
+    let other = shard.peek(NOW, b"other").unwrap().place();
+    assert!(!shard.has_room_for_any_pin() && !shard.has_room_for_pin(other));
+    assert!(shard.pin_at(other).is_none());
+    assert_eq!(shard.value_at(other).unwrap().len(), 1 << 20);
+    let again = shard.pin(NOW, b"large").unwrap();
+    shard.unpin(again);
+    shard.unpin(pin);
+    let pin = shard.pin_at(other).unwrap();
+    shard.unpin(pin);
+}

@@ -205,7 +205,7 @@ impl<I: Io> Run<'_, I> {
                 }
                 Event::Ended { cause, .. } => return Err(Failure::Closed { cause: words_for(cause) }),
                 Event::Accepted { .. } => unreachable!("nothing listens"),
-                Event::Datagram { .. } | Event::Woken => {}
+                Event::Returned(_) | Event::Datagram { .. } | Event::Woken => {}
             }
         }
         Ok(())

@@ -15,7 +15,7 @@ use crate::errors::{DialectError, ErrorReply};
 use crate::limits::{
     AUTH_DATA_SIZE_MAX, KEY_SIZE_MAX, Limits, PACKET_BODY_SIZE_MAX, SASL_MECHANISM_SIZE_MAX,
 };
-use crate::parser::Auth;
+use crate::parser::{Announced, Auth};
 use crate::request::{Command, Dialect, Request, StatsDetail, StatsTopic, StoreMode, Vivify};
 
 /// First byte of a request.
@@ -138,6 +138,23 @@ pub(crate) fn parse_packet<'a>(input: &'a [u8], auth: Auth, limits: &Limits) -> 
         Ok(()) => header.parse_body(body, auth, limits),
         Err(error) => Packet::Close { error: Some(header.error(error)) },
     }
+}
+
+/// See [`Parser::announced`](crate::Parser::announced).
+pub(crate) fn announced<'a>(input: &'a [u8], auth: Auth, limits: &Limits) -> Option<Announced<'a>> {
+    let (header, body) = input.split_first_chunk()?;
+    let header = Header::parse(header);
+    if input[0] != REQUEST_MAGIC || header.check(auth).is_err() || header.refuses(auth).is_some() {
+        return None;
+    }
+    let (extras, behind) = body.split_at_checked(header.extras_size)?;
+    let key = behind.get(..header.key_size)?;
+    let value_bytes = header.value_size();
+    let command = header.command(&Parts { extras, key, value_size: value_bytes }, limits).ok()?;
+    let request = Request { dialect: Dialect::Binary(header.head), ..Request::keyed(command, key) };
+    let head_bytes = HEADER_SIZE + header.extras_size + header.key_size;
+    let is_store = matches!(command, Command::Store { .. });
+    is_store.then_some(Announced { request, head_bytes, value_bytes, end: b"" })
 }
 
 /// A header whose sizes may be anything.

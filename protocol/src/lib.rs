@@ -38,7 +38,7 @@ pub use limits::{
     META_TOKENS_MAX, OPAQUE_SIZE_MAX, VALUE_SIZE_MAX, VERBOSITY_MAX, WATCHERS_MAX,
 };
 pub use meta::MetaFlags;
-pub use parser::{Auth, Parser, Protocol, Step};
+pub use parser::{Announced, Auth, Parser, Protocol, Step};
 pub use request::{Command, Dialect, Request, StatsDetail, StatsTopic, StoreMode, Vivify};
 pub use users::{
     AUTH_ENTRY_SIZE_MAX, AUTH_USERS_MAX, SASL_MECHANISMS, SASL_USERS_MAX, Users, UsersError, UsersFormat,

@@ -79,6 +79,19 @@ pub enum Step<'a> {
     },
 }
 
+/// A store command whose value is not all there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announced<'a> {
+    /// The request, with no value.
+    pub request: Request<'a>,
+    /// Bytes of the input before the value.
+    pub head_bytes: usize,
+    /// Bytes of the value.
+    pub value_bytes: usize,
+    /// What must follow the value.
+    pub end: &'static [u8],
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Mode {
     /// At the start of a line, of which the first `scanned` bytes hold no LF, or of a packet.
@@ -156,6 +169,21 @@ impl Parser {
             Protocol::Auto => Step::Incomplete { total_bytes: 1 },
             Protocol::Text => self.next_auth(input, scanned),
             Protocol::Binary => self.next_packet(input, limits),
+        }
+    }
+
+    /// The store command that `input` begins with, if [`Parser::next`] has just found its value [incomplete](Step::Incomplete).
+    ///
+    /// For who takes the value in as it comes: head, value and end are then never shown to the parser, which goes on behind them. An
+    /// end that is another one is answered by [`ErrorReply::BadDataChunk`]. O(head).
+    pub fn announced<'a>(&self, input: &'a [u8], limits: &Limits) -> Option<Announced<'a>> {
+        if !matches!(self.mode, Mode::Line { scanned: 0 }) {
+            return None;
+        }
+        match self.protocol {
+            Protocol::Binary => binary::announced(input, self.auth, limits),
+            Protocol::Text if self.speaks_lines() => announced_by_line(input, limits),
+            Protocol::Text | Protocol::Auto => None,
         }
     }
 
@@ -276,6 +304,17 @@ impl Parser {
             rest => Mode::Swallowing { rest },
         };
         Step::Swallowed { consumed }
+    }
+}
+
+fn announced_by_line<'a>(input: &'a [u8], limits: &Limits) -> Option<Announced<'a>> {
+    let line_size = memchr(b'\n', input)? + 1;
+    match parse_line(without_line_end(&input[..line_size]), limits) {
+        Line::Store { request, value_size } => {
+            let value_bytes = usize_from(value_size);
+            Some(Announced { request, head_bytes: line_size, value_bytes, end: VALUE_END })
+        }
+        _ => None,
     }
 }
 

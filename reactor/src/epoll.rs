@@ -16,7 +16,10 @@ use socket2::{SockAddr, SockRef, Socket as RawSocket};
 
 use crate::clock::Moment;
 use crate::datagrams::Datagrams;
-use crate::io::{ConnectionId, DatagramsId, EndCause, Event, Io, IoCounters, IoSettings, ListenerId, Wait};
+use crate::io::{
+    ConnectionId, DatagramsId, EndCause, Event, Io, IoCounters, IoSettings, ListenerId, LoanId, Wait,
+};
+use crate::outgoing::Outgoing;
 use crate::sockets::{Socket, Sockets};
 use crate::uring::{ACCEPT_BACK_OFF, is_exhaustion};
 use crate::waker::Waker;
@@ -49,8 +52,8 @@ struct State {
     queued: bool,
     /// The owner wants to hear from the connection.
     wanted: bool,
-    /// What is being sent, and how much of it has left.
-    sending: Option<(Vec<u8>, usize)>,
+    /// What is being sent.
+    sending: Option<Outgoing>,
 }
 
 struct Listener {
@@ -138,12 +141,11 @@ impl Epoll {
     /// Writes what the socket takes and reports when all of it has left.
     fn push_out(&mut self, id: ConnectionId) {
         let Some(Socket { fd, state }) = self.sockets.get_mut(id) else { return };
-        let Some((buffer, sent_bytes)) = &mut state.sending else { return };
+        let Some(outgoing) = &mut state.sending else { return };
         let outcome = loop {
-            match write(fd, &buffer[*sent_bytes..]) {
+            match outgoing.send_now(fd.as_raw_fd()) {
                 Ok(bytes) => {
-                    *sent_bytes += bytes;
-                    if *sent_bytes == buffer.len() {
+                    if outgoing.advance(bytes) {
                         break Ok(());
                     }
                 }
@@ -152,7 +154,8 @@ impl Epoll {
                 Err(error) => break Err(errno_of(&error)),
             }
         };
-        let (mut buffer, sent_bytes) = state.sending.take().expect("present above");
+        let (mut buffer, sent_bytes, loan) = state.sending.take().expect("present above").into_parts();
+        self.finished.extend(loan.map(Event::Returned));
         self.finished.push_back(match outcome {
             Ok(()) => {
                 buffer.clear();
@@ -160,6 +163,14 @@ impl Epoll {
             }
             Err(errno) => Event::Ended { connection: id, cause: EndCause::Failed(errno) },
         });
+    }
+
+    fn begin_sending(&mut self, id: ConnectionId, outgoing: Outgoing) {
+        let Socket { state, .. } = self.sockets.get_mut(id).expect("the caller has looked");
+        assert!(state.sending.is_none(), "one send at a time per connection");
+        state.sending = Some(outgoing);
+        self.counters.sends += 1;
+        self.push_out(id);
     }
 
     fn accept(&mut self) -> Option<Event<'static>> {
@@ -341,12 +352,23 @@ impl Io for Epoll {
     }
 
     fn send(&mut self, connection: ConnectionId, buffer: Vec<u8>) {
-        assert!(!buffer.is_empty(), "an empty send has no completion to wait for");
-        let Some(Socket { state, .. }) = self.sockets.get_mut(connection) else { return };
-        assert!(state.sending.is_none(), "one send at a time per connection");
-        state.sending = Some((buffer, 0));
-        self.counters.sends += 1;
-        self.push_out(connection);
+        if self.sockets.get_mut(connection).is_some() {
+            self.begin_sending(connection, Outgoing::plain(buffer));
+        }
+    }
+
+    fn send_lent<'a>(
+        &mut self,
+        connection: ConnectionId,
+        buffer: Vec<u8>,
+        loan: LoanId,
+        lent: impl Iterator<Item = (usize, &'a [u8])>,
+    ) {
+        if self.sockets.get_mut(connection).is_some() {
+            self.begin_sending(connection, Outgoing::with_loan(buffer, loan, lent));
+        } else {
+            self.finished.push_back(Event::Returned(loan));
+        }
     }
 
     fn pause(&mut self, connection: ConnectionId) {
@@ -369,8 +391,10 @@ impl Io for Epoll {
     }
 
     fn close(&mut self, connection: ConnectionId) {
-        if self.sockets.get_mut(connection).is_some() {
+        if let Some(Socket { state, .. }) = self.sockets.get_mut(connection) {
+            let loan = state.sending.take().and_then(|outgoing| outgoing.into_parts().2);
             self.finished.retain(|event| !is_about(event, connection));
+            self.finished.extend(loan.map(Event::Returned));
             self.sockets.remove(connection);
         }
     }
@@ -396,7 +420,11 @@ impl Io for Epoll {
 fn is_about(event: &Event<'_>, id: ConnectionId) -> bool {
     match event {
         Event::Sent { connection, .. } | Event::Ended { connection, .. } => *connection == id,
-        Event::Accepted { .. } | Event::Received { .. } | Event::Datagram { .. } | Event::Woken => false,
+        Event::Accepted { .. }
+        | Event::Received { .. }
+        | Event::Returned(_)
+        | Event::Datagram { .. }
+        | Event::Woken => false,
     }
 }
 
@@ -406,9 +434,4 @@ fn errno_of(error: &io::Error) -> i32 {
 
 fn read(fd: &OwnedFd, into: &mut [u8]) -> io::Result<usize> {
     (&*SockRef::from(fd)).read(into)
-}
-
-fn write(fd: &OwnedFd, from: &[u8]) -> io::Result<usize> {
-    // `SockRef::send` sets MSG_NOSIGNAL: a reset peer is an error, not a signal.
-    SockRef::from(fd).send(from)
 }

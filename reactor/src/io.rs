@@ -30,6 +30,10 @@ pub struct ListenerId(pub u32);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct DatagramsId(pub u32);
 
+/// Memory that was lent for one send, by the lender's own number.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct LoanId(pub u32);
+
 /// Why no more bytes will come from a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum EndCause {
@@ -56,15 +60,18 @@ pub enum Event<'a> {
         /// At least one byte.
         data: &'a [u8],
     },
-    /// The whole buffer of [`Io::send`] has left; here it is again, cleared, for reuse.
+    /// The whole buffer of [`Io::send`], or of [`Io::send_lent`] with all that was lent, has left; here it is again, cleared, for reuse.
     Sent {
         /// Whose send.
         connection: ConnectionId,
         /// The emptied buffer, with its capacity.
         buffer: Vec<u8>,
-        /// How many bytes it held.
+        /// How many bytes it held, with what was lent.
         sent_bytes: usize,
     },
+    /// Nobody reads any more what was lent to [`Io::send_lent`]: it has left, or its connection is gone. Comes once for each
+    /// loan, also after [`Io::close`].
+    Returned(LoanId),
     /// No more bytes come. The owner still has to call [`Io::close`]. A `Sent` may follow, and after
     /// `EndOfStream` also `Failed`.
     Ended {
@@ -209,6 +216,19 @@ pub trait Io: Sized {
     ///
     /// One send at a time per connection.
     fn send(&mut self, connection: ConnectionId, buffer: Vec<u8>);
+
+    /// As [`Io::send`], with memory of the caller's between the bytes of `buffer`: each slice of `lent` goes before the byte
+    /// of the buffer at its place; places do not go down. There must be something to send.
+    ///
+    /// The caller leaves the slices as they are until [`Event::Returned`] names the loan. Only the kernel reads them: were
+    /// they changed or unmapped all the same, other bytes would be sent, or the connection would fail.
+    fn send_lent<'a>(
+        &mut self,
+        connection: ConnectionId,
+        buffer: Vec<u8>,
+        loan: LoanId,
+        lent: impl Iterator<Item = (usize, &'a [u8])>,
+    );
 
     /// Stops receiving from `connection` until [`Io::resume`]. What the kernel already handed over still comes.
     fn pause(&mut self, connection: ConnectionId);

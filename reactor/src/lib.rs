@@ -15,6 +15,7 @@ mod datagrams;
 mod epoll;
 mod io;
 pub mod mailbox;
+mod outgoing;
 pub mod process;
 mod ring;
 mod sleep;
@@ -25,6 +26,8 @@ mod uring;
 mod waker;
 
 pub use epoll::Epoll;
-pub use io::{ConnectionId, DatagramsId, EndCause, Event, Io, IoCounters, IoSettings, ListenerId, Wait};
+pub use io::{
+    ConnectionId, DatagramsId, EndCause, Event, Io, IoCounters, IoSettings, ListenerId, LoanId, Wait,
+};
 pub use uring::Uring;
 pub use waker::Waker;

@@ -16,6 +16,7 @@ use io_uring::{CompletionQueue, EnterFlags, IoUring, SubmissionQueue, Submitter,
 
 use crate::buffers::{BufferId, Buffers};
 use crate::io::{ConnectionId, IoSettings};
+use crate::outgoing::{Outgoing, Rest};
 
 const BUFFER_GROUP: u16 = 0;
 const COMPLETIONS_PER_SUBMISSION: u32 = 8;
@@ -51,7 +52,7 @@ impl Kind {
 pub(crate) enum Completion {
     Accept { listener: u32, result: Result<OwnedFd, i32>, more: bool },
     Receive { connection: ConnectionId, result: Result<usize, i32>, buffer: Option<BufferId>, more: bool },
-    Send { connection: ConnectionId, result: Result<usize, i32>, buffer: Vec<u8> },
+    Send { connection: ConnectionId, result: Result<(), i32>, outgoing: Outgoing },
     Bell { more: bool },
     Rung,
     Cancel,
@@ -60,9 +61,8 @@ pub(crate) enum Completion {
 
 struct Sending {
     fd: RawFd,
-    buffer: Vec<u8>,
-    sent_bytes: usize,
-    /// What is not sent yet is not to be sent any more.
+    outgoing: Outgoing,
+    /// What the kernel did not take before it heard of this is not sent any more.
     cancelled: bool,
 }
 
@@ -190,26 +190,30 @@ impl Ring {
         self.cancel(pack(Kind::Receive, connection.generation, connection.slot));
     }
 
-    /// Sends all of `buffer`; the completion gives it back.
-    pub(crate) fn send(&mut self, connection: ConnectionId, fd: RawFd, buffer: Vec<u8>) {
+    /// Sends all of it; the completion gives it back.
+    pub(crate) fn send(&mut self, connection: ConnectionId, fd: RawFd, outgoing: Outgoing) {
         let slot = connection.slot as usize;
         if self.sends.len() <= slot {
             self.sends.resize_with(slot + 1, || None);
         }
         assert!(self.sends[slot].is_none(), "one send at a time per connection");
-        assert!(!buffer.is_empty(), "an empty send has no completion to wait for");
-        self.sends[slot] = Some(Sending { fd, buffer, sent_bytes: 0, cancelled: false });
+        self.sends[slot] = Some(Sending { fd, outgoing, cancelled: false });
         self.push_send(connection);
     }
 
     fn push_send(&mut self, connection: ConnectionId) {
         let sending =
             self.sends[connection.slot as usize].as_ref().expect("the caller has just put it there");
-        let rest = &sending.buffer[sending.sent_bytes..];
-        let part = u32::try_from(rest.len().min(SEND_PART_BYTES_MAX)).expect("bounded by the constant");
-        let entry = opcode::Send::new(types::Fd(sending.fd), rest.as_ptr(), part)
-            .flags(libc::MSG_WAITALL | libc::MSG_NOSIGNAL)
-            .build();
+        let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+        let fd = types::Fd(sending.fd);
+        let entry = match sending.outgoing.rest() {
+            Rest::Bytes(rest) => {
+                let part =
+                    u32::try_from(rest.len().min(SEND_PART_BYTES_MAX)).expect("bounded by the constant");
+                opcode::Send::new(fd, rest.as_ptr(), part).flags(flags).build()
+            }
+            Rest::Message(message) => opcode::SendMsg::new(fd, message).flags(flags.cast_unsigned()).build(),
+        };
         self.push(&entry.user_data(pack(Kind::Send, connection.generation, connection.slot)));
     }
 
@@ -240,7 +244,7 @@ impl Ring {
 
     pub(crate) fn cancel_send(&mut self, connection: ConnectionId) {
         let sending = self.sends[connection.slot as usize].as_mut();
-        sending.expect("only a send under way is cancelled").cancelled = true;
+        sending.expect("the caller knows of a send").cancelled = true;
         self.cancel(pack(Kind::Send, connection.generation, connection.slot));
     }
 
@@ -252,7 +256,8 @@ impl Ring {
     fn push(&mut self, entry: &squeue::Entry) {
         loop {
             // SAFETY: every pointer in an entry is either into `sends`, whose buffers stay until their
-            // completion, or into `buffers`, which outlive the ring.
+            // completion, or into `buffers`, which outlive the ring, or to memory that was lent for a send, which the kernel
+            // only reads, looking itself whether it is mapped.
             match unsafe { self.submissions.push(entry) } {
                 Ok(()) => return,
                 Err(_full) => {
@@ -337,17 +342,15 @@ impl Ring {
     fn sent(&mut self, connection: ConnectionId, result: Result<usize, i32>) -> Option<Completion> {
         let place = &mut self.sends[connection.slot as usize];
         let sending = place.as_mut().expect("a send has one completion");
-        if let Ok(bytes) = result {
-            sending.sent_bytes += bytes;
-            assert!(sending.sent_bytes <= sending.buffer.len());
-            // The kernel answers a cancelled send with what had left before, as if that were a short one.
-            if sending.sent_bytes < sending.buffer.len() && !sending.cancelled {
-                self.push_send(connection);
-                return None;
-            }
+        if let Ok(bytes) = result
+            && !sending.outgoing.advance(bytes)
+            && !sending.cancelled
+        {
+            self.push_send(connection);
+            return None;
         }
-        let Sending { buffer, sent_bytes, .. } = place.take().expect("present above");
-        Some(Completion::Send { connection, result: result.map(|_| sent_bytes), buffer })
+        let Sending { outgoing, .. } = place.take().expect("present above");
+        Some(Completion::Send { connection, result: result.map(|_all| ()), outgoing })
     }
 }
 

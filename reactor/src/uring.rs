@@ -12,7 +12,10 @@ use socket2::SockAddr;
 use crate::buffers::BufferId;
 use crate::clock::Moment;
 use crate::datagrams::Datagrams;
-use crate::io::{ConnectionId, DatagramsId, EndCause, Event, Io, IoCounters, IoSettings, ListenerId, Wait};
+use crate::io::{
+    ConnectionId, DatagramsId, EndCause, Event, Io, IoCounters, IoSettings, ListenerId, LoanId, Wait,
+};
+use crate::outgoing::Outgoing;
 use crate::ring::{Completion, Ring};
 use crate::sockets::{Socket, Sockets};
 use crate::waker::Waker;
@@ -55,6 +58,7 @@ enum Happened {
     Accepted(OwnedFd, ListenerId),
     Received(ConnectionId, usize),
     Sent(ConnectionId, Vec<u8>, usize),
+    Returned(LoanId),
     Ended(ConnectionId, EndCause),
     Woken,
 }
@@ -68,6 +72,8 @@ pub struct Uring {
     datagrams: Datagrams,
     /// Connections whose receive ended for want of buffers, to be armed again in the next turn.
     starved: Vec<ConnectionId>,
+    /// Loans of sends that have ended, to be told of.
+    returned: Vec<LoanId>,
     /// The buffer behind the last `Received`.
     lent: Option<BufferId>,
     waker: Arc<Waker>,
@@ -87,13 +93,16 @@ impl Uring {
 
     fn step(&mut self) -> Option<Happened> {
         loop {
+            if let Some(loan) = self.returned.pop() {
+                return Some(Happened::Returned(loan));
+            }
             let completion = self.ring.next()?;
             self.counters.completions += 1;
             let happened = match completion {
                 Completion::Receive { connection, result, buffer, more } => {
                     self.received(connection, result, buffer, more)
                 }
-                Completion::Send { connection, result, buffer } => self.sent(connection, result, buffer),
+                Completion::Send { connection, result, outgoing } => self.sent(connection, result, outgoing),
                 Completion::Accept { listener, result, more } => self.accepted(listener, result, more),
                 Completion::Bell { more } => Some(self.bell_rang(more)),
                 Completion::Rung => Some(Happened::Woken),
@@ -170,12 +179,9 @@ impl Uring {
         }
     }
 
-    fn sent(
-        &mut self,
-        id: ConnectionId,
-        result: Result<usize, i32>,
-        mut buffer: Vec<u8>,
-    ) -> Option<Happened> {
+    fn sent(&mut self, id: ConnectionId, result: Result<(), i32>, outgoing: Outgoing) -> Option<Happened> {
+        let (mut buffer, sent_bytes, loan) = outgoing.into_parts();
+        self.returned.extend(loan);
         let flight = &mut self.sockets.get_mut(id).expect("a slot outlives its send").state;
         flight.sending = false;
         if flight.closing {
@@ -183,12 +189,24 @@ impl Uring {
             return None;
         }
         match result {
-            Ok(bytes) => {
+            Ok(()) => {
                 buffer.clear();
-                Some(Happened::Sent(id, buffer, bytes))
+                Some(Happened::Sent(id, buffer, sent_bytes))
             }
             Err(errno) => Some(Happened::Ended(id, EndCause::Failed(errno))),
         }
+    }
+
+    fn may_send(&mut self, id: ConnectionId) -> bool {
+        self.sockets.get_mut(id).is_some_and(|socket| !socket.state.closing)
+    }
+
+    fn begin_sending(&mut self, id: ConnectionId, outgoing: Outgoing) {
+        let Socket { fd, state } = self.sockets.get_mut(id).expect("the caller has looked");
+        assert!(!state.sending, "one send at a time per connection");
+        state.sending = true;
+        self.counters.sends += 1;
+        self.ring.send(id, fd.as_raw_fd(), outgoing);
     }
 
     fn accepted(&mut self, number: u32, result: Result<OwnedFd, i32>, more: bool) -> Option<Happened> {
@@ -292,6 +310,7 @@ impl Io for Uring {
             listeners: Vec::new(),
             datagrams: Datagrams::default(),
             starved: Vec::new(),
+            returned: Vec::new(),
             lent: None,
             waker: Arc::new(waker),
             counters: IoCounters::default(),
@@ -339,7 +358,7 @@ impl Io for Uring {
         let back_off = self.end_back_offs();
         let wait = match wait {
             Wait::Poll => None,
-            Wait::AtMost(_) if self.datagrams.has_work() => None,
+            Wait::AtMost(_) if self.datagrams.has_work() || !self.returned.is_empty() => None,
             Wait::AtMost(time) => Some(back_off.map_or(time, |other| other.min(time))),
         };
         self.ring.enter(wait)?;
@@ -363,20 +382,30 @@ impl Io for Uring {
                 Event::Received { connection, data: self.ring.bytes(id, length) }
             }
             Happened::Sent(connection, buffer, sent_bytes) => Event::Sent { connection, buffer, sent_bytes },
+            Happened::Returned(loan) => Event::Returned(loan),
             Happened::Ended(connection, cause) => Event::Ended { connection, cause },
             Happened::Woken => Event::Woken,
         })
     }
 
     fn send(&mut self, connection: ConnectionId, buffer: Vec<u8>) {
-        let Some(Socket { fd, state }) = self.sockets.get_mut(connection) else { return };
-        if state.closing {
-            return;
+        if self.may_send(connection) {
+            self.begin_sending(connection, Outgoing::plain(buffer));
         }
-        assert!(!state.sending, "one send at a time per connection");
-        state.sending = true;
-        self.counters.sends += 1;
-        self.ring.send(connection, fd.as_raw_fd(), buffer);
+    }
+
+    fn send_lent<'a>(
+        &mut self,
+        connection: ConnectionId,
+        buffer: Vec<u8>,
+        loan: LoanId,
+        lent: impl Iterator<Item = (usize, &'a [u8])>,
+    ) {
+        if self.may_send(connection) {
+            self.begin_sending(connection, Outgoing::with_loan(buffer, loan, lent));
+        } else {
+            self.returned.push(loan);
+        }
     }
 
     fn pause(&mut self, connection: ConnectionId) {

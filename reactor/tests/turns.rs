@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use slabring_reactor::{
-    ConnectionId, DatagramsId, EndCause, Epoll, Event, Io, IoCounters, IoSettings, Uring, Wait, Waker,
+    ConnectionId, DatagramsId, EndCause, Epoll, Event, Io, IoCounters, IoSettings, LoanId, Uring, Wait, Waker,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -44,7 +44,7 @@ impl Echo {
             Event::Received { connection, .. }
             | Event::Sent { connection, .. }
             | Event::Ended { connection, .. } => connection,
-            Event::Accepted { .. } | Event::Datagram { .. } | Event::Woken => return None,
+            Event::Accepted { .. } | Event::Returned(_) | Event::Datagram { .. } | Event::Woken => return None,
         };
         let peer = &mut self.peers[id.slot as usize];
         match event {
@@ -52,7 +52,7 @@ impl Echo {
             Event::Sent { .. } => peer.sending = false,
             Event::Ended { cause: EndCause::EndOfStream, .. } => peer.ended = true,
             Event::Ended { .. } => *peer = Peer { ended: true, ..Peer::default() },
-            Event::Accepted { .. } | Event::Datagram { .. } | Event::Woken => {}
+            Event::Accepted { .. } | Event::Returned(_) | Event::Datagram { .. } | Event::Woken => {}
         }
         Some(id)
     }
@@ -294,6 +294,85 @@ fn a_paused_connection_is_silent_until_resumed_and_loses_nothing<I: Io>() {
     io.resume(id);
     peer.write_all(b"more").unwrap();
     turn_until(&mut io, |event| matches!(event, Event::Received { data: b"more", .. }));
+}
+
+fn what_is_lent_leaves_in_its_place_and_is_returned_once<I: Io>() {
+    let (mut io, id, mut peer) = pair::<I>();
+    let (lent, more) = (noise(1, 3_000_000), noise(2, 100));
+    let slices = [(1, &lent[..1_000]), (1, &lent[1_000..]), (2, &more[..])];
+    io.send_lent(id, b"<|>".to_vec(), LoanId(5), slices.into_iter());
+    let reader = std::thread::spawn(move || {
+        let mut got = vec![0; 3_000_103];
+        peer.read_exact(&mut got).unwrap();
+        (peer, got)
+    });
+    let (mut returned, mut sent) = (0, 0);
+    turn_until(&mut io, |event| {
+        match event {
+            Event::Returned(LoanId(5)) => returned += 1,
+            Event::Sent { buffer, sent_bytes, .. } => {
+                assert!(buffer.is_empty());
+                sent += sent_bytes;
+            }
+            other => panic!("{other:?}"),
+        }
+        returned == 1 && sent > 0
+    });
+    let (_peer, got) = reader.join().unwrap();
+    assert_eq!(sent, got.len());
+    assert!(got == [b"<", &lent[..], b"|", &more[..], b">"].concat());
+}
+
+fn a_loan_is_returned_once_after_a_close_and_when_the_connection_is_gone<I: Io>() {
+    let (mut io, id, peer) = pair::<I>();
+    // More than any socket buffer takes.
+    let lent = noise(1, 30_000_000);
+    io.send_lent(id, Vec::new(), LoanId(1), std::iter::once((0, &lent[..])));
+    let mut returned = Vec::new();
+    for _ in 0..3 {
+        io.turn(Wait::AtMost(Duration::from_millis(20))).unwrap();
+        while let Some(event) = io.next_event() {
+            assert!(
+                !matches!(event, Event::Returned(_) | Event::Sent { .. }),
+                "the peer has not read: {event:?}"
+            );
+        }
+    }
+    io.close(id);
+    io.send_lent(id, Vec::new(), LoanId(2), std::iter::once((0, &lent[..])));
+    turn_until(&mut io, |event| {
+        match event {
+            Event::Returned(loan) => returned.push(loan.0),
+            other => panic!("{other:?} of a connection that is gone"),
+        }
+        returned.len() == 2
+    });
+    returned.sort_unstable();
+    assert_eq!(returned, [1, 2]);
+    io.turn(Wait::AtMost(Duration::from_millis(20))).unwrap();
+    assert!(io.next_event().is_none());
+    drop(peer);
+}
+
+fn a_loan_is_returned_when_the_peer_resets<I: Io>() {
+    let (mut io, id, peer) = pair::<I>();
+    let lent = noise(1, 30_000_000);
+    io.send_lent(id, Vec::new(), LoanId(1), std::iter::once((0, &lent[..])));
+    io.turn(Wait::Poll).unwrap();
+    socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(peer);
+    let (mut returned, mut ended) = (false, false);
+    turn_until(&mut io, |event| {
+        match event {
+            Event::Returned(LoanId(1)) => returned = true,
+            Event::Ended { cause: EndCause::Failed(_), .. } => ended = true,
+            // Whoever asks first is told of the reset, be it the receive or the send.
+            Event::Ended { cause: EndCause::EndOfStream, .. } => {}
+            other => panic!("{other:?}"),
+        }
+        returned && ended
+    });
+    io.close(id);
 }
 
 fn closing_sends_the_peer_an_end_even_while_a_receive_is_armed<I: Io>() {
@@ -580,6 +659,9 @@ on_both_backends!(
     a_reactor_that_stopped_accepting_refuses_connections,
     a_large_send_waits_for_a_slow_reader_and_arrives_whole,
     closing_a_connection_that_does_not_read_lets_go_of_its_socket,
+    what_is_lent_leaves_in_its_place_and_is_returned_once,
+    a_loan_is_returned_once_after_a_close_and_when_the_connection_is_gone,
+    a_loan_is_returned_when_the_peer_resets,
     another_thread_ends_a_long_wait,
     two_reactors_wake_each_other_without_losing_a_wake,
     datagrams_of_any_size_come_whole_with_their_sender_and_are_answered,

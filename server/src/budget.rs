@@ -60,6 +60,11 @@ impl Budget {
         self.output_bytes > self.limit_bytes
     }
 
+    /// Bytes that outputs may still take.
+    pub fn output_room(&self) -> usize {
+        self.limit_bytes.saturating_sub(self.output_bytes)
+    }
+
     /// Brings a connection's part up to date.
     pub fn count(&mut self, client: &mut Connection) {
         let (input, output) = (client.input.capacity_bytes(), client.output_capacity_bytes());
@@ -79,7 +84,11 @@ impl Budget {
 
     /// Puts a connection whose input has just grown in line if it has to wait.
     pub fn queue_if_full(&mut self, client: &mut Connection, now: Seconds) {
-        let exempt = !is_large(client) || client.waits_for_memory || self.privileged == Some(client.id);
+        // A value that is being taken in has its room already, and others may be waiting for it to be whole.
+        let exempt = !is_large(client)
+            || client.waits_for_memory
+            || client.intake.is_some()
+            || self.privileged == Some(client.id);
         if self.input_bytes > self.limit_bytes && !exempt {
             client.waits_for_memory = true;
             client.heard_at = now;

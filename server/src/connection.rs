@@ -6,9 +6,12 @@ use slabring_engine::Seconds;
 use slabring_protocol::Parser;
 use slabring_reactor::ConnectionId;
 
+use crate::batch::Batch;
 use crate::dump::Dump;
+use crate::intake::Intake;
 use crate::outbox::Outbox;
 use crate::session::Session;
+use crate::shards::ShardId;
 use crate::watch::Watch;
 
 /// Replies in bytes above which a connection's requests are not executed and its socket is not read.
@@ -132,6 +135,16 @@ pub enum Peer {
     Unknown,
 }
 
+/// Requests that their owner could not execute yet.
+pub struct Deferred {
+    /// Whose keys they name.
+    pub owner: ShardId,
+    /// In order.
+    pub requests: Batch,
+    /// With this letter all that was posted behind them has come back too.
+    pub letter: u64,
+}
+
 /// See the module.
 pub struct Connection {
     /// Its name in the reactor.
@@ -140,6 +153,8 @@ pub struct Connection {
     pub parser: Parser,
     /// What is not executed yet.
     pub input: Input,
+    /// The large value that it is sending.
+    pub intake: Option<Box<Intake>>,
     /// What is owed.
     pub outbox: Outbox,
     /// TLS, if it is spoken.
@@ -152,6 +167,8 @@ pub struct Connection {
     pub listener: usize,
     /// A send is in flight.
     pub sending: bool,
+    /// When it began.
+    pub sent_at: Seconds,
     /// The socket is not read, for the sake of the output.
     pub paused: bool,
     /// It has input that it may not execute yet.
@@ -160,6 +177,8 @@ pub struct Connection {
     pub listed: bool,
     /// Requests of it that another shard could not answer yet and that must be posted again.
     pub bounced: usize,
+    /// Requests of it that their owners could not execute yet, in order.
+    pub deferred: Vec<Deferred>,
     /// The turn in which some of them were last posted again, and how many.
     pub resent_turn: u64,
     /// See `resent_turn`.
@@ -193,16 +212,19 @@ impl Connection {
             id,
             parser,
             input: Input::default(),
+            intake: None,
             outbox: Outbox::default(),
             session: None,
             stream: None,
             peer: Peer::Unknown,
             listener: 0,
             sending: false,
+            sent_at: now,
             paused: false,
             stalled: false,
             listed: false,
             bounced: 0,
+            deferred: Vec::new(),
             resent_turn: 0,
             resent: 0,
             served_turn: 0,
@@ -224,6 +246,7 @@ impl Connection {
             && self.outbox.waiting() < REPLIES_WAITING_MAX
             && self.outbox.gathering() == 0
             && self.bounced == 0
+            && self.deferred.is_empty()
             && self.stream.is_none()
     }
 
@@ -244,7 +267,7 @@ impl Connection {
     /// Whether a reply that it is owed already may be fetched. What is held behind that reply does not count: it can
     /// only leave after it.
     pub fn has_room_for_reply(&self) -> bool {
-        self.outbox.ready().len() < OUTPUT_BYTES_HIGH
+        self.outbox.ready_bytes() < OUTPUT_BYTES_HIGH
     }
 
     /// Whether it is only told things.

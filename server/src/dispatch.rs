@@ -5,15 +5,21 @@ use std::sync::Arc;
 
 use slabring_engine::{Seconds, WARM_KEYS_MAX};
 use slabring_protocol::{Command, ErrorReply, KEY_SIZE_MAX, Limits, Parser, Request, Step, Users, reply};
+use slabring_reactor::{ConnectionId, LoanId};
 
 use crate::batch::{Batch, Outcome, ReturnAddress, Visit};
 use crate::budget::Budget;
-use crate::connection::{Connection, Ending, Input, Stream};
+use crate::connection::{Connection, Deferred, Ending, Input, Stream};
+use crate::datagrams::is_datagram;
 use crate::execute::Executor;
+use crate::lending::{
+    COPIED_BYTES_MAX, LENT_BYTES_MIN, Remote, SEALED_BYTES_MAX, SLICE_BYTES, Value, WINDOW_BYTES_MAX,
+};
 use crate::live::Held;
 use crate::node::Node;
+use crate::outbox::{Next, Ticket};
 use crate::post::Post;
-use crate::report::{Answer, Gathering};
+use crate::report::{Answer, Gathering, Question};
 use crate::session::{Failure, Session};
 use crate::shards::{ShardId, Shards};
 
@@ -36,6 +42,15 @@ struct Parsed<'a> {
     owner: ShardId,
 }
 
+/// What one send takes.
+#[derive(Debug)]
+pub struct Output {
+    /// Bytes of ours.
+    pub buffer: Vec<u8>,
+    /// What is lent with them.
+    pub loan: Option<LoanId>,
+}
+
 type Group<'a> = [Option<Parsed<'a>>; AHEAD_MAX];
 
 /// What executing requests needs, apart from the connections and the kernel.
@@ -56,13 +71,16 @@ pub struct Dispatcher {
     pub turn: u64,
     /// Some connection could go on at once: the next turn must not wait.
     pub has_more: bool,
+    /// Since somebody last looked, a client had to wait because too many values are lent.
+    pub value_waited: bool,
     /// Connections that watch.
     pub watching: usize,
     /// Who wants to hear of this shard's connections, which are not at hand while one of them is executed.
     pub census_wanted: Vec<ReturnAddress>,
     /// Who may come in, if that is asked.
     pub users: Held<Users>,
-    limits: Limits,
+    /// What is refused before it has come.
+    pub limits: Limits,
     spare_buffers: Vec<Vec<u8>>,
 }
 
@@ -77,6 +95,7 @@ impl Dispatcher {
             spare_buffers: Vec::new(),
             turn: 0,
             has_more: false,
+            value_waited: false,
             watching: 0,
             census_wanted: Vec::new(),
             users: Held::default(),
@@ -165,8 +184,15 @@ impl Dispatcher {
         client.stalled = false;
         client.input.need(0);
         self.go_on_streaming(client);
-        let used = self.execute_requests(client, bytes);
+        let mut used = if client.intake.is_some() { self.take_in(client, bytes) } else { 0 };
+        if client.intake.is_none() {
+            used += self.execute_requests(client, &bytes[used..]);
+        }
         client.stalled |= client.stream.is_some();
+        if client.outbox.bytes() >= LENT_BYTES_MIN {
+            // The next client of this turn may find it too much; small outputs are counted when the turn ends.
+            self.budget.count(client);
+        }
         used
     }
 
@@ -194,7 +220,7 @@ impl Dispatcher {
                     return used;
                 }
                 let had_its_part = !client.takes_part(self.turn, self.node.settings.requests_per_turn);
-                if had_its_part || !self.may_execute(client) {
+                if had_its_part || !self.may_execute(client) || self.must_wait_for_value(parsed) {
                     client.parser = parsed.parser_before.clone();
                     client.stalled = true;
                     self.has_more |= had_its_part;
@@ -203,7 +229,10 @@ impl Dispatcher {
                 }
                 match self.take_step(client, parsed) {
                     Some(consumed) => used += consumed,
-                    None => return used,
+                    None => {
+                        let Step::Incomplete { total_bytes } = parsed.step else { return used };
+                        return used + self.begin_intake(client, &bytes[used..], total_bytes);
+                    }
                 }
             }
         }
@@ -239,7 +268,10 @@ impl Dispatcher {
     /// The key of the request that `data` begins with, if this shard will execute it at once.
     pub fn first_key<'a>(&self, client: &Connection, data: &'a [u8]) -> Option<&'a [u8]> {
         // Behind a quit the parser may stand in the middle of a request that nobody will read on.
-        let reads = client.ending == Ending::No && !client.stalled && client.session.is_none();
+        let reads = client.ending == Ending::No
+            && !client.stalled
+            && client.session.is_none()
+            && client.intake.is_none();
         if !reads || !client.input.is_empty() {
             return None;
         }
@@ -287,10 +319,23 @@ impl Dispatcher {
         }
     }
 
-    fn may_execute(&self, client: &Connection) -> bool {
+    /// Whether a request of this connection may be executed.
+    pub fn may_execute(&self, client: &Connection) -> bool {
         client.may_execute()
             && self.post.has_room()
             && (!self.budget.outputs_are_full() || client.has_read_all())
+    }
+
+    /// Whether a step asks for a large value that can neither be lent now, nor copied within the budget.
+    fn must_wait_for_value(&mut self, parsed: &Parsed<'_>) -> bool {
+        if self.executor.shard().has_room_for_any_pin() || parsed.owner != self.shards.me {
+            return false;
+        }
+        let Step::Request { request, .. } = &parsed.step else { return false };
+        let may_copy = self.budget.output_room().min(COPIED_BYTES_MAX);
+        let waits = self.executor.value_bytes_to_copy(self.now, request) > may_copy;
+        self.value_waited |= waits;
+        waits
     }
 
     /// Decides who executes a request: this shard, its owner, or all.
@@ -298,7 +343,14 @@ impl Dispatcher {
         if request.command.is_keyed() {
             if owner == self.shards.me {
                 let connection = self.shards.connection_number(owner, client.id.slot);
-                client.outbox.local(|out| self.executor.execute(self.now, request, connection, out));
+                let (executor, now) = (&mut self.executor, self.now);
+                if is_datagram(client.id) {
+                    client.outbox.local(|out| executor.execute(now, request, connection, out));
+                } else {
+                    client
+                        .outbox
+                        .local_lending(|out| executor.execute_lending(now, request, connection, out));
+                }
             } else {
                 self.executor.traffic.requests_posted += 1;
                 let sender = ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
@@ -313,7 +365,8 @@ impl Dispatcher {
         }
     }
 
-    fn owner_of(&self, request: &Request<'_>) -> ShardId {
+    /// Who has the key of a request.
+    pub fn owner_of(&self, request: &Request<'_>) -> ShardId {
         if self.shards.count == 1 || !request.command.is_keyed() {
             return self.shards.me;
         }
@@ -325,8 +378,13 @@ impl Dispatcher {
     pub fn deliver(&mut self, client: &mut Connection, to: ReturnAddress, outcome: Outcome<'_>) {
         match outcome {
             Outcome::Reply(reply) => client.outbox.deliver(to.ticket, reply),
+            Outcome::Lending(reply, lent) => {
+                let value = (lent.place, Remote::new(lent));
+                client.outbox.deliver_lending(to.ticket, reply, Some(value));
+                self.ask_for_slice(client);
+            }
             // The post office keeps it.
-            Outcome::Bounced => {}
+            Outcome::Bounced | Outcome::Deferred | Outcome::Silence => {}
             Outcome::Answer(Answer::Walked(walked), text) => {
                 client.outbox.deliver(to.ticket, text);
                 self.walked(client, walked);
@@ -337,6 +395,7 @@ impl Dispatcher {
                     watch.fetched();
                 }
             }
+            Outcome::Answer(Answer::Slice, slice) => client.outbox.deliver_slice(slice),
             Outcome::Answer(answer, text) => {
                 let add = |gathering: &mut Gathering| gathering.add(answer, text);
                 if let Some(gathering) = client.outbox.deliver_part(to.ticket, add) {
@@ -355,33 +414,147 @@ impl Dispatcher {
         self.post.execute(place, batch, visit);
     }
 
-    /// The bytes that a connection may send now, if there are any and none are on their way.
-    pub fn take_output(&mut self, client: &mut Connection) -> Option<Vec<u8>> {
+    /// What a connection may send now, if there is anything and nothing is on its way.
+    pub fn take_output(&mut self, client: &mut Connection) -> Option<Output> {
         if client.sending {
             return None;
         }
-        let full = match client.session.take() {
-            None if client.outbox.ready().is_empty() => return None,
-            None => client.outbox.take_ready(self.spare_buffer()),
+        let output = match client.session.take() {
+            None => self.take_plain(client)?,
             Some(mut session) => {
                 let sealed = self.seal(client, &mut session);
                 client.session = Some(session);
-                sealed
+                Output { buffer: sealed, loan: None }
             }
         };
-        if full.is_empty() {
-            self.keep_spare(full);
+        if output.buffer.is_empty() && output.loan.is_none() {
+            self.keep_spare(output.buffer);
             return None;
         }
         client.sending = true;
-        client.sending_bytes = full.capacity();
-        Some(full)
+        client.sent_at = self.now;
+        client.sending_bytes = output.buffer.capacity();
+        Some(output)
+    }
+
+    fn take_plain(&mut self, client: &mut Connection) -> Option<Output> {
+        let bytes = |buffer| Some(Output { buffer, loan: None });
+        match client.outbox.next() {
+            Next::Nothing => None,
+            Next::Bytes => bytes(client.outbox.take_ready(self.spare_buffer())),
+            Next::Elsewhere(_) => bytes(self.take_slice(client)),
+            Next::Window => {
+                let mut buffer = self.spare_buffer();
+                let shard = self.executor.shard_mut();
+                let window = client.outbox.take_window(shard, WINDOW_BYTES_MAX, &mut buffer);
+                let loan = (!window.is_empty()).then(|| self.executor.loans.begin_sending(window));
+                Some(Output { buffer, loan })
+            }
+        }
+    }
+
+    /// What may be sealed next, copied.
+    fn take_copy(&mut self, client: &mut Connection) -> Vec<u8> {
+        match client.outbox.next() {
+            Next::Nothing => self.spare_buffer(),
+            Next::Bytes => client.outbox.take_ready(self.spare_buffer()),
+            Next::Elsewhere(_) => self.take_slice(client),
+            Next::Window => {
+                let (mut bytes, mut buffer) = (self.spare_buffer(), self.spare_buffer());
+                let shard = self.executor.shard_mut();
+                let mut copied = 0;
+                for (place, mut lent) in client.outbox.take_window(shard, SEALED_BYTES_MAX, &mut bytes) {
+                    buffer.extend_from_slice(&bytes[copied..place]);
+                    lent.copy_to(shard, usize::MAX, &mut buffer);
+                    lent.give_back(shard);
+                    copied = place;
+                }
+                buffer.extend_from_slice(&bytes[copied..]);
+                bytes.clear();
+                self.keep_spare(bytes);
+                buffer
+            }
+        }
+    }
+
+    /// The slice that has come of another shard's value. Asks for the next.
+    fn take_slice(&mut self, client: &mut Connection) -> Vec<u8> {
+        let (slice, ended) = client.outbox.take_slice();
+        if let Some(remote) = ended {
+            self.take_back(remote.owner, remote.number);
+        }
+        self.ask_for_slice(client);
+        slice
+    }
+
+    /// Asks for the next slice if it is another shard's value that is sent next: one ahead of what is being sent, or none
+    /// where memory is short.
+    fn ask_for_slice(&mut self, client: &mut Connection) {
+        let may_be_ahead = !self.budget.outputs_are_full();
+        let Next::Elsewhere(remote) = client.outbox.next() else { return };
+        let has_none = !remote.asked && remote.slice.is_empty() && remote.to_ask > 0;
+        if has_none && (may_be_ahead || !client.sending) {
+            remote.asked = true;
+            remote.to_ask -= remote.to_ask.min(SLICE_BYTES);
+            let to = ReturnAddress { connection: client.id, ticket: Ticket::NONE };
+            self.post.ask(remote.owner, to, Question::Slice(remote.number));
+            self.has_more = true;
+        }
+    }
+
+    /// Tells another shard that its value is not wanted any more.
+    pub fn take_back(&mut self, owner: ShardId, number: u32) {
+        self.post.ask(owner, ReturnAddress::NOBODY, Question::TakeBack(number));
+        self.has_more = true;
+    }
+
+    /// Posts the deferred requests of a connection again, if there is room and nothing that it posted behind them is still under
+    /// way: that would be deferred too, and something newer could overtake it. Says whether it did.
+    pub fn retry_deferred(&mut self, client: &mut Connection) -> bool {
+        if client.bounced > 0 {
+            for deferred in &mut client.deferred {
+                deferred.letter = u64::MAX;
+            }
+            return false;
+        }
+        for deferred in client.deferred.iter_mut().filter(|deferred| deferred.letter == u64::MAX) {
+            deferred.letter = self.post.letter_of_now(deferred.owner);
+        }
+        let is_here = |deferred: &Deferred| self.post.is_answered(deferred.owner, deferred.letter);
+        if !client.deferred.iter().all(is_here) {
+            return false;
+        }
+        while self.post.has_room()
+            && let Some(deferred) = client.deferred.pop()
+        {
+            self.post.again(deferred.owner, &deferred.requests);
+        }
+        client.deferred.is_empty()
+    }
+
+    /// Tells another shard that a connection, of which it keeps something, will not go on.
+    pub fn forget_at(&mut self, owner: ShardId, connection: ConnectionId) {
+        self.post.ask(owner, ReturnAddress::NOBODY, Question::Forget(connection));
+        self.has_more = true;
+    }
+
+    /// Gives back what a connection that ends would have been sent.
+    pub fn drop_values(&mut self, client: &mut Connection) {
+        for value in client.outbox.take_values() {
+            match value {
+                Value::Here(lent) => lent.give_back(self.executor.shard_mut()),
+                Value::There(remote) => self.take_back(remote.owner, remote.number),
+            }
+        }
+        for deferred in std::mem::take(&mut client.deferred) {
+            self.forget_at(deferred.owner, client.id);
+        }
     }
 
     fn seal(&mut self, client: &mut Connection, session: &mut Session) -> Vec<u8> {
         let mut sealed = self.spare_buffer();
-        if session.may_speak() && !client.outbox.ready().is_empty() {
-            let mut plain = client.outbox.take_ready(self.spare_buffer());
+        if session.may_speak() {
+            let mut plain = self.take_copy(client);
             session.seal(&plain, &mut sealed);
             plain.clear();
             self.keep_spare(plain);

@@ -8,21 +8,23 @@ mod classic;
 mod meta;
 
 use slabring_engine::{
-    Arithmetic, ArithmeticOutcome, CLASSES_MAX, ClassId, Delete, DeleteOutcome, EvictedItem, Seconds, Shard,
-    Store, StoreMode as EngineMode, StoreOutcome,
+    Arithmetic, ArithmeticOutcome, CLASSES_MAX, ClassId, Delete, DeleteOutcome, EvictedItem, Place, Seconds,
+    Shard, Store, StoreMode as EngineMode, StoreOutcome,
 };
 use slabring_protocol::reply::{LogItem, WatchEvent};
 use slabring_protocol::{Command, KEY_SIZE_MAX, Request, StoreMode, WatchTopics};
-use slabring_reactor::IoCounters;
+use slabring_reactor::{ConnectionId, IoCounters, LoanId};
 
-use crate::exptime::ttl_of;
+use crate::exptime::{expiry_of, ttl_of};
+use crate::intake::Visitor;
+use crate::lending::{LENT_BYTES_MIN, Lent, Loans};
 use crate::node::Node;
 use crate::observe::REQUEST_TOPICS;
 use crate::prefixes::{PrefixCounts, Prefixes};
 use crate::report::{
     Answer, ByClass, ClassCounters, CommandCounters, Question, ShardReport, Traffic, class_number,
 };
-use crate::shards::Shards;
+use crate::shards::{ShardId, Shards};
 use crate::watch::{Ticket, WatchLog, Watchers};
 
 /// Chunks looked at in a step towards a lower limit on memory: a quarter of a millisecond.
@@ -45,6 +47,15 @@ pub struct Executor {
     sweep_wanted: bool,
     /// Items have still to go for a lower limit on memory.
     settling: bool,
+    /// A large value need not be copied into the reply: it may be left in `lent`.
+    lends: bool,
+    lent: Option<Box<(usize, Lent)>>,
+    /// What is lent.
+    pub loans: Loans,
+    /// Connections of other shards that have to wait until a large value can be lent: nothing of them is executed but in order.
+    pub deferring: Vec<(ShardId, ConnectionId)>,
+    /// Values that come from connections of other shards.
+    pub visitors: Vec<Visitor>,
     /// The thread's own part of a report.
     pub traffic: Traffic,
     /// The reactor's part of a report, as of the last turn.
@@ -76,6 +87,11 @@ impl Executor {
             discovery: Vec::new(),
             sweep_wanted: false,
             settling: false,
+            lends: false,
+            lent: None,
+            loans: Loans::default(),
+            deferring: Vec::new(),
+            visitors: Vec::new(),
             traffic,
             io,
         }
@@ -142,6 +158,67 @@ impl Executor {
         }
     }
 
+    /// As [`Executor::execute`], but a large value may be lent in place of copying it: then it belongs at that place of `out`.
+    #[inline]
+    pub fn execute_lending(
+        &mut self,
+        now: Seconds,
+        request: &Request<'_>,
+        connection: u32,
+        out: &mut Vec<u8>,
+    ) -> Option<Box<(usize, Lent)>> {
+        self.lends = true;
+        self.execute(now, request, connection, out);
+        self.lends = false;
+        self.lent.take()
+    }
+
+    /// Lends the value of the item that was just read, or copies it if that cannot be.
+    fn append_large(&mut self, place: Place, out: &mut Vec<u8>) {
+        match self.shard.pin_at(place) {
+            Some(pin) => self.lent = Some(Box::new((out.len(), Lent::new(&self.shard, pin)))),
+            None => self.shard.value_at(place).expect("it was just read").copy_to(out),
+        }
+    }
+
+    /// Bytes that the answer to a get would have to copy because they cannot be lent now; 0 for anything else.
+    pub fn value_bytes_to_copy(&self, now: Seconds, request: &Request<'_>) -> usize {
+        let shows_value = match request.command {
+            Command::Get { .. } | Command::GetAndTouch { .. } => true,
+            Command::MetaGet(flags) => flags.has(b'v'),
+            _ => false,
+        };
+        if !shows_value {
+            return 0;
+        }
+        let mut scratch = [0; KEY_SIZE_MAX];
+        let item = self.shard.peek(now, request.decoded_key(&mut scratch));
+        item.map_or(0, |item| match item.value_len() {
+            bytes if bytes < LENT_BYTES_MIN || self.shard.has_room_for_pin(item.place()) => 0,
+            bytes => bytes,
+        })
+    }
+
+    /// The least value that is lent.
+    fn lent_bytes_min(&self) -> usize {
+        if self.lends { LENT_BYTES_MIN } else { usize::MAX }
+    }
+
+    /// What the kernel is lent, with the places in its buffer.
+    pub fn lent_pieces(&self, loan: LoanId) -> impl Iterator<Item = (usize, &[u8])> {
+        self.loans.pieces(loan, &self.shard)
+    }
+
+    /// Nobody reads any more what was lent.
+    pub fn end_loans(&mut self) {
+        self.loans.end(&mut self.shard);
+    }
+
+    /// The kernel gives a loan back.
+    pub fn end_sending(&mut self, loan: LoanId) {
+        self.loans.end_sending(loan, &mut self.shard);
+    }
+
     /// As [`Executor::execute`], telling nobody else.
     pub fn execute_unobserved(&mut self, now: Seconds, request: &Request<'_>, out: &mut Vec<u8>) {
         let mut scratch = [0; KEY_SIZE_MAX];
@@ -149,13 +226,15 @@ impl Executor {
         match request.command {
             Command::Get { .. } => self.get(now, request, out),
             Command::GetAndTouch { exptime, .. } => self.get_and_touch(now, request, exptime, out),
-            Command::Store { .. } => self.store(now, request, out),
+            Command::Store { .. } | Command::MetaStore(_) => {
+                let outcome = self.count_store(now, &store_of(now, request, key));
+                reply_to_store(request, request.value.len(), outcome, out);
+            }
             Command::StoreTooLarge { removes } => self.store_too_large(now, request, key, removes, out),
             Command::Delete { compare } => self.delete(now, request, compare, out),
             Command::Arithmetic { .. } => self.arithmetic(now, request, out),
             Command::Touch { exptime } => self.touch(now, request, exptime, out),
             Command::MetaGet(flags) => self.meta_get(now, request, key, &flags, out),
-            Command::MetaStore(flags) => self.meta_store(now, request, key, &flags, out),
             Command::MetaDelete(flags) => self.meta_delete(now, request, key, &flags, out),
             Command::MetaArithmetic(flags) => self.meta_arithmetic(now, request, key, &flags, out),
             Command::MetaDebug(_) => self.meta_debug(now, request, key, out),
@@ -191,9 +270,20 @@ impl Executor {
                 self.fetch_log(ticket, out);
                 return Answer::Log;
             }
+            Question::Slice(number) => {
+                self.loans.slice(number, &self.shard, out);
+                return Answer::Slice;
+            }
+            Question::TakeBack(number) => self.loans.take_back(number, &mut self.shard),
+            Question::Forget(_) => unreachable!("who knows the sender answers"),
             Question::Connections => unreachable!("who has the connections answers"),
         }
         Answer::Done
+    }
+
+    /// Whether somebody wants to be told of requests.
+    pub fn is_observed(&self) -> bool {
+        self.observed
     }
 
     /// Looks whether somebody watches.
@@ -284,6 +374,11 @@ impl Executor {
 
     fn count_store(&mut self, now: Seconds, store: &Store<'_>) -> StoreOutcome {
         let outcome = self.shard.store(now, store);
+        self.count_outcome(store, outcome)
+    }
+
+    /// Counts a store that has just ended so. Returns what the client is told.
+    pub fn count_outcome(&mut self, store: &Store<'_>, outcome: StoreOutcome) -> StoreOutcome {
         match outcome {
             StoreOutcome::TooLarge => self.commands.store_too_large += 1,
             StoreOutcome::NoMemory => self.commands.store_no_memory += 1,
@@ -343,6 +438,39 @@ impl Executor {
             ArithmeticOutcome::NonNumeric | ArithmeticOutcome::Exists | ArithmeticOutcome::NoMemory => {}
         }
         outcome
+    }
+}
+
+/// What a store command asks of the engine, with its value.
+pub fn store_of<'a>(now: Seconds, request: &Request<'a>, key: &'a [u8]) -> Store<'a> {
+    match request.command {
+        Command::Store { mode, client_flags, exptime, compare } => Store {
+            mode: engine_mode(mode),
+            client_flags,
+            compare,
+            ..Store::set(key, request.value, expiry_of(exptime, now))
+        },
+        Command::MetaStore(flags) => Store {
+            mode: engine_mode(flags.store_mode()),
+            key,
+            value: request.value,
+            client_flags: flags.client_flags,
+            expiry: expiry_of(flags.exptime.unwrap_or(0), now),
+            compare: flags.compare,
+            explicit_cas: flags.explicit_cas,
+            invalidate: flags.has(b'I'),
+            vivify: flags.vivify.map(|exptime| expiry_of(exptime, now)),
+            binary_key: flags.base64(),
+        },
+        command => unreachable!("{command:?} stores nothing"),
+    }
+}
+
+/// Answers a store command that brought a value of so many bytes.
+pub fn reply_to_store(request: &Request<'_>, value_bytes: usize, outcome: StoreOutcome, out: &mut Vec<u8>) {
+    match request.command {
+        Command::MetaStore(_) => meta::reply_to_store(request, value_bytes, outcome, out),
+        _ => classic::reply_to_store(request, outcome, out),
     }
 }
 

@@ -21,6 +21,8 @@ mod exptime;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gather;
+mod intake;
+mod lending;
 mod listeners;
 mod live;
 mod log;

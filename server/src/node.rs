@@ -89,6 +89,8 @@ pub struct Node {
     pub verbosity: AtomicUsize,
     /// Set once: finish and end.
     pub stopping: AtomicBool,
+    /// The last second in which a client of any shard waited for memory that others hold; 0 if none ever did.
+    pub short_of_memory_at: AtomicU32,
     /// Shards whose clients are all gone since then.
     pub drained: AtomicUsize,
     /// Each shard's main numbers as of its last second.
@@ -224,6 +226,7 @@ pub fn assemble(
         idle_timeout_seconds: AtomicU32::new(settings.idle_timeout_seconds),
         verbosity: AtomicUsize::new(settings.verbosity),
         stopping: AtomicBool::new(false),
+        short_of_memory_at: AtomicU32::new(0),
         drained: AtomicUsize::new(0),
         published: (0..threads).map(|_| Published::default()).collect(),
         arrivals: (0..threads).map(|_| Arrivals::default()).collect(),

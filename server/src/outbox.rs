@@ -1,11 +1,15 @@
 //! One connection's replies on their way out, in the order of its requests.
 //!
 //! A reply made on this shard while nothing before it is missing goes straight to `ready`. Behind a reply that
-//! another shard still owes, everything is held back until it has come. No I/O.
+//! another shard still owes, everything is held back until it has come. A large value is not in the bytes: its place among them
+//! is known, and the value itself is lent (`lending.rs`). No I/O.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
+use slabring_engine::Shard;
+
+use crate::lending::{Lent, Remote, Value};
 use crate::report::Gathering;
 
 /// Bytes of `held` that an idle connection may keep, and below which compaction is not worth while.
@@ -15,6 +19,11 @@ const HELD_BYTES_KEPT: usize = 16 << 10;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ticket(u64);
 
+impl Ticket {
+    /// Names no reply.
+    pub const NONE: Self = Self(u64::MAX);
+}
+
 #[derive(Debug)]
 struct Waiting {
     /// Answers from other shards that are still to come.
@@ -23,12 +32,31 @@ struct Waiting {
     held: Range<usize>,
     /// What a question to all shards has brought so far.
     gathering: Option<Box<Gathering>>,
+    /// What it shows, with the place in its part of `held`.
+    values: Vec<(usize, Value)>,
+}
+
+/// What may be sent next.
+#[derive(Debug)]
+pub enum Next<'a> {
+    /// Nothing now.
+    Nothing,
+    /// All that is ready, which is bytes.
+    Bytes,
+    /// Bytes with values of this shard between them.
+    Window,
+    /// A value of another shard.
+    Elsewhere(&'a mut Remote),
 }
 
 /// See the module.
 #[derive(Default, Debug)]
 pub struct Outbox {
     ready: Vec<u8>,
+    /// What goes between those bytes, with its place.
+    values: VecDeque<(usize, Value)>,
+    /// Bytes of all values here.
+    value_bytes: usize,
     waiting: VecDeque<Waiting>,
     /// How many of those gather answers of the whole node.
     gathering: usize,
@@ -44,20 +72,111 @@ impl Outbox {
         &self.ready
     }
 
-    /// Takes the bytes to send and leaves `empty` to write on.
+    /// What may be sent now.
+    pub fn next(&mut self) -> Next<'_> {
+        match self.values.front_mut() {
+            None if self.ready.is_empty() => Next::Nothing,
+            None => Next::Bytes,
+            Some((0, Value::There(remote))) => Next::Elsewhere(remote),
+            Some(_) => Next::Window,
+        }
+    }
+
+    /// Takes the bytes to send, which are [all there is](Next::Bytes), and leaves `empty` to write on.
     pub fn take_ready(&mut self, empty: Vec<u8>) -> Vec<u8> {
-        debug_assert!(empty.is_empty());
+        debug_assert!(empty.is_empty() && self.values.is_empty());
         std::mem::replace(&mut self.ready, empty)
     }
 
-    /// Bytes in here, sent or not yet sendable.
-    pub fn bytes(&self) -> usize {
-        self.ready.len() + self.held.len()
+    /// Moves about `bytes_max` of what may be sent: bytes to `buffer`, and values out, each with its place in `buffer`. Ends before
+    /// a value of another shard.
+    pub fn take_window(
+        &mut self,
+        shard: &mut Shard,
+        bytes_max: usize,
+        buffer: &mut Vec<u8>,
+    ) -> Vec<(usize, Lent)> {
+        let mut window = Vec::new();
+        let (mut room, mut taken) = (bytes_max, 0);
+        while room > 0 {
+            let until = self.values.front().map_or(self.ready.len(), |(place, _)| *place);
+            let bytes = room.min(until - taken);
+            buffer.extend_from_slice(&self.ready[taken..taken + bytes]);
+            taken += bytes;
+            room -= bytes;
+            let Some((_, Value::Here(lent))) = self.values.front_mut() else { break };
+            if taken < until || room == 0 {
+                break;
+            }
+            let part = if lent.left() > room { Some(lent.split_off(shard, room)) } else { self.pop_here() };
+            let part = part.expect("it is this shard's");
+            room -= part.left();
+            self.value_bytes -= part.left();
+            window.push((buffer.len(), part));
+        }
+        self.drop_ready(taken);
+        window
     }
 
-    /// Memory that is reserved here.
+    fn pop_here(&mut self) -> Option<Lent> {
+        match self.values.pop_front() {
+            Some((_, Value::Here(lent))) => Some(lent),
+            Some((_, Value::There(_))) | None => None,
+        }
+    }
+
+    fn drop_ready(&mut self, bytes: usize) {
+        self.ready.drain(..bytes);
+        self.values.iter_mut().for_each(|(place, _)| *place -= bytes);
+    }
+
+    /// Takes the slice that has come of the value of another shard that is [next](Next::Elsewhere), and with the last one the value.
+    pub fn take_slice(&mut self) -> (Vec<u8>, Option<Box<Remote>>) {
+        let Some((0, Value::There(remote))) = self.values.front_mut() else { return (Vec::new(), None) };
+        let slice = std::mem::take(&mut remote.slice);
+        remote.left -= slice.len();
+        self.value_bytes -= slice.len();
+        if remote.left > 0 {
+            return (slice, None);
+        }
+        let Some((0, Value::There(remote))) = self.values.pop_front() else { unreachable!("seen above") };
+        (slice, Some(remote))
+    }
+
+    /// Keeps a slice of the value that is next: no other is asked for.
+    pub fn deliver_slice(&mut self, slice: &[u8]) {
+        let Some((0, Value::There(remote))) = self.values.front_mut() else { panic!("nobody asked") };
+        assert!(remote.asked && remote.slice.is_empty() && slice.len() <= remote.left);
+        remote.asked = false;
+        remote.slice.extend_from_slice(slice);
+    }
+
+    /// Takes out all values: nothing of them will be sent.
+    pub fn take_values(&mut self) -> impl Iterator<Item = Value> {
+        self.value_bytes = 0;
+        let held = self.waiting.iter_mut().flat_map(|waiting| waiting.values.drain(..));
+        self.values.drain(..).chain(held).map(|(_, value)| value)
+    }
+
+    /// Bytes in here, sent or not yet sendable, with those of values.
+    pub fn bytes(&self) -> usize {
+        self.ready.len() + self.held.len() + self.value_bytes
+    }
+
+    /// Bytes that may be sent now, with those of values.
+    pub fn ready_bytes(&self) -> usize {
+        self.ready.len() + self.values.iter().map(|(_, value)| value.left()).sum::<usize>()
+    }
+
+    /// Memory that is reserved here. Values are where they are, but for slices of other shards'.
     pub fn capacity_bytes(&self) -> usize {
-        self.ready.capacity() + self.held.capacity() + self.waiting.capacity() * size_of::<Waiting>()
+        let slice = match self.values.front() {
+            Some((_, Value::There(remote))) => remote.slice.capacity(),
+            _ => 0,
+        };
+        let places = self.values.capacity() * size_of::<(usize, Value)>();
+        let waiting = self.waiting.capacity() * size_of::<Waiting>();
+        self.ready.capacity() + self.held.capacity() + slice + places + waiting
     }
 
     /// Replies that are still owed, or held behind one that is.
@@ -72,21 +191,40 @@ impl Outbox {
 
     /// Whether there is nothing to send and nothing owed.
     pub fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.waiting.is_empty()
+        self.ready.is_empty() && self.values.is_empty() && self.waiting.is_empty()
     }
 
     /// Appends a reply that is made here and now.
     pub fn local(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        self.local_lending(|out| {
+            write(out);
+            None
+        });
+    }
+
+    /// As [`Outbox::local`], for a reply that may show a value without containing it: at a place in what was written on.
+    pub fn local_lending(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Option<Box<(usize, Lent)>>) {
         if self.waiting.is_empty() {
-            write(&mut self.ready);
+            if let Some(lent) = write(&mut self.ready) {
+                let (place, lent) = *lent;
+                self.value_bytes += lent.left();
+                self.values.push_back((place, Value::Here(lent)));
+            }
             return;
         }
         let start = self.held.len();
-        write(&mut self.held);
+        let value = write(&mut self.held).map(|lent| (lent.0, Value::Here(lent.1)));
         let end = self.held.len();
+        self.value_bytes += value.as_ref().map_or(0, |(_, value)| value.left());
         match self.waiting.back_mut() {
-            Some(last) if last.missing == 0 && last.held.end == start => last.held.end = end,
-            _ => self.waiting.push_back(Waiting { missing: 0, held: start..end, gathering: None }),
+            Some(last) if last.missing == 0 && last.held.end == start => {
+                last.held.end = end;
+                last.values.extend(value.map(|(place, value)| (place - last.held.start, value)));
+            }
+            _ => {
+                let values = value.map(|(place, value)| (place - start, value)).into_iter().collect();
+                self.waiting.push_back(Waiting { missing: 0, held: start..end, gathering: None, values });
+            }
         }
     }
 
@@ -99,20 +237,30 @@ impl Outbox {
     pub fn expect_parts(&mut self, missing: u16, gathering: Option<Box<Gathering>>) -> Ticket {
         assert!(missing > 0, "an answer that is here already needs no place");
         self.gathering += usize::from(gathering.is_some());
-        self.waiting.push_back(Waiting { missing, held: 0..0, gathering });
+        self.waiting.push_back(Waiting { missing, held: 0..0, gathering, values: Vec::new() });
         Ticket(self.first_ticket + self.waiting.len() as u64 - 1)
     }
 
     /// Fills in a reply.
     pub fn deliver(&mut self, ticket: Ticket, reply: &[u8]) {
+        self.deliver_lending(ticket, reply, None);
+    }
+
+    /// As [`Outbox::deliver`], for a reply that shows a value of another shard at a place in it.
+    pub fn deliver_lending(&mut self, ticket: Ticket, reply: &[u8], value: Option<(usize, Remote)>) {
         let index = self.index(ticket);
+        let value = value.map(|(place, remote)| (place, Value::There(Box::new(remote))));
+        self.value_bytes += value.as_ref().map_or(0, |(_, value)| value.left());
         if index == 0 {
+            let start = self.ready.len();
             self.ready.extend_from_slice(reply);
+            self.values.extend(value.map(|(place, value)| (start + place, value)));
             self.waiting[0].held = 0..0;
         } else {
             let start = self.held.len();
             self.held.extend_from_slice(reply);
             self.waiting[index].held = start..self.held.len();
+            self.waiting[index].values.extend(value);
         }
         let waiting = &mut self.waiting[index];
         waiting.missing -= 1;
@@ -151,6 +299,8 @@ impl Outbox {
             let first = self.waiting.pop_front().expect("looked at just now");
             self.first_ticket += 1;
             self.released_bytes += first.held.len();
+            let start = self.ready.len();
+            self.values.extend(first.values.into_iter().map(|(place, value)| (start + place, value)));
             self.ready.extend_from_slice(&self.held[first.held]);
         }
         if self.waiting.is_empty() {
@@ -179,6 +329,8 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lending::LentAway;
+    use crate::shards::ShardId;
 
     fn ready(outbox: &mut Outbox) -> String {
         String::from_utf8(outbox.take_ready(Vec::new())).unwrap()
@@ -247,6 +399,68 @@ mod tests {
         got.push_str(&ready(&mut outbox));
         assert!(got == expected);
         assert!(outbox.is_empty() && outbox.held.is_empty());
+    }
+
+    /// What the outbox sends from here on, in windows of so many bytes.
+    fn sent(outbox: &mut Outbox, shard: &mut Shard, window_bytes: usize) -> String {
+        let mut sent = Vec::new();
+        loop {
+            let mut buffer = Vec::new();
+            match outbox.next() {
+                Next::Nothing => return String::from_utf8(sent).unwrap(),
+                Next::Bytes => sent.append(&mut outbox.take_ready(Vec::new())),
+                Next::Elsewhere(remote) => {
+                    remote.asked = true;
+                    outbox.deliver_slice(b"there");
+                    let (slice, ended) = outbox.take_slice();
+                    assert!(ended.is_some());
+                    sent.extend(slice);
+                }
+                Next::Window => {
+                    let mut copied = 0;
+                    for (place, mut lent) in outbox.take_window(shard, window_bytes, &mut buffer) {
+                        sent.extend_from_slice(&buffer[copied..place]);
+                        lent.copy_to(shard, usize::MAX, &mut sent);
+                        lent.give_back(shard);
+                        copied = place;
+                    }
+                    sent.extend_from_slice(&buffer[copied..]);
+                    assert!(buffer.len() <= window_bytes);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn values_keep_their_places_among_bytes_and_behind_missing_replies() {
+        use slabring_engine::{Config, Expiry, Seconds, Store};
+        let mut shard = Shard::new(&Config::with_memory(2 << 20)).unwrap();
+        shard.store(Seconds(1), &Store::set(b"key", b"value", Expiry::Never));
+        for window_bytes in [1, 2, 3, 7, 100] {
+            let mut outbox = Outbox::default();
+            let mut lend = |outbox: &mut Outbox, text: &str| {
+                let pin = shard.pin(Seconds(1), b"key").unwrap();
+                let lent = Lent::new(&shard, pin);
+                outbox.local_lending(|out| {
+                    out.extend_from_slice(text.as_bytes());
+                    Some(Box::new((out.len() - 1, lent)))
+                });
+            };
+            lend(&mut outbox, "a:.");
+            say(&mut outbox, "b");
+            lend(&mut outbox, "c:.");
+            let missing = outbox.expect();
+            lend(&mut outbox, "e:.");
+            lend(&mut outbox, "f:.");
+            let last = outbox.expect();
+            assert_eq!(outbox.bytes(), 4 * 5 + 4 * 3 + 1);
+            let lent = LentAway { owner: ShardId(1), place: 1, number: 0, bytes: 5 };
+            outbox.deliver_lending(last, b"<>", Some((1, Remote::new(lent))));
+            assert_eq!(sent(&mut outbox, &mut shard, window_bytes), "a:value.bc:value.");
+            outbox.deliver(missing, b"d");
+            assert_eq!(sent(&mut outbox, &mut shard, window_bytes), "de:value.f:value.<there>");
+            assert!(outbox.is_empty() && outbox.bytes() == 0 && shard.memory().held == 0);
+        }
     }
 
     #[test]

@@ -16,6 +16,7 @@ use slabring_reactor::mailbox::{Receiver, Sender, mailbox};
 use slabring_reactor::{Io, Waker};
 
 use crate::batch::{Batch, ReturnAddress, Senders, Visit};
+use crate::intake::Kept;
 use crate::report::Question;
 use crate::shards::ShardId;
 
@@ -72,6 +73,8 @@ struct Peer {
     bouncing: bool,
     /// Request letters that are not answered.
     under_way: usize,
+    /// Request letters that were ever answered.
+    answered: u64,
     /// Their memory when they left.
     under_way_bytes: usize,
     #[expect(clippy::vec_box, reason = "the boxes themselves travel and come back")]
@@ -100,6 +103,7 @@ impl Post {
             must_resume: false,
             bouncing: false,
             under_way: 0,
+            answered: 0,
             under_way_bytes: 0,
             spare: Vec::new(),
         });
@@ -126,9 +130,44 @@ impl Post {
 
     /// Writes a request into this turn's letter to `owner`. There must be room.
     pub fn request(&mut self, owner: ShardId, sender: ReturnAddress, request: &Request<'_>) {
+        self.write(owner, |open| open.push(sender, request));
+    }
+
+    /// Tells `owner` that a value comes in parts. There must be room, for each part too.
+    pub fn begin_value(&mut self, owner: ShardId, sender: ReturnAddress, kept: &Kept) {
+        self.write(owner, |open| open.begin_value(sender, kept));
+    }
+
+    /// The next part of it.
+    pub fn value_part(&mut self, owner: ShardId, sender: ReturnAddress, bytes: &[u8]) {
+        self.write(owner, |open| open.value_part(sender, bytes));
+    }
+
+    /// Its end, which is answered.
+    pub fn end_value(&mut self, owner: ShardId, sender: ReturnAddress) {
+        self.write(owner, |open| open.end_value(sender));
+    }
+
+    /// Posts requests again that were deferred. There must be room; together they may be more than a letter should hold.
+    pub fn again(&mut self, owner: ShardId, deferred: &Batch) {
+        self.write(owner, |open| open.absorb(deferred, |_known| {}));
+    }
+
+    /// The number of the letter to `owner` with which all is answered that was written by now.
+    pub fn letter_of_now(&self, owner: ShardId) -> u64 {
+        let peer = &self.peers[self.place_of(owner)];
+        peer.answered + peer.under_way as u64 + u64::from(!peer.open.is_empty())
+    }
+
+    /// Whether a letter to `owner` is answered.
+    pub fn is_answered(&self, owner: ShardId, letter: u64) -> bool {
+        self.peers[self.place_of(owner)].answered >= letter
+    }
+
+    fn write(&mut self, owner: ShardId, write: impl FnOnce(&mut Batch)) {
         self.change(self.place_of(owner), |peer| {
             assert!(!peer.is_blocked(), "the caller asks for room first");
-            peer.open.push(sender, request);
+            write(&mut peer.open);
             if peer.open.is_full() && peer.may_send() {
                 peer.send_open();
             }
@@ -169,6 +208,7 @@ impl Post {
     pub fn recycle(&mut self, place: usize, mut batch: Box<Batch>, senders: &mut impl Senders) {
         self.change(place, |peer| {
             peer.under_way -= 1;
+            peer.answered += 1;
             peer.under_way_bytes -= batch.posted_bytes;
             if batch.has_bounced() {
                 peer.bounced.absorb(&batch, |id| senders.bounced(id));

@@ -2,7 +2,7 @@
 
 use slabring_engine::{Automove, CLASSES_MAX, ClassId, ClassStats, Counters, MemoryUse, MovePage, Seconds};
 use slabring_protocol::{Command, Dialect, Request};
-use slabring_reactor::IoCounters;
+use slabring_reactor::{ConnectionId, IoCounters};
 
 use crate::dump::{Walk, Walked};
 use crate::prefixes::Prefixes;
@@ -186,6 +186,12 @@ pub enum Question {
     Walk(Walk),
     /// Give this watcher its lines.
     Log(Ticket),
+    /// Give the next slice of what you lent under this number.
+    Slice(u32),
+    /// What you lent under this number is not wanted any more.
+    TakeBack(u32),
+    /// This connection will not go on: with the value that it was sending, or with what it was deferred for.
+    Forget(ConnectionId),
 }
 
 /// What one shard answers, beside text.
@@ -203,6 +209,8 @@ pub enum Answer {
     Walked(Box<Walked>),
     /// A watcher's lines are the text.
     Log,
+    /// A slice of a value is the text.
+    Slice,
 }
 
 /// A request without a key, to be answered later.

@@ -21,9 +21,9 @@ use tracing::warn;
 use crate::arrivals::{Arrival, place_for};
 use crate::batch::{Batch, Gate, Outcome, Senders};
 use crate::census::describe;
-use crate::connection::{Connection, Connections, Ending, OUTPUT_BYTES_LOW, Peer};
+use crate::connection::{Connection, Connections, Deferred, Ending, OUTPUT_BYTES_LOW, Peer};
 use crate::datagrams::{Datagrams, Sender, is_datagram};
-use crate::dispatch::{Dispatcher, refuse_input};
+use crate::dispatch::{Dispatcher, Output, refuse_input};
 use crate::execute::Executor;
 use crate::gather::{Gathered, SMALL_PACKET_BYTES};
 use crate::listeners::Entrance;
@@ -50,6 +50,11 @@ const STALLED_INPUT_BYTES_MAX: usize = 16 << 10;
 const RESENT_MAX: usize = 4;
 /// A client that has come to no agreement over TLS after this time is closed.
 const HANDSHAKE_PATIENCE_SECONDS: u32 = 10;
+/// While others wait for memory, a client is closed that has not taken what it was sent, 1 MiB or so, in such a time, or has not
+/// gone on with a large value.
+const STUCK_PATIENCE_SECONDS: u32 = 60;
+/// Deferred requests are posted again after this time.
+const RETRY_PAUSE: Duration = Duration::from_millis(2);
 /// After the order to stop: what clients have in flight gets this long to be heard, all else this long to finish.
 const STOP_LISTENING: Duration = Duration::from_millis(50);
 const STOP_PATIENCE: Duration = Duration::from_secs(4);
@@ -79,6 +84,9 @@ pub struct ShardThread<I> {
     /// Connections that have input they may not execute yet.
     stalled: Vec<ConnectionId>,
     dispatcher: Dispatcher,
+    /// Connections with requests that were deferred, and when they were last posted again.
+    deferring: Vec<ConnectionId>,
+    retried_at: Moment,
     /// Small packets of this turn.
     gathered: Gathered,
     /// What connections begin with, by their listener.
@@ -111,6 +119,8 @@ impl<I: Io> ShardThread<I> {
             connections: Connections::default(),
             touched: Vec::new(),
             stalled: Vec::new(),
+            deferring: Vec::new(),
+            retried_at: Moment::now(),
             gathered: Gathered::default(),
             entrances,
             datagrams: Datagrams::default(),
@@ -131,7 +141,17 @@ impl<I: Io> ShardThread<I> {
         while !self.is_finished() {
             self.turn()?;
         }
-        Ok(self.dispatcher.executor.into_shard())
+        Ok(self.end())
+    }
+
+    /// Takes everything back that is lent: with the reactor goes the last who reads it.
+    fn end(mut self) -> Shard {
+        self.connections.ids().into_iter().for_each(|id| self.close(id, CloseReason::Shutdown));
+        drop(self.io);
+        let mut executor = self.dispatcher.executor;
+        executor.end_loans();
+        executor.end_visits();
+        executor.into_shard()
     }
 
     /// One turn of the loop.
@@ -146,6 +166,7 @@ impl<I: Io> ShardThread<I> {
         self.handle_letters();
         self.tell_connections();
         self.continue_waiting();
+        self.retry_deferred();
         self.publish_letters();
         self.settle_touched();
         self.upkeep();
@@ -174,6 +195,7 @@ impl<I: Io> ShardThread<I> {
         }
         Wait::AtMost(match self.phase {
             Phase::Serving if self.sweep_due_chunks > 0 || self.settling => SWEEP_PAUSE,
+            Phase::Serving if !self.deferring.is_empty() => RETRY_PAUSE,
             Phase::Serving if self.dispatcher.watching > 0 => FETCH_PAUSE,
             Phase::Serving => SLEEP_MAX,
             Phase::Stopping(_) | Phase::Draining(_) | Phase::Drained(_) => STOP_TURN,
@@ -202,6 +224,7 @@ impl<I: Io> ShardThread<I> {
                     client.sending_bytes = 0;
                     touch(&mut self.touched, client);
                 }
+                Event::Returned(loan) => self.dispatcher.executor.end_sending(loan),
                 Event::Accepted { stream, listener } => {
                     let entrance = self.entrances[listener.0 as usize];
                     self.arrived(Arrival { stream, entrance });
@@ -309,6 +332,7 @@ impl<I: Io> ShardThread<I> {
                 }
                 Letter::Replies(batch) => {
                     self.deliver(&batch);
+                    self.keep_deferred(place, &batch);
                     let turn = self.io.counters().turns;
                     let mut senders = Resending { connections: &mut self.connections, turn };
                     self.dispatcher.post.recycle(place, batch, &mut senders);
@@ -331,10 +355,54 @@ impl<I: Io> ShardThread<I> {
     /// Hands out the replies of a batch that has come back. Those for connections that are gone are dropped.
     fn deliver(&mut self, batch: &Batch) {
         for (to, outcome) in batch.outcomes() {
-            let Some(client) = self.connections.get_mut(to.connection) else { continue };
-            self.dispatcher.deliver(client, to, outcome);
-            touch(&mut self.touched, client);
+            match self.connections.get_mut(to.connection) {
+                Some(client) => {
+                    self.dispatcher.deliver(client, to, outcome);
+                    touch(&mut self.touched, client);
+                }
+                None => {
+                    if let Outcome::Lending(_, lent) = outcome {
+                        self.dispatcher.take_back(lent.owner, lent.number);
+                    }
+                }
+            }
         }
+    }
+
+    /// Keeps what could not be executed with its connections, to be posted again.
+    fn keep_deferred(&mut self, place: usize, batch: &Batch) {
+        if !batch.has_deferred() {
+            return;
+        }
+        self.dispatcher.value_waited = true;
+        let owner = self.dispatcher.post.shard_at(place);
+        let (connections, deferring) = (&mut self.connections, &mut self.deferring);
+        let mut gone = Vec::new();
+        let letter = self.dispatcher.post.letter_of_now(owner);
+        batch.hand_out_deferred(|id, append| {
+            let Some(client) = connections.get_mut(id) else { return gone.push(id) };
+            if client.deferred.is_empty() {
+                deferring.push(id);
+            }
+            let at = client.deferred.iter().position(|deferred| deferred.owner == owner);
+            let at = at.unwrap_or_else(|| {
+                client.deferred.push(Deferred { owner, requests: Batch::default(), letter });
+                client.deferred.len() - 1
+            });
+            append(&mut client.deferred[at].requests);
+        });
+        gone.into_iter().for_each(|id| self.dispatcher.forget_at(owner, id));
+    }
+
+    /// Posts deferred requests again from time to time: values are lent for as long as it takes to send them.
+    fn retry_deferred(&mut self) {
+        if self.deferring.is_empty() || Moment::now() < self.retried_at.after(RETRY_PAUSE) {
+            return;
+        }
+        self.retried_at = Moment::now();
+        let (connections, dispatcher) = (&mut self.connections, &mut self.dispatcher);
+        self.deferring
+            .retain(|&id| connections.get_mut(id).is_some_and(|client| !dispatcher.retry_deferred(client)));
     }
 
     /// Goes on with connections whose way has become free.
@@ -381,8 +449,14 @@ impl<I: Io> ShardThread<I> {
                 }
                 continue;
             }
-            if let Some(full) = self.dispatcher.take_output(client) {
-                self.io.send(id, full);
+            if let Some(Output { buffer, loan }) = self.dispatcher.take_output(client) {
+                match loan {
+                    None => self.io.send(id, buffer),
+                    Some(loan) => {
+                        let pieces = self.dispatcher.executor.lent_pieces(loan);
+                        self.io.send_lent(id, buffer, loan, pieces);
+                    }
+                }
             }
             list_if_stalled(&mut self.stalled, client);
             let has_enough = client.stalled && client.input.unread().len() > STALLED_INPUT_BYTES_MAX;
@@ -400,7 +474,9 @@ impl<I: Io> ShardThread<I> {
     }
 
     fn close(&mut self, id: ConnectionId, reason: CloseReason) {
-        let Some(client) = self.connections.remove(id) else { return };
+        let Some(mut client) = self.connections.remove(id) else { return };
+        self.dispatcher.drop_values(&mut client);
+        self.dispatcher.drop_intake(&mut client);
         self.dispatcher.budget.forget(&client);
         if is_datagram(id) {
             return self.datagrams.forget(id);
@@ -442,6 +518,7 @@ impl<I: Io> ShardThread<I> {
         self.refuse_overdue();
         self.close_idle();
         self.close_slow();
+        self.close_stuck();
         self.close_stalled_handshakes();
         for id in self.datagrams.overdue(&self.connections, now.0) {
             self.dispatcher.executor.traffic.datagrams_dropped += 1;
@@ -490,6 +567,26 @@ impl<I: Io> ShardThread<I> {
         }
         for id in self.connections.ids_of(|client| client.is_too_slow(patience, now)) {
             self.dispatcher.executor.traffic.slow_kicks += 1;
+            self.close(id, CloseReason::Error);
+        }
+    }
+
+    /// Closes clients that stand still in the middle of a value while others of the node wait for memory.
+    fn close_stuck(&mut self) {
+        let now = self.dispatcher.now.0;
+        let is_short = self.dispatcher.budget.outputs_are_full();
+        if std::mem::take(&mut self.dispatcher.value_waited) || is_short {
+            self.node.short_of_memory_at.store(now, Ordering::Relaxed);
+        }
+        let short_at = self.node.short_of_memory_at.load(Ordering::Relaxed);
+        if short_at == 0 || now.saturating_sub(short_at) > 1 {
+            return;
+        }
+        let is_late = |since: Seconds| now.saturating_sub(since.0) > STUCK_PATIENCE_SECONDS;
+        let is_stuck = |client: &Connection| {
+            client.sending && is_late(client.sent_at) || client.intake.is_some() && is_late(client.heard_at)
+        };
+        for id in self.connections.ids_of(is_stuck) {
             self.close(id, CloseReason::Error);
         }
     }

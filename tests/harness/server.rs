@@ -229,7 +229,8 @@ pub fn slabring_on_loopback() -> Command {
     command
 }
 
-/// Slabring's binary, built in the profile of this test, without arguments and without settings from the environment.
+/// Slabring's binary, built in the profile of this test, without arguments and without settings from the environment, but for
+/// `SLABRING_IO`: with it all tests that do not choose for themselves run over the same way to the kernel.
 pub fn slabring_command() -> Command {
     let mut command = Command::new(slabring_binary());
     for (name, _) in std::env::vars_os().filter(|(name, _)| is_setting(name)) {
@@ -239,7 +240,8 @@ pub fn slabring_command() -> Command {
 }
 
 fn is_setting(name: &OsStr) -> bool {
-    name.to_string_lossy().starts_with("SLABRING_")
+    let name = name.to_string_lossy();
+    name.starts_with("SLABRING_") && name != "SLABRING_IO"
 }
 
 /// The path of Slabring's binary, built once for each test process.

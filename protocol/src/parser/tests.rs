@@ -686,3 +686,41 @@ fn check_cuts(stream: &[u8], mut cuts: Vec<usize>) {
     cuts.sort_unstable();
     assert_eq!(steps(stream, &cuts), steps(stream, &[]));
 }
+
+/// What is announced of a request after its first `bytes`, once the parser has found it incomplete.
+fn announced_of(request: &[u8], bytes: usize, protocol: Protocol) -> Option<(String, usize, usize)> {
+    let (mut parser, limits) = (Parser::new(protocol, Auth::Open), Limits::default());
+    assert!(matches!(parser.next(&request[..bytes], &limits), Step::Incomplete { .. }));
+    let announced = parser.announced(&request[..bytes], &limits)?;
+    assert_eq!(announced.request.value, b"");
+    let rest = &request[announced.head_bytes + announced.value_bytes..];
+    assert_eq!(rest, announced.end, "what follows the value");
+    let key = String::from_utf8(announced.request.key.to_vec()).unwrap();
+    Some((key, announced.head_bytes, announced.value_bytes))
+}
+
+#[test]
+fn a_store_is_announced_as_soon_as_its_value_is_all_that_is_missing() {
+    for line in ["set key 1 0 5", "cas key 1 0 5 7 noreply", "append key 1 0 5", "ms key 5 T0 c"] {
+        let request = format!("{line}\r\nvalue\r\n").into_bytes();
+        let head = line.len() + 2;
+        for bytes in 1..request.len() {
+            let expected = (bytes >= head).then(|| ("key".to_string(), head, 5));
+            assert_eq!(announced_of(&request, bytes, Protocol::Text), expected, "{line}, {bytes}");
+        }
+    }
+    let mut packet = vec![0x80, 1, 0, 3, 8, 0, 0, 0, 0, 0, 0, 16];
+    packet.extend_from_slice(&[0; 20]);
+    packet.extend_from_slice(b"keyvalue");
+    for bytes in 1..packet.len() {
+        let expected = (bytes >= 35).then(|| ("key".to_string(), 35, 5));
+        assert_eq!(announced_of(&packet, bytes, Protocol::Binary), expected, "{bytes}");
+    }
+}
+
+#[test]
+fn nothing_else_is_announced() {
+    for start in ["get key", "get a b", "set key 1 0", "ms key 5", "touch key 1"] {
+        assert_eq!(announced_of(format!("{start}\r\n").as_bytes(), start.len(), Protocol::Text), None);
+    }
+}

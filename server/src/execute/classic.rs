@@ -1,23 +1,27 @@
 //! The classic commands, which the text and the binary protocol share. The request says how its answer is written.
 
 use slabring_engine::{
-    Arithmetic, ArithmeticOutcome, Delete, DeleteMode, DeleteOutcome, Item, Seconds, Store, StoreOutcome,
+    Arithmetic, ArithmeticOutcome, Delete, DeleteMode, DeleteOutcome, Item, Place, Seconds, StoreOutcome,
 };
 use slabring_protocol::reply::{self, Hit, Outcome};
 use slabring_protocol::{Command, ErrorReply, Request};
 
-use super::{Executor, class_counters, engine_mode, length};
+use super::{Executor, class_counters, length};
 use crate::discovery::DISCOVERY_KEY;
 use crate::exptime::expiry_of;
 
 impl Executor {
     pub(super) fn get(&mut self, now: Seconds, request: &Request<'_>, out: &mut Vec<u8>) {
+        let lent_bytes_min = self.lent_bytes_min();
         self.commands.cmd_get += 1;
         match self.shard.get(now, request.key) {
             Some(item) => {
                 self.commands.get_hits += 1;
                 class_counters(&mut self.by_class, item.class()).get_hits += 1;
-                append_value(out, request, &item);
+                if let Some(place) = append_value(out, request, &item, lent_bytes_min) {
+                    self.append_large(place, out);
+                    reply::hit_end(out, request);
+                }
             }
             None => {
                 self.commands.get_misses += 1;
@@ -45,6 +49,7 @@ impl Executor {
         exptime: i64,
         out: &mut Vec<u8>,
     ) {
+        let lent_bytes_min = self.lent_bytes_min();
         self.commands.cmd_touch += 1;
         match self.shard.get_and_touch(now, request.key, expiry_of(exptime, now)) {
             Some(item) => {
@@ -53,7 +58,10 @@ impl Executor {
                 let class = class_counters(&mut self.by_class, item.class());
                 class.touch_hits += 1;
                 class.get_hits += 1;
-                append_value(out, request, &item);
+                if let Some(place) = append_value(out, request, &item, lent_bytes_min) {
+                    self.append_large(place, out);
+                    reply::hit_end(out, request);
+                }
             }
             None => {
                 self.commands.touch_misses += 1;
@@ -61,27 +69,6 @@ impl Executor {
                 reply::miss(out, request);
             }
         }
-    }
-
-    pub(super) fn store(&mut self, now: Seconds, request: &Request<'_>, out: &mut Vec<u8>) {
-        let Command::Store { mode, client_flags, exptime, compare } = request.command else {
-            unreachable!("the caller has looked")
-        };
-        let store = Store {
-            mode: engine_mode(mode),
-            client_flags,
-            compare,
-            ..Store::set(request.key, request.value, expiry_of(exptime, now))
-        };
-        let outcome = match self.count_store(now, &store) {
-            StoreOutcome::Stored { cas, .. } => Outcome::Stored { cas },
-            StoreOutcome::NotStored => Outcome::NotStored,
-            StoreOutcome::Exists => Outcome::Exists,
-            StoreOutcome::NotFound => Outcome::NotFound,
-            StoreOutcome::TooLarge => Outcome::Refused(ErrorReply::TooLarge),
-            StoreOutcome::NoMemory => Outcome::Refused(ErrorReply::OutOfMemoryStoring),
-        };
-        reply::outcome(out, request, outcome);
     }
 
     /// `key` is decoded: a meta command may have come to this.
@@ -156,11 +143,34 @@ impl Executor {
     }
 }
 
-fn append_value(out: &mut Vec<u8>, request: &Request<'_>, item: &Item<'_>) {
-    let hit = Hit { client_flags: item.client_flags(), value_len: length(item.value_len()), cas: item.cas() };
+pub(super) fn reply_to_store(request: &Request<'_>, outcome: StoreOutcome, out: &mut Vec<u8>) {
+    let outcome = match outcome {
+        StoreOutcome::Stored { cas, .. } => Outcome::Stored { cas },
+        StoreOutcome::NotStored => Outcome::NotStored,
+        StoreOutcome::Exists => Outcome::Exists,
+        StoreOutcome::NotFound => Outcome::NotFound,
+        StoreOutcome::TooLarge => Outcome::Refused(ErrorReply::TooLarge),
+        StoreOutcome::NoMemory => Outcome::Refused(ErrorReply::OutOfMemoryStoring),
+    };
+    reply::outcome(out, request, outcome);
+}
+
+/// Appends a hit, or if the value has so many bytes only what comes before it; then the caller goes on.
+fn append_value(
+    out: &mut Vec<u8>,
+    request: &Request<'_>,
+    item: &Item<'_>,
+    lent_bytes_min: usize,
+) -> Option<Place> {
+    let value = item.value();
+    let hit = Hit { client_flags: item.client_flags(), value_len: length(value.len()), cas: item.cas() };
     reply::hit_header(out, request, &hit);
-    item.value().copy_to(out);
+    if value.len() >= lent_bytes_min {
+        return Some(item.place());
+    }
+    value.copy_to(out);
     reply::hit_end(out, request);
+    None
 }
 
 fn removal(key: &[u8], compare: Option<u64>) -> Delete<'_> {

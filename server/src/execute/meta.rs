@@ -1,13 +1,13 @@
 //! The meta commands. Their replies show what their flags ask for.
 
 use slabring_engine::{
-    Arithmetic, ArithmeticOutcome, Delete, DeleteMode, DeleteOutcome, Fetch, Fetched, Item, Seconds, Store,
+    Arithmetic, ArithmeticOutcome, Delete, DeleteMode, DeleteOutcome, Fetch, Fetched, Item, Seconds,
     StoreOutcome,
 };
 use slabring_protocol::reply::{self, MetaItem, MetaStatus, MetaWin};
 use slabring_protocol::{ErrorReply, MetaFlags, Request};
 
-use super::{Executor, class_counters, engine_mode, length};
+use super::{Executor, class_counters, length};
 use crate::exptime::{expiry_of, ttl_of};
 use crate::report::class_number;
 
@@ -29,6 +29,7 @@ impl Executor {
             explicit_cas: flags.explicit_cas,
             binary_key: flags.base64(),
         };
+        let lent_bytes_min = self.lent_bytes_min();
         let fetched = self.shard.fetch(now, key, &fetch);
         let commands = &mut self.commands;
         let hit = matches!(fetched, Fetched::Hit { .. });
@@ -49,45 +50,17 @@ impl Executor {
                 let times = times(flags, now, ttl_of(expiry_before, now), created);
                 let shown = meta_item(&item, times);
                 if reply::meta_get(out, request, &shown, MetaWin { won, stale, token_sent }) {
-                    item.value().copy_to(out);
+                    let value = item.value();
+                    if value.len() < lent_bytes_min {
+                        value.copy_to(out);
+                    } else {
+                        let place = item.place();
+                        self.append_large(place, out);
+                    }
                     out.extend_from_slice(reply::CRLF);
                 }
             }
         }
-    }
-
-    pub(super) fn meta_store(
-        &mut self,
-        now: Seconds,
-        request: &Request<'_>,
-        key: &[u8],
-        flags: &MetaFlags,
-        out: &mut Vec<u8>,
-    ) {
-        let store = Store {
-            mode: engine_mode(flags.store_mode()),
-            key,
-            value: request.value,
-            client_flags: flags.client_flags,
-            expiry: expiry_of(flags.exptime.unwrap_or(0), now),
-            compare: flags.compare,
-            explicit_cas: flags.explicit_cas,
-            invalidate: flags.has(b'I'),
-            vivify: flags.vivify.map(|exptime| expiry_of(exptime, now)),
-            binary_key: flags.base64(),
-        };
-        let sent = MetaItem { value_len: length(request.value.len()), ..MetaItem::default() };
-        let (status, item) = match self.count_store(now, &store) {
-            StoreOutcome::Stored { cas, value_len } => {
-                (MetaStatus::Stored, MetaItem { cas, value_len: length(value_len), ..sent })
-            }
-            StoreOutcome::NotStored => (MetaStatus::NotStored, sent),
-            StoreOutcome::Exists => (MetaStatus::Exists, sent),
-            StoreOutcome::NotFound => (MetaStatus::NotFound, sent),
-            StoreOutcome::TooLarge => return reply::error(out, ErrorReply::TooLarge),
-            StoreOutcome::NoMemory => return reply::error(out, ErrorReply::OutOfMemoryStoring),
-        };
-        reply::meta_status(out, request, status, &item);
     }
 
     pub(super) fn meta_delete(
@@ -166,6 +139,26 @@ fn times(flags: &MetaFlags, now: Seconds, ttl_before: Option<u32>, created: bool
         created,
         ..MetaItem::default()
     }
+}
+
+pub(super) fn reply_to_store(
+    request: &Request<'_>,
+    value_bytes: usize,
+    outcome: StoreOutcome,
+    out: &mut Vec<u8>,
+) {
+    let sent = MetaItem { value_len: length(value_bytes), ..MetaItem::default() };
+    let (status, item) = match outcome {
+        StoreOutcome::Stored { cas, value_len } => {
+            (MetaStatus::Stored, MetaItem { cas, value_len: length(value_len), ..sent })
+        }
+        StoreOutcome::NotStored => (MetaStatus::NotStored, sent),
+        StoreOutcome::Exists => (MetaStatus::Exists, sent),
+        StoreOutcome::NotFound => (MetaStatus::NotFound, sent),
+        StoreOutcome::TooLarge => return reply::error(out, ErrorReply::TooLarge),
+        StoreOutcome::NoMemory => return reply::error(out, ErrorReply::OutOfMemoryStoring),
+    };
+    reply::meta_status(out, request, status, &item);
 }
 
 fn meta_item(item: &Item<'_>, times: MetaItem) -> MetaItem {

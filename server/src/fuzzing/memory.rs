@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use slabring_reactor::{
-    ConnectionId, DatagramsId, EndCause, Event, Io, IoCounters, IoSettings, ListenerId, Wait, Waker,
+    ConnectionId, DatagramsId, EndCause, Event, Io, IoCounters, IoSettings, ListenerId, LoanId, Wait, Waker,
 };
 use socket2::SockAddr;
 
@@ -55,12 +55,15 @@ enum Happening {
     Received(ConnectionId, Vec<u8>),
     Sent(ConnectionId, Vec<u8>, usize),
     Ended(ConnectionId, EndCause),
+    Returned(LoanId),
 }
 
 impl Happening {
-    fn connection(&self) -> ConnectionId {
+    /// Whose it is; a loan is returned whoever is gone.
+    fn connection(&self) -> Option<ConnectionId> {
         match *self {
-            Self::Accepted(id) | Self::Received(id, _) | Self::Sent(id, ..) | Self::Ended(id, _) => id,
+            Self::Accepted(id) | Self::Received(id, _) | Self::Sent(id, ..) | Self::Ended(id, _) => Some(id),
+            Self::Returned(_) => None,
         }
     }
 }
@@ -231,6 +234,7 @@ impl Io for Memory {
                 Event::Sent { connection, buffer, sent_bytes }
             }
             Happening::Ended(connection, cause) => Event::Ended { connection, cause },
+            Happening::Returned(loan) => Event::Returned(loan),
         })
     }
 
@@ -243,6 +247,24 @@ impl Io for Memory {
             assert!(pipe.in_flight.is_none() && !unreported, "one send at a time");
             pipe.in_flight = Some(buffer);
         }
+    }
+
+    fn send_lent<'a>(
+        &mut self,
+        connection: ConnectionId,
+        buffer: Vec<u8>,
+        loan: LoanId,
+        lent: impl Iterator<Item = (usize, &'a [u8])>,
+    ) {
+        let (mut joined, mut from) = (Vec::new(), 0);
+        for (place, slice) in lent {
+            joined.extend_from_slice(&buffer[from..place]);
+            joined.extend_from_slice(slice);
+            from = place;
+        }
+        joined.extend_from_slice(&buffer[from..]);
+        self.send(connection, joined);
+        self.events.push_back(Happening::Returned(loan));
     }
 
     fn pause(&mut self, connection: ConnectionId) {
@@ -261,7 +283,7 @@ impl Io for Memory {
 
     fn close(&mut self, connection: ConnectionId) {
         self.was_busy = true;
-        self.events.retain(|event| event.connection() != connection);
+        self.events.retain(|event| event.connection() != Some(connection));
         self.pipe(connection).expect("closed once").open = false;
     }
 

@@ -1,0 +1,331 @@
+//! Large values on their way in: they are written straight into the room that the owner's shard has reserved, piece by
+//! piece as they come, and become items when they are whole. A sender that stalls holds its reservation and nothing else. No
+//! I/O.
+//!
+//! For the key of another shard the pieces travel in its letters, behind a beginning and before an end.
+
+use slabring_engine::{Delete, DeleteMode, Reservation, Seconds, StoreMode, StoreOutcome};
+use slabring_protocol::{
+    Announced, Command, Dialect, ErrorReply, KEY_SIZE_MAX, Request, StoreMode as Mode, reply,
+};
+use slabring_reactor::ConnectionId;
+
+use crate::batch::ReturnAddress;
+use crate::connection::Connection;
+use crate::datagrams::is_datagram;
+use crate::dispatch::Dispatcher;
+use crate::execute::{Executor, reply_to_store, store_of};
+use crate::shards::ShardId;
+
+/// Requests from this size on are not collected first. `docs/measurements.md` has the figures.
+pub const TAKEN_IN_BYTES_MIN: usize = 16 << 10;
+/// Bytes of a value that go into a letter at once.
+const PART_BYTES: usize = 64 << 10;
+
+/// A request without its value, kept while that comes.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    command: Command,
+    noreply: bool,
+    dialect: Dialect,
+    key: Box<[u8]>,
+    flags: Box<[u8]>,
+    /// Bytes of the value.
+    pub value_bytes: usize,
+}
+
+#[derive(Debug)]
+enum Room {
+    /// This shard's.
+    Here(Reservation),
+    /// Another's, who keeps it under the connection's name.
+    There(ShardId),
+}
+
+/// The value that a connection is sending.
+#[derive(Debug)]
+pub struct Intake {
+    kept: Kept,
+    room: Room,
+    left: usize,
+    /// What must follow the value.
+    end: &'static [u8],
+    end_came: usize,
+    end_is_wrong: bool,
+}
+
+/// The value that a connection of another shard is sending.
+#[derive(Debug)]
+pub struct Visitor {
+    shard: ShardId,
+    connection: ConnectionId,
+    kept: Kept,
+    /// None if there was no room.
+    reservation: Option<Reservation>,
+}
+
+impl Kept {
+    /// Keeps a request.
+    pub fn new(request: &Request<'_>, value_bytes: usize) -> Self {
+        Self {
+            command: request.command,
+            noreply: request.noreply,
+            dialect: request.dialect,
+            key: request.key.into(),
+            flags: request.flags.into(),
+            value_bytes,
+        }
+    }
+
+    /// Whether the engine can be told of the value before it is whole.
+    fn comes_in_pieces(&self) -> bool {
+        let (mode, invalidates) = match self.command {
+            Command::Store { mode, .. } => (mode, false),
+            Command::MetaStore(flags) => (flags.store_mode(), flags.has(b'I')),
+            _ => return false,
+        };
+        !invalidates && matches!(mode, Mode::Set | Mode::Add | Mode::Replace)
+    }
+
+    /// The request, without its value.
+    pub fn request(&self) -> Request<'_> {
+        let Self { command, noreply, dialect, key, flags, .. } = self;
+        Request { command: *command, noreply: *noreply, dialect: *dialect, key, flags, value: &[] }
+    }
+}
+
+impl Intake {
+    fn is_whole(&self) -> bool {
+        self.left == 0 && self.end_came == self.end.len()
+    }
+
+    /// Takes note of bytes behind the value. Returns how many belong to it.
+    fn take_end(&mut self, bytes: &[u8]) -> usize {
+        let expected = &self.end[self.end_came..];
+        let taken = expected.len().min(bytes.len());
+        self.end_is_wrong |= bytes[..taken] != expected[..taken];
+        self.end_came += taken;
+        taken
+    }
+}
+
+impl Visitor {
+    /// Whose value it is: a connection of another shard.
+    pub fn is_of(&self, shard: ShardId, connection: ConnectionId) -> bool {
+        (self.shard, self.connection) == (shard, connection)
+    }
+}
+
+impl Dispatcher {
+    /// Begins to take in the value that `bytes` announce, if it is large. Returns the bytes done with: none if it is collected
+    /// first, like a small one.
+    pub fn begin_intake(&mut self, client: &mut Connection, bytes: &[u8], total_bytes: usize) -> usize {
+        if total_bytes < TAKEN_IN_BYTES_MIN || self.executor.is_observed() {
+            return 0;
+        }
+        let Some(announced) = client.parser.announced(bytes, &self.limits) else { return 0 };
+        let Announced { request, head_bytes, value_bytes, end } = announced;
+        let kept = Kept::new(&request, value_bytes);
+        let owner = self.owner_of(&request);
+        let Some(room) = self.make_room(client, owner, &kept) else { return 0 };
+        client.input.need(0);
+        let (end_came, end_is_wrong) = (0, false);
+        let intake = Intake { kept, room, left: value_bytes, end, end_came, end_is_wrong };
+        client.intake = Some(Box::new(intake));
+        head_bytes + self.take_in(client, &bytes[head_bytes..])
+    }
+
+    fn make_room(&mut self, client: &Connection, owner: ShardId, kept: &Kept) -> Option<Room> {
+        if owner == self.shards.me {
+            return self.executor.reserve(self.now, kept).map(Room::Here);
+        }
+        if !kept.comes_in_pieces() || is_datagram(client.id) || !self.may_execute(client) {
+            return None;
+        }
+        self.executor.traffic.requests_posted += 1;
+        self.post.begin_value(owner, ReturnAddress::without_ticket(client.id), kept);
+        Some(Room::There(owner))
+    }
+
+    /// Takes in what has come of a value, and answers when it is whole. Returns the bytes done with: all of them, but for what
+    /// follows the value, and for what another shard has no room for now.
+    pub fn take_in(&mut self, client: &mut Connection, bytes: &[u8]) -> usize {
+        let mut intake = client.intake.take().expect("the caller has looked");
+        let mut used = 0;
+        while intake.left > 0 && used < bytes.len() {
+            let rest = &bytes[used..];
+            let piece = &rest[..rest.len().min(intake.left)];
+            let Some(taken) = self.take_piece(client, &mut intake.room, piece) else { break };
+            used += taken;
+            intake.left -= taken;
+        }
+        if intake.left == 0 {
+            used += intake.take_end(&bytes[used..]);
+        }
+        if intake.is_whole() && self.may_end(client, &intake) {
+            self.end_intake(client, *intake);
+        } else {
+            client.intake = Some(intake);
+        }
+        used
+    }
+
+    fn take_piece(&mut self, client: &mut Connection, room: &mut Room, piece: &[u8]) -> Option<usize> {
+        match room {
+            Room::Here(reservation) => Some(self.executor.fill(reservation, piece)),
+            Room::There(owner) => {
+                if !self.may_execute(client) {
+                    client.stalled = true;
+                    return None;
+                }
+                let part = &piece[..piece.len().min(PART_BYTES)];
+                self.post.value_part(*owner, ReturnAddress::without_ticket(client.id), part);
+                Some(part.len())
+            }
+        }
+    }
+
+    /// Whether the owner can be told that the value is whole.
+    fn may_end(&self, client: &mut Connection, intake: &Intake) -> bool {
+        let may_end = matches!(intake.room, Room::Here(_)) || self.may_execute(client);
+        client.stalled |= !may_end;
+        may_end
+    }
+
+    fn end_intake(&mut self, client: &mut Connection, intake: Intake) {
+        let Intake { kept, room, end_is_wrong, .. } = intake;
+        if end_is_wrong {
+            self.drop_room(client.id, room);
+            if !kept.noreply {
+                client.outbox.local(|out| reply::error(out, ErrorReply::BadDataChunk));
+            }
+            return;
+        }
+        match room {
+            Room::Here(reservation) => {
+                let (executor, now) = (&mut self.executor, self.now);
+                client.outbox.local(|out| executor.commit(now, &kept, reservation, out));
+            }
+            Room::There(owner) => {
+                let sender = ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
+                self.post.end_value(owner, sender);
+            }
+        }
+    }
+
+    /// Gives up the value that a connection was sending, if it was.
+    pub fn drop_intake(&mut self, client: &mut Connection) {
+        if let Some(intake) = client.intake.take() {
+            self.drop_room(client.id, intake.room);
+        }
+    }
+
+    fn drop_room(&mut self, connection: ConnectionId, room: Room) {
+        match room {
+            Room::Here(reservation) => self.executor.shard_mut().abandon(reservation),
+            Room::There(owner) => self.forget_at(owner, connection),
+        }
+    }
+}
+
+impl Executor {
+    /// Room for a value, if it can be written before it is whole. Otherwise it is collected first.
+    fn reserve(&mut self, now: Seconds, kept: &Kept) -> Option<Reservation> {
+        if !kept.comes_in_pieces() {
+            return None;
+        }
+        let mut scratch = [0; KEY_SIZE_MAX];
+        let request = kept.request();
+        let key = request.decoded_key(&mut scratch);
+        let store = store_of(now, &request, key);
+        self.shard_mut().reserve(now, &store, kept.value_bytes)
+    }
+
+    fn fill(&mut self, reservation: &mut Reservation, bytes: &[u8]) -> usize {
+        let shard = self.shard_mut();
+        let mut filled = 0;
+        while filled < bytes.len() {
+            let space = shard.space(reservation);
+            let now = space.len().min(bytes.len() - filled);
+            assert!(now > 0, "the value has as many bytes as were reserved");
+            space[..now].copy_from_slice(&bytes[filled..filled + now]);
+            shard.filled(reservation, now);
+            filled += now;
+        }
+        filled
+    }
+
+    /// Stores a value that is whole, and answers.
+    fn commit(&mut self, now: Seconds, kept: &Kept, reservation: Reservation, out: &mut Vec<u8>) {
+        let outcome = self.shard_mut().commit(now, reservation);
+        self.answer_store(now, kept, outcome, out);
+    }
+
+    fn answer_store(&mut self, now: Seconds, kept: &Kept, outcome: StoreOutcome, out: &mut Vec<u8>) {
+        let request = kept.request();
+        let mut scratch = [0; KEY_SIZE_MAX];
+        let key = request.decoded_key(&mut scratch);
+        let store = store_of(now, &request, key);
+        let outcome = self.count_outcome(&store, outcome);
+        reply_to_store(&request, kept.value_bytes, outcome, out);
+    }
+
+    /// A connection of another shard begins to send a value.
+    pub fn begin_visit(&mut self, now: Seconds, shard: ShardId, connection: ConnectionId, kept: Kept) {
+        let reservation = self.reserve(now, &kept);
+        self.visitors.push(Visitor { shard, connection, kept, reservation });
+    }
+
+    /// More of it has come. Of a value that was given up, nothing is kept.
+    pub fn go_on_visiting(&mut self, shard: ShardId, connection: ConnectionId, bytes: &[u8]) {
+        let Some(at) = self.visitor_at(shard, connection) else { return };
+        if let Some(mut reservation) = self.visitors[at].reservation.take() {
+            self.fill(&mut reservation, bytes);
+            self.visitors[at].reservation = Some(reservation);
+        }
+    }
+
+    /// All of it has come.
+    pub fn end_visit(&mut self, now: Seconds, shard: ShardId, connection: ConnectionId, out: &mut Vec<u8>) {
+        let at = self.visitor_at(shard, connection).expect("a value that ends has begun");
+        let Visitor { kept, reservation, .. } = self.visitors.swap_remove(at);
+        match reservation {
+            Some(reservation) => self.commit(now, &kept, reservation, out),
+            None => {
+                // As with any store that fails: a value that was to be replaced must not be read again.
+                self.drop_unstored(now, &kept);
+                self.answer_store(now, &kept, StoreOutcome::NoMemory, out);
+            }
+        }
+    }
+
+    fn drop_unstored(&mut self, now: Seconds, kept: &Kept) {
+        let request = kept.request();
+        let mut scratch = [0; KEY_SIZE_MAX];
+        let key = request.decoded_key(&mut scratch);
+        let store = store_of(now, &request, key);
+        if store.mode == StoreMode::Set && store.compare.is_none() {
+            let delete = Delete { key, compare: None, mode: DeleteMode::Remove, explicit_cas: None };
+            self.shard_mut().delete(now, &delete);
+        }
+    }
+
+    /// It will not be whole.
+    pub fn drop_visit(&mut self, shard: ShardId, connection: ConnectionId) {
+        if let Some(at) = self.visitor_at(shard, connection) {
+            let Visitor { reservation, .. } = self.visitors.swap_remove(at);
+            reservation.into_iter().for_each(|reservation| self.shard_mut().abandon(reservation));
+        }
+    }
+
+    /// None of them will be whole.
+    pub fn end_visits(&mut self) {
+        for Visitor { reservation, .. } in std::mem::take(&mut self.visitors) {
+            reservation.into_iter().for_each(|reservation| self.shard_mut().abandon(reservation));
+        }
+    }
+
+    fn visitor_at(&self, shard: ShardId, connection: ConnectionId) -> Option<usize> {
+        self.visitors.iter().position(|visitor| visitor.is_of(shard, connection))
+    }
+}

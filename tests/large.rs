@@ -1,0 +1,208 @@
+//! Large values, which leave straight from the shard's memory and are written straight into it: whole whatever happens to their
+//! items meanwhile, in every protocol, over both ways to the kernel, for keys of this shard and of another.
+
+use std::io::Write as _;
+use std::thread;
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+use slabring_tests::{Connection, Server};
+
+/// More than any socket buffers between a server and a client that does not read.
+const LARGE: usize = 24 << 20;
+
+/// Runs a case over both ways to the kernel, with all keys in one shard and with keys of others.
+fn check(case: impl Fn(&Server)) {
+    for io in ["epoll", "uring"] {
+        for threads in ["1", "3"] {
+            let args = ["-t", threads, "-m", "400", "-I", "32m"];
+            let Some(mut server) = Server::start_over(io, &args) else { continue };
+            case(&server);
+            assert!(server.is_running(), "--io {io} -t {threads} is gone: {}", server.stderr());
+        }
+    }
+}
+
+/// A value that tells whose it is and where each byte belongs.
+fn value_of(key: &str, version: u32, size: usize) -> Vec<u8> {
+    let lines = (0..).flat_map(|line: u32| format!("{key}/{version}/{line}\n").into_bytes());
+    lines.take(size).collect()
+}
+
+/// Sends bytes in pieces of random sizes.
+fn send_in_pieces(connection: &mut Connection, mut bytes: &[u8], random: &mut SmallRng) {
+    while !bytes.is_empty() {
+        let size_max = [3, 5_000, 300_000][random.random_range(0..3_usize)];
+        let (piece, rest) = bytes.split_at(random.random_range(1..=size_max).min(bytes.len()));
+        connection.send(piece).expect("the server reads");
+        bytes = rest;
+        if random.random_ratio(1, 4) {
+            thread::sleep(Duration::from_micros(200));
+        }
+    }
+}
+
+fn request(line: &str, value: &[u8], end: &str) -> Vec<u8> {
+    [line.as_bytes(), b"\r\n", value, end.as_bytes()].concat()
+}
+
+/// Sends a request in pieces and gives the line that answers it.
+fn ask(connection: &mut Connection, bytes: &[u8], random: &mut SmallRng) -> String {
+    send_in_pieces(connection, bytes, random);
+    String::from_utf8(connection.read_line().expect("an answer")).expect("a line of text")
+}
+
+#[test]
+fn a_value_that_comes_in_pieces_is_stored_when_it_is_whole_and_answered_as_ever() {
+    check(|server| {
+        let mut random = SmallRng::seed_from_u64(5);
+        let mut connection = server.connect();
+        let c = &mut connection;
+        for (version, size) in (0..).zip([16_300, 16_384, 70_000, 1_000_000, 3_000_000]) {
+            for key in ["one", "two", "three", "four"] {
+                let (old, new) = (value_of(key, version, size), value_of(key, version + 100, size));
+                let set = format!("set {key} 0 0 {size}");
+                assert_eq!(ask(c, &request(&set, &old, "\r\n"), &mut random), "STORED");
+                assert!(c.get(key) == Some(old.clone()), "{key}, {size} bytes");
+                let add = request(&format!("add {key} 0 0 {size}"), &new, "\r\n");
+                assert_eq!(ask(c, &add, &mut random), "NOT_STORED");
+                let bad = request(&set, &new, "..");
+                assert_eq!(ask(c, &bad, &mut random), "CLIENT_ERROR bad data chunk");
+                send_in_pieces(c, &request(&format!("{set} noreply"), &new, ".."), &mut random);
+                let cas = request(&format!("cas {key} 0 0 {size} 1"), &new, "\r\n");
+                assert_eq!(ask(c, &cas, &mut random), "EXISTS");
+                assert!(c.get(key) == Some(old.clone()), "{key} was not to be changed");
+                send_in_pieces(c, &request(&format!("{set} noreply"), &new, "\r\n"), &mut random);
+                assert!(c.get(key) == Some(new.clone()), "{key} without a reply");
+                let meta = request(&format!("ms {key} {size} s Oq"), &old, "\r\n");
+                assert_eq!(ask(c, &meta, &mut random), format!("HD s{size} Oq"));
+                let append = request(&format!("append {key} 0 0 {size}"), &old, "\r\n");
+                assert_eq!(ask(c, &append, &mut random), "STORED");
+                assert!(c.get(key) == Some([&old[..], &old[..]].concat()), "{key} with more behind it");
+                assert_eq!(c.command(&format!("delete {key}")), "DELETED");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_value_whose_sender_goes_in_the_middle_is_forgotten_and_its_room_used_again() {
+    check(|server| {
+        let mut stays = server.connect();
+        stays.set("key", "old");
+        for round in 0..30_u32 {
+            let mut goes = server.connect();
+            goes.send(request("set key 0 0 20000000", &vec![b'x'; 2_000_000], "")).expect("it is read");
+            if round % 2 == 0 {
+                goes.finish_sending().expect("it is still connected");
+            }
+            drop(goes);
+        }
+        assert_eq!(stays.get("key").as_deref(), Some(&b"old"[..]));
+        let value = value_of("key", 1, 20_000_000);
+        stays.set("key", &value);
+        assert!(stays.get("key") == Some(value));
+    });
+}
+
+/// A client asks for a value and reads only when something else has happened to it.
+fn check_stays_whole(happens: impl Fn(&mut Connection, &str)) {
+    check(|server| {
+        for key in ["one", "two", "three"] {
+            let mut other = server.connect();
+            let value = value_of(key, 1, LARGE);
+            other.set(key, &value);
+            let mut reader = server.connect();
+            reader.send(format!("get {key}\r\n")).expect("it is read");
+            // Some of it is here, so that it is on its way.
+            let header = reader.read_line().expect("the first line");
+            assert_eq!(header, format!("VALUE {key} 0 {LARGE}").as_bytes());
+            happens(&mut other, key);
+            assert!(reader.read_exact(LARGE).expect("all of it") == value, "{key} is not what it was");
+            assert_eq!(reader.read_line().expect("the end"), b"");
+            assert_eq!(reader.read_line().expect("the end"), b"END");
+            assert_eq!(other.command("flush_all"), "OK");
+        }
+    });
+}
+
+#[test]
+fn a_value_that_is_replaced_while_it_is_sent_arrives_as_it_was() {
+    check_stays_whole(|other, key| {
+        let new = value_of(key, 2, LARGE);
+        other.set(key, &new);
+        assert!(other.get(key) == Some(new));
+        other.set(key, "small");
+    });
+}
+
+#[test]
+fn a_value_that_is_deleted_or_flushed_while_it_is_sent_arrives_as_it_was() {
+    check_stays_whole(|other, key| {
+        assert_eq!(other.command(&format!("delete {key}")), "DELETED");
+        assert_eq!(other.command("flush_all"), "OK");
+        assert_eq!(other.get(key), None);
+        for n in 0..100 {
+            other.set(&format!("other:{n}"), vec![b'x'; 500_000]);
+        }
+    });
+}
+
+#[test]
+fn a_value_that_is_evicted_while_it_is_sent_arrives_as_it_was() {
+    check_stays_whole(|other, _| {
+        for n in 0..1_000 {
+            other.set(&format!("other:{n}"), vec![b'x'; 900_000]);
+        }
+    });
+}
+
+#[test]
+fn readers_that_go_in_the_middle_leave_nothing_behind() {
+    check(|server| {
+        let mut stays = server.connect();
+        for key in ["one", "two", "three"] {
+            stays.set(key, value_of(key, 1, LARGE));
+        }
+        for round in 0..90_usize {
+            let mut goes = server.connect();
+            goes.send(format!("get {}\r\n", ["one", "two", "three"][round % 3])).expect("it is read");
+            if round % 2 == 0 {
+                goes.read_exact(100_000).expect("a beginning");
+            }
+        }
+        // With what was lent still held there would be no room for these.
+        for n in 0..60 {
+            stays.set(&format!("key:{n}"), value_of("key", n, LARGE));
+        }
+        assert!(stays.get("key:59") == Some(value_of("key", 59, LARGE)));
+    });
+}
+
+#[test]
+fn pipelined_gets_of_all_sizes_are_answered_in_order() {
+    check(|server| {
+        let mut random = SmallRng::seed_from_u64(11);
+        let mut connection = server.connect();
+        let sizes = [0, 100, 16_383, 16_384, 131_072, 262_144, 262_145, 2_000_000];
+        for (n, size) in sizes.into_iter().enumerate() {
+            connection.set(&format!("key:{n}"), value_of(&n.to_string(), 1, size));
+        }
+        for _ in 0..20 {
+            let asked: Vec<usize> =
+                (0..random.random_range(1..30)).map(|_| random.random_range(0..sizes.len())).collect();
+            let lines: String = asked.iter().map(|n| format!("mg key:{n} v k\r\n")).collect();
+            let mut writer = connection.stream().try_clone().expect("a second handle");
+            let sending = thread::spawn(move || writer.write_all(lines.as_bytes()));
+            for n in asked {
+                let header = format!("VA {} kkey:{n}", sizes[n]);
+                assert_eq!(connection.read_line().expect("a header"), header.as_bytes());
+                let value = connection.read_exact(sizes[n]).expect("a value");
+                assert!(value == value_of(&n.to_string(), 1, sizes[n]), "key:{n}");
+                assert_eq!(connection.read_line().expect("an end"), b"");
+            }
+            sending.join().expect("it does not panic").expect("all is sent");
+        }
+    });
+}
