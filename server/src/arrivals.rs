@@ -29,6 +29,11 @@ impl Default for Arrivals {
 }
 
 impl Arrivals {
+    /// Adds one for the shard, which is then to be woken. False: there is no room, and it is closed.
+    pub fn put(&self, stream: OwnedFd) -> bool {
+        self.0.push(stream).is_ok()
+    }
+
     /// The next one. A load when there is none.
     pub fn take(&self) -> Option<OwnedFd> {
         self.0.pop()

@@ -6,6 +6,7 @@ use slabring_engine::Seconds;
 use slabring_protocol::Parser;
 use slabring_reactor::ConnectionId;
 
+use crate::cluster::forward::Lines;
 use crate::dump::Dump;
 use crate::outbox::Outbox;
 use crate::session::Session;
@@ -139,6 +140,8 @@ pub struct Connection {
     pub input: Input,
     /// What is owed.
     pub outbox: Outbox,
+    /// Lines of keys of which other nodes answer some.
+    pub lines: Lines,
     /// TLS, if it is spoken.
     pub session: Option<Box<Session>>,
     /// What it is being sent bit by bit.
@@ -185,6 +188,7 @@ impl Connection {
             parser,
             input: Input::default(),
             outbox: Outbox::default(),
+            lines: Lines::default(),
             session: None,
             stream: None,
             peer: Peer::Unknown,

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow, bail};
 use signal_hook::iterator::Signals;
+use slabring_cluster::link::Secret;
 use slabring_engine::{CasSeries, Config, MEMORY_BYTES_MIN, Shard};
 use slabring_protocol::Users;
 use slabring_reactor::backend::{Backend, Choice};
@@ -19,6 +20,7 @@ use socket2::SockRef;
 
 use crate::arrivals::{self, Arrivals};
 use crate::auth::read_users;
+use crate::cluster::{self, Cluster, News};
 use crate::control;
 use crate::discovery::Discovery;
 use crate::execute::Executor;
@@ -89,6 +91,8 @@ pub struct Node {
     pub drained: AtomicUsize,
     /// Each shard's main numbers as of its last second.
     pub published: Vec<Published>,
+    /// The node's part in a cluster, if it has one.
+    pub cluster: Option<Cluster>,
     /// How to wake the shards, once they run.
     wakers: OnceLock<Vec<Arc<Waker>>>,
 }
@@ -123,6 +127,10 @@ impl Node {
     /// Asks all shards to end. Returns at once.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+        if let Some(cluster) = &self.cluster {
+            cluster.stop_accepting();
+            cluster.tell(News::Stop);
+        }
         if let Some(listener) = &self.unix {
             match SockRef::from(listener).shutdown(Shutdown::Both) {
                 // It fails when it is shut down already.
@@ -175,6 +183,8 @@ pub struct Files {
     pub tls: Option<TlsConfigs>,
     /// Users and passwords.
     pub users: Option<Users>,
+    /// What proves that a node belongs to the cluster.
+    pub cluster_secret: Option<Secret>,
 }
 
 impl Files {
@@ -183,7 +193,9 @@ impl Files {
         let refused = |text| Refused { text, exit_code: EXIT_FAILURE };
         let tls = settings.tls.as_ref().map(TlsConfigs::load).transpose().map_err(refused)?;
         let users = settings.authentication.as_ref().map(read_users).transpose().map_err(refused)?;
-        Ok(Self { tls, users })
+        let secret_file = settings.cluster.as_ref().map(|cluster| cluster.secret_file.as_deref());
+        let cluster_secret = secret_file.map(cluster::read_secret).transpose().map_err(refused)?;
+        Ok(Self { tls, users, cluster_secret })
     }
 }
 
@@ -204,7 +216,16 @@ pub fn start(
     let listener_names = listeners.names();
     let (unix, socket_file) = listeners.unix.map(|unix| (unix.listener, unix.file)).unzip();
     let clock = Clock::start();
+    let (cluster, news) = match (&settings.cluster, files.cluster_secret, listeners.cluster) {
+        (Some(part), Some(secret), Some(listener)) => {
+            let item_size_max = settings.item_size_max;
+            let (cluster, news) = Cluster::new(part.clone(), secret, listener, threads, item_size_max);
+            (Some(cluster), Some(news))
+        }
+        _ => (None, None),
+    };
     let node = Arc::new(Node {
+        cluster,
         tls: files.tls.map(Live::new),
         certificates_read: AtomicU32::new(clock.unix_seconds()),
         clock,
@@ -238,6 +259,10 @@ pub fn start(
     node.wakers.set(wakers).expect("set here only");
     if node.unix.is_some() {
         arrivals::start(&node)?;
+    }
+    if let (Some(cluster), Some(news)) = (&node.cluster, news) {
+        cluster::acceptor::start(&node)?;
+        cluster::agreement::start(&node, cluster.news(), news)?;
     }
     if node.stopping.load(Ordering::Acquire) {
         // A signal came before there was anybody to wake.

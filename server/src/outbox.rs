@@ -15,6 +15,11 @@ const HELD_BYTES_KEPT: usize = 16 << 10;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ticket(u64);
 
+impl Ticket {
+    /// Of no connection: for letters that nobody's order of replies waits for.
+    pub const NONE: Self = Self(u64::MAX);
+}
+
 #[derive(Debug)]
 struct Waiting {
     /// Answers from other shards that are still to come.

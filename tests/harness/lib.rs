@@ -5,8 +5,10 @@
 
 use std::io::Write as _;
 
+pub mod cluster;
 pub mod connection;
 pub mod differential;
+pub mod etcd;
 pub mod not_yet;
 pub mod process;
 pub mod replay;
@@ -16,6 +18,7 @@ mod signal;
 pub mod toolbox;
 pub mod transcript;
 
+pub use cluster::Cluster;
 pub use connection::Connection;
 pub use server::Server;
 pub use signal::Signal;

@@ -15,6 +15,10 @@ pub enum Signal {
     Reload,
     /// What asks memcached for an orderly end.
     Graceful,
+    /// What makes a process stand still, as a machine that hangs.
+    Stop,
+    /// What lets it go on.
+    Continue,
 }
 
 impl Signal {
@@ -25,6 +29,8 @@ impl Signal {
             Self::Interrupt => libc::SIGINT,
             Self::Reload => libc::SIGHUP,
             Self::Graceful => libc::SIGUSR1,
+            Self::Stop => libc::SIGSTOP,
+            Self::Continue => libc::SIGCONT,
         };
         let pid = libc::pid_t::try_from(child.id()).expect("a process id fits pid_t");
         // SAFETY: kill takes two numbers and touches no memory of ours; the child has not been waited for, so its id

@@ -11,8 +11,8 @@ use super::extended::{self, Extended};
 use super::listen::{Listen, TlsUse, addresses};
 use super::sources::{Given, Origin, Sources};
 use super::{
-    Authentication, EXIT_FAILURE, EXIT_SYSTEM, EXIT_USAGE, ITEMS_PER_SHARD_MIN, Refused, Settings,
-    TlsSettings, UnixListen, Verify,
+    Authentication, CoordinatorSettings, EXIT_FAILURE, EXIT_SYSTEM, EXIT_USAGE, ITEMS_PER_SHARD_MIN, Refused,
+    Settings, TlsSettings, UnixListen, Verify,
 };
 
 const MIB: usize = 1 << 20;
@@ -50,6 +50,7 @@ impl Given {
             detail_enabled: self.is_given("prefix_delimiter"),
             idle_timeout_seconds: extended.idle_timeout_seconds,
             pid_file: self.arguments.pidfile.as_ref().map(|path| self.path(path)),
+            cluster: self.cluster(&listen, threads)?,
             options: self.options(),
             port_file: sources.variables.get(PORT_FILE_VARIABLE).map(|path| self.path(path)),
             listen,
@@ -100,6 +101,7 @@ impl Given {
             user: given.user.clone(),
             core_dumps: given.enable_coredumps,
             lock_memory: given.lock_memory,
+            cluster: None,
             options: BTreeMap::new(),
         }
     }
@@ -117,6 +119,12 @@ impl Given {
                 "other machines can connect and nobody is asked for a password; -Y or -Z with ssl_verify_mode=2 changes that",
             );
         }
+        if matches!(&settings.cluster, Some(part) if matches!(part.coordinator, CoordinatorSettings::Local(_)))
+        {
+            warn(
+                "there is no automatic fail-over: while a node is away its keys are errors, until all nodes get another list",
+            );
+        }
         for (id, why) in [
             ("max_reqs_per_event", "the bytes of a connection's replies are its bound"),
             ("napi_ids", "shards are not chosen by network queue"),
@@ -129,7 +137,7 @@ impl Given {
     }
 
     /// A refusal that names an option as its user gave it.
-    fn refuse(&self, id: &str, why: &str, exit_code: u8) -> Refused {
+    pub(super) fn refuse(&self, id: &str, why: &str, exit_code: u8) -> Refused {
         Refused { text: format!("{}: {why}", self.named(id)), exit_code }
     }
 
@@ -137,7 +145,7 @@ impl Given {
         Err(self.refuse(id, why, EXIT_FAILURE))
     }
 
-    fn misuse<T>(&self, id: &str, why: &str) -> Result<T, Refused> {
+    pub(super) fn misuse<T>(&self, id: &str, why: &str) -> Result<T, Refused> {
         Err(self.refuse(id, why, EXIT_USAGE))
     }
 
