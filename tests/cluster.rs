@@ -139,12 +139,14 @@ fn check_transcripts(weights: &[u16], args: &[&str]) {
     announce_skip(format_args!("{} sections about the node that is asked", report.skipped_count));
 }
 
-/// Sections that ask for what only the node with the items can tell: its statistics, its dumps and its log.
-const ABOUT_THE_NODE: [&str; 4] = [
+/// Sections that ask for what only the node with the items can tell, its statistics and dumps; or that name the one node there is.
+const ABOUT_THE_NODE: [&str; 6] = [
     "statistics by prefix follow the keys",
     "meta gets count by prefix, too",
     "only one kind of requests waits behind a dump: all",
     "a base64 key is dumped as one",
+    "sizes are counted once that is switched on",
+    "clients of a managed service find the node",
 ];
 
 #[test]
