@@ -41,6 +41,8 @@ const RECEIVE_BUFFERS_MIN: usize = 8;
 const SUBMISSIONS_MIN: usize = 64;
 /// Descriptors beside those of clients: rings, listeners, logs.
 const DESCRIPTORS_RESERVED: u64 = 64;
+/// Those of links to other nodes: enough for 32 nodes of 8 shards each.
+const DESCRIPTORS_FOR_LINKS: u64 = 4_096;
 
 /// What all threads of a node share. Written rarely, read by relaxed loads.
 #[derive(Debug)]
@@ -421,7 +423,7 @@ fn io_settings(shard_memory_bytes: usize) -> IoSettings {
 
 /// Raises what the system limits, before the process gives up the right to. Says what is not enough.
 pub fn raise_limits(settings: &Settings) -> Result<()> {
-    raise_files(settings.max_connections)?;
+    raise_files(settings)?;
     raise_limit(Limit::LockedMemory, u64::MAX)?;
     if settings.core_dumps && raise_limit(Limit::CoreDump, u64::MAX)? == 0 {
         bail!("-r: the system allows no core dumps (ulimit -Hc)");
@@ -429,9 +431,11 @@ pub fn raise_limits(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// Allows the process as many files as that many clients need.
-pub fn raise_files(max_connections: usize) -> Result<()> {
-    let wanted = max_connections as u64 + DESCRIPTORS_RESERVED;
+/// Allows the process as many files as its clients and other nodes need.
+pub fn raise_files(settings: &Settings) -> Result<()> {
+    let max_connections = settings.max_connections;
+    let for_links = if settings.cluster.is_some() { DESCRIPTORS_FOR_LINKS } else { 0 };
+    let wanted = max_connections as u64 + DESCRIPTORS_RESERVED + for_links;
     let files = raise_limit(Limit::OpenFiles, wanted)?;
     if files < wanted {
         bail!(

@@ -57,7 +57,7 @@ fn take_over(node: &Node, settings: &Settings, lines: &mut Vec<String>) {
     node.verbosity.store(settings.verbosity, Ordering::Relaxed);
     log::set_verbosity(settings.verbosity);
     node.idle_timeout_seconds.store(settings.idle_timeout_seconds, Ordering::Relaxed);
-    match raise_files(settings.max_connections) {
+    match raise_files(settings) {
         Ok(()) => node.max_connections.store(settings.max_connections, Ordering::Relaxed),
         Err(error) => lines.push(format!("conn-limit stays: {error:#}")),
     }
