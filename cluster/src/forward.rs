@@ -105,6 +105,9 @@ pub(crate) fn admit(
     if inbound.deadline <= now && safeguard::holds(Safeguard::DeadlinesHold) {
         return Err(Status::Expired);
     }
+    if inbound.flags.has(Flags::NODE) {
+        return Ok(());
+    }
     let ring = ring.ok_or(Status::Behind)?;
     if inbound.epoch > ring.epoch() {
         return Err(Status::Behind);
@@ -122,7 +125,7 @@ pub(crate) fn admit(
 pub struct Forward<'a> {
     /// [`crate::placement::hash_key`] of its key.
     pub hash: u64,
-    /// The client's facts: [`Flags::AUTHENTICATED`], [`Flags::PART`], [`Flags::BINARY`].
+    /// The client's facts: [`Flags::AUTHENTICATED`], [`Flags::PART`], [`Flags::BINARY`], [`Flags::NODE`].
     pub flags: Flags,
     /// When the client is given up on.
     pub deadline: Micros,

@@ -290,6 +290,13 @@ impl Link {
         }
     }
 
+    /// The other side is known to be there: if this one rests, it dials at once.
+    pub(crate) fn rest_no_longer(&mut self, now: Micros) {
+        if let State::Resting { until } = &mut self.state {
+            *until = now.min(*until);
+        }
+    }
+
     /// Whether requests can be sent, or are answered.
     pub fn is_up(&self) -> bool {
         matches!(self.state, State::Up) && self.closing.is_none()
@@ -343,11 +350,11 @@ impl Link {
         }
     }
 
-    /// The socket is connected: introduces this side. Dialler only, after [`Event::Connect`].
-    pub fn connected(&mut self, now: Micros, nonce: Nonce) {
+    /// The socket is connected: introduces this side to shard `shard` of the other. Dialler only, after [`Event::Connect`].
+    pub fn connected(&mut self, now: Micros, nonce: Nonce, shard: u8) {
         assert!(matches!(self.state, State::Connecting { .. }), "a link connects when it was told to");
         let hello = self.introduction(self.identity.versions, nonce).encode();
-        self.append(Header::new(Kind::Hello, self.epoch), &hello);
+        self.append(Header { shard, ..Header::new(Kind::Hello, self.epoch) }, &hello);
         self.state = State::Greeting { deadline: now + GREETING_TIME_MAX, hello };
     }
 

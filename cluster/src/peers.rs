@@ -8,14 +8,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::forward::{Failure, Forward, Opaque, PARK_TIME_MAX, PendingTable, Stage, Verdict, admit, judge};
-use crate::jump::mix;
 use crate::link::{CloseReason, Event, Expected, Identity, Inbound, Link, Nonce, Owed};
-use crate::names::Address;
+use crate::names::{Address, NodeId};
 use crate::placement::{partition_of, shard_of};
-use crate::ring::{Epoch, NodeState, Ring, SlotEntry};
+use crate::ring::{Epoch, Ring, SlotEntry};
 use crate::table::SlotId;
 use crate::time::Micros;
 use crate::wire::{Flags, Header, Kind, Status};
+
+mod dialling;
 
 /// Links that other nodes may dial to one shard.
 pub const ACCEPTED_MAX: usize = 4_096;
@@ -139,6 +140,10 @@ pub struct Peers<P> {
     links_per_peer: u8,
     ring: Option<Arc<Ring>>,
     me: Option<SlotId>,
+    /// Shards of the node in each slot: as it says itself, else as the ring says.
+    shards: Vec<u16>,
+    /// What nodes said of their shards. At most one for each node of the ring.
+    told_shards: BTreeMap<NodeId, u16>,
     places: Vec<Place>,
     free: Vec<u32>,
     accepted: usize,
@@ -166,6 +171,8 @@ impl<P: Copy> Peers<P> {
             links_per_peer,
             ring: None,
             me: None,
+            shards: Vec::new(),
+            told_shards: BTreeMap::new(),
             places: Vec::new(),
             free: Vec::new(),
             accepted: 0,
@@ -189,6 +196,17 @@ impl<P: Copy> Peers<P> {
 
     fn epoch(&self) -> Epoch {
         self.ring.as_ref().map_or(Epoch::NONE, |ring| ring.epoch())
+    }
+
+    /// Whether this node owns a key of this hash. Without a ring it owns nothing. O(1).
+    pub fn owns(&self, hash: u64) -> bool {
+        self.me.is_some() && self.ring.as_ref().map(|ring| ring.primary(partition_of(hash))) == self.me
+    }
+
+    /// Memory of what waits: requests under way, and bytes of links that are not sent or not looked at. O(links).
+    pub fn buffer_bytes(&self) -> usize {
+        let links = self.links().map(|(_, link)| link.input_bytes() + link.output_bytes());
+        self.pending.bytes() + links.sum::<usize>()
     }
 
     /// Requests that wait for an answer.
@@ -226,79 +244,17 @@ impl<P: Copy> Peers<P> {
     /// Follows a newer ring: dials its nodes, lets go of others, and sends again what waited for it.
     pub fn adopt(&mut self, now: Micros, ring: Arc<Ring>) {
         self.me = ring.slot_of(&self.identity.node);
+        self.told_shards.retain(|node, _| ring.slot_of(node).is_some());
         self.ring = Some(ring);
         let epoch = self.epoch();
-        let targets = self.targets();
-        for (index, target) in self.dialled_targets() {
-            let key = (target.slot, target.lane);
-            if targets.get(&key) != Some(&target) {
-                self.dialled.remove(&key);
-                self.leave(index);
-            }
-        }
         for place in &mut self.places {
             if let Some(entry) = &mut place.entry {
                 entry.link.set_epoch(epoch);
             }
         }
-        for (key, target) in targets {
-            if !self.dialled.contains_key(&key) {
-                let id = self.dial(now, target);
-                self.dialled.insert(key, id);
-            }
-        }
+        self.redial(now);
         let is_served = |stage| matches!(stage, Stage::WaitsForRing { epoch: wanted, .. } if wanted <= epoch);
         self.again.extend(self.pending.select(|pending| is_served(pending.stage)));
-    }
-
-    /// The links that the ring asks for.
-    fn targets(&self) -> BTreeMap<(SlotId, u8), Target> {
-        let ring = self.ring.as_ref().expect("a ring was adopted");
-        let mut targets = BTreeMap::new();
-        for (slot, entry) in (0..).map(SlotId).zip(&ring.document().slots) {
-            let is_member = !matches!(entry.state, NodeState::Left | NodeState::Down);
-            if Some(slot) == self.me || entry.node == self.identity.node || !is_member {
-                continue;
-            }
-            for lane in 0..self.lanes(entry) {
-                targets.insert((slot, lane), self.target(slot, entry, lane));
-            }
-        }
-        targets
-    }
-
-    /// Links from this shard to a node.
-    fn lanes(&self, entry: &SlotEntry) -> u8 {
-        u8::try_from(entry.shards).map_or(self.links_per_peer, |shards| shards.min(self.links_per_peer))
-    }
-
-    fn target(&self, slot: SlotId, entry: &SlotEntry, lane: u8) -> Target {
-        // Fewer links than shards: the links of different shards here end at different shards there.
-        let spread =
-            if u16::from(self.lanes(entry)) < entry.shards { u16::from(self.identity.shard) } else { 0 };
-        let shard = (u16::from(lane) + spread) % entry.shards;
-        Target {
-            slot,
-            lane,
-            address: entry.peer.clone(),
-            shard: u8::try_from(shard).expect("below SHARD_COUNT_MAX"),
-            expected: Expected { node: entry.node.clone(), incarnation: entry.incarnation },
-        }
-    }
-
-    fn dialled_targets(&self) -> Vec<(usize, Target)> {
-        let target = |(index, place): (usize, &Place)| {
-            let entry = place.entry.as_ref().filter(|entry| !entry.leaving)?;
-            Some((index, entry.target.clone()?))
-        };
-        self.places.iter().enumerate().filter_map(target).collect()
-    }
-
-    fn dial(&mut self, now: Micros, target: Target) -> LinkId {
-        self.jitter = mix(self.jitter.wrapping_add(1));
-        let identity = Arc::clone(&self.identity);
-        let link = Link::dialler(identity, target.expected.clone(), self.epoch(), now, self.jitter);
-        self.place(Entry { link, target: Some(target), leaving: false })
     }
 
     fn place(&mut self, entry: Entry) -> LinkId {
@@ -338,9 +294,11 @@ impl<P: Copy> Peers<P> {
 
     /// The socket of [`Effect::Connect`] is connected.
     pub fn connected(&mut self, now: Micros, id: LinkId, nonce: Nonce) {
-        if let Some(link) = self.link_mut(id) {
-            link.connected(now, nonce);
-        }
+        let Some(index) = self.link(id).and_then(|_| usize::try_from(id.index).ok()) else { return };
+        let Some(Entry { link, target: Some(target), .. }) = self.places[index].entry.as_deref_mut() else {
+            unreachable!("only dialled links are connected");
+        };
+        link.connected(now, nonce, target.shard);
     }
 
     /// The socket of a link could not be connected or was closed.
@@ -381,7 +339,32 @@ impl<P: Copy> Peers<P> {
         if Some(owner) == self.me {
             return Ok(Route::Here);
         }
-        let (id, shard) = self.lane_to(owner, request.hash).ok_or(Failure::OwnerGone)?;
+        self.send_to(now, owner, place, request)?;
+        Ok(Route::Sent)
+    }
+
+    /// The other nodes that serve.
+    pub fn others(&self) -> impl Iterator<Item = SlotId> {
+        let slots = self.ring.iter().flat_map(|ring| &ring.document().slots);
+        let serves = |(_, entry): &(SlotId, &SlotEntry)| entry.state.serves();
+        let is_other = |slot: &SlotId| Some(*slot) != self.me;
+        (0..).map(SlotId).zip(slots).filter(serves).map(|(slot, _)| slot).filter(is_other)
+    }
+
+    /// Sends a request that is for a node and not for a key: its flags have [`Flags::NODE`].
+    pub fn tell(
+        &mut self,
+        now: Micros,
+        node: SlotId,
+        place: P,
+        request: &Forward<'_>,
+    ) -> Result<(), Failure> {
+        assert!(request.flags.has(Flags::NODE), "a request for a key goes where the key is");
+        self.send_to(now, node, place, request)
+    }
+
+    fn send_to(&mut self, now: Micros, node: SlotId, place: P, request: &Forward<'_>) -> Result<(), Failure> {
+        let (id, shard) = self.lane_to(node, request.hash).ok_or(Failure::OwnerGone)?;
         if !self.pending.has_room(request.bytes.len()) {
             return Err(Failure::NoCredit);
         }
@@ -393,14 +376,14 @@ impl<P: Copy> Peers<P> {
             self.forget(opaque);
             return Err(Failure::NoCredit);
         }
-        Ok(Route::Sent)
+        Ok(())
     }
 
     /// The link to a node for a key, if it is up, and the key's shard there.
     fn lane_to(&self, owner: SlotId, hash: u64) -> Option<(LinkId, u8)> {
-        let entry = self.ring.as_ref()?.slot(owner);
-        let shard = u8::try_from(shard_of(hash, entry.shards)).expect("below SHARD_COUNT_MAX");
-        let id = *self.dialled.get(&(owner, shard % self.lanes(entry)))?;
+        let shards = self.shards[usize::from(owner.0)];
+        let shard = u8::try_from(shard_of(hash, shards)).expect("below SHARD_COUNT_MAX");
+        let id = *self.dialled.get(&(owner, shard % self.lanes(owner)))?;
         self.link(id).filter(|link| link.is_up())?;
         Some((id, shard))
     }
@@ -482,7 +465,11 @@ impl<P: Copy> Peers<P> {
                 let target = entry.target.as_ref().expect("only dialled links connect");
                 Some(Effect::Connect { link: id, address: target.address.clone(), shard: target.shard })
             }
-            Event::Up => Some(Effect::Up { link: id }),
+            Event::Up => {
+                self.learn_shards(now, id);
+                self.dial_back(now, id);
+                Some(Effect::Up { link: id })
+            }
             Event::Closed { reason, was_up } => {
                 self.fail_sent(id);
                 Some(Effect::Closed { link: id, reason, was_up })

@@ -108,7 +108,10 @@ impl Flags {
     /// Request: the bytes are of memcached's binary protocol; without it of the text and meta protocols.
     pub const BINARY: Self = Self(1 << 3);
 
-    const ALL: u16 = Self::MORE.0 | Self::AUTHENTICATED.0 | Self::PART.0 | Self::BINARY.0;
+    /// Request: it is for the receiver itself and has no key, so that it has no owner.
+    pub const NODE: Self = Self(1 << 4);
+
+    const ALL: u16 = Self::MORE.0 | Self::AUTHENTICATED.0 | Self::PART.0 | Self::BINARY.0 | Self::NODE.0;
 
     /// Whether all of `flags` are set.
     pub fn has(self, flags: Self) -> bool {
@@ -168,7 +171,7 @@ pub struct Header {
     pub opaque: u64,
     /// Request: how often it has been sent, from 1. Response: a [`Status`].
     pub detail: u8,
-    /// Request: the shard of the receiver that owns the key.
+    /// Request: the shard of the receiver that owns the key. Hello: the one that the dialler wants.
     pub shard: u8,
     /// Request: microseconds from sending until nobody waits for a reply any more.
     pub deadline_micros: u32,
@@ -292,6 +295,12 @@ pub enum Decoded {
     Incomplete,
 }
 
+/// The shard that a dialler wants, from the head of its first frame. `None`: it is no dialler's.
+pub fn hello_shard(head: &[u8; HEADER_BYTES]) -> Option<u8> {
+    let raw: RawHeader = bytemuck::cast(*head);
+    raw.read().ok().filter(|header| header.kind == Kind::Hello).map(|header| header.shard)
+}
+
 /// Appends a frame. The body is at most [`BODY_BYTES_MAX`] long.
 pub fn encode(header: &Header, body: &[u8], output: &mut Vec<u8>) {
     assert!(body.len() <= BODY_BYTES_MAX, "a body of {} bytes", body.len());
@@ -407,6 +416,17 @@ mod tests {
         fn no_bytes_make_it_panic(bytes: Vec<u8>, body_bytes_max: usize) {
             let _any_answer_will_do = decode(&bytes, body_bytes_max);
         }
+    }
+
+    #[test]
+    fn the_first_frame_names_the_shard_that_a_dialler_wants() {
+        let head = |kind| {
+            let bytes = frame(&Header { shard: 7, ..Header::new(kind, Epoch(1)) }, b"x");
+            *bytes.first_chunk::<HEADER_BYTES>().unwrap()
+        };
+        assert_eq!(hello_shard(&head(Kind::Hello)), Some(7));
+        assert_eq!(hello_shard(&head(Kind::Heartbeat)), None);
+        assert_eq!(hello_shard(b"GET / HTTP/1.1\r\nHost: localhost\r"), None);
     }
 
     #[test]

@@ -105,6 +105,11 @@ pub enum Admin {
     /// `config get cluster`, a managed service's question for the nodes, answered by
     /// [`cluster_config`](crate::reply::cluster_config).
     ClusterConfig,
+    /// `config get ring`: the ring document, answered by [`ring_config`](crate::reply::ring_config).
+    RingConfig,
+    /// `config set redirect on|off`: whether this connection is told where a key of another node is, by
+    /// [`moved`](crate::reply::moved), instead of having its request passed on.
+    Redirect(bool),
 }
 
 /// How a server is told to end.
@@ -390,6 +395,12 @@ fn parse_extstore(mut tokens: Tokens<'_>) -> Result<Admin, ErrorReply> {
 fn parse_config(mut tokens: Tokens<'_>) -> Result<Admin, ErrorReply> {
     match (tokens.next(), tokens.next(), tokens.next()) {
         (Some(b"get"), Some(b"cluster"), None) => Ok(Admin::ClusterConfig),
+        (Some(b"get"), Some(b"ring"), None) => Ok(Admin::RingConfig),
+        (Some(b"set"), Some(b"redirect"), Some(word)) if tokens.next().is_none() => match word {
+            b"on" => Ok(Admin::Redirect(true)),
+            b"off" => Ok(Admin::Redirect(false)),
+            _ => Err(ErrorReply::Error),
+        },
         _ => Err(ErrorReply::Error),
     }
 }

@@ -27,6 +27,24 @@ pub fn get_many<'k>(out: &mut Vec<u8>, keys: impl IntoIterator<Item = &'k [u8]>)
     out.extend_from_slice(CRLF);
 }
 
+/// Appends `get key`, or `gets key`.
+pub fn get_one(out: &mut Vec<u8>, key: &[u8], with_cas: bool) {
+    out.extend_from_slice(if with_cas { b"gets" } else { b"get" });
+    append_key(out, key);
+    out.extend_from_slice(CRLF);
+}
+
+/// Appends `gat exptime key`, or `gats`. `exptime` is as the protocol has it.
+pub fn get_and_touch(out: &mut Vec<u8>, exptime: i64, key: &[u8], with_cas: bool) {
+    out.extend_from_slice(if with_cas { b"gats " } else { b"gat " });
+    if exptime < 0 {
+        out.push(b'-');
+    }
+    number::append(out, exptime.unsigned_abs());
+    append_key(out, key);
+    out.extend_from_slice(CRLF);
+}
+
 /// Appends `set`. `exptime` is as the protocol has it: 0 never, to 30 days relative, then Unix time.
 pub fn set(out: &mut Vec<u8>, key: &[u8], client_flags: u32, exptime: u32, value: &[u8]) {
     out.extend_from_slice(b"set");

@@ -141,6 +141,18 @@ pub enum ErrorReply {
     AuthTokenTermination,
     /// User and password without a space between them.
     AuthTokenFormat,
+    /// The node is of a cluster and does not know its nodes yet. Not executed.
+    NoRing,
+    /// Too much is under way to the node that owns the key. Not executed.
+    OwnerOverloaded,
+    /// The node that owns the key cannot be reached. What was on its way to it may have been executed.
+    OwnerGone,
+    /// The node that owns the key did not answer in time. It may have been executed.
+    OwnerSilent,
+    /// The node that owns the key has no room now. Not executed.
+    OwnerBusy,
+    /// Keys change their owners faster than this request finds its own. Not executed.
+    RingUnsettled,
 }
 
 /// A refusal and the form it is written in.
@@ -235,6 +247,12 @@ impl ErrorReply {
             Self::AuthTokenTooLong => b"CLIENT_ERROR auth token too long\r\n",
             Self::AuthTokenTermination => b"CLIENT_ERROR bad command line termination\r\n",
             Self::AuthTokenFormat => b"CLIENT_ERROR bad authentication token format\r\n",
+            Self::NoRing => b"SERVER_ERROR no ring yet\r\n",
+            Self::OwnerOverloaded => b"SERVER_ERROR too much under way to the key's node\r\n",
+            Self::OwnerGone => b"SERVER_ERROR the key's node cannot be reached\r\n",
+            Self::OwnerSilent => b"SERVER_ERROR the key's node did not answer in time\r\n",
+            Self::OwnerBusy => b"SERVER_ERROR the key's node is busy\r\n",
+            Self::RingUnsettled => b"SERVER_ERROR the ring is changing\r\n",
         }
     }
 }

@@ -13,7 +13,7 @@ pub use dialect::{
 };
 pub use dump::{
     DumpItem, cachedump_item, certificates_error, cluster_config, metadump_end, metadump_item, mgdump_end,
-    mgdump_item, stats_prefix,
+    mgdump_item, moved, ring_config, stats_prefix,
 };
 pub use meta::{
     MetaItem, MetaStatus, MetaWin, meta_arithmetic, meta_debug, meta_get, meta_noop, meta_status,

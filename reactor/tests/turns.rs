@@ -44,7 +44,9 @@ impl Echo {
             Event::Received { connection, .. }
             | Event::Sent { connection, .. }
             | Event::Ended { connection, .. } => connection,
-            Event::Accepted { .. } | Event::Returned(_) | Event::Datagram { .. } | Event::Woken => return None,
+            Event::Accepted { .. } | Event::Returned(_) | Event::Datagram { .. } | Event::Woken => {
+                return None;
+            }
         };
         let peer = &mut self.peers[id.slot as usize];
         match event {

@@ -8,7 +8,9 @@ use slabring_protocol::reply::{self, Outcome};
 use slabring_protocol::{Admin, Classes, ErrorReply, Request, ShutdownMode};
 use tracing::info;
 
+use crate::cluster::View;
 use crate::connection::{Connection, Ending};
+use crate::discovery::Discovery;
 use crate::dispatch::Dispatcher;
 use crate::dump::{self, Shows, Walk};
 use crate::report::Question;
@@ -61,13 +63,29 @@ impl Dispatcher {
             Admin::Watch(topics) => self.begin_watch(client, request, topics),
             Admin::Shutdown(mode) => self.shut_down(client, request, mode),
             Admin::RefreshCertificates => self.refresh_certificates(client, request),
-            Admin::ClusterConfig if self.node.discovery.answer().is_empty() => {
-                refuse(client, request, ErrorReply::Error);
+            Admin::ClusterConfig => match self.discovery().answer() {
+                [] => refuse(client, request, ErrorReply::Error),
+                answer => client.outbox.local(|out| out.extend_from_slice(answer)),
+            },
+            Admin::Redirect(_) if self.cluster.is_none() => refuse(client, request, ErrorReply::Error),
+            Admin::Redirect(wanted) => {
+                client.lines.redirects = wanted;
+                tell(client, request, Outcome::Done);
             }
-            Admin::ClusterConfig => {
-                client.outbox.local(|out| out.extend_from_slice(self.node.discovery.answer()));
-            }
+            Admin::RingConfig => match self.view() {
+                None => refuse(client, request, ErrorReply::Error),
+                Some(view) => client.outbox.local(|out| reply::ring_config(out, view.ring.json())),
+            },
         }
+    }
+
+    fn view(&self) -> Option<&View> {
+        self.cluster.as_ref().and_then(|links| links.view())
+    }
+
+    /// What clients are told who look for the nodes.
+    fn discovery(&self) -> &Discovery {
+        self.view().map_or(&self.node.discovery, |view| &view.discovery)
     }
 
     fn crawl(&mut self, client: &mut Connection, request: &Request<'_>, classes: Classes) {

@@ -5,6 +5,7 @@ use slabring_engine::{Seconds, WARM_KEYS_MAX};
 use slabring_protocol::{Command, Dialect, Request};
 use slabring_reactor::ConnectionId;
 
+use crate::cluster::links::is_errand;
 use crate::datagrams::is_datagram;
 use crate::execute::Executor;
 use crate::intake::Kept;
@@ -292,7 +293,7 @@ impl Batch {
                     work @ Work::Request { .. } => {
                         let request = request_of(work, split_off(&mut rest, work.bytes()));
                         let connection = shards.connection_number(sender, entry.sender.connection.slot);
-                        let lent = if is_datagram(entry.sender.connection) {
+                        let lent = if is_answered_whole(entry.sender.connection) {
                             executor.execute(now, &request, connection, &mut self.replies);
                             None
                         } else {
@@ -419,7 +420,7 @@ fn must_defer(entry: &Entry, rest: &[u8], executor: &mut Executor, now: Seconds,
     if executor.deferring.is_empty() && executor.shard().has_room_for_any_pin() {
         return false;
     }
-    if matches!(entry.work, Work::Question(_)) || is_datagram(entry.sender.connection) {
+    if matches!(entry.work, Work::Question(_)) || is_answered_whole(entry.sender.connection) {
         return false;
     }
     let name = (sender, entry.sender.connection);
@@ -440,6 +441,11 @@ fn must_defer(entry: &Entry, rest: &[u8], executor: &mut Executor, now: Seconds,
         executor.deferring.push(name);
     }
     waits
+}
+
+/// Whether nobody could ask for the rest of a reply.
+fn is_answered_whole(sender: ConnectionId) -> bool {
+    is_datagram(sender) || is_errand(sender)
 }
 
 /// The keys of entries whose bytes begin with `rest`.

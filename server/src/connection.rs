@@ -7,6 +7,7 @@ use slabring_protocol::Parser;
 use slabring_reactor::ConnectionId;
 
 use crate::batch::Batch;
+use crate::cluster::forward::Lines;
 use crate::dump::Dump;
 use crate::intake::Intake;
 use crate::outbox::Outbox;
@@ -157,6 +158,8 @@ pub struct Connection {
     pub intake: Option<Box<Intake>>,
     /// What is owed.
     pub outbox: Outbox,
+    /// Lines of keys of which other nodes answer some.
+    pub lines: Lines,
     /// TLS, if it is spoken.
     pub session: Option<Box<Session>>,
     /// What it is being sent bit by bit.
@@ -214,6 +217,7 @@ impl Connection {
             input: Input::default(),
             intake: None,
             outbox: Outbox::default(),
+            lines: Lines::default(),
             session: None,
             stream: None,
             peer: Peer::Unknown,

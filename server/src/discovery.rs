@@ -1,14 +1,16 @@
 //! How clients of a managed service find the nodes: `config get cluster`, and a get of a certain key for older ones. The
-//! answer names this node alone.
+//! answer names this node alone, or all nodes of its cluster.
 
 use std::net::{SocketAddr, UdpSocket};
 
+use slabring_cluster::names::Address;
+use slabring_cluster::ring::Ring;
 use slabring_protocol::reply;
 
 /// The key that older clients get.
 pub const DISCOVERY_KEY: &[u8] = b"AmazonElastiCache:cluster";
 
-/// Clients act when it rises; this one never does while the node runs.
+/// Clients act when it rises; that of a node alone never does while it runs, that of a ring is its epoch.
 const VERSION: u64 = 1;
 const HOST_NAME_FILE: &str = "/proc/sys/kernel/hostname";
 /// Never sent anything: only the way there is looked up. It is reserved for documentation.
@@ -28,6 +30,21 @@ impl Discovery {
             let (host, ip) = reachable(*address);
             reply::cluster_config(&mut answer, VERSION, [(host.as_str(), ip.as_str(), address.port())]);
         }
+        Self(answer)
+    }
+
+    /// Of all nodes of a ring that serve. `resolve` finds where a name leads.
+    pub fn of_ring(ring: &Ring, resolve: impl Fn(&Address) -> Option<SocketAddr>) -> Self {
+        let serving = ring.document().slots.iter().filter(|slot| slot.state.serves());
+        let nodes: Vec<_> = serving
+            .map(|slot| {
+                let ip = resolve(&slot.client).map(|address| address.ip().to_string());
+                (slot.client.host().to_owned(), ip.unwrap_or_default(), slot.client.port())
+            })
+            .collect();
+        let mut answer = Vec::new();
+        let nodes = nodes.iter().map(|(host, ip, port)| (host.as_str(), ip.as_str(), *port));
+        reply::cluster_config(&mut answer, ring.epoch().0, nodes);
         Self(answer)
     }
 

@@ -9,6 +9,7 @@ use slabring_reactor::{ConnectionId, LoanId};
 
 use crate::batch::{Batch, Outcome, ReturnAddress, Visit};
 use crate::budget::Budget;
+use crate::cluster::links::{Links, Owner};
 use crate::connection::{Connection, Deferred, Ending, Input, Stream};
 use crate::datagrams::is_datagram;
 use crate::execute::Executor;
@@ -38,8 +39,10 @@ struct Parsed<'a> {
     /// To go back to if it cannot be taken now.
     parser_before: Parser,
     step: Step<'a>,
+    /// Its bytes.
+    raw: &'a [u8],
     /// The owner of its key, or this shard.
-    owner: ShardId,
+    owner: Owner,
 }
 
 /// What one send takes.
@@ -63,6 +66,8 @@ pub struct Dispatcher {
     pub executor: Executor,
     /// Letters to and from other shards.
     pub post: Post,
+    /// Links to other nodes, if the node is one of several.
+    pub cluster: Option<Box<Links>>,
     /// The connections' buffers.
     pub budget: Budget,
     /// The second of this turn.
@@ -99,6 +104,7 @@ impl Dispatcher {
             watching: 0,
             census_wanted: Vec::new(),
             users: Held::default(),
+            cluster: Links::of(&node, shards),
             executor,
             post,
             node,
@@ -251,13 +257,14 @@ impl Dispatcher {
             let step = parser.next(rest, &self.limits);
             let (consumed, owner) = match &step {
                 Step::Request { request, consumed } => (*consumed, self.owner_of(request)),
-                Step::Swallowed { consumed } | Step::Reply { consumed, .. } => (*consumed, self.shards.me),
-                Step::Incomplete { .. } | Step::Close { .. } => (rest.len(), self.shards.me),
+                Step::Swallowed { consumed } | Step::Reply { consumed, .. } => (*consumed, self.me()),
+                Step::Incomplete { .. } | Step::Close { .. } => (rest.len(), self.me()),
             };
-            rest = &rest[consumed..];
+            let raw;
+            (raw, rest) = rest.split_at(consumed);
             let is_last =
                 matches!(&step, Step::Request { request, .. } if request.command.decides_what_follows());
-            *place = Some(Parsed { parser_before, step, owner });
+            *place = Some(Parsed { parser_before, step, raw, owner });
             if is_last {
                 break;
             }
@@ -277,7 +284,7 @@ impl Dispatcher {
         }
         match client.parser.clone().next(data, &self.limits) {
             Step::Request { request, .. } if request.command.is_keyed() => {
-                (self.owner_of(&request) == self.shards.me).then_some(request.key)
+                (self.owner_of(&request) == self.me()).then_some(request.key)
             }
             _ => None,
         }
@@ -285,13 +292,12 @@ impl Dispatcher {
 
     /// Begins to load what the group's requests to this shard will need.
     fn warm(&mut self, group: &Group<'_>) {
-        let keys =
-            group.iter().flatten().filter(|parsed| parsed.owner == self.shards.me).filter_map(|parsed| {
-                match &parsed.step {
-                    Step::Request { request, .. } if request.command.is_keyed() => Some(request.key),
-                    _ => None,
-                }
-            });
+        let keys = group.iter().flatten().filter(|parsed| parsed.owner == self.me()).filter_map(|parsed| {
+            match &parsed.step {
+                Step::Request { request, .. } if request.command.is_keyed() => Some(request.key),
+                _ => None,
+            }
+        });
         self.executor.warm(keys);
     }
 
@@ -299,7 +305,7 @@ impl Dispatcher {
     fn take_step(&mut self, client: &mut Connection, parsed: &Parsed<'_>) -> Option<usize> {
         match parsed.step {
             Step::Request { request, consumed } => {
-                self.dispatch(client, &request, parsed.owner);
+                self.dispatch(client, &request, parsed);
                 Some(consumed)
             }
             Step::Incomplete { total_bytes } => {
@@ -308,6 +314,7 @@ impl Dispatcher {
             }
             Step::Swallowed { consumed } => Some(consumed),
             Step::Reply { error, consumed } => {
+                client.lines.abandon();
                 client.outbox.local(|out| reply::error(out, error));
                 Some(consumed)
             }
@@ -328,7 +335,7 @@ impl Dispatcher {
 
     /// Whether a step asks for a large value that can neither be lent now, nor copied within the budget.
     fn must_wait_for_value(&mut self, parsed: &Parsed<'_>) -> bool {
-        if self.executor.shard().has_room_for_any_pin() || parsed.owner != self.shards.me {
+        if self.executor.shard().has_room_for_any_pin() || parsed.owner != self.me() {
             return false;
         }
         let Step::Request { request, .. } = &parsed.step else { return false };
@@ -339,8 +346,12 @@ impl Dispatcher {
     }
 
     /// Decides who executes a request: this shard, its owner, or all.
-    fn dispatch(&mut self, client: &mut Connection, request: &Request<'_>, owner: ShardId) {
+    fn dispatch(&mut self, client: &mut Connection, request: &Request<'_>, parsed: &Parsed<'_>) {
         if request.command.is_keyed() {
+            let owner = match parsed.owner {
+                Owner::Shard(owner) => owner,
+                Owner::Elsewhere(hash) => return self.forward(client, request, parsed.raw, hash),
+            };
             if owner == self.shards.me {
                 let connection = self.shards.connection_number(owner, client.id.slot);
                 let (executor, now) = (&mut self.executor, self.now);
@@ -359,19 +370,28 @@ impl Dispatcher {
             return;
         }
         match request.command {
-            Command::EndOfKeys => client.outbox.local(reply::end),
+            Command::EndOfKeys => client.lines.end(&mut client.outbox),
             Command::MetaNoop => client.outbox.local(|out| reply::noop(out, request)),
             _ => self.dispatch_unkeyed(client, request),
         }
     }
 
+    fn me(&self) -> Owner {
+        Owner::Shard(self.shards.me)
+    }
+
     /// Who has the key of a request.
-    pub fn owner_of(&self, request: &Request<'_>) -> ShardId {
-        if self.shards.count == 1 || !request.command.is_keyed() {
-            return self.shards.me;
+    pub fn owner_of(&self, request: &Request<'_>) -> Owner {
+        let is_alone = self.shards.count == 1 && self.cluster.is_none();
+        if is_alone || !request.command.is_keyed() {
+            return self.me();
         }
         let mut scratch = [0; KEY_SIZE_MAX];
-        self.shards.owner_of(request.decoded_key(&mut scratch))
+        let key = request.decoded_key(&mut scratch);
+        match &self.cluster {
+            None => Owner::Shard(self.shards.owner_of(key)),
+            Some(links) => links.owner_of(key),
+        }
     }
 
     /// Hands one outcome of a letter that has come back to its connection.
@@ -584,7 +604,8 @@ impl Dispatcher {
     pub fn count_all_buffers(&mut self) -> usize {
         let spare: usize = self.spare_buffers.iter().map(Vec::capacity).sum();
         let logs = self.executor.log_capacity_bytes();
-        let bytes = self.budget.bytes() + spare + logs + self.post.capacity_bytes();
+        let links = self.cluster.as_ref().map_or(0, |links| links.buffer_bytes());
+        let bytes = self.budget.bytes() + spare + logs + self.post.capacity_bytes() + links;
         self.executor.traffic.buffer_bytes = bytes as u64;
         bytes
     }

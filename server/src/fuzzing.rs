@@ -109,7 +109,13 @@ impl World {
         let protocol = settings.protocol;
         let mut listeners = Listeners::default();
         let choice = Choice { backend: Backend::Epoll, reason: "a fuzzer's".into() };
-        let (node, _) = assemble(settings, sources, Files { tls: None, users }, &mut listeners, choice);
+        let (node, ..) = assemble(
+            settings,
+            sources,
+            Files { tls: None, users, cluster_secret: None },
+            &mut listeners,
+            choice,
+        );
         let node = Arc::new(node);
         let ios: Vec<_> = (0..count).map(|_| Memory::new(&IoSettings::default()).expect("memory")).collect();
         let wakers: Vec<_> = ios.iter().map(Io::waker).collect();

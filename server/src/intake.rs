@@ -11,6 +11,7 @@ use slabring_protocol::{
 use slabring_reactor::ConnectionId;
 
 use crate::batch::ReturnAddress;
+use crate::cluster::links::Owner;
 use crate::connection::Connection;
 use crate::datagrams::is_datagram;
 use crate::dispatch::Dispatcher;
@@ -126,7 +127,8 @@ impl Dispatcher {
         let Some(announced) = client.parser.announced(bytes, &self.limits) else { return 0 };
         let Announced { request, head_bytes, value_bytes, end } = announced;
         let kept = Kept::new(&request, value_bytes);
-        let owner = self.owner_of(&request);
+        // What goes to another node travels whole.
+        let Owner::Shard(owner) = self.owner_of(&request) else { return 0 };
         let Some(room) = self.make_room(client, owner, &kept) else { return 0 };
         client.input.need(0);
         let (end_came, end_is_wrong) = (0, false);

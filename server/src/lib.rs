@@ -8,6 +8,7 @@ mod auth;
 mod batch;
 mod budget;
 mod census;
+mod cluster;
 mod connection;
 mod control;
 mod crew;

@@ -43,6 +43,8 @@ pub struct Listeners {
     pub per_shard: Vec<ShardListeners>,
     /// The unix socket, of which there can be only one for all shards.
     pub unix: Option<UnixEntrance>,
+    /// Where other nodes connect, if the node is one of several.
+    pub cluster: Option<TcpListener>,
     /// TCP addresses with the ports that were found.
     pub tcp: Vec<SocketAddr>,
     /// TCP addresses that lead to one shard each: all those of the first address, then of the next.
@@ -97,7 +99,9 @@ impl Listeners {
             }
         }
         let unix = settings.unix.as_ref().map(|unix| open_unix(unix, settings.backlog)).transpose()?;
-        Ok(Self { per_shard, unix, tcp, direct, udp })
+        let cluster = settings.cluster.as_ref().map(|cluster| open_peers(cluster.listen, settings.backlog));
+        let cluster = cluster.transpose()?;
+        Ok(Self { per_shard, unix, cluster, tcp, direct, udp })
     }
 
     /// Where clients find the node, for people.
@@ -185,6 +189,19 @@ fn open_tcp(mut address: SocketAddr, settings: &Settings) -> io::Result<(SocketA
         Ok(socket.into())
     };
     Ok((address, (0..settings.threads).map(listen).collect::<io::Result<_>>()?))
+}
+
+/// The listener for other nodes: one, since each connection says which shard it wants.
+fn open_peers(address: SocketAddr, backlog: i32) -> Result<TcpListener> {
+    let open = || {
+        let socket = bind_tcp(address, false)?;
+        socket.listen(backlog)?;
+        Ok(socket.into())
+    };
+    open().map_err(|error: io::Error| {
+        let text = format!("cannot listen on {address} for other nodes: {error}; see --peer-listen");
+        Refused { text, exit_code: EXIT_SYSTEM }.into()
+    })
 }
 
 /// One socket per shard, all on the same port.

@@ -17,6 +17,11 @@ impl<T> Live<T> {
         Self { generation: AtomicU64::new(1), value: Mutex::new(Arc::new(value)) }
     }
 
+    /// The value of now, for who looks rarely. Takes the lock.
+    pub fn now(&self) -> Arc<T> {
+        Arc::clone(&self.value.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// From here on readers get `value`; those who hold the one before keep it.
     pub fn replace(&self, value: T) {
         *self.value.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(value);

@@ -4,11 +4,13 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::Receiver;
 use std::sync::{Mutex, OnceLock, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, anyhow, bail};
 use signal_hook::iterator::Signals;
+use slabring_cluster::link::Secret;
 use slabring_engine::{CasSeries, Config, MEMORY_BYTES_MIN, Seconds, Shard};
 use slabring_protocol::Users;
 use slabring_reactor::backend::{Backend, Choice, Refusal, Wish};
@@ -19,6 +21,7 @@ use socket2::SockRef;
 
 use crate::arrivals::{self, Arrivals};
 use crate::auth::read_users;
+use crate::cluster::{self, Cluster, News};
 use crate::control;
 use crate::crew::{Crew, lacks_locked_memory};
 use crate::discovery::Discovery;
@@ -43,6 +46,8 @@ const SUBMISSIONS_MIN: usize = 64;
 const DESCRIPTORS_RESERVED: usize = 48;
 /// Those of a shard: its ring or epoll, its bell, and one that is on its way from another.
 const DESCRIPTORS_PER_SHARD: usize = 4;
+/// Those of links to other nodes: enough for 32 nodes of 8 shards each.
+const DESCRIPTORS_FOR_LINKS: usize = 4_096;
 
 /// What all threads of a node share. Written rarely, read by relaxed loads.
 #[derive(Debug)]
@@ -95,6 +100,8 @@ pub struct Node {
     pub drained: AtomicUsize,
     /// Each shard's main numbers as of its last second.
     pub published: Vec<Published>,
+    /// The node's part in a cluster, if it has one.
+    pub cluster: Option<Cluster>,
     /// How to wake the shards, once they run.
     wakers: OnceLock<Vec<Arc<Waker>>>,
 }
@@ -129,6 +136,10 @@ impl Node {
     /// Asks all shards to end. Returns at once.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+        if let Some(cluster) = &self.cluster {
+            cluster.stop_accepting();
+            cluster.tell(News::Stop);
+        }
         if let Some(listener) = &self.unix {
             match SockRef::from(listener).shutdown(Shutdown::Both) {
                 // It fails when it is shut down already.
@@ -191,6 +202,8 @@ pub struct Files {
     pub tls: Option<TlsConfigs>,
     /// Users and passwords.
     pub users: Option<Users>,
+    /// What proves that a node belongs to the cluster.
+    pub cluster_secret: Option<Secret>,
 }
 
 impl Files {
@@ -199,7 +212,9 @@ impl Files {
         let refused = |text| Refused { text, exit_code: EXIT_FAILURE };
         let tls = settings.tls.as_ref().map(TlsConfigs::load).transpose().map_err(refused)?;
         let users = settings.authentication.as_ref().map(read_users).transpose().map_err(refused)?;
-        Ok(Self { tls, users })
+        let secret_file = settings.cluster.as_ref().map(|cluster| cluster.secret_file.as_deref());
+        let cluster_secret = secret_file.map(cluster::read_secret).transpose().map_err(refused)?;
+        Ok(Self { tls, users, cluster_secret })
     }
 }
 
@@ -210,14 +225,23 @@ pub fn assemble(
     files: Files,
     listeners: &mut Listeners,
     choice: Choice,
-) -> (Node, Option<SocketFile>) {
+) -> (Node, Option<SocketFile>, Option<Receiver<News>>) {
     let threads = settings.threads;
     let addresses = listeners.addresses();
     let discovery = Discovery::of(&listeners.tcp);
     let listener_names = listeners.names();
     let (unix, socket_file) = listeners.unix.take().map(|unix| (unix.listener, unix.file)).unzip();
     let clock = Clock::start();
+    let (cluster, news) = match (&settings.cluster, files.cluster_secret, listeners.cluster.take()) {
+        (Some(part), Some(secret), Some(listener)) => {
+            let item_size_max = settings.item_size_max;
+            let (cluster, news) = Cluster::new(part.clone(), secret, listener, threads, item_size_max);
+            (Some(cluster), Some(news))
+        }
+        _ => (None, None),
+    };
     let node = Node {
+        cluster,
         tls: files.tls.map(Live::new),
         certificates_read: AtomicU32::new(clock.unix_seconds()),
         clock,
@@ -244,7 +268,7 @@ pub fn assemble(
         unix,
         settings,
     };
-    (node, socket_file)
+    (node, socket_file, news)
 }
 
 /// Starts a node on `listeners` and returns when it serves. `signals` will end it.
@@ -257,7 +281,7 @@ pub fn start(
 ) -> Result<Running> {
     let io_settings = io_settings(settings.shard_memory_bytes());
     let (choice, crew) = muster(&settings, &io_settings)?;
-    let (node, socket_file) = assemble(settings, sources, files, &mut listeners, choice);
+    let (node, socket_file, news) = assemble(settings, sources, files, &mut listeners, choice);
     let node = Arc::new(node);
     control::start(&node, signals)?;
     let (memory_file, warm) = open_memory_file(&node, &io_settings)?.unzip();
@@ -266,6 +290,10 @@ pub fn start(
     node.wakers.set(wakers).expect("set here only");
     if node.unix.is_some() {
         arrivals::start(&node)?;
+    }
+    if let (Some(cluster), Some(news)) = (&node.cluster, news) {
+        cluster::acceptor::start(&node)?;
+        cluster::agreement::start(&node, cluster.news(), news)?;
     }
     if node.stopping.load(Ordering::Acquire) {
         // A signal came before there was anybody to wake.
@@ -485,5 +513,6 @@ fn descriptors(settings: &Settings) -> usize {
     let (tcp, udp) = (settings.listen.len(), settings.udp.len());
     let listeners = tcp + udp + settings.shard_ports.map_or(0, |_| tcp);
     let shards = usize::from(settings.threads) * (DESCRIPTORS_PER_SHARD + listeners);
-    DESCRIPTORS_RESERVED.saturating_add(shards).saturating_add(settings.max_connections)
+    let links = settings.cluster.as_ref().map_or(0, |_| DESCRIPTORS_FOR_LINKS);
+    (DESCRIPTORS_RESERVED + links).saturating_add(shards).saturating_add(settings.max_connections)
 }

@@ -3,6 +3,7 @@
 
 mod arguments;
 mod check;
+mod cluster;
 mod config_file;
 mod extended;
 mod listen;
@@ -16,6 +17,7 @@ use slabring_engine::PolicyKind;
 use slabring_reactor::backend::Wish;
 
 pub use arguments::{Binding, version_line};
+pub use cluster::{ClusterSettings, CoordinatorSettings};
 pub use listen::{Listen, TlsUse};
 pub use sources::Sources;
 
@@ -158,6 +160,8 @@ pub struct Settings {
     pub core_dumps: bool,
     /// No swapping.
     pub lock_memory: bool,
+    /// The node's part in a cluster, if it has one.
+    pub cluster: Option<ClusterSettings>,
     /// Every option as given, by its long name: what a reload compares.
     pub options: BTreeMap<String, String>,
 }

@@ -20,7 +20,7 @@ const HELD_BYTES_KEPT: usize = 16 << 10;
 pub struct Ticket(u64);
 
 impl Ticket {
-    /// Names no reply.
+    /// Of no connection: for letters that nobody's order of replies waits for.
     pub const NONE: Self = Self(u64::MAX);
 }
 

@@ -8,9 +8,10 @@ use std::sync::atomic::Ordering;
 use anyhow::Result;
 
 use crate::auth::read_users;
+use crate::cluster::News;
 use crate::log;
 use crate::node::{Node, raise_files};
-use crate::options::Settings;
+use crate::options::{CoordinatorSettings, Settings};
 
 /// Options that can change while the node runs.
 const LIVE: [&str; 3] = ["conn-limit", "extended", "verbose"];
@@ -47,6 +48,7 @@ fn read_again(node: &Node) -> Result<Vec<String>> {
             lines.push(format!("{name} = {then} needs a restart (is {now})"));
         }
     }
+    reload_ring(node, &settings, &mut lines);
     *latest = settings;
     Ok(lines)
 }
@@ -87,6 +89,18 @@ fn reload_users(node: &Node, settings: &Settings, lines: &mut Vec<String>) {
 }
 
 type Options = BTreeMap<String, String>;
+
+/// The ring follows the file, if that has become a later one.
+fn reload_ring(node: &Node, settings: &Settings, lines: &mut Vec<String>) {
+    let (Some(cluster), Some(then)) = (&node.cluster, &settings.cluster) else { return };
+    if let CoordinatorSettings::Local(document) = &then.coordinator {
+        cluster.tell(News::List(document.clone()));
+        lines.push(format!(
+            "the ring of epoch {} is read; the log says whether it is followed",
+            document.epoch.0
+        ));
+    }
+}
 
 /// Names whose values differ, with both values.
 fn differences<'a>(now: &'a Options, then: &'a Options) -> Vec<(&'a str, &'a str, &'a str)> {

@@ -1,7 +1,7 @@
 //! What a shard tells about itself, and questions that go to all shards of a node. No rendering.
 
 use slabring_engine::{Automove, CLASSES_MAX, ClassId, ClassStats, Counters, MemoryUse, MovePage, Seconds};
-use slabring_protocol::{Command, Dialect, Request};
+use slabring_protocol::{Command, Dialect, ErrorReply, Request};
 use slabring_reactor::{ConnectionId, IoCounters};
 
 use crate::dump::{Walk, Walked};
@@ -62,6 +62,12 @@ counters! {
         requests_posted,
         /// Letters in which they went.
         letters_posted,
+        /// Requests sent to other nodes, those of them that failed, and those of other nodes.
+        forwarded, forwards_failed, peer_requests,
+        /// Those that failed for want of credit, and those that wait for an answer, now.
+        forwards_refused, forwards_pending,
+        /// Links with other nodes, now; those that were lost, and those that were refused.
+        peer_links, peer_links_lost, peer_links_refused,
         /// Bytes of connection buffers and letters, now.
         buffer_bytes,
     }
@@ -211,6 +217,8 @@ pub enum Answer {
     Log,
     /// A slice of a value is the text.
     Slice,
+    /// A part was not done.
+    Refused(ErrorReply),
 }
 
 /// A request without a key, to be answered later.
@@ -239,7 +247,9 @@ impl Answer {
             (Self::Numbers(sum), Self::Numbers(part)) => sum.add(part),
             (Self::Prefixes(sum), Self::Prefixes(part)) => sum.add(part),
             (Self::Moved(best), Self::Moved(other)) if rank(*other) < rank(*best) => *best = *other,
-            (Self::Moved(_), Self::Moved(_)) | (Self::Done, Self::Done) => {}
+            (Self::Done, Self::Refused(error)) => *self = Self::Refused(*error),
+            (Self::Moved(_), Self::Moved(_))
+            | (Self::Done | Self::Refused(_), Self::Done | Self::Refused(_)) => {}
             (answer, other) => unreachable!("{other:?} answers another question than {answer:?}"),
         }
     }

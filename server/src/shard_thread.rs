@@ -19,8 +19,9 @@ use slabring_reactor::{ConnectionId, EndCause, Event, Io, Wait, Waker};
 use tracing::warn;
 
 use crate::arrivals::{Arrival, place_for};
-use crate::batch::{Batch, Gate, Outcome, Senders};
+use crate::batch::{Batch, Gate, Outcome, ReturnAddress, Senders};
 use crate::census::describe;
+use crate::cluster::links::{Links, is_errand};
 use crate::connection::{Connection, Connections, Deferred, Ending, OUTPUT_BYTES_LOW, Peer};
 use crate::datagrams::{Datagrams, Sender, is_datagram};
 use crate::dispatch::{Dispatcher, Output, refuse_input};
@@ -162,11 +163,14 @@ impl<I: Io> ShardThread<I> {
         self.dispatcher.now = Seconds(self.node.clock.unix_seconds());
         self.dispatcher.turn = self.io.counters().turns;
         self.dispatcher.executor.look_who_watches(&self.node.watchers);
+        self.begin_cluster_turn();
         self.handle_events();
         self.handle_letters();
+        self.run_links();
         self.tell_connections();
         self.continue_waiting();
         self.retry_deferred();
+        self.flush_links();
         self.publish_letters();
         self.settle_touched();
         self.upkeep();
@@ -193,18 +197,28 @@ impl<I: Io> ShardThread<I> {
             self.waker.awake();
             return Wait::Poll;
         }
-        Wait::AtMost(match self.phase {
+        let for_links = self.dispatcher.cluster.as_ref().map_or(SLEEP_MAX, |links| links.sleep_max());
+        Wait::AtMost(for_links.min(match self.phase {
             Phase::Serving if self.sweep_due_chunks > 0 || self.settling => SWEEP_PAUSE,
             Phase::Serving if !self.deferring.is_empty() => RETRY_PAUSE,
             Phase::Serving if self.dispatcher.watching > 0 => FETCH_PAUSE,
             Phase::Serving => SLEEP_MAX,
             Phase::Stopping(_) | Phase::Draining(_) | Phase::Drained(_) => STOP_TURN,
-        })
+        }))
     }
 
     fn handle_events(&mut self) {
         while let Some(event) = self.io.next_event() {
             match event {
+                Event::Received { connection, data }
+                    if is_of_link(&mut self.dispatcher, |links| links.received(connection, data)) => {}
+                Event::Sent { connection, buffer, .. }
+                    if is_of_link(&mut self.dispatcher, |links| links.sent(connection)) =>
+                {
+                    self.dispatcher.keep_spare(buffer);
+                }
+                Event::Ended { connection, .. }
+                    if is_of_link(&mut self.dispatcher, |links| links.ended(connection)) => {}
                 Event::Received { connection, data } if data.len() <= SMALL_PACKET_BYTES => {
                     self.gathered.push(connection, data);
                 }
@@ -253,6 +267,30 @@ impl<I: Io> ShardThread<I> {
         self.gathered.execute(&mut self.dispatcher, &mut self.connections, note);
     }
 
+    /// Follows a newer ring, and tells clients who look for the nodes.
+    fn begin_cluster_turn(&mut self) {
+        if let Some(links) = &mut self.dispatcher.cluster
+            && links.begin_turn()
+            && let Some(view) = links.view()
+        {
+            self.dispatcher.executor.set_discovery(view.discovery.value());
+        }
+    }
+
+    /// Does what the links to other nodes ask for.
+    fn run_links(&mut self) {
+        let Some(mut links) = self.dispatcher.cluster.take() else { return };
+        let note = |client: &mut Connection| touch(&mut self.touched, client);
+        links.run(&mut self.io, &mut self.dispatcher, &mut self.connections, note);
+        self.dispatcher.cluster = Some(links);
+    }
+
+    fn flush_links(&mut self) {
+        let Some(mut links) = self.dispatcher.cluster.take() else { return };
+        links.flush(&mut self.io, &mut self.dispatcher);
+        self.dispatcher.cluster = Some(links);
+    }
+
     /// Keeps a connection that the kernel has given to this shard, or hands it to one with fewer clients.
     fn arrived(&mut self, arrival: Arrival) {
         let (all, me) = (&self.node.arrivals, self.shards.me.index());
@@ -271,8 +309,11 @@ impl<I: Io> ShardThread<I> {
         self.adopt(arrival);
     }
 
-    /// Takes over connections from the unix socket and from other shards.
+    /// Takes over connections from the unix socket, from other shards and of other nodes.
     fn take_arrivals(&mut self) {
+        if let Some(links) = &mut self.dispatcher.cluster {
+            links.take_arrivals(&mut self.io);
+        }
         while let Some(arrival) = self.node.arrivals[self.shards.me.index()].take() {
             self.adopt(arrival);
         }
@@ -360,6 +401,7 @@ impl<I: Io> ShardThread<I> {
                     self.dispatcher.deliver(client, to, outcome);
                     touch(&mut self.touched, client);
                 }
+                None if is_errand(to.connection) => self.deliver_errand(to, outcome),
                 None => {
                     if let Outcome::Lending(_, lent) = outcome {
                         self.dispatcher.take_back(lent.owner, lent.number);
@@ -403,6 +445,13 @@ impl<I: Io> ShardThread<I> {
         let (connections, dispatcher) = (&mut self.connections, &mut self.dispatcher);
         self.deferring
             .retain(|&id| connections.get_mut(id).is_some_and(|client| !dispatcher.retry_deferred(client)));
+    }
+
+    fn deliver_errand(&mut self, to: ReturnAddress, outcome: Outcome<'_>) {
+        let Some(mut links) = self.dispatcher.cluster.take() else { return };
+        let note = |client: &mut Connection| touch(&mut self.touched, client);
+        links.letter_came(to, outcome, &mut self.dispatcher, &mut self.connections, note);
+        self.dispatcher.cluster = Some(links);
     }
 
     /// Goes on with connections whose way has become free.
@@ -618,6 +667,9 @@ impl<I: Io> ShardThread<I> {
                     self.connections.ids().into_iter().for_each(|id| self.close(id, CloseReason::Shutdown));
                 }
                 if self.connections.len() == 0 {
+                    if let Some(links) = &mut self.dispatcher.cluster {
+                        links.close_all(&mut self.io);
+                    }
                     self.node.drained.fetch_add(1, Ordering::AcqRel);
                     self.phase = Phase::Drained(since);
                 }
@@ -632,6 +684,11 @@ impl<I: Io> ShardThread<I> {
         let late = Moment::now() >= since.after(STOP_PATIENCE);
         late || all_drained && self.io.connections() == 0
     }
+}
+
+/// Whether an event is of a link to another node, which `ask` hands it to.
+fn is_of_link(dispatcher: &mut Dispatcher, ask: impl FnOnce(&mut Links) -> bool) -> bool {
+    dispatcher.cluster.as_deref_mut().is_some_and(ask)
 }
 
 fn touch(touched: &mut Vec<ConnectionId>, client: &mut Connection) {

@@ -34,6 +34,11 @@ impl Shards {
             .wrapping_add(CONNECTION_NUMBER_MIN)
     }
 
+    /// The owner of a key of this hash.
+    pub fn owner_by(self, hash: u64) -> ShardId {
+        ShardId(shard_of(hash, self.count))
+    }
+
     /// The owner of `key`. A node of one shard does not even hash it.
     pub fn owner_of(self, key: &[u8]) -> ShardId {
         if self.count == 1 { self.me } else { ShardId(shard_of(hash_key(key), self.count)) }

@@ -11,6 +11,7 @@ use slabring_protocol::StatsTopic;
 use slabring_protocol::reply::{self, StatText};
 use slabring_reactor::thread::cpu_time_us;
 
+use crate::cluster::Cluster;
 use crate::node::Node;
 use crate::report::ShardReport;
 
@@ -211,6 +212,9 @@ fn general(out: &mut Vec<u8>, node: &Node, report: &ShardReport) {
             ("slabring_io_wakes", io.wakes),
         ],
     );
+    if let Some(cluster) = &node.cluster {
+        cluster_fields(out, cluster, report);
+    }
 }
 
 fn process(out: &mut Vec<u8>, node: &Node) {
@@ -236,4 +240,26 @@ fn own(out: &mut Vec<u8>, node: &Node, _report: &ShardReport) {
     if let Some(base) = node.settings.shard_ports {
         reply::stat(out, "slabring_shard_ports", u64::from(base));
     }
+}
+
+/// The node's part in its cluster.
+fn cluster_fields(out: &mut Vec<u8>, cluster: &Cluster, report: &ShardReport) {
+    let traffic = &report.traffic;
+    reply::stat(out, "slabring_cluster", cluster.settings.cluster.0.as_str());
+    reply::stat(out, "slabring_node", cluster.settings.node.0.as_str());
+    all(
+        out,
+        [
+            ("slabring_ring_epoch", cluster.epoch()),
+            ("slabring_rings_refused", cluster.documents_refused()),
+            ("slabring_peer_links", traffic.peer_links),
+            ("slabring_peer_links_lost", traffic.peer_links_lost),
+            ("slabring_peer_links_refused", traffic.peer_links_refused),
+            ("slabring_forwarded", traffic.forwarded),
+            ("slabring_forwards_failed", traffic.forwards_failed),
+            ("slabring_forwards_refused", traffic.forwards_refused),
+            ("slabring_forwards_pending", traffic.forwards_pending),
+            ("slabring_peer_requests", traffic.peer_requests),
+        ],
+    );
 }

@@ -38,7 +38,10 @@ impl Dispatcher {
             }
             Command::FlushAll { delay } => {
                 self.executor.traffic.cmd_flush += 1;
-                self.ask_all(client, request, Question::Flush(flush_due(delay, self.now)));
+                let question = Question::Flush(flush_due(delay, self.now));
+                if !self.flush_other_nodes(client, request, delay, question) {
+                    self.ask_all(client, request, question);
+                }
             }
             Command::Stats(topic) => self.dispatch_stats(client, request, topic),
             Command::Admin(admin) => self.administer(client, request, admin),
@@ -155,6 +158,7 @@ impl Dispatcher {
                 reply::stats(out, &request, &text);
             }
             (Answer::Done, _) => reply::outcome(out, &request, Outcome::Done),
+            (Answer::Refused(error), _) => reply::outcome(out, &request, Outcome::Refused(*error)),
             (answer, command) => unreachable!("{answer:?} is no answer to {command:?}"),
         }
     }

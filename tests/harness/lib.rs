@@ -5,8 +5,10 @@
 
 use std::io::Write as _;
 
+pub mod cluster;
 pub mod connection;
 pub mod differential;
+pub mod etcd;
 pub mod process;
 pub mod replay;
 pub mod seccomp;
@@ -15,6 +17,7 @@ mod signal;
 pub mod toolbox;
 pub mod transcript;
 
+pub use cluster::Cluster;
 pub use connection::Connection;
 pub use server::Server;
 pub use signal::Signal;

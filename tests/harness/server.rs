@@ -86,6 +86,13 @@ impl Server {
         Self::start_on_free_port(Kind::Slabring, command, args)
     }
 
+    /// Starts Slabring at an address of the loopback network that the caller chose.
+    pub fn start_on(address: SocketAddr, args: &[&str]) -> Result<Self> {
+        let mut command = slabring_command();
+        command.args(["-l", &address.ip().to_string()]);
+        Self::start_at(Kind::Slabring, command, address, args)
+    }
+
     /// Starts the installed memcached, or says on stderr that there is none.
     pub fn memcached(args: &[&str]) -> Option<Self> {
         if !Path::new(MEMCACHED_PATH).exists() {
@@ -213,6 +220,8 @@ impl Drop for Server {
         if !self.is_running() {
             return;
         }
+        // A test may have left it standing still.
+        self.signal(Signal::Continue);
         self.signal(Signal::Terminate);
         if self.wait(STOP_TIMEOUT).is_none() {
             eprintln!("the server ignores SIGTERM for {STOP_TIMEOUT:?} and is killed");

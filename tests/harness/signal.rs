@@ -17,6 +17,10 @@ pub enum Signal {
     Graceful,
     /// What nobody can do anything about.
     Kill,
+    /// What makes a process stand still, as a machine that hangs.
+    Stop,
+    /// What lets it go on.
+    Continue,
 }
 
 impl Signal {
@@ -28,6 +32,8 @@ impl Signal {
             Self::Reload => libc::SIGHUP,
             Self::Graceful => libc::SIGUSR1,
             Self::Kill => libc::SIGKILL,
+            Self::Stop => libc::SIGSTOP,
+            Self::Continue => libc::SIGCONT,
         };
         let pid = libc::pid_t::try_from(child.id()).expect("a process id fits pid_t");
         // SAFETY: kill takes two numbers and touches no memory of ours; the child has not been waited for, so its id

@@ -37,7 +37,7 @@ impl Pair {
         let now = Micros(1_000);
         let mut a = Link::dialler(Arc::new(a), expected, Epoch(3), now, 5);
         assert_eq!(a.next(now), Some(Event::Connect));
-        a.connected(now, [1; NONCE_BYTES]);
+        a.connected(now, [1; NONCE_BYTES], 0);
         Self { now, a, b: Link::acceptor(Arc::new(b), Epoch(4), now, [2; NONCE_BYTES]) }
     }
 

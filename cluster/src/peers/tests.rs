@@ -4,7 +4,7 @@ use super::*;
 use crate::link::{Credit, NONCE_BYTES, Secret};
 use crate::names::{ClusterId, Incarnation, NodeId};
 use crate::placement::hash_key;
-use crate::ring::RingDocument;
+use crate::ring::{NodeState, RingDocument};
 
 fn identity(node: &str) -> Identity {
     Identity {

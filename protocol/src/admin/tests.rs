@@ -145,6 +145,9 @@ fn the_others_are_read() {
     }
     check_refused("extstore free_memchunks 128 0", ErrorReply::Error);
     check("config get cluster", Admin::ClusterConfig);
+    check("config get ring", Admin::RingConfig);
+    check("config set redirect on", Admin::Redirect(true));
+    check("config set redirect off", Admin::Redirect(false));
     check_refused("config get", ErrorReply::Error);
     check_refused("config set cluster", ErrorReply::Error);
     for line in ["debugtime p", "misbehave", "lruu", "sl reassign 1 2"] {

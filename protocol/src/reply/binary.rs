@@ -8,7 +8,7 @@ use crate::request::Command;
 
 /// Why a packet is answered as it is.
 ///
-/// Source: memcached `protocol_binary.h`.
+/// Source: memcached `protocol_binary.h`; the last two from its `protocol_binary.txt`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub(crate) enum Status {
@@ -22,6 +22,8 @@ pub(crate) enum Status {
     AuthError = 0x20,
     UnknownCommand = 0x81,
     OutOfMemory = 0x82,
+    Busy = 0x85,
+    TemporaryFailure = 0x86,
 }
 
 /// Sizes of a reply's parts.
@@ -53,6 +55,8 @@ impl Status {
             Self::AuthError => b"Auth failure.",
             Self::UnknownCommand => b"Unknown command",
             Self::OutOfMemory => b"Out of memory",
+            Self::Busy => b"Busy",
+            Self::TemporaryFailure => b"Temporary failure",
         }
     }
 }
@@ -165,6 +169,10 @@ fn status_of(error: ErrorReply) -> Status {
         | ErrorReply::OutOfMemory
         | ErrorReply::OutOfMemoryWriting
         | ErrorReply::OutOfMemoryReading => Status::OutOfMemory,
+        ErrorReply::OwnerOverloaded | ErrorReply::OwnerBusy => Status::Busy,
+        ErrorReply::NoRing | ErrorReply::OwnerGone | ErrorReply::OwnerSilent | ErrorReply::RingUnsettled => {
+            Status::TemporaryFailure
+        }
         _ => Status::InvalidArguments,
     }
 }

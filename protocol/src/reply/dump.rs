@@ -124,6 +124,23 @@ pub fn cluster_config<'n>(
     out.extend_from_slice(b"\r\nEND\r\n");
 }
 
+/// Answers `config get ring`: the document as its cluster's nodes exchange it, in the form of [`cluster_config`].
+pub fn ring_config(out: &mut Vec<u8>, json: &str) {
+    append_field(out, "CONFIG ring 0 ", u64::try_from(json.len()).expect("usize has at most 64 bits"));
+    out.extend_from_slice(CRLF);
+    out.extend_from_slice(json.as_bytes());
+    out.extend_from_slice(b"\r\nEND\r\n");
+}
+
+/// Tells a client that asked for it where a key is: the ring's epoch, the key's partition and the address of its node.
+pub fn moved(out: &mut Vec<u8>, epoch: u64, partition: u16, address: &str) {
+    append_field(out, "SERVER_ERROR MOVED ", epoch);
+    append_field(out, " ", partition);
+    out.push(b' ');
+    out.extend_from_slice(address.as_bytes());
+    out.extend_from_slice(CRLF);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,6 +197,16 @@ mod tests {
             |out| cluster_config(out, 12, nodes),
             "CONFIG cluster 0 53\r\n12\na.example|10.0.0.1|11211 b.example|10.0.0.2|11212\n\r\nEND\r\n",
         );
+    }
+
+    #[test]
+    fn who_asked_for_it_is_told_where_a_key_is() {
+        check(|out| moved(out, 7, 16_383, "10.0.0.1:11211"), "SERVER_ERROR MOVED 7 16383 10.0.0.1:11211\r\n");
+    }
+
+    #[test]
+    fn a_ring_comes_as_the_nodes_exchange_it() {
+        check(|out| ring_config(out, "{}"), "CONFIG ring 0 2\r\n{}\r\nEND\r\n");
     }
 
     #[test]

@@ -216,6 +216,40 @@ pub struct Arguments {
     #[arg(long, value_name = "POLICY", default_value = "tinylfu", value_parser = policy_names())]
     pub policy: String,
 
+    /// Be one node of a cluster, by a TOML file of all nodes that is the same on each of them. SIGHUP reads it again. Nobody
+    /// removes a node that fails.
+    #[arg(long, value_name = "FILE")]
+    pub cluster: Option<String>,
+
+    /// As --cluster, by a list of where the nodes listen for each other: HOST:PORT,... or HOST:PORT=CLIENTS_HOST:PORT,... where
+    /// clients do not connect to the same host at the port of -p.
+    #[arg(long, value_name = "LIST", action = ArgAction::Append)]
+    pub peers: Vec<String>,
+
+    /// As --cluster, with the ring in etcd, which also tells who fails: http://HOST:PORT of each of its members.
+    #[arg(long, value_name = "URLS", action = ArgAction::Append)]
+    pub etcd: Vec<String>,
+
+    /// This node's name in the cluster [default: where other nodes reach it].
+    #[arg(long, value_name = "NAME")]
+    pub node_id: Option<String>,
+
+    /// Where to listen for other nodes [default: as the list or file says].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub peer_listen: Option<String>,
+
+    /// Where clients reach this node, told to those who look for the nodes; with --etcd [default: where it listens].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+
+    /// The cluster's name: nodes of another refuse each other [default: slabring].
+    #[arg(long, value_name = "NAME")]
+    pub cluster_id: Option<String>,
+
+    /// File of 16 to 1024 bytes that prove that a node belongs, the same on all nodes. Needed beyond one machine.
+    #[arg(long, value_name = "FILE")]
+    pub cluster_secret_file: Option<String>,
+
     /// Send UDP replies longer than the request's own datagram could be (1400 bytes) beyond this machine too. They let anybody
     /// who forges a sender's address multiply traffic.
     #[arg(long)]

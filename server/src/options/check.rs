@@ -11,8 +11,8 @@ use super::extended::{self, Extended};
 use super::listen::{Listen, TlsUse, addresses};
 use super::sources::{Given, Origin, Sources};
 use super::{
-    Authentication, EXIT_FAILURE, EXIT_SYSTEM, EXIT_USAGE, ITEMS_PER_SHARD_MIN, Refused, Settings,
-    TlsSettings, UnixListen, Verify,
+    Authentication, CoordinatorSettings, EXIT_FAILURE, EXIT_SYSTEM, EXIT_USAGE, ITEMS_PER_SHARD_MIN, Refused,
+    Settings, TlsSettings, UnixListen, Verify,
 };
 
 const MIB: usize = 1 << 20;
@@ -53,6 +53,7 @@ impl Given {
             idle_timeout_seconds: extended.idle_timeout_seconds,
             memory_file: self.arguments.memory_file.as_ref().map(|path| self.path(path)),
             pid_file: self.arguments.pidfile.as_ref().map(|path| self.path(path)),
+            cluster: self.cluster(&listen, threads)?,
             options: self.options(),
             port_file: sources.variables.get(PORT_FILE_VARIABLE).map(|path| self.path(path)),
             listen,
@@ -107,6 +108,7 @@ impl Given {
             user: given.user.clone(),
             core_dumps: given.enable_coredumps,
             lock_memory: given.lock_memory,
+            cluster: None,
             options: BTreeMap::new(),
         }
     }
@@ -124,9 +126,13 @@ impl Given {
                 "other machines can connect and nobody is asked for a password; -Y or -Z with ssl_verify_mode=2 changes that",
             );
         }
-        for (id, why) in [
-            ("napi_ids", "shards are not chosen by network queue"),
-        ] {
+        if matches!(&settings.cluster, Some(part) if matches!(part.coordinator, CoordinatorSettings::Local(_)))
+        {
+            warn(
+                "there is no automatic fail-over: while a node is away its keys are errors, until all nodes get another list",
+            );
+        }
+        for (id, why) in [("napi_ids", "shards are not chosen by network queue")] {
             if self.is_given(id) {
                 self.warnings.push(format!("{} has no effect: {why}", self.named(id)));
             }
@@ -134,7 +140,7 @@ impl Given {
     }
 
     /// A refusal that names an option as its user gave it.
-    fn refuse(&self, id: &str, why: &str, exit_code: u8) -> Refused {
+    pub(super) fn refuse(&self, id: &str, why: &str, exit_code: u8) -> Refused {
         Refused { text: format!("{}: {why}", self.named(id)), exit_code }
     }
 
@@ -142,7 +148,7 @@ impl Given {
         Err(self.refuse(id, why, EXIT_FAILURE))
     }
 
-    fn misuse<T>(&self, id: &str, why: &str) -> Result<T, Refused> {
+    pub(super) fn misuse<T>(&self, id: &str, why: &str) -> Result<T, Refused> {
         Err(self.refuse(id, why, EXIT_USAGE))
     }
 

@@ -286,3 +286,74 @@ fn ports_of_shards_are_above_their_base_and_apart_from_all_others() {
     let (settings, warnings) = read(&sources("-t 2 -s sock --shard-ports 11300")).unwrap();
     assert!(settings.shard_ports.is_none() && warnings.iter().any(|line| line.contains("--shard-ports")));
 }
+
+fn cluster(arguments: &str) -> ClusterSettings {
+    settings(arguments).expect(arguments).cluster.expect("one of several")
+}
+
+#[test]
+fn a_node_finds_itself_in_the_list_of_all() {
+    const PEERS: &str = "--peers 127.0.0.1:7000,127.0.0.2:7000,127.0.0.3:7000";
+    for (arguments, node) in [
+        ("-l 127.0.0.2", "127.0.0.2:7000"),
+        ("-l 127.0.0.9 --peer-listen 127.0.0.3:7000", "127.0.0.3:7000"),
+        ("-l 127.0.0.9 --node-id 127.0.0.1:7000", "127.0.0.1:7000"),
+    ] {
+        let part = cluster(&format!("{PEERS} {arguments}"));
+        assert_eq!((part.node.0.as_str(), part.listen.to_string().as_str()), (node, node));
+        let CoordinatorSettings::Local(document) = part.coordinator else { panic!("a list is local") };
+        assert_eq!(document.slots[1].client.to_string(), "127.0.0.2:11211");
+    }
+    assert_eq!(settings("").unwrap().cluster, None);
+}
+
+#[test]
+fn clients_may_connect_elsewhere_than_nodes() {
+    let part = cluster("-p 5 --cluster-id c --peers 127.0.0.1:7000,127.0.0.2:7000=cache.example:9");
+    assert_eq!(part.cluster.0.as_str(), "c");
+    let CoordinatorSettings::Local(document) = part.coordinator else { panic!("a list is local") };
+    let clients: Vec<_> = document.slots.iter().map(|slot| slot.client.to_string()).collect();
+    assert_eq!(clients, ["127.0.0.1:5", "cache.example:9"]);
+}
+
+#[test]
+fn a_ring_file_may_say_more_of_its_nodes() {
+    let text = "cluster = \"c\"\nepoch = 3\n[[node]]\nid = \"a\"\npeer = \"127.0.0.1:1\"\nclient = \"127.0.0.1:2\"\n";
+    let file = File::new("ring.toml", text);
+    let part = cluster(&format!("--cluster {}", file.0.display()));
+    assert_eq!((part.node.0.as_str(), part.cluster.0.as_str()), ("a", "c"));
+    let wrong = File::new("wrong.toml", "epoch = 3\nnodes = 1\n");
+    check_refused(&format!("--cluster {}", wrong.0.display()), EXIT_USAGE, "wrong.toml");
+    check_refused("--cluster /no/such/file", EXIT_USAGE, "/no/such/file");
+}
+
+#[test]
+fn a_node_over_etcd_says_where_it_is() {
+    let part =
+        cluster("-l 127.0.0.2 --etcd http://127.0.0.1:2379/,http://127.0.0.5:2379 --peer-listen 127.0.0.2:7");
+    let CoordinatorSettings::Etcd { urls, client, peer } = part.coordinator else { panic!("it is in etcd") };
+    assert_eq!(urls, ["http://127.0.0.1:2379", "http://127.0.0.5:2379"]);
+    assert_eq!((client.to_string(), peer.to_string()), ("127.0.0.2:11211".into(), "127.0.0.2:7".into()));
+}
+
+#[test]
+fn cluster_options_that_cannot_work_are_refused_with_what_to_do() {
+    for (arguments, word) in [
+        ("--node-id a", "needs --cluster, --peers or --etcd"),
+        ("--peers 127.0.0.1:7 --etcd http://a:1", "one of them says who the nodes are"),
+        ("--peers 127.0.0.1", "HOST:PORT"),
+        ("--peers 127.0.0.2:7,127.0.0.3:7", "give --node-id or --peer-listen"),
+        ("--peers 127.0.0.1:7,127.0.0.1:8=127.0.0.1:9", "give --node-id or --peer-listen"),
+        ("--peers 127.0.0.1:7 --node-id x", "no node has that name"),
+        ("-p -1 --peers 127.0.0.1:7", "say where its clients connect"),
+        ("--peers 127.0.0.1:7,127.0.0.1:7", "127.0.0.1:7"),
+        ("-l 10.0.0.1 --peers 10.0.0.1:7", "--cluster-secret-file"),
+        ("--etcd http://a:1", "give --peer-listen"),
+        ("--etcd https://a:1 --peer-listen 127.0.0.1:7", "is not http://HOST:PORT"),
+        ("-l * --etcd http://a:1 --peer-listen 127.0.0.1:7", "give --advertise"),
+        ("--peers 127.0.0.1:7 -t 257 -m 2000", "at most 256 shard threads"),
+        ("--cluster x --cluster-id y", "names the cluster"),
+    ] {
+        check_refused(arguments, EXIT_USAGE, word);
+    }
+}

@@ -1,0 +1,208 @@
+//! The thread that agrees with other nodes on the ring: runs the coordinator, offers what shards heard, and gives every shard the
+//! ring that comes of it. Never on the way of a request: while it or its coordinator is away, shards go on with what they have.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use slabring_cluster::conductor::{Conductor, Judgement};
+use slabring_cluster::control::{Control, Effect};
+use slabring_cluster::coordinator::etcd::Etcd;
+use slabring_cluster::coordinator::local::Local;
+use slabring_cluster::coordinator::{Answer, Coordinator, Need, NodeDescription};
+use slabring_cluster::names::Address;
+use slabring_cluster::ring::Ring;
+use slabring_cluster::table::Weight;
+use slabring_cluster::time::Micros;
+use slabring_reactor::clock::Moment;
+use tracing::{info, warn};
+
+use super::http::Caller;
+use super::{Cluster, News, View};
+use crate::discovery::Discovery;
+use crate::node::Node;
+use crate::options::CoordinatorSettings;
+
+/// Names of nodes are looked up again this often.
+const LOOK_UP_EVERY: Duration = Duration::from_secs(10);
+
+/// Starts the thread, which ends with [`News::Stop`]. `news` reaches it through `sender` too.
+pub fn start(node: &Arc<Node>, sender: SyncSender<News>, news: Receiver<News>) -> Result<()> {
+    let node = Arc::clone(node);
+    let run =
+        move || node.cluster.as_ref().into_iter().for_each(|cluster| agree(&node, cluster, &sender, &news));
+    std::thread::Builder::new()
+        .name("agreement".into())
+        .spawn(run)
+        .context("cannot start the cluster's thread")?;
+    Ok(())
+}
+
+fn agree(node: &Node, cluster: &Cluster, sender: &SyncSender<News>, news: &Receiver<News>) {
+    let settings = &cluster.settings;
+    let conductor = Conductor::new(settings.cluster.clone(), Judgement::default());
+    match &settings.coordinator {
+        CoordinatorSettings::Local(document) => {
+            let control =
+                Control::new(settings.node.clone(), cluster.incarnation, Local::new(document), conductor);
+            Agreement::new(node, cluster, control, Caller::new(&[], sender)).run(news);
+        }
+        CoordinatorSettings::Etcd { urls, client, peer } => {
+            let me = NodeDescription {
+                node: settings.node.clone(),
+                incarnation: cluster.incarnation,
+                zone: String::new(),
+                client: client.clone(),
+                peer: peer.clone(),
+                shards: node.settings.threads,
+                weight: Weight::FULL.parts(),
+            };
+            let etcd = Etcd::new(&settings.cluster, me);
+            let control = Control::new(settings.node.clone(), cluster.incarnation, etcd, conductor);
+            Agreement::new(node, cluster, control, Caller::new(urls, sender)).run(news);
+        }
+    }
+}
+
+struct Agreement<'n, C> {
+    node: &'n Node,
+    cluster: &'n Cluster,
+    control: Control<C>,
+    caller: Caller,
+    start: Moment,
+    view: Option<Arc<Ring>>,
+    addresses: BTreeMap<Address, SocketAddr>,
+    looked_up: Moment,
+    was_reachable: bool,
+}
+
+impl<'n, C: Coordinator> Agreement<'n, C> {
+    fn new(node: &'n Node, cluster: &'n Cluster, control: Control<C>, caller: Caller) -> Self {
+        let start = Moment::now();
+        Self {
+            node,
+            cluster,
+            control,
+            caller,
+            start,
+            view: None,
+            addresses: BTreeMap::new(),
+            looked_up: start,
+            was_reachable: true,
+        }
+    }
+
+    fn now(&self) -> Micros {
+        Micros(Moment::now().since_ns(self.start) / 1_000)
+    }
+
+    fn run(mut self, news: &Receiver<News>) {
+        loop {
+            while let Some(effect) = self.control.next(self.now()) {
+                self.carry_out(effect);
+            }
+            self.tell_whether_reachable();
+            self.look_up_again();
+            let pause = Duration::from_micros(self.control.wake_at(self.now()).since(self.now()).0);
+            match news.recv_timeout(pause.min(LOOK_UP_EVERY)) {
+                Ok(News::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(news) => self.hear(news),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    fn hear(&mut self, news: News) {
+        let now = self.now();
+        match news {
+            News::Document(json) => self.control.offer(&json),
+            News::List(document) => self.control.offer(document.to_json().as_bytes()),
+            News::Reply(id, status, body) => {
+                self.caller.ended(id);
+                self.control.answered(now, id, Answer::Reply { status, body: &body });
+            }
+            News::Chunk(id, bytes) => self.control.answered(now, id, Answer::Chunk(&bytes)),
+            News::Failed(id) => {
+                self.caller.ended(id);
+                self.control.answered(now, id, Answer::Failed);
+            }
+            News::Stop => unreachable!("the loop ends there"),
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Need(Need::Call(call)) => self.caller.call(call),
+            Effect::Need(Need::Cancel(id)) => self.caller.cancel(id),
+            Effect::Adopt(ring) => self.adopt(ring),
+            Effect::Refused(refusal) => {
+                self.cluster.count_refused_document();
+                warn!("a ring document is refused and the ring stays: {refusal}");
+            }
+            Effect::Leading(fence) => info!("this node decides on changes of the ring now ({})", fence.0),
+            Effect::Deposed => info!("this node does not decide on changes of the ring any more"),
+        }
+    }
+
+    fn adopt(&mut self, ring: Arc<Ring>) {
+        let document = ring.document();
+        let serving = document.slots.iter().filter(|slot| slot.state.serves()).count();
+        info!("ring {}: {serving} of {} nodes serve", document.epoch.0, document.slots.len());
+        self.addresses = look_up(&ring);
+        self.looked_up = Moment::now();
+        self.publish(&ring);
+        self.view = Some(ring);
+    }
+
+    fn publish(&self, ring: &Arc<Ring>) {
+        let discovery = Discovery::of_ring(ring, |address| self.addresses.get(address).copied());
+        let addresses = self.addresses.clone();
+        self.cluster.view.replace(Some(View { ring: Arc::clone(ring), addresses, discovery }));
+        for shard in 0..self.cluster.arrivals.len() {
+            self.node.wake(shard);
+        }
+    }
+
+    /// A name may lead elsewhere by now.
+    fn look_up_again(&mut self) {
+        let Some(ring) = self.view.clone() else { return };
+        if Moment::now() < self.looked_up.after(LOOK_UP_EVERY) || !has_names(&ring) {
+            return;
+        }
+        self.looked_up = Moment::now();
+        let addresses = look_up(&ring);
+        if addresses != self.addresses {
+            self.addresses = addresses;
+            self.publish(&ring);
+        }
+    }
+
+    fn tell_whether_reachable(&mut self) {
+        let view = self.control.coordinator().view();
+        let is_reachable = view.is_reachable || !view.is_complete;
+        if std::mem::replace(&mut self.was_reachable, is_reachable) != is_reachable {
+            if is_reachable {
+                info!("the coordinator answers again");
+            } else {
+                warn!("the coordinator does not answer: the ring stays as it is");
+            }
+        }
+    }
+}
+
+fn addresses_of(ring: &Ring) -> impl Iterator<Item = &Address> {
+    ring.document().slots.iter().flat_map(|slot| [&slot.peer, &slot.client])
+}
+
+fn has_names(ring: &Ring) -> bool {
+    addresses_of(ring).any(|address| address.host().parse::<std::net::IpAddr>().is_err())
+}
+
+/// Where the ring's addresses lead. Names that lead nowhere now are left out.
+fn look_up(ring: &Ring) -> BTreeMap<Address, SocketAddr> {
+    let find = |address: &Address| (address.host(), address.port()).to_socket_addrs().ok()?.next();
+    addresses_of(ring).filter_map(|address| Some((address.clone(), find(address)?))).collect()
+}

@@ -1,0 +1,371 @@
+//! The origin's part of a request whose key another node owns: what is sent, where the reply belongs, and what the client is
+//! told when there is none. Part of dispatch: no system calls.
+
+use std::collections::VecDeque;
+
+use slabring_cluster::forward::{Failure, Forward};
+use slabring_cluster::peers::Route;
+use slabring_cluster::placement::partition_of;
+use slabring_cluster::time::Micros;
+use slabring_cluster::wire::Flags;
+use slabring_protocol::{Command, Dialect, DialectError, ErrorReply, KEY_SIZE_MAX, Request, client, reply};
+
+use crate::batch::{Outcome, ReturnAddress};
+use crate::connection::Connection;
+use crate::dispatch::Dispatcher;
+use crate::outbox::{Outbox, Ticket};
+use crate::report::{Answer, Asked, Gathering, Question};
+
+/// A client waits so long for another node, and then is told that there is no answer.
+const PATIENCE: Micros = Micros::from_millis(1_000);
+
+/// Where the reply of another node belongs, and how to say that there is none.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// The connection, and the place in its order of replies.
+    pub to: ReturnAddress,
+    dialect: Dialect,
+    /// Nothing is answered, not even an error.
+    is_silent: bool,
+    part: Part,
+}
+
+/// What a reply is a part of.
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    /// It is whole.
+    Whole,
+    /// One key of this line.
+    Line(u64),
+    /// What one node says to a question to all.
+    Gathering,
+}
+
+impl Place {
+    /// The client's facts, as far as they matter to who executes the request.
+    pub fn flags(&self) -> Flags {
+        if matches!(self.dialect, Dialect::Binary(_)) { Flags::BINARY } else { Flags::NONE }
+    }
+}
+
+/// The end of a line of keys.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// More keys are to come.
+    Open,
+    /// Its place in the order of replies.
+    At(Ticket),
+    /// There is none: something in the line was refused, or all is answered.
+    Nowhere,
+}
+
+/// An error of a line of keys, as it is told.
+type Text = Box<[u8]>;
+
+#[derive(Debug)]
+struct Line {
+    missing: usize,
+    /// What is told instead of the end.
+    failed: Option<Text>,
+    end: End,
+}
+
+/// A connection's lines of keys of which other nodes answer some. The first failure of a line takes the place of its end: whoever
+/// reads values up to an end or an error stays in step with the stream.
+#[derive(Debug, Default)]
+pub struct Lines {
+    lines: VecDeque<Line>,
+    first: u64,
+    /// The client wants to be told where a key of another node is.
+    pub redirects: bool,
+}
+
+impl Lines {
+    /// One more key of the line that is open.
+    fn expect(&mut self) -> u64 {
+        if !matches!(self.lines.back(), Some(Line { end: End::Open, .. })) {
+            self.lines.push_back(Line { missing: 0, failed: None, end: End::Open });
+        }
+        let last = self.lines.back_mut().expect("pushed just now");
+        last.missing += 1;
+        self.first + self.lines.len() as u64 - 1
+    }
+
+    /// A key is answered, or failed. Gives the line's end if that was all it waited for.
+    fn settle(&mut self, line: u64, failed: Option<Text>) -> Option<(Ticket, Option<Text>)> {
+        let index = usize::try_from(line - self.first).expect("64-bit");
+        let line = &mut self.lines[index];
+        line.missing -= 1;
+        line.failed = line.failed.take().or(failed);
+        let end = match line.end {
+            End::At(ticket) if line.missing == 0 => {
+                line.end = End::Nowhere;
+                Some((ticket, line.failed.take()))
+            }
+            _ => None,
+        };
+        self.forget_settled();
+        end
+    }
+
+    /// The keys of the line have all been given: writes its end, or keeps the place for it.
+    pub fn end(&mut self, outbox: &mut Outbox) {
+        match self.lines.back_mut() {
+            Some(line) if matches!(line.end, End::Open) => {
+                if line.missing == 0 {
+                    outbox.local(|out| write_end(out, line.failed.as_deref()));
+                    line.end = End::Nowhere;
+                } else {
+                    line.end = End::At(outbox.expect());
+                }
+                self.forget_settled();
+            }
+            _ => outbox.local(reply::end),
+        }
+    }
+
+    /// The line that is open has been answered by an error already.
+    pub fn abandon(&mut self) {
+        if let Some(line) = self.lines.back_mut()
+            && matches!(line.end, End::Open)
+        {
+            line.end = End::Nowhere;
+            self.forget_settled();
+        }
+    }
+
+    fn forget_settled(&mut self) {
+        while self.lines.front().is_some_and(|line| line.missing == 0 && matches!(line.end, End::Nowhere)) {
+            self.lines.pop_front();
+            self.first += 1;
+        }
+    }
+}
+
+impl Dispatcher {
+    /// Sends a request to the node that owns its key, or says at once that it cannot.
+    pub fn forward(&mut self, client: &mut Connection, request: &Request<'_>, raw: &[u8], hash: u64) {
+        assert!(self.cluster.is_some(), "who stands alone owns every key");
+        let is_part = is_part_of_line(request);
+        let place = Place {
+            to: ReturnAddress { connection: client.id, ticket: client.outbox.expect() },
+            dialect: request.dialect,
+            is_silent: request.noreply,
+            part: if is_part { Part::Line(client.lines.expect()) } else { Part::Whole },
+        };
+        if client.lines.redirects && request.dialect == Dialect::Text {
+            return self.redirect(client, place, hash);
+        }
+        let links = self.cluster.as_mut().expect("seen just now");
+        let mut flags = place.flags().with(Flags::AUTHENTICATED);
+        let mut line = Vec::new();
+        let bytes = if is_part {
+            flags = flags.with(Flags::PART);
+            line = std::mem::take(&mut links.line);
+            write_part(&mut line, request);
+            &line[..]
+        } else {
+            raw
+        };
+        let deadline = links.now() + PATIENCE;
+        let outcome = links.forward(place, &Forward { hash, flags, deadline, bytes });
+        if is_part {
+            line.clear();
+            links.line = line;
+        }
+        match outcome {
+            Ok(Route::Sent) => self.executor.traffic.forwarded += 1,
+            Ok(Route::Here) => unreachable!("dispatch has looked at the same ring"),
+            Err(failure) => self.answer_from_afar(client, place, Err(failure)),
+        }
+    }
+
+    /// Hands the reply of another node to the connection that waits for it, or says why there is none.
+    pub fn answer_from_afar(
+        &mut self,
+        client: &mut Connection,
+        place: Place,
+        outcome: Result<&[u8], Failure>,
+    ) {
+        let failed = outcome.err();
+        self.executor.traffic.forwards_failed += u64::from(failed.is_some());
+        self.executor.traffic.forwards_refused += u64::from(failed == Some(Failure::NoCredit));
+        match (place.part, outcome) {
+            (Part::Gathering, _) => self.add_node(client, place, outcome),
+            (Part::Whole, Ok(reply)) => client.outbox.deliver(place.to.ticket, reply),
+            (Part::Whole, Err(_)) if place.is_silent => client.outbox.deliver(place.to.ticket, b""),
+            (Part::Whole, Err(failure)) => {
+                let mut text = Vec::new();
+                reply::error(&mut text, DialectError { error: told(failure), dialect: place.dialect });
+                client.outbox.deliver(place.to.ticket, &text);
+            }
+            (Part::Line(line), Ok(reply)) => settle(client, place.to.ticket, line, reply, None),
+            (Part::Line(line), Err(failure)) => {
+                settle(client, place.to.ticket, line, b"", Some(told(failure).text().into()));
+            }
+        }
+    }
+
+    /// Tells where a key is, to a client that would rather ask there.
+    fn redirect(&mut self, client: &mut Connection, place: Place, hash: u64) {
+        let Some(view) = self.cluster.as_ref().and_then(|links| links.view()) else {
+            return self.answer_from_afar(client, place, Err(Failure::NoRing));
+        };
+        let partition = partition_of(hash);
+        let owner = view.ring.slot(view.ring.primary(partition));
+        let number = u16::try_from(partition.index()).expect("a ring has 2^14 partitions");
+        let mut text = Vec::new();
+        reply::moved(&mut text, view.ring.epoch().0, number, &owner.client.to_string());
+        match place.part {
+            Part::Line(line) => settle(client, place.to.ticket, line, b"", Some(text.into())),
+            _ if place.is_silent => client.outbox.deliver(place.to.ticket, b""),
+            _ => client.outbox.deliver(place.to.ticket, &text),
+        }
+    }
+
+    /// Has every node flush, this one by `question`. False: there is no other.
+    pub fn flush_other_nodes(
+        &mut self,
+        client: &mut Connection,
+        request: &Request<'_>,
+        delay: i64,
+        question: Question,
+    ) -> bool {
+        let Some(links) = &mut self.cluster else { return false };
+        let nodes = links.others();
+        if nodes.is_empty() {
+            return false;
+        }
+        let answer = self.executor.answer(self.now, question, &mut Vec::new());
+        let gathering = Gathering { asked: Asked::of(request), answer, text: Vec::new() };
+        let others = self.shards.count - 1 + u16::try_from(nodes.len()).expect("a ring has fewer");
+        let ticket = client.outbox.expect_parts(others, Some(Box::new(gathering)));
+        let to = ReturnAddress { connection: client.id, ticket };
+        self.post.ask_all(to, question);
+        let place = Place { to, dialect: request.dialect, is_silent: request.noreply, part: Part::Gathering };
+        let (flags, deadline) = (Flags::NODE.with(Flags::AUTHENTICATED), links.now() + PATIENCE);
+        let line = format!("flush_all {delay}\r\n");
+        let forward = Forward { hash: 0, flags, deadline, bytes: line.as_bytes() };
+        for node in nodes {
+            let links = self.cluster.as_mut().expect("seen just now");
+            match links.tell(node, place, &forward) {
+                Ok(()) => self.executor.traffic.forwarded += 1,
+                Err(failure) => self.answer_from_afar(client, place, Err(failure)),
+            }
+        }
+        true
+    }
+
+    /// Adds what one node says to what all say.
+    fn add_node(&mut self, client: &mut Connection, place: Place, outcome: Result<&[u8], Failure>) {
+        let answer = match outcome {
+            Ok(reply) if reply.starts_with(b"OK") => Answer::Done,
+            Ok(_) => Answer::Refused(ErrorReply::FlushNotAllowed),
+            Err(failure) => Answer::Refused(told(failure)),
+        };
+        self.deliver(client, place.to, Outcome::Answer(&answer, b""));
+    }
+}
+
+/// Fills in one key of a line, and the line's end if that was the last.
+fn settle(client: &mut Connection, ticket: Ticket, line: u64, reply: &[u8], failed: Option<Text>) {
+    client.outbox.deliver(ticket, reply);
+    if let Some((end, failed)) = client.lines.settle(line, failed) {
+        let mut text = Vec::new();
+        write_end(&mut text, failed.as_deref());
+        client.outbox.deliver(end, &text);
+    }
+}
+
+/// Whether a request is one key of a line: its reply has no end of its own.
+pub fn is_part_of_line(request: &Request<'_>) -> bool {
+    let is_get = matches!(request.command, Command::Get { .. } | Command::GetAndTouch { .. });
+    is_get && request.dialect == Dialect::Text
+}
+
+/// One key of a line as a line of its own.
+fn write_part(out: &mut Vec<u8>, request: &Request<'_>) {
+    assert!(request.key.len() <= KEY_SIZE_MAX);
+    match request.command {
+        Command::Get { with_cas } => client::get_one(out, request.key, with_cas),
+        Command::GetAndTouch { exptime, with_cas } => {
+            client::get_and_touch(out, exptime, request.key, with_cas);
+        }
+        command => unreachable!("{command:?} is no key of a line"),
+    }
+}
+
+fn write_end(out: &mut Vec<u8>, failed: Option<&[u8]>) {
+    match failed {
+        None => reply::end(out),
+        Some(text) => out.extend_from_slice(text),
+    }
+}
+
+/// What a client is told.
+fn told(failure: Failure) -> ErrorReply {
+    match failure {
+        Failure::NoRing => ErrorReply::NoRing,
+        Failure::NoCredit => ErrorReply::OwnerOverloaded,
+        Failure::OwnerGone => ErrorReply::OwnerGone,
+        Failure::Expired => ErrorReply::OwnerSilent,
+        Failure::Busy => ErrorReply::OwnerBusy,
+        Failure::Unsettled | Failure::Disagreement => ErrorReply::RingUnsettled,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(outbox: &mut Outbox) -> String {
+        String::from_utf8(outbox.take_ready(Vec::new())).unwrap()
+    }
+
+    #[test]
+    fn a_line_ends_when_its_last_key_is_answered() {
+        let (mut lines, mut outbox) = (Lines::default(), Outbox::default());
+        let (first, second) = (lines.expect(), lines.expect());
+        lines.end(&mut outbox);
+        assert!(lines.settle(second, None).is_none());
+        let (end, failed) = lines.settle(first, None).unwrap();
+        assert!(failed.is_none() && lines.lines.is_empty());
+        outbox.deliver(end, b"END\r\n");
+        assert_eq!(text(&mut outbox), "END\r\n");
+    }
+
+    #[test]
+    fn a_failure_takes_the_place_of_the_end_of_its_own_line_only() {
+        let (mut lines, mut outbox) = (Lines::default(), Outbox::default());
+        let failed = lines.expect();
+        lines.end(&mut outbox);
+        let good = lines.expect();
+        lines.end(&mut outbox);
+        assert!(matches!(lines.settle(good, None), Some((_, None))));
+        let error: Text = Box::from(told(Failure::OwnerGone).text());
+        assert!(matches!(lines.settle(failed, Some(error.clone())), Some((_, Some(told))) if told == error));
+        assert!(lines.lines.is_empty());
+    }
+
+    #[test]
+    fn a_line_that_failed_before_its_end_came_ends_at_once() {
+        let (mut lines, mut outbox) = (Lines::default(), Outbox::default());
+        let key = lines.expect();
+        let error = told(Failure::NoRing).text();
+        assert!(lines.settle(key, Some(error.into())).is_none());
+        lines.end(&mut outbox);
+        assert_eq!(text(&mut outbox), "SERVER_ERROR no ring yet\r\n");
+        assert!(lines.lines.is_empty());
+    }
+
+    #[test]
+    fn a_line_that_was_refused_in_the_middle_has_no_end_and_is_forgotten() {
+        let (mut lines, mut outbox) = (Lines::default(), Outbox::default());
+        let key = lines.expect();
+        lines.abandon();
+        assert!(lines.settle(key, None).is_none());
+        assert!(lines.lines.is_empty());
+        lines.end(&mut outbox);
+        assert_eq!(text(&mut outbox), "END\r\n");
+    }
+}

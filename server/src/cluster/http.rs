@@ -1,0 +1,143 @@
+//! HTTP calls of the coordinator, each on a thread of its own: they are few and may take long. Knows nothing of what they say.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+
+use slabring_cluster::coordinator::{Call, CallId};
+use ureq::Agent;
+
+use super::News;
+
+/// A whole answer has at most this many bytes: a ring of 1 MiB in base64, and the names of thousands of nodes.
+const REPLY_BYTES_MAX: u64 = 16 << 20;
+/// Bytes of a stream that are told at a time.
+const CHUNK_BYTES: usize = 64 << 10;
+/// A stream is begun anew after this time, so that one that died unnoticed costs no more.
+const STREAM_TIME_MAX: Duration = Duration::from_secs(60);
+/// Calls under way, with those that were given up and have not noticed; more fail.
+const CALLS_MAX: usize = 32;
+
+/// Makes calls.
+pub struct Caller {
+    urls: Arc<[String]>,
+    /// The one that answered last.
+    current: Arc<AtomicUsize>,
+    under_way: Arc<AtomicUsize>,
+    given_up: BTreeMap<CallId, Arc<AtomicBool>>,
+    news: SyncSender<News>,
+}
+
+impl Caller {
+    /// Calls whichever of `urls` answers. What comes of it is told as `news`.
+    pub fn new(urls: &[String], news: &SyncSender<News>) -> Self {
+        Self {
+            urls: urls.into(),
+            current: Arc::default(),
+            under_way: Arc::default(),
+            given_up: BTreeMap::new(),
+            news: news.clone(),
+        }
+    }
+
+    /// Makes a call.
+    pub fn call(&mut self, call: Call) {
+        let id = call.id;
+        let is_given_up = Arc::new(AtomicBool::new(false));
+        self.given_up.insert(id, Arc::clone(&is_given_up));
+        let one = Under {
+            url: self.urls[self.current.load(Ordering::Relaxed) % self.urls.len()].clone(),
+            current: Arc::clone(&self.current),
+            is_given_up,
+            news: self.news.clone(),
+        };
+        let under_way = Arc::clone(&self.under_way);
+        let run = move || {
+            one.run(&call);
+            under_way.fetch_sub(1, Ordering::Relaxed);
+        };
+        let has_room = self.under_way.fetch_add(1, Ordering::Relaxed) < CALLS_MAX;
+        let is_started =
+            has_room && std::thread::Builder::new().name("coordinator".into()).spawn(run).is_ok();
+        if !is_started {
+            self.under_way.fetch_sub(1, Ordering::Relaxed);
+            tell(&self.news, News::Failed(id), false);
+        }
+    }
+
+    /// Nobody waits for it any more.
+    pub fn cancel(&mut self, id: CallId) {
+        if let Some(is_given_up) = self.given_up.remove(&id) {
+            is_given_up.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// It has ended.
+    pub fn ended(&mut self, id: CallId) {
+        self.given_up.remove(&id);
+    }
+}
+
+/// A call under way.
+struct Under {
+    url: String,
+    current: Arc<AtomicUsize>,
+    is_given_up: Arc<AtomicBool>,
+    news: SyncSender<News>,
+}
+
+impl Under {
+    fn run(&self, call: &Call) {
+        let outcome = self.make(call);
+        if outcome.is_err() {
+            self.current.fetch_add(1, Ordering::Relaxed);
+        }
+        if !self.is_given_up.load(Ordering::Relaxed) {
+            tell(&self.news, outcome.unwrap_or(News::Failed(call.id)), true);
+        }
+    }
+
+    fn make(&self, call: &Call) -> Result<News, ureq::Error> {
+        let head = Duration::from_micros(call.timeout.0);
+        let body = if call.is_stream { STREAM_TIME_MAX } else { head };
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(head))
+            .timeout_recv_response(Some(head))
+            .timeout_recv_body(Some(body))
+            .proxy(None)
+            .build();
+        let request = config.new_agent().post(format!("{}{}", self.url, call.path));
+        let mut response = request.header("content-type", "application/json").send(&call.body)?;
+        let status = response.status().as_u16();
+        if call.is_stream && status == 200 {
+            self.stream(call.id, response.body_mut().as_reader())?;
+            return Ok(News::Failed(call.id));
+        }
+        let body = response.body_mut().with_config().limit(REPLY_BYTES_MAX).read_to_vec()?;
+        Ok(News::Reply(call.id, status, body))
+    }
+
+    /// Tells what comes until it ends or nobody wants it.
+    fn stream(&self, id: CallId, mut body: impl Read) -> Result<(), ureq::Error> {
+        let mut bytes = vec![0; CHUNK_BYTES];
+        loop {
+            let length = body.read(&mut bytes)?;
+            if length == 0 || self.is_given_up.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            tell(&self.news, News::Chunk(id, bytes[..length].to_vec()), true);
+        }
+    }
+}
+
+/// Tells the thread that agrees on the ring; from a thread of its own it may wait for room.
+fn tell(news: &SyncSender<News>, what: News, may_wait: bool) {
+    let told = if may_wait { news.send(what).is_ok() } else { news.try_send(what).is_ok() };
+    if !told {
+        tracing::debug!("nobody listens to the coordinator any more");
+    }
+}

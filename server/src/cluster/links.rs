@@ -1,0 +1,593 @@
+//! One shard's links to other nodes over the reactor: their sockets, and what the state machine of `slabring-cluster` asks for. Decides
+//! nothing about requests but who executes them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use slabring_cluster::forward::{Failure, Forward};
+use slabring_cluster::link::CloseReason;
+use slabring_cluster::peers::{Asked, Effect, LINKS_PER_PEER_MAX, LinkId, Peers, Route};
+use slabring_cluster::placement::hash_key;
+use slabring_cluster::table::SlotId;
+use slabring_cluster::time::Micros;
+use slabring_cluster::wire::{Flags, Status};
+use slabring_protocol::{
+    Auth, Command, ErrorReply, KEY_SIZE_MAX, Limits, Parser, Protocol, Request, Step, reply,
+};
+use slabring_reactor::clock::Moment;
+use slabring_reactor::{ConnectionId, Io};
+use socket2::{Domain, Socket, TcpKeepalive, Type};
+use tracing::{debug, info, warn};
+
+use super::forward::Place;
+use super::{Cluster, News, View};
+use crate::batch::{Outcome, ReturnAddress};
+use crate::connection::{Connection, Connections};
+use crate::discovery::DISCOVERY_KEY;
+use crate::dispatch::Dispatcher;
+use crate::exptime::flush_due;
+use crate::live::Held;
+use crate::node::Node;
+use crate::outbox::Ticket;
+use crate::report::Question;
+use crate::shards::{ShardId, Shards};
+
+/// Slots from here on are those of errands: neither the reactor nor the connections
+/// know them.
+const ERRAND_SLOTS: u32 = 3 << 30;
+/// Linux's number for a connection that is being made.
+const EINPROGRESS: i32 = 115;
+/// Capacity for a reply that is kept from turn to turn.
+const REPLY_BYTES_KEPT: usize = 64 << 10;
+
+/// Whether this is no connection but stands for a request of another node, whose reply travels whole.
+pub fn is_errand(id: ConnectionId) -> bool {
+    (ERRAND_SLOTS..ReturnAddress::NOBODY.connection.slot).contains(&id.slot)
+}
+/// Time from one line about refused nodes to the next.
+const COMPLAINT_PAUSE: Micros = Micros::from_millis(1_000);
+
+/// Who executes a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Owner {
+    /// A shard of this node.
+    Shard(ShardId),
+    /// Another node, that of a key of this hash.
+    Elsewhere(u64),
+}
+
+/// A link's socket.
+#[derive(Debug)]
+struct Link {
+    connection: ConnectionId,
+    /// The other end, for people.
+    name: String,
+    is_paused: bool,
+}
+
+/// A request that another shard executes.
+#[derive(Debug, Default)]
+struct Errand {
+    generation: u32,
+    whose: Option<Whose>,
+    /// Shards that have not answered yet.
+    missing: u16,
+    /// One of several shards had no room.
+    has_bounced: bool,
+}
+
+#[derive(Debug)]
+enum Whose {
+    /// Another node's.
+    Node(Asked),
+    /// A client's of this node, who had been sent away before the ring changed.
+    Client(Place),
+}
+
+/// See the module.
+pub struct Links {
+    node: Arc<Node>,
+    shards: Shards,
+    peers: Peers<Place>,
+    view: Held<Option<View>>,
+    /// The view that was looked at last.
+    seen: Option<Arc<Option<View>>>,
+    sockets: BTreeMap<LinkId, Link>,
+    /// The links by the reactor's slots.
+    by_slot: Vec<Option<(ConnectionId, LinkId)>>,
+    errands: Vec<Errand>,
+    errands_free: Vec<u32>,
+    /// Links that this turn has read from, or that are not read.
+    to_pace: Vec<LinkId>,
+    outgoing: Vec<LinkId>,
+    reply: Vec<u8>,
+    limits: Limits,
+    start: Moment,
+    now: Micros,
+    wake_at: Micros,
+    /// Something came: the state machine has something to do.
+    has_news: bool,
+    complained_at: Option<Micros>,
+    /// Links that are up.
+    up: u64,
+    /// The node ends.
+    is_closed: bool,
+    /// Room for a line of one key, lent to who writes one.
+    pub line: Vec<u8>,
+}
+
+impl Links {
+    /// Those of a shard, if its node is one of several.
+    pub fn of(node: &Arc<Node>, shards: Shards) -> Option<Box<Self>> {
+        let cluster = node.cluster.as_ref()?;
+        let jitter = cluster.incarnation.0 ^ u64::from(shards.me.0) << 32;
+        Some(Box::new(Self {
+            peers: Peers::new(cluster.identity(shards), LINKS_PER_PEER_MAX, jitter),
+            node: Arc::clone(node),
+            shards,
+            view: Held::default(),
+            seen: None,
+            sockets: BTreeMap::new(),
+            by_slot: Vec::new(),
+            errands: Vec::new(),
+            errands_free: Vec::new(),
+            to_pace: Vec::new(),
+            outgoing: Vec::new(),
+            reply: Vec::new(),
+            limits: Limits { item_size_max: node.settings.item_size_limit() },
+            start: Moment::now(),
+            now: Micros(0),
+            wake_at: Micros(0),
+            has_news: true,
+            complained_at: None,
+            up: 0,
+            is_closed: false,
+            line: Vec::new(),
+        }))
+    }
+
+    fn cluster(&self) -> &Cluster {
+        self.node.cluster.as_ref().expect("only a node of several has links")
+    }
+
+    /// The time of this turn.
+    pub fn now(&self) -> Micros {
+        self.now
+    }
+
+    /// How long a turn may sleep for the sake of the links.
+    pub fn sleep_max(&self) -> Duration {
+        Duration::from_micros(self.wake_at.since(self.now).0)
+    }
+
+    /// Memory of requests and links.
+    pub fn buffer_bytes(&self) -> usize {
+        self.peers.buffer_bytes() + self.reply.capacity()
+    }
+
+    /// The ring as clients are told it, if there is one.
+    pub fn view(&self) -> Option<&View> {
+        self.seen.as_deref()?.as_ref()
+    }
+
+    /// Who executes a request for this key.
+    pub fn owner_of(&self, key: &[u8]) -> Owner {
+        let hash = hash_key(key);
+        if self.peers.owns(hash) {
+            Owner::Shard(self.shards.owner_by(hash))
+        } else if key == DISCOVERY_KEY {
+            // Any node knows the nodes.
+            Owner::Shard(self.shards.me)
+        } else {
+            Owner::Elsewhere(hash)
+        }
+    }
+
+    /// See [`Peers::forward`].
+    pub fn forward(&mut self, place: Place, request: &Forward<'_>) -> Result<Route, Failure> {
+        self.has_news = true;
+        self.peers.forward(self.now, place, request)
+    }
+
+    /// The other nodes that serve.
+    pub fn others(&self) -> Vec<SlotId> {
+        self.peers.others().collect()
+    }
+
+    /// See [`Peers::tell`].
+    pub fn tell(&mut self, node: SlotId, place: Place, request: &Forward<'_>) -> Result<(), Failure> {
+        self.has_news = true;
+        self.peers.tell(self.now, node, place, request)
+    }
+
+    /// A turn begins. True if there is another view, which [`Links::view`] tells.
+    pub fn begin_turn(&mut self) -> bool {
+        self.now = Micros(Moment::now().since_ns(self.start) / 1_000);
+        let cluster = self.node.cluster.as_ref().expect("only a node of several has links");
+        let view = self.view.get(&cluster.view);
+        if self.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, view)) {
+            return false;
+        }
+        let view = Arc::clone(view);
+        if let Some(View { ring, .. }) = &*view {
+            let is_newer = self.peers.ring().is_none_or(|known| ring.epoch() > known.epoch());
+            if is_newer {
+                self.peers.adopt(self.now, Arc::clone(ring));
+            }
+        }
+        self.seen = Some(view);
+        self.has_news = true;
+        true
+    }
+
+    fn link_of(&self, connection: ConnectionId) -> Option<LinkId> {
+        let place = self.by_slot.get(connection.slot as usize)?.as_ref();
+        place.filter(|(known, _)| *known == connection).map(|(_, link)| *link)
+    }
+
+    /// Takes bytes of a link. False: they are of somebody else.
+    pub fn received(&mut self, connection: ConnectionId, data: &[u8]) -> bool {
+        let Some(link) = self.link_of(connection) else { return false };
+        self.peers.received(self.now, link, data);
+        self.to_pace.push(link);
+        self.has_news = true;
+        true
+    }
+
+    /// A link's bytes have left. False: they were of somebody else.
+    pub fn sent(&mut self, connection: ConnectionId) -> bool {
+        let Some(link) = self.link_of(connection) else { return false };
+        self.peers.sent(link);
+        self.has_news = true;
+        true
+    }
+
+    /// A link's connection has ended. False: it was somebody else's.
+    pub fn ended(&mut self, connection: ConnectionId) -> bool {
+        let Some(link) = self.link_of(connection) else { return false };
+        self.peers.lost(link);
+        self.has_news = true;
+        true
+    }
+
+    /// Takes over connections of other nodes.
+    pub fn take_arrivals(&mut self, io: &mut impl Io) {
+        while let Some(stream) = self.cluster().arrivals[self.shards.me.index()].pop() {
+            let Some(nonce) = self.cluster().nonce() else { continue };
+            let connection = match io.adopt(stream) {
+                Ok(connection) => connection,
+                Err(error) => {
+                    warn!("cannot take over a connection of another node: {error}");
+                    continue;
+                }
+            };
+            let Some(link) = self.peers.accept(self.now, nonce) else {
+                io.close(connection);
+                continue;
+            };
+            let peer = io.peer(connection).and_then(|peer| peer.as_socket());
+            let name = peer.map_or_else(|| "a node that has gone".into(), |peer| peer.to_string());
+            self.register(link, connection, name);
+        }
+    }
+
+    fn register(&mut self, link: LinkId, connection: ConnectionId, name: String) {
+        let slot = connection.slot as usize;
+        if self.by_slot.len() <= slot {
+            self.by_slot.resize(slot + 1, None);
+        }
+        self.by_slot[slot] = Some((connection, link));
+        self.sockets.insert(link, Link { connection, name, is_paused: false });
+        self.has_news = true;
+    }
+
+    /// What a letter brought back for no connection that is still there: for another node, if `to` is of one.
+    pub fn letter_came(
+        &mut self,
+        to: ReturnAddress,
+        outcome: Outcome<'_>,
+        dispatcher: &mut Dispatcher,
+        connections: &mut Connections,
+        note: impl FnOnce(&mut Connection),
+    ) {
+        let Some(index) = to.connection.slot.checked_sub(ERRAND_SLOTS) else { return };
+        let errand = &mut self.errands[index as usize];
+        assert!(errand.generation == to.connection.generation, "a letter comes back once");
+        errand.missing -= 1;
+        // What bounced was not executed, and nothing of another node may wait here.
+        errand.has_bounced |= matches!(outcome, Outcome::Bounced);
+        if errand.missing > 0 {
+            return;
+        }
+        let reply = match outcome {
+            _ if errand.has_bounced => Err(Failure::Busy),
+            Outcome::Reply(reply) => Ok(reply),
+            _ => {
+                self.reply.clear();
+                reply::ok(&mut self.reply);
+                Ok(&self.reply[..])
+            }
+        };
+        let whose = errand.whose.take().expect("a letter comes back once");
+        self.errands_free.push(index);
+        self.has_news = true;
+        match (whose, reply) {
+            (Whose::Node(asked), Ok(reply)) => self.peers.respond(asked, Status::Done, reply),
+            (Whose::Node(asked), Err(_)) => self.peers.respond(asked, Status::Busy, &[]),
+            (Whose::Client(place), reply) => {
+                if let Some(client) = connections.get_mut(place.to.connection) {
+                    dispatcher.answer_from_afar(client, place, reply);
+                    note(client);
+                }
+            }
+        }
+    }
+
+    fn begin_errand(&mut self, whose: Whose, shards: u16) -> ReturnAddress {
+        let index = self.errands_free.pop().unwrap_or_else(|| {
+            self.errands.push(Errand::default());
+            u32::try_from(self.errands.len() - 1).expect("credit bounds them")
+        });
+        let errand = &mut self.errands[index as usize];
+        errand.generation = errand.generation.wrapping_add(1);
+        errand.whose = Some(whose);
+        errand.missing = shards;
+        errand.has_bounced = false;
+        let connection = ConnectionId { slot: ERRAND_SLOTS + index, generation: errand.generation };
+        ReturnAddress { connection, ticket: Ticket::NONE }
+    }
+
+    /// Does what the links ask for. `note` is told of connections that were answered.
+    pub fn run(
+        &mut self,
+        io: &mut impl Io,
+        dispatcher: &mut Dispatcher,
+        connections: &mut Connections,
+        mut note: impl FnMut(&mut Connection),
+    ) {
+        if self.is_closed || !self.has_news && self.now < self.wake_at {
+            return;
+        }
+        while let Some(effect) = self.peers.next(self.now) {
+            match effect {
+                Effect::Answer { place, outcome } => {
+                    if let Some(client) = connections.get_mut(place.to.connection) {
+                        let outcome = outcome.map(|()| self.peers.body());
+                        dispatcher.answer_from_afar(client, place, outcome);
+                        note(client);
+                    }
+                }
+                Effect::Execute(asked) => self.execute(dispatcher, asked),
+                Effect::ExecuteHere { place } => {
+                    if let Some(client) = connections.get_mut(place.to.connection) {
+                        self.execute_here(dispatcher, client, place);
+                        note(client);
+                    }
+                }
+                Effect::Connect { link, address, shard: _ } => {
+                    let target = self.view().and_then(|view| view.addresses.get(&address).copied());
+                    self.connect(io, link, target, address.to_string());
+                }
+                Effect::Up { link } => self.came_up(link, dispatcher),
+                Effect::Closed { link, reason, was_up } => {
+                    self.closed(io, link, &reason, was_up, dispatcher);
+                }
+                Effect::RingReceived => {
+                    self.cluster().tell(News::Document(self.peers.body().to_vec()));
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, io: &mut impl Io, link: LinkId, target: Option<SocketAddr>, name: String) {
+        let nonce = self.cluster().nonce();
+        let connection = target.map(|target| dial(target).and_then(|stream| io.adopt(stream)));
+        match (connection, nonce) {
+            (Some(Ok(connection)), Some(nonce)) => {
+                self.register(link, connection, name);
+                self.peers.connected(self.now, link, nonce);
+            }
+            (Some(Err(error)), _) => {
+                debug!("{name}: {error}");
+                self.peers.lost(link);
+            }
+            _ => self.peers.lost(link),
+        }
+    }
+
+    fn came_up(&mut self, link: LinkId, dispatcher: &mut Dispatcher) {
+        self.up += 1;
+        dispatcher.executor.traffic.peer_links = self.up;
+        let peer = self.peers.link(link).and_then(|link| link.peer());
+        if let (Some(peer), Some(socket)) = (peer, self.sockets.get_mut(&link)) {
+            debug!("shard {}: a link with {} ({})", self.shards.me.0, peer.node, socket.name);
+            socket.name = format!("{} ({})", peer.node, socket.name);
+        }
+    }
+
+    fn closed(
+        &mut self,
+        io: &mut impl Io,
+        link: LinkId,
+        reason: &CloseReason,
+        was_up: bool,
+        dispatcher: &mut Dispatcher,
+    ) {
+        self.up -= u64::from(was_up);
+        dispatcher.executor.traffic.peer_links = self.up;
+        let Some(Link { connection, name, .. }) = self.sockets.remove(&link) else { return };
+        self.by_slot[connection.slot as usize] = None;
+        io.close(connection);
+        match reason {
+            CloseReason::Retired => {}
+            CloseReason::Lost | CloseReason::GreetingTime if !was_up => debug!("{name}: {reason}"),
+            CloseReason::Lost | CloseReason::Silent | CloseReason::Stuck | CloseReason::GreetingTime => {
+                dispatcher.executor.traffic.peer_links_lost += 1;
+                info!("the link with {name} is lost: {reason}");
+            }
+            _ => {
+                dispatcher.executor.traffic.peer_links_refused += 1;
+                self.complain(&name, reason);
+            }
+        }
+    }
+
+    /// A line about a node that is refused. Who dials again and again is counted, not told each time.
+    fn complain(&mut self, name: &str, reason: &CloseReason) {
+        if self.complained_at.is_none_or(|at| self.now.since(at) >= COMPLAINT_PAUSE) {
+            self.complained_at = Some(self.now);
+            warn!("refused {name} as another node: {reason}");
+        }
+    }
+
+    /// Executes a request of another node, or has its shard do so.
+    fn execute(&mut self, dispatcher: &mut Dispatcher, asked: Asked) {
+        dispatcher.executor.traffic.peer_requests += 1;
+        if asked.flags.has(Flags::NODE) {
+            return self.execute_for_node(dispatcher, asked);
+        }
+        let body = self.peers.body();
+        let request = match parse(body, asked.flags, &self.limits) {
+            Ok(request) => request,
+            Err(error) => {
+                self.reply.clear();
+                reply::error(&mut self.reply, error);
+                return self.peers.respond(asked, Status::Done, &self.reply);
+            }
+        };
+        let mut scratch = [0; KEY_SIZE_MAX];
+        let owner = self.shards.owner_of(request.decoded_key(&mut scratch));
+        if owner == self.shards.me {
+            self.reply.clear();
+            let connection = self.shards.connection_number(owner, ERRAND_SLOTS);
+            dispatcher.executor.execute(dispatcher.now, &request, connection, &mut self.reply);
+            self.peers.respond(asked, Status::Done, &self.reply);
+        } else if dispatcher.post.has_room() {
+            let body = body.to_vec();
+            let request = parse(&body, asked.flags, &self.limits).expect("it was a request just now");
+            let sender = self.begin_errand(Whose::Node(asked), 1);
+            dispatcher.post.request(owner, sender, &request);
+        } else {
+            self.peers.respond(asked, Status::Busy, &[]);
+        }
+    }
+
+    /// Executes what another node asks of this one as a whole: `flush_all`, and nothing else.
+    fn execute_for_node(&mut self, dispatcher: &mut Dispatcher, asked: Asked) {
+        let refusal = match Parser::new(Protocol::Text, Auth::Open).next(self.peers.body(), &self.limits) {
+            Step::Request { request, .. } => match request.command {
+                Command::FlushAll { .. } if !self.node.settings.flush_enabled => ErrorReply::FlushNotAllowed,
+                Command::FlushAll { delay } => return self.flush_all(dispatcher, asked, delay),
+                _ => ErrorReply::Error,
+            },
+            _ => ErrorReply::Error,
+        };
+        self.peers.respond(asked, Status::Done, refusal.text());
+    }
+
+    fn flush_all(&mut self, dispatcher: &mut Dispatcher, asked: Asked, delay: i64) {
+        let question = Question::Flush(flush_due(delay, dispatcher.now));
+        dispatcher.executor.answer(dispatcher.now, question, &mut Vec::new());
+        if self.shards.count == 1 {
+            self.reply.clear();
+            reply::ok(&mut self.reply);
+            self.peers.respond(asked, Status::Done, &self.reply);
+        } else {
+            let sender = self.begin_errand(Whose::Node(asked), self.shards.count - 1);
+            dispatcher.post.ask_all(sender, question);
+        }
+    }
+
+    /// Executes a client's request that was sent away and belongs here since the ring has changed.
+    fn execute_here(&mut self, dispatcher: &mut Dispatcher, client: &mut Connection, place: Place) {
+        let Ok(request) = parse(self.peers.body(), place.flags(), &self.limits) else {
+            return dispatcher.answer_from_afar(client, place, Err(Failure::Unsettled));
+        };
+        let mut scratch = [0; KEY_SIZE_MAX];
+        let owner = self.shards.owner_of(request.decoded_key(&mut scratch));
+        if owner == self.shards.me {
+            self.reply.clear();
+            let connection = self.shards.connection_number(owner, client.id.slot);
+            dispatcher.executor.execute(dispatcher.now, &request, connection, &mut self.reply);
+            dispatcher.answer_from_afar(client, place, Ok(&self.reply));
+        } else if dispatcher.post.has_room() {
+            let body = self.peers.body().to_vec();
+            let request = parse(&body, place.flags(), &self.limits).expect("it was a request just now");
+            let sender = self.begin_errand(Whose::Client(place), 1);
+            dispatcher.post.request(owner, sender, &request);
+        } else {
+            dispatcher.answer_from_afar(client, place, Err(Failure::Busy));
+        }
+    }
+
+    /// The end of a turn: one send for each link, and reading only what can be taken.
+    pub fn flush(&mut self, io: &mut impl Io, dispatcher: &mut Dispatcher) {
+        if self.is_closed || !self.has_news && self.now < self.wake_at {
+            return;
+        }
+        self.has_news = false;
+        let mut outgoing = std::mem::take(&mut self.outgoing);
+        outgoing.extend(self.peers.links_to_send());
+        for link in outgoing.drain(..) {
+            let Some(socket) = self.sockets.get(&link) else { continue };
+            if let Some(full) = self.peers.take_output(self.now, link, dispatcher.spare_buffer()) {
+                io.send(socket.connection, full);
+            }
+        }
+        self.outgoing = outgoing;
+        self.reply.clear();
+        self.reply.shrink_to(REPLY_BYTES_KEPT);
+        self.pace(io);
+        self.wake_at = self.peers.wake_at();
+        dispatcher.executor.traffic.forwards_pending = self.peers.pending_count() as u64;
+    }
+
+    fn pace(&mut self, io: &mut impl Io) {
+        let (peers, sockets) = (&self.peers, &mut self.sockets);
+        self.to_pace.retain(|link| {
+            let (Some(link), Some(socket)) = (peers.link(*link), sockets.get_mut(link)) else { return false };
+            let pause = !link.wants_bytes();
+            if pause != std::mem::replace(&mut socket.is_paused, pause) {
+                if pause { io.pause(socket.connection) } else { io.resume(socket.connection) }
+            }
+            pause
+        });
+    }
+
+    /// Ends all links: the node ends.
+    pub fn close_all(&mut self, io: &mut impl Io) {
+        for (_, socket) in std::mem::take(&mut self.sockets) {
+            io.close(socket.connection);
+        }
+        self.by_slot.clear();
+        self.is_closed = true;
+    }
+}
+
+/// The one request that another node may send in one message.
+fn parse<'b>(body: &'b [u8], flags: Flags, limits: &Limits) -> Result<Request<'b>, ErrorReply> {
+    let protocol = if flags.has(Flags::BINARY) { Protocol::Binary } else { Protocol::Text };
+    match Parser::new(protocol, Auth::Open).next(body, limits) {
+        Step::Request { request, .. } if request.command.is_keyed() => Ok(request),
+        // Its origin has let it pass, so it is larger than this node allows.
+        Step::Incomplete { .. } => Err(ErrorReply::TooLarge),
+        _ => Err(ErrorReply::Error),
+    }
+}
+
+/// Begins to connect: what is sent on the socket waits in the kernel until it is connected.
+fn dial(target: SocketAddr) -> std::io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM, None)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new())?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&target.into()) {
+        Ok(()) => {}
+        Err(error) if error.raw_os_error() == Some(EINPROGRESS) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(socket.into())
+}

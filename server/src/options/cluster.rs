@@ -1,0 +1,259 @@
+//! What makes a node one of several: who they are, which of them this one is, and where they meet. Reads the ring file; opens
+//! nothing.
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+
+use slabring_cluster::names::{Address, ClusterId, NodeId};
+use slabring_cluster::ring::{Ring, RingDocument, SlotEntry};
+
+use super::listen::Listen;
+use super::sources::Given;
+use super::{EXIT_USAGE, Refused};
+
+/// The name of a cluster that was given none.
+const CLUSTER_DEFAULT: &str = "slabring";
+/// Shards of a node as other nodes name them in a byte.
+const THREADS_MAX: u16 = 256;
+/// Options that mean nothing to a node that stands alone.
+const FOR_CLUSTERS: [&str; 5] = ["node_id", "peer_listen", "cluster_secret_file", "cluster_id", "advertise"];
+
+/// A node's part in a cluster.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClusterSettings {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// This node.
+    pub node: NodeId,
+    /// Where it listens for other nodes.
+    pub listen: SocketAddr,
+    /// Who keeps the ring.
+    pub coordinator: CoordinatorSettings,
+    /// File of what proves that a node belongs; none between nodes of one machine.
+    pub secret_file: Option<PathBuf>,
+}
+
+/// Who keeps the ring.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CoordinatorSettings {
+    /// Every node has it: there is no automatic fail-over.
+    Local(RingDocument),
+    /// An etcd.
+    Etcd {
+        /// `http://host:port` of each of its members.
+        urls: Vec<String>,
+        /// Where clients reach this node.
+        client: Address,
+        /// Where nodes reach it.
+        peer: Address,
+    },
+}
+
+impl Given {
+    /// The node's part in a cluster, if it has one.
+    pub(super) fn cluster(
+        &self,
+        listen: &[Listen],
+        threads: u16,
+    ) -> Result<Option<ClusterSettings>, Refused> {
+        // An empty list is none.
+        let says = |id: &&str| match *id {
+            "peers" => words(&self.arguments.peers).next().is_some(),
+            "etcd" => words(&self.arguments.etcd).next().is_some(),
+            _ => self.is_given(id),
+        };
+        let sources: Vec<_> = ["cluster", "peers", "etcd"].into_iter().filter(says).collect();
+        let settings = match sources[..] {
+            [] => return self.stands_alone(),
+            ["etcd"] => self.over_etcd(listen)?,
+            ["peers"] => self.local(listen, self.peers_document(listen)?)?,
+            ["cluster"] => self.local(listen, self.file_document()?)?,
+            [first, second, ..] => {
+                let why =
+                    format!("cannot be given with {}: one of them says who the nodes are", self.named(first));
+                return self.misuse(second, &why);
+            }
+            [_] => unreachable!("these are all"),
+        };
+        if threads > THREADS_MAX {
+            return self.misuse(
+                sources[0],
+                &format!("a node of a cluster has at most {THREADS_MAX} shard threads (-t)"),
+            );
+        }
+        if settings.secret_file.is_none() && !settings.listen.ip().is_loopback() {
+            let why = format!(
+                "{} is beyond this machine, so give --cluster-secret-file=FILE, the same 16 to 1024 bytes on all nodes",
+                settings.listen
+            );
+            return self.misuse(sources[0], &why);
+        }
+        Ok(Some(settings))
+    }
+
+    fn stands_alone(&self) -> Result<Option<ClusterSettings>, Refused> {
+        match FOR_CLUSTERS.into_iter().find(|id| self.is_given(id)) {
+            Some(id) => self.misuse(id, "needs --cluster, --peers or --etcd"),
+            None => Ok(None),
+        }
+    }
+
+    fn secret_file(&self) -> Option<PathBuf> {
+        self.arguments.cluster_secret_file.as_ref().map(|path| self.path(path))
+    }
+
+    /// A value of a form of its own.
+    fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
+        &self,
+        id: &str,
+        text: &str,
+    ) -> Result<T, Refused> {
+        text.parse().map_err(|error| self.refuse(id, &format!("{text:?}: {error}"), EXIT_USAGE))
+    }
+
+    fn cluster_id(&self) -> Result<ClusterId, Refused> {
+        let text = self.arguments.cluster_id.as_deref().unwrap_or(CLUSTER_DEFAULT);
+        self.parsed("cluster_id", text).map(ClusterId)
+    }
+
+    fn file_document(&self) -> Result<RingDocument, Refused> {
+        const ID: &str = "cluster";
+        if self.is_given("cluster_id") {
+            return self.misuse("cluster_id", "the file of --cluster names the cluster");
+        }
+        let path = self.path(self.arguments.cluster.as_deref().expect("it is given"));
+        let cannot = |error: &dyn std::fmt::Display| {
+            self.refuse(ID, &format!("{}: {error}", path.display()), EXIT_USAGE)
+        };
+        let text = std::fs::read_to_string(&path).map_err(|error| cannot(&error))?;
+        RingDocument::from_toml(&text).map_err(|error| cannot(&one_line(&error.to_string())))
+    }
+
+    /// `PEER` or `PEER=CLIENT`, each `host:port`.
+    fn peers_document(&self, listen: &[Listen]) -> Result<RingDocument, Refused> {
+        const ID: &str = "peers";
+        let own_port = listen.first().map_or(0, |listen| listen.address.port());
+        let mut pairs = Vec::new();
+        for word in words(&self.arguments.peers) {
+            let (peer, client) = word.split_once('=').unwrap_or((word, ""));
+            let peer: Address = self.parsed(ID, peer)?;
+            let client = match client {
+                "" if own_port == 0 => {
+                    return self
+                        .misuse(ID, &format!("{word}: say where its clients connect: {word}=HOST:PORT"));
+                }
+                "" => with_port(&peer, own_port),
+                text => self.parsed(ID, text)?,
+            };
+            pairs.push((peer, client));
+        }
+        let document = RingDocument::from_peers(pairs)
+            .map_err(|error| self.refuse(ID, &error.to_string(), EXIT_USAGE))?;
+        Ok(RingDocument { cluster: self.cluster_id()?, ..document })
+    }
+
+    fn local(&self, listen: &[Listen], document: RingDocument) -> Result<ClusterSettings, Refused> {
+        let id = if self.is_given("peers") { "peers" } else { "cluster" };
+        Ring::new(document.clone())
+            .map_err(|error| self.refuse(id, &one_line(&error.to_string()), EXIT_USAGE))?;
+        let own = self.own_slot(listen, &document)?;
+        let (node, peer) = (own.node.clone(), own.peer.to_string());
+        let listen = self.peer_listen(&peer)?;
+        Ok(ClusterSettings {
+            cluster: document.cluster.clone(),
+            node,
+            listen,
+            coordinator: CoordinatorSettings::Local(document),
+            secret_file: self.secret_file(),
+        })
+    }
+
+    /// Which of the nodes this one is: by its name, or by an address of its own.
+    fn own_slot<'d>(&self, listen: &[Listen], document: &'d RingDocument) -> Result<&'d SlotEntry, Refused> {
+        if let Some(text) = &self.arguments.node_id {
+            let node = NodeId(self.parsed("node_id", text)?);
+            let own = document.slots.iter().find(|slot| slot.node == node);
+            return own.ok_or_else(|| self.refuse("node_id", "no node has that name", EXIT_USAGE));
+        }
+        if let Some(text) = &self.arguments.peer_listen {
+            let address: Address = self.parsed("peer_listen", text)?;
+            if let Some(own) = document.slots.iter().find(|slot| slot.peer == address) {
+                return Ok(own);
+            }
+        }
+        let is_here = |slot: &&SlotEntry| {
+            let ip = slot.peer.host().parse::<IpAddr>();
+            ip.is_ok_and(|ip| listen.iter().any(|listen| listen.address.ip() == ip))
+        };
+        let mut here = document.slots.iter().filter(is_here);
+        match (here.next(), here.next()) {
+            (Some(own), None) => Ok(own),
+            _ => {
+                let id = if self.is_given("peers") { "peers" } else { "cluster" };
+                Err(self.refuse(
+                    id,
+                    "which of the nodes is this one? give --node-id or --peer-listen",
+                    EXIT_USAGE,
+                ))
+            }
+        }
+    }
+
+    fn over_etcd(&self, listen: &[Listen]) -> Result<ClusterSettings, Refused> {
+        let urls: Vec<_> =
+            words(&self.arguments.etcd).map(|word| word.trim_end_matches('/').to_owned()).collect();
+        if let Some(url) = urls.iter().find(|url| !url.starts_with("http://")) {
+            return self.misuse("etcd", &format!("{url:?} is not http://HOST:PORT"));
+        }
+        if urls.is_empty() {
+            return self.misuse("etcd", "give http://HOST:PORT of each of its members");
+        }
+        let Some(peer) = &self.arguments.peer_listen else {
+            return self.misuse("etcd", "other nodes must find this one: give --peer-listen=HOST:PORT");
+        };
+        let peer: Address = self.parsed("peer_listen", peer)?;
+        let client = match (&self.arguments.advertise, listen.first()) {
+            (Some(text), _) => self.parsed("advertise", text)?,
+            (None, Some(listen)) if !listen.address.ip().is_unspecified() && listen.address.port() != 0 => {
+                self.parsed("listen", &listen.address.to_string())?
+            }
+            _ => return self.misuse("etcd", "clients must find this node: give --advertise=HOST:PORT"),
+        };
+        let node = self.arguments.node_id.clone().unwrap_or_else(|| peer.to_string());
+        Ok(ClusterSettings {
+            cluster: self.cluster_id()?,
+            node: NodeId(self.parsed("node_id", &node)?),
+            listen: self.peer_listen(&peer.to_string())?,
+            coordinator: CoordinatorSettings::Etcd { urls, client, peer },
+            secret_file: self.secret_file(),
+        })
+    }
+
+    /// Where to listen for other nodes: as told, else where the ring says they look.
+    fn peer_listen(&self, by_ring: &str) -> Result<SocketAddr, Refused> {
+        let text = self.arguments.peer_listen.as_deref().unwrap_or(by_ring);
+        let found = text.to_socket_addrs().ok().and_then(|mut found| found.next());
+        found.ok_or_else(|| {
+            self.refuse(
+                "peer_listen",
+                &format!("{text:?} is not an address of this machine: HOST:PORT"),
+                EXIT_USAGE,
+            )
+        })
+    }
+}
+
+/// The words of lists, each with commas or without.
+fn words(lists: &[String]) -> impl Iterator<Item = &str> {
+    lists.iter().flat_map(|list| list.split(',')).filter(|word| !word.is_empty())
+}
+
+fn with_port(address: &Address, port: u16) -> Address {
+    let host = address.host();
+    let text = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    text.parse().expect("a host that is good for one port is good for another")
+}
+
+fn one_line(text: &str) -> String {
+    text.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+}

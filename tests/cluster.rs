@@ -1,0 +1,439 @@
+//! Real nodes in one cluster: any of them takes any key, whatever happens to the others.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use slabring_tests::cluster::{Cluster, File, Neighbourhood};
+use slabring_tests::etcd::Etcd;
+use slabring_tests::process::run_to_end;
+use slabring_tests::replay::{Cuts, Report};
+use slabring_tests::{Connection, Server, Signal, Transcript, announce_skip, toolbox};
+
+/// Keys that every node of a small cluster owns some of.
+const KEYS: usize = 300;
+
+/// Both ways to talk to the kernel, one shard and several.
+const WAYS: [&[&str]; 3] =
+    [&["-t", "1", "--io", "uring"], &["-t", "2", "--io", "uring"], &["-t", "2", "--io", "epoll"]];
+
+/// Time for what takes a cluster seconds: long, because the machine may be compiling too.
+const PATIENCE: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What a node may take to say that another does not answer: its patience of a second, and some air.
+const FOREIGN_ERROR_TIME_MAX: Duration = Duration::from_millis(2_500);
+
+/// Weights of clusters whose first node owns nothing.
+const FRONT: [u16; 3] = [0, 256, 256];
+const FRONT_OF_FIVE: [u16; 5] = [0, 256, 256, 256, 256];
+
+#[track_caller]
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what} does not happen");
+        std::thread::sleep(POLL_INTERVAL);
+    }
+}
+
+fn answer_line(connection: &mut Connection) -> String {
+    String::from_utf8(connection.read_line().expect("an answer")).expect("text")
+}
+
+#[test]
+fn two_nodes_are_one_cache() {
+    for args in WAYS {
+        let cluster = Cluster::of_peers(2, args);
+        let [mut one, mut two] = [&cluster.nodes[0], &cluster.nodes[1]].map(Server::connect);
+        for n in 0..KEYS {
+            one.set(&format!("key{n}"), format!("value {n}"));
+        }
+        for n in 0..KEYS {
+            let value = format!("value {n}").into_bytes();
+            assert_eq!(one.get(&format!("key{n}")).as_ref(), Some(&value), "{args:?}");
+            assert_eq!(two.get(&format!("key{n}")), Some(value), "{args:?}");
+        }
+        let items = [&mut one, &mut two].map(|node| node.stat("curr_items"));
+        assert_eq!(items[0] + items[1], KEYS as u64, "{args:?}");
+        assert!(items.into_iter().all(|items| items > KEYS as u64 / 4), "{args:?}: {items:?}");
+    }
+}
+
+#[test]
+fn nodes_with_different_numbers_of_shards_are_one_cache() {
+    let place = Neighbourhood::new();
+    let peers = place.peers(2);
+    let start = |number, threads| {
+        Server::start_on(place.client(number), &["--peers", &peers, "-t", threads]).expect("a node starts")
+    };
+    let cluster = Cluster { nodes: vec![start(1, "1"), start(2, "3")], place };
+    cluster.wait_until_met();
+    let [mut one, mut two] = [&cluster.nodes[0], &cluster.nodes[1]].map(Server::connect);
+    for n in 0..KEYS {
+        one.set(&format!("key{n}"), "x");
+        assert!(two.get(&format!("key{n}")).is_some());
+    }
+    // Its shards were learnt from the node itself: no request has to change shards there.
+    let asked = two.stat("slabring_requests_posted");
+    for n in 0..KEYS {
+        assert!(one.get(&format!("key{n}")).is_some());
+    }
+    assert_eq!(two.stat("slabring_requests_posted"), asked);
+}
+
+#[test]
+fn a_line_of_keys_is_answered_in_its_order_from_all_nodes() {
+    let cluster = Cluster::of_peers(3, &["-t", "2"]);
+    let mut connection = cluster.nodes[0].connect();
+    for n in 0..100 {
+        connection.set(&format!("k{n}"), format!("{n}"));
+    }
+    let keys: Vec<_> = (0..100).map(|n| format!("k{n}")).collect();
+    for verb in ["get", "gets", "gat 100", "gats 100"] {
+        let mut line = connection.command(&format!("{verb} absent {} absent", keys.join(" ")));
+        for n in 0..100 {
+            assert!(line.starts_with(&format!("VALUE k{n} 0 {}", n.to_string().len())), "{verb}: {line}");
+            assert_eq!(answer_line(&mut connection), n.to_string());
+            line = answer_line(&mut connection);
+        }
+        assert_eq!(line, "END");
+    }
+}
+
+#[test]
+fn flush_all_through_one_node_empties_all() {
+    for threads in ["1", "2"] {
+        let cluster = Cluster::of_peers(3, &["-t", threads]);
+        let mut connection = cluster.nodes[0].connect();
+        for n in 0..KEYS {
+            connection.set(&format!("key{n}"), "x");
+        }
+        assert_eq!(connection.command("flush_all"), "OK");
+        assert!((0..KEYS).all(|n| connection.get(&format!("key{n}")).is_none()));
+    }
+}
+
+fn check_transcripts(weights: &[u16], args: &[&str]) {
+    let place = Neighbourhood::new();
+    let ring = File::new(&place.ring(1, weights));
+    let count = u8::try_from(weights.len()).expect("few nodes");
+    let cluster = Cluster::start(place, count, &[&["--cluster", ring.path()], args].concat());
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("transcripts");
+    let mut report = Report::default();
+    for entry in std::fs::read_dir(folder).expect("the transcripts are beside this file") {
+        let path = entry.expect("a readable folder").path();
+        let mut transcript = Transcript::read(&path).expect("a well-formed transcript");
+        let sections = transcript.sections.len();
+        transcript.sections.retain(|section| !ABOUT_THE_NODE.contains(&section.title.as_str()));
+        report.skipped_count += sections - transcript.sections.len();
+        report.add(&transcript, &cluster.nodes[0], Cuts::Turns);
+        report.add(&transcript, &cluster.nodes[0], Cuts::Together);
+    }
+    assert!(report.failures.is_empty(), "{}", report.failures.join("\n"));
+    let mut front = cluster.nodes[0].connect();
+    assert_eq!(front.stat("curr_items"), 0);
+    assert!(front.stat("slabring_forwarded") > 1_000);
+    announce_skip(format_args!("{} sections about the node that is asked", report.skipped_count));
+}
+
+/// Sections that ask for what only the node with the items can tell, its statistics and dumps; or that name the one node there is.
+const ABOUT_THE_NODE: [&str; 6] = [
+    "statistics by prefix follow the keys",
+    "meta gets count by prefix, too",
+    "only one kind of requests waits behind a dump: all",
+    "a base64 key is dumped as one",
+    "sizes are counted once that is switched on",
+    "clients of a managed service find the node",
+];
+
+#[test]
+fn a_node_that_owns_nothing_answers_as_written_over_uring() {
+    check_transcripts(&FRONT, &["-t", "2", "--io", "uring"]);
+}
+
+#[test]
+fn a_node_that_owns_nothing_answers_as_written_over_epoll() {
+    check_transcripts(&FRONT, &["-t", "1", "--io", "epoll"]);
+}
+
+#[test]
+fn the_front_of_five_nodes_answers_as_written() {
+    check_transcripts(&FRONT_OF_FIVE, &["-t", "1"]);
+}
+
+/// The keys of `key0..` that this node owns itself, and some that it does not.
+fn own_and_foreign(cluster: &Cluster, front: usize, other: usize) -> (Vec<String>, Vec<String>) {
+    let owner = |node: usize| {
+        let mut connection = cluster.nodes[node].connect();
+        assert_eq!(connection.command("config set redirect on"), "OK");
+        move |key: &str| !connection.command(&format!("mg {key}")).starts_with("SERVER_ERROR MOVED")
+    };
+    let (mut is_own, mut is_others) = (owner(front), owner(other));
+    let keys = (0..KEYS).map(|n| format!("key{n}"));
+    let (own, rest): (Vec<_>, Vec<_>) = keys.partition(|key| is_own(key));
+    (own, rest.into_iter().filter(|key| is_others(key)).collect())
+}
+
+#[test]
+fn who_asks_for_it_is_told_where_a_key_is() {
+    let cluster = Cluster::of_peers(2, &["-t", "1"]);
+    let (own, foreign) = own_and_foreign(&cluster, 0, 1);
+    assert!(own.len() > KEYS / 4 && own.len() + foreign.len() == KEYS);
+    let mut connection = cluster.nodes[0].connect();
+    assert_eq!(connection.command("config set redirect on"), "OK");
+    let told = connection.command(&format!("get {}", foreign[0]));
+    let address = cluster.place.client(2).to_string();
+    assert!(told.starts_with("SERVER_ERROR MOVED 1 ") && told.ends_with(&address), "{told}");
+    connection.set(&own[0], "x");
+    assert_eq!(
+        connection.command(&format!("get {} {}", own[0], foreign[0])),
+        format!("VALUE {} 0 1", own[0])
+    );
+    assert_eq!(answer_line(&mut connection), "x");
+    assert_eq!(answer_line(&mut connection), told);
+    assert_eq!(connection.command("config set redirect off"), "OK");
+    assert_eq!(connection.get(&foreign[0]), None);
+}
+
+#[test]
+fn a_node_that_stands_still_delays_nobody_elses_requests() {
+    let cluster = Cluster::of_peers(3, &["-t", "1"]);
+    let (own, foreign) = own_and_foreign(&cluster, 0, 2);
+    let mut local = cluster.nodes[0].connect();
+    let mut remote = cluster.nodes[0].connect();
+    own.iter().for_each(|key| local.set(key, "x"));
+    cluster.nodes[2].signal(Signal::Stop);
+    let asked = Instant::now();
+    // Many requests under way to it, one of them in the middle of a line.
+    let line = format!("get {} {} {}\r\n", own[0], foreign[0], own[1]);
+    remote.send(line.repeat(50)).expect("a server that reads");
+    let mut slowest = Duration::ZERO;
+    while asked.elapsed() < Duration::from_millis(800) {
+        for key in &own {
+            let sent = Instant::now();
+            assert!(local.get(key).is_some());
+            slowest = slowest.max(sent.elapsed());
+        }
+    }
+    println!("slowest local get beside a node that stands still: {slowest:?}");
+    assert!(slowest < Duration::from_millis(300), "{slowest:?}");
+    for _ in 0..50 {
+        for key in [&own[0], &own[1]] {
+            assert_eq!(answer_line(&mut remote), format!("VALUE {key} 0 1"));
+            assert_eq!(answer_line(&mut remote), "x");
+        }
+        let end = answer_line(&mut remote);
+        assert!(end.starts_with("SERVER_ERROR the key's node "), "{end}");
+    }
+    assert!(asked.elapsed() < FOREIGN_ERROR_TIME_MAX, "{:?}", asked.elapsed());
+    // The link is closed by now: the answer comes at once.
+    wait_until("the link's end", || {
+        let sent = Instant::now();
+        let answer = remote.command(&format!("mg {}", foreign[0]));
+        answer == "SERVER_ERROR the key's node cannot be reached"
+            && sent.elapsed() < Duration::from_millis(300)
+    });
+    cluster.nodes[2].signal(Signal::Continue);
+    cluster.wait_until_met();
+}
+
+#[test]
+fn a_node_that_dies_under_load_leaves_no_request_without_an_answer() {
+    let mut cluster = Cluster::of_peers(3, &["-t", "2"]);
+    let mut connection = cluster.nodes[0].connect();
+    let request: String = (0..KEYS).map(|n| format!("set key{n} 0 0 1\r\nx\r\nget key{n}\r\n")).collect();
+    for round in 0..20 {
+        if round == 5 {
+            drop(cluster.nodes.pop());
+        }
+        connection.send(&request).expect("a server that reads");
+        for _ in 0..KEYS {
+            let stored = answer_line(&mut connection);
+            assert!(stored == "STORED" || stored.starts_with("SERVER_ERROR "), "{stored}");
+            let got = answer_line(&mut connection);
+            if got.starts_with("VALUE ") {
+                assert_eq!(answer_line(&mut connection), "x");
+                assert_eq!(answer_line(&mut connection), "END");
+            } else {
+                assert!(
+                    got.starts_with("SERVER_ERROR ") || got == "END" && stored != "STORED",
+                    "{stored}, {got}"
+                );
+            }
+        }
+    }
+    assert_eq!(connection.stat("slabring_forwards_pending"), 0);
+}
+
+#[test]
+fn a_change_of_the_ring_under_load_loses_no_reply_and_moves_what_must_move_only() {
+    let place = Neighbourhood::new();
+    let ring = File::new(&place.ring(1, &[256, 256, 256]));
+    let cluster = Cluster::start(place, 3, &["-t", "1", "--cluster", ring.path()]);
+    let (_, of_third) = own_and_foreign(&cluster, 0, 2);
+    let mut connection = cluster.nodes[1].connect();
+    (0..KEYS).for_each(|n| connection.set(&format!("key{n}"), "x"));
+    ring.write(&place.ring(2, &[256, 256, 0]));
+    let gets: String = (0..KEYS).map(|n| format!("mg key{n} v\r\n")).collect();
+    let deadline = Instant::now() + PATIENCE;
+    let mut rounds_after = 0;
+    for round in 0.. {
+        if round == 10 {
+            cluster.nodes.iter().for_each(|node| node.signal(Signal::Reload));
+        }
+        connection.send(&gets).expect("a server that reads");
+        let mut missed = Vec::new();
+        for n in 0..KEYS {
+            match answer_line(&mut connection).as_str() {
+                "VA 1" => assert_eq!(answer_line(&mut connection), "x"),
+                "EN" => missed.push(format!("key{n}")),
+                error => assert!(round >= 10 && error.starts_with("SERVER_ERROR the ring"), "{error}"),
+            }
+        }
+        assert!(missed.iter().all(|key| of_third.contains(key)), "{missed:?}");
+        rounds_after += u32::from(missed == of_third);
+        if rounds_after > 20 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{missed:?}");
+    }
+    // A document from the past.
+    ring.write(&place.ring(1, &[256, 256, 256]));
+    cluster.nodes[0].signal(Signal::Reload);
+    wait_until("a refusal", || cluster.nodes[0].connect().stat("slabring_rings_refused") > 0);
+    wait_until("a line of it", || cluster.nodes[0].stderr().contains("a ring document is refused"));
+    assert_eq!(cluster.nodes[0].connect().stat("slabring_ring_epoch"), 2);
+}
+
+#[test]
+fn a_ring_that_one_node_has_reaches_all() {
+    let place = Neighbourhood::new();
+    let ring = File::new(&place.ring(1, &[256, 256, 256]));
+    let cluster = Cluster::start(place, 3, &["-t", "1", "--cluster", ring.path()]);
+    ring.write(&place.ring(7, &[256, 256, 0]));
+    cluster.nodes[0].signal(Signal::Reload);
+    wait_until("the ring", || {
+        cluster.nodes.iter().all(|node| node.connect().stat("slabring_ring_epoch") == 7)
+    });
+}
+
+#[test]
+fn strangers_are_refused_counted_and_told() {
+    let place = Neighbourhood::new();
+    let (peers, secret, other) = (
+        place.peers(2),
+        File::new("sixteen bytes or more\n"),
+        File::new("another secret of the same length"),
+    );
+    let start = |number, args: &[&str]| {
+        Server::start_on(place.client(number), &[&["--peers", &peers, "-t", "1"], args].concat())
+            .expect("a node starts")
+    };
+    let node = start(1, &["--cluster-secret-file", secret.path()]);
+    let refused = || node.connect().stat("slabring_peer_links_refused");
+    let wait_for = |word: &str, before: u64| {
+        wait_until(word, || refused() > before && node.stderr().contains(word));
+    };
+    {
+        let before = refused();
+        let _stranger = start(2, &["--cluster-secret-file", other.path()]);
+        wait_for("does not know the cluster's secret", before);
+    }
+    {
+        let before = refused();
+        let _stranger = start(2, &["--cluster-secret-file", secret.path(), "--cluster-id", "elsewhere"]);
+        wait_for("a node of the cluster elsewhere", before);
+    }
+    // Lines about strangers are a second apart.
+    std::thread::sleep(Duration::from_secs(1));
+    let before = refused();
+    let mut stranger = TcpStream::connect(place.peer(1)).expect("it listens");
+    stranger.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+    stranger.write_all(&[b'?'; 64]).expect("it reads");
+    let mut answer = Vec::new();
+    assert!(!matches!(stranger.read_to_end(&mut answer), Ok(1..)), "a stranger is told nothing");
+    wait_for("garbled", before);
+    // Who says nothing keeps nobody else out.
+    let silent: Vec<_> = (0..20).map(|_| TcpStream::connect(place.peer(1)).expect("it listens")).collect();
+    let _friend = start(2, &["--cluster-secret-file", secret.path()]);
+    wait_until("a link", || node.connect().stat("slabring_peer_links") >= 2);
+    drop(silent);
+}
+
+#[test]
+fn clients_that_look_for_the_nodes_find_all_of_them() {
+    let cluster = Cluster::of_peers(3, &["-t", "1"]);
+    let nodes: Vec<_> = (1..=3).map(|number| format!("{0}|{0}|11211", cluster.place.ip(number))).collect();
+    let value = format!("1\n{}\n", nodes.join(" "));
+    let mut connection = cluster.nodes[1].connect();
+    let length = value.len();
+    assert_eq!(connection.command("config get cluster"), format!("CONFIG cluster 0 {length}"));
+    let rest = format!("{value}\r\nEND\r\n");
+    assert_eq!(connection.read_exact(rest.len()).expect("an answer"), rest.as_bytes());
+    assert_eq!(connection.get("AmazonElastiCache:cluster"), Some(value.into_bytes()));
+    let head = connection.command("config get ring");
+    let length: usize = head.strip_prefix("CONFIG ring 0 ").and_then(|n| n.parse().ok()).expect("a length");
+    let json = connection.read_exact(length).expect("a document");
+    assert!(json.starts_with(br#"{"format":1,"cluster":"slabring","epoch":1,"#), "{}", json.escape_ascii());
+    assert_eq!(connection.read_exact(7).expect("an end"), b"\r\nEND\r\n");
+}
+
+#[test]
+fn a_managed_services_client_finds_the_nodes_by_itself() {
+    let Some(python) = toolbox::python() else { return };
+    let cluster = Cluster::of_peers(3, &["-t", "1"]);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join("discovery_round.py");
+    let mut command = Command::new(python);
+    command.arg(script).arg(cluster.place.client(2).to_string());
+    let finished = run_to_end(&mut command, PATIENCE).expect("it runs");
+    assert!(finished.status.success(), "{}{}", finished.stdout, finished.stderr);
+    let sets = cluster.nodes.iter().map(|node| node.connect().stat("total_connections") - 1);
+    assert!(sets.into_iter().all(|connections| connections > 1), "each node was asked");
+}
+
+#[test]
+fn with_etcd_nodes_find_each_other_and_go_on_while_it_is_away() {
+    let place = Neighbourhood::new();
+    let Some(mut etcd) = Etcd::start(place) else { return };
+    let start = |number| {
+        let peer = place.peer(number).to_string();
+        let args = ["--etcd", &etcd.url(), "--peer-listen", &peer, "-t", "1", "-v"];
+        Server::start_on(place.client(number), &args).expect("a node starts")
+    };
+    let mut cluster = Cluster { nodes: (1..=3).map(start).collect(), place };
+    let serving = |node: &Server| {
+        let mut connection = node.connect();
+        let head = connection.command("config get cluster");
+        let Some(length) = head.strip_prefix("CONFIG cluster 0 ") else { return 0 };
+        let value = connection.read_exact(length.parse().expect("a length")).expect("nodes");
+        value.iter().filter(|byte| **byte == b'|').count() / 2
+    };
+    wait_until("a ring of three", || cluster.nodes.iter().all(|node| serving(node) == 3));
+    cluster.wait_until_met();
+    let mut connection = cluster.nodes[0].connect();
+    (0..KEYS).for_each(|n| connection.set(&format!("key{n}"), "x"));
+    etcd.kill();
+    let until = Instant::now() + Duration::from_secs(8);
+    let mut slowest = Duration::ZERO;
+    while Instant::now() < until {
+        for n in 0..KEYS {
+            let sent = Instant::now();
+            assert!(connection.get(&format!("key{n}")).is_some(), "key{n} beside a dead etcd");
+            connection.set(&format!("key{n}"), "x");
+            slowest = slowest.max(sent.elapsed());
+        }
+    }
+    println!("slowest get and set beside a dead etcd: {slowest:?}");
+    etcd.restart();
+    // Nobody was removed meanwhile, and a node that goes now is.
+    std::thread::sleep(Duration::from_secs(3));
+    assert!((0..KEYS).all(|n| connection.get(&format!("key{n}")).is_some()));
+    drop(cluster.nodes.pop());
+    wait_until("a ring of two", || cluster.nodes.iter().all(|node| serving(node) == 2));
+    wait_until("all keys", || (0..KEYS).all(|n| connection.command(&format!("mg key{n}")) != "SERVER_ERROR"));
+    (0..KEYS).for_each(|n| connection.set(&format!("key{n}"), "x"));
+    assert!((0..KEYS).all(|n| connection.get(&format!("key{n}")).is_some()));
+}

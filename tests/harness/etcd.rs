@@ -1,0 +1,86 @@
+//! A real etcd of one member, with its data in a folder that goes with it.
+
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::announce_skip;
+use crate::cluster::Neighbourhood;
+
+/// Where Debian installs it.
+const ETCD_PATH: &str = "/usr/bin/etcd";
+const CLIENT_PORT: u16 = 2_379;
+const MEMBER_PORT: u16 = 2_380;
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// An etcd. Dropping it ends it.
+#[derive(Debug)]
+pub struct Etcd {
+    place: Neighbourhood,
+    data: PathBuf,
+    child: Option<Child>,
+}
+
+impl Etcd {
+    /// Starts one at address 250 of `place`, or says on stderr that none is installed.
+    pub fn start(place: Neighbourhood) -> Option<Self> {
+        if !Path::new(ETCD_PATH).exists() {
+            announce_skip(format_args!(
+                "{ETCD_PATH} is not installed (etcd-server), so nothing is tried with it"
+            ));
+            return None;
+        }
+        let name = format!("slabring-etcd-{}-{}", std::process::id(), place.ip(250)).replace('.', "-");
+        let mut etcd = Self { place, data: std::env::temp_dir().join(name), child: None };
+        etcd.restart();
+        Some(etcd)
+    }
+
+    fn address(&self) -> SocketAddr {
+        (self.place.ip(250), CLIENT_PORT).into()
+    }
+
+    /// For `--etcd`.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address())
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("a child of ours can be killed");
+            child.wait().expect("a killed child can be waited for");
+        }
+    }
+
+    /// Starts it again on its data, and waits until it answers.
+    pub fn restart(&mut self) {
+        let member = format!("http://{}:{MEMBER_PORT}", self.place.ip(250));
+        let url = self.url();
+        let mut command = Command::new(ETCD_PATH);
+        command.arg("--data-dir").arg(&self.data);
+        command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
+        command.args(["--listen-peer-urls", &member, "--initial-advertise-peer-urls", &member]);
+        command.args(["--initial-cluster", &format!("default={member}")]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        self.child = Some(command.spawn().expect("an installed etcd runs"));
+        let deadline = Instant::now() + START_TIMEOUT;
+        while TcpStream::connect(self.address()).is_err() {
+            assert!(Instant::now() < deadline, "etcd does not start");
+            thread::sleep(POLL_INTERVAL);
+        }
+    }
+}
+
+impl Drop for Etcd {
+    fn drop(&mut self) {
+        self.kill();
+        match std::fs::remove_dir_all(&self.data) {
+            // Whoever cleans the temporary folder was faster.
+            Ok(()) | Err(_) => {}
+        }
+    }
+}
