@@ -11,7 +11,6 @@ mod memory;
 mod outcome;
 mod process;
 mod scenario;
-mod trace;
 mod worst;
 
 use std::process::ExitCode;
