@@ -14,10 +14,10 @@ use std::{fs, thread};
 use anyhow::{Context, ensure};
 use slabring_engine::PolicyKind;
 
-use slabring_load::trace::Trace;
 use reference::{Mode, Reference, Share};
 use replay::{Budget, replay};
 use report::{Cell, Report};
+use slabring_load::trace::Trace;
 
 const EXAMPLES: &str = "\
 Examples:

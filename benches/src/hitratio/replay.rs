@@ -169,7 +169,14 @@ mod tests {
     fn a_miss_fills_the_cache_and_only_gets_count() {
         let set = |key| Request { operation: Operation::Set, ..Request::get(key, 100) };
         let delete = |key| Request { operation: Operation::Delete, ..Request::get(key, 0) };
-        let requests = vec![Request::get(1, 100), Request::get(1, 100), set(2), Request::get(2, 100), delete(1), Request::get(1, 100)];
+        let requests = vec![
+            Request::get(1, 100),
+            Request::get(1, 100),
+            set(2),
+            Request::get(2, 100),
+            delete(1),
+            Request::get(1, 100),
+        ];
         for budget in [Budget::Objects(100), Budget::Bytes(1 << 20)] {
             assert_eq!(check(requests.clone(), budget, 4, 2).items, 2);
         }
