@@ -412,11 +412,14 @@ fn a_search_ends_at_what_the_server_can_do() {
         thread::sleep(Duration::from_millis(2));
         empty(line)
     });
-    let finished =
-        run(&format!("slo --p99 50ms --seconds 1 --repeats 1 --precision 0.2 -c 1 -q --json {address}"));
+    let directory = Directory::new("slo");
+    let page = directory.path("page.html");
+    let options = "--p99 50ms --seconds 1 --repeats 1 --precision 0.2 -c 1 -q --json";
+    let finished = run(&format!("slo {options} --html {page} {address}"));
     assert!(finished.status.success(), "{}", finished.stderr);
     let found = Json(finished.stdout).number(&["rate_per_second"]);
     assert!((200.0..520.0).contains(&found), "{found}");
+    assert!(fs::read_to_string(page).expect("it was written").contains("data-chart=\"curve\""));
 }
 
 #[test]

@@ -63,22 +63,22 @@ impl Line {
         Self { stream: BufReader::new(stream), peer }
     }
 
-    fn fail(&self, text: impl ToString) -> Failure {
+    fn fail(&self, text: &dyn ToString) -> Failure {
         Failure::Agent { agent: self.peer.clone(), text: text.to_string() }
     }
 
     fn say(&mut self, what: &impl Serialize) -> Result<(), Failure> {
-        let line = serde_json::to_string(what).map_err(|error| self.fail(error))? + "\n";
+        let line = serde_json::to_string(what).map_err(|error| self.fail(&error))? + "\n";
         let sent = self.stream.get_mut().write_all(line.as_bytes());
-        sent.map_err(|error| self.fail(error))
+        sent.map_err(|error| self.fail(&error))
     }
 
     fn hear<T: DeserializeOwned>(&mut self) -> Result<T, Failure> {
         let mut line = String::new();
         match self.stream.read_line(&mut line) {
-            Ok(0) => Err(self.fail("has gone")),
-            Ok(_) => serde_json::from_str(&line).map_err(|error| self.fail(error)),
-            Err(error) => Err(self.fail(error)),
+            Ok(0) => Err(self.fail(&"has gone")),
+            Ok(_) => serde_json::from_str(&line).map_err(|error| self.fail(&error)),
+            Err(error) => Err(self.fail(&error)),
         }
     }
 }
@@ -154,8 +154,8 @@ pub(crate) fn coordinate(args: &Args, words: &[String]) -> Result<Report, Failur
     for line in &mut lines {
         match line.hear()? {
             Answer::Ready(stored) => prefilled = prefilled.or(stored),
-            Answer::Failed(text) => return Err(line.fail(text)),
-            Answer::Done(_) => return Err(line.fail("was done before it began")),
+            Answer::Failed(text) => return Err(line.fail(&text)),
+            Answer::Done(_) => return Err(line.fail(&"was done before it began")),
         }
     }
     lines.iter_mut().try_for_each(|line| line.say(&Go::Go))?;
@@ -163,8 +163,8 @@ pub(crate) fn coordinate(args: &Args, words: &[String]) -> Result<Report, Failur
     for line in &mut lines {
         let outcome = match line.hear()? {
             Answer::Done(outcome) => *outcome,
-            Answer::Failed(text) => return Err(line.fail(text)),
-            Answer::Ready(_) => return Err(line.fail("is ready twice")),
+            Answer::Failed(text) => return Err(line.fail(&text)),
+            Answer::Ready(_) => return Err(line.fail(&"is ready twice")),
         };
         match &mut sum {
             None => sum = Some(outcome),

@@ -13,6 +13,7 @@ mod failure;
 mod intervals;
 mod keys;
 mod kind;
+mod ledger;
 mod live;
 mod machine;
 mod packed;
@@ -120,11 +121,9 @@ fn export(args: &Args, report: &Report) -> Result<(), Failure> {
     };
     try_one(&args.csv, &|path| export::csv(report, path));
     try_one(&args.hdr, &|path| export::hdr(report, path));
-    try_one(&args.html, &|path| {
-        let run = Run { name: report.target.clone(), report: report.clone() };
-        fs::write(path, page::render(&[run]).map_err(io::Error::other)?)
-    });
-    result
+    result.and(export_page(args.html.as_deref(), || {
+        page::render(&[Run { name: report.target.clone(), report: report.clone() }])
+    }))
 }
 
 fn report_of(args: &ReportArgs) -> anyhow::Result<()> {
@@ -155,14 +154,22 @@ fn search(words: &[String]) -> ExitCode {
     match slo::search(&args) {
         Err(failure) => fail(&failure),
         Ok(search) => {
+            let exported = export_page(args.load.html.as_deref(), || page::render_search(&search));
             let text = if args.load.json {
                 serde_json::to_string(&search).map(|json| json + "\n").map_err(io::Error::from)
             } else {
                 Ok(search.to_string())
             };
-            finish(text.and_then(|text| print(&text)), search.rate_per_second > 0.0)
+            let shown = finish(text.and_then(|text| print(&text)), search.rate_per_second > 0.0);
+            exported.map_or_else(|failure| fail(&failure), |()| shown)
         }
     }
+}
+
+fn export_page(path: Option<&Path>, page: impl FnOnce() -> anyhow::Result<String>) -> Result<(), Failure> {
+    let Some(path) = path else { return Ok(()) };
+    let written = page().map_err(io::Error::other).and_then(|page| fs::write(path, page));
+    written.map_err(|error| Failure::Export { path: path.display().to_string(), error })
 }
 
 fn fail(failure: &dyn std::fmt::Display) -> ExitCode {

@@ -10,6 +10,7 @@ use plotters::prelude::*;
 use crate::intervals::Interval;
 use crate::packed;
 use crate::report::{Report, Summary, span_ns};
+use crate::slo::{Point, Search};
 
 const SIZE: (u32, u32) = (620, 320);
 
@@ -22,6 +23,9 @@ const COLOURS: [RGBColor; 6] = [
     RGBColor(230, 159, 0),
     RGBColor(86, 180, 233),
 ];
+
+/// How far apart the rates of runs are that a curve is drawn through.
+const CURVE_SPREAD_MIN: f64 = 1.1;
 
 const STYLE: &str = "\
 body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:1320px;padding:0 1rem;color:#222;background:#fff}\
@@ -61,6 +65,37 @@ pub(crate) fn render(runs: &[Run]) -> anyhow::Result<String> {
     page.push_str("</main>");
     page.push_str(&conditions(runs)?);
     page.push_str("</body></html>\n");
+    Ok(page)
+}
+
+/// The page of a search: latency against throughput, and every measurement.
+pub(crate) fn render_search(search: &Search) -> anyhow::Result<String> {
+    let mut points: Vec<&Point> = search.points.iter().collect();
+    points.sort_by(|one, other| one.rate_per_second.total_cmp(&other.rate_per_second));
+    let line = |ns: fn(&Summary) -> u64| -> Vec<(f64, f64)> {
+        points.iter().map(|point| (point.operations_per_second, ns(&point.latency) as f64 / 1e6)).collect()
+    };
+    let lines = [(1, line(|latency| latency.p99_ns)), (0, line(|latency| latency.p50_ns))];
+    let (x_max, _) = bounds(&lines);
+    let y = y_bounds(&lines);
+    let label = |x: &f64| number(*x);
+    let curve = draw("requests/s", "ms", &lines, 0.0..x_max.max(1.0), (y.0..y.1).log_scale(), &label)?;
+    let mut page = String::from("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
+    write!(
+        page,
+        "<title>slabring-load slo</title><style>{STYLE}</style></head><body><h1>{}</h1>",
+        escape(&search.objective)
+    )?;
+    write!(
+        page,
+        "<main><figure data-chart=\"curve\"><figcaption>p99, and p50 below it, against throughput</figcaption>{curve}</figure></main>"
+    )?;
+    write!(
+        page,
+        "<pre>{}</pre><p><code>{}</code></p></body></html>",
+        escape(&search.to_string()),
+        escape(&search.command)
+    )?;
     Ok(page)
 }
 
@@ -149,7 +184,10 @@ fn charts(runs: &[Run]) -> anyhow::Result<Vec<(&'static str, &'static str, Strin
     if hits.iter().any(|(_, points)| !points.is_empty()) {
         all.push(("hits", "Keys found, %", linear("s", "%", &hits)?));
     }
-    if runs.len() > 1 {
+    let rates = || runs.iter().map(|run| run.report.operations_per_second);
+    let (slowest, fastest) = (rates().fold(f64::MAX, f64::min), rates().fold(0.0, f64::max));
+    // Runs of one rate make no curve.
+    if fastest > slowest * CURVE_SPREAD_MIN {
         all.push(("curve", "p99 against throughput, ms", curve(runs)?));
     }
     Ok(all)

@@ -113,7 +113,6 @@ impl Part {
         match self {
             Self::Even { min, max } => (min, max),
             Self::Pareto { location, .. } => (rounded(location), TAIL_SIZE_MAX),
-            Self::Normal { mean, deviation } if deviation == 0.0 => (rounded(mean), rounded(mean)),
             // No draw of 53 bits is further away than nine deviations.
             Self::Normal { mean, deviation } => {
                 (rounded(mean - 9.0 * deviation), rounded(mean + 9.0 * deviation))

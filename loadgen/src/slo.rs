@@ -88,6 +88,9 @@ impl SloArgs {
         if self.p50.or(self.p99).or(self.p999).is_none() {
             return Err("an objective is needed: --p50, --p99 or --p999 with a time such as 1ms".into());
         }
+        if self.load.csv.is_some() || self.load.hdr.is_some() || !self.load.coordinator.is_empty() {
+            return Err("--csv, --hdr and --coordinator are for single runs".into());
+        }
         if !(self.seconds > 0.0 && self.seconds <= 3600.0) {
             return Err("--seconds is above 0, at most an hour".into());
         }

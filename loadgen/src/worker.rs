@@ -1,25 +1,25 @@
 //! One thread of load: turns of its own reactor in which replies are counted and requests follow them.
 //! Decides when what is sent; knows no other worker.
 
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::BinaryHeap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
-use slabring_protocol::client::{Reply, ReplyKind};
 use slabring_reactor::clock::Moment;
 use slabring_reactor::{ConnectionId, EndCause, Event, Io, IoSettings, Wait};
 
-use crate::connection::{Answer, Connection, Flight};
+use crate::connection::{Connection, Flight};
 use crate::decode::Decoder;
-use crate::failure::{Failure, excerpt};
+use crate::failure::Failure;
 use crate::kind::Kind;
+use crate::ledger::Ledger;
 use crate::protocol::{Protocol, Single};
 use crate::schedule::Schedule;
 use crate::tally::Tally;
 use crate::target::{Access, Target};
 use crate::values::{Values, Written};
-use crate::verify::{Asked, EXAMPLES_MAX, Fault, Verifier};
+use crate::verify::{Asked, Verifier};
 use crate::workload::{Order, Source, Workload};
 
 /// Longest sleep: a worker looks at its clock and at `stop` this often.
@@ -202,27 +202,27 @@ struct Run<'s, I> {
 
 /// Buffers that every request uses again.
 #[derive(Default)]
-struct Scratch {
+pub(crate) struct Scratch {
     /// Keys of a get of several, but the first.
     more: Vec<u64>,
-    key: Vec<u8>,
+    pub(crate) key: Vec<u8>,
     value: Vec<u8>,
     /// Several keys, one behind the other, and where each ends.
     keys: Vec<u8>,
     ends: Vec<usize>,
     /// Which keys of a reply were found.
-    found: Vec<bool>,
-    steps: Vec<Step>,
+    pub(crate) found: Vec<bool>,
+    pub(crate) steps: Vec<Step>,
 }
 
 /// What follows an answer: the store after a miss, or after the get of a compare-and-swap.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Step {
-    due_ns: u64,
-    slot: usize,
-    order: Order,
-    cas: u64,
-    holds_slot: bool,
+pub(crate) struct Step {
+    pub(crate) due_ns: u64,
+    pub(crate) slot: usize,
+    pub(crate) order: Order,
+    pub(crate) cas: u64,
+    pub(crate) holds_slot: bool,
 }
 
 impl Ord for Step {
@@ -568,151 +568,6 @@ fn note_asked(orders: &Orders<'_>, connection: &mut Connection, key: u64) {
     if connection.keeps_replies() {
         let floor = orders.verifier.map_or(0, |verifier| verifier.book.floor(key));
         connection.asked.push_back(Asked { key, floor });
-    }
-}
-
-/// Where the answers of one packet are entered.
-struct Ledger<'a, 's> {
-    orders: &'a Orders<'s>,
-    tally: &'a mut Tally,
-    scratch: &'a mut Scratch,
-    slot: usize,
-    server: u16,
-    now: u64,
-    replies: u64,
-    /// Requests that are through.
-    released: usize,
-}
-
-impl Ledger<'_, '_> {
-    #[inline]
-    fn enter(&mut self, answer: Answer<'_>, asked: &mut VecDeque<Asked>) -> Result<(), Failure> {
-        let (flight, reply, bytes) = match answer {
-            Answer::To { flight, reply, bytes } => (flight, reply, bytes),
-            Answer::Unasked { bytes } => return Err(Failure::Refused { text: excerpt(bytes) }),
-            Answer::Malformed { bytes } => {
-                let protocol = self.orders.protocol.name();
-                return Err(Failure::Malformed { protocol, excerpt: excerpt(bytes) });
-            }
-        };
-        self.replies += 1;
-        let steps_before = self.scratch.steps.len();
-        let is_measured = flight.due_ns >= self.orders.measure_from_ns;
-        if flight.kind.reads() {
-            self.enter_read(&flight, &reply, bytes, asked);
-        }
-        if flight.holds_slot && self.scratch.steps.len() == steps_before {
-            self.released += 1;
-        }
-        if !is_measured && flight.version == 0 {
-            return Ok(());
-        }
-        let counted = if is_measured {
-            self.tally.count(flight.kind, flight.keys, &reply, bytes)
-        } else {
-            Ok(matches!(reply.kind, ReplyKind::Stored | ReplyKind::MetaDone | ReplyKind::Deleted))
-        };
-        let done = counted.map_err(|_misfit| Failure::OutOfStep { text: excerpt(bytes) })?;
-        if flight.version > 0
-            && let Some(verifier) = self.orders.verifier
-        {
-            // What is not there to be deleted is gone as well.
-            let gone = flight.kind == Kind::Delete && reply.kind == ReplyKind::NotFound;
-            verifier.book.end(flight.key, flight.version, done || gone);
-        }
-        if is_measured {
-            self.tally.measure(flight.kind, self.server, self.now - flight.due_ns, self.now - flight.sent_ns);
-            self.tally.last_reply_ns = self.now;
-        }
-        Ok(())
-    }
-
-    /// Looks into a reply where it has to be, and plans the steps that follow it.
-    #[inline]
-    fn enter_read(&mut self, flight: &Flight, reply: &Reply, bytes: &[u8], asked: &mut VecDeque<Asked>) {
-        if asked.is_empty() {
-            self.plan_steps(flight, reply, 0, &[]);
-            return;
-        }
-        let keys = flight.keys as usize;
-        asked.make_contiguous();
-        let (own, _) = asked.as_slices();
-        let cas = self.look_into(bytes, &own[..keys]);
-        self.plan_steps(flight, reply, cas, &own[..keys]);
-        asked.drain(..keys);
-    }
-
-    /// Checks every value of a reply against what was asked for. Notes which keys were found; returns the last token.
-    fn look_into(&mut self, bytes: &[u8], asked: &[Asked]) -> u64 {
-        let Self { orders, tally, scratch, .. } = self;
-        scratch.found.clear();
-        scratch.found.resize(asked.len(), false);
-        let keys = &orders.workload.keys;
-        let (mut cas, mut next) = (0, 0);
-        orders.protocol.each_value(bytes, |found| {
-            cas = found.cas;
-            let place = match found.key.map(|name| keys.number(name)) {
-                None => Some(found.at),
-                // Replies come in the order of the keys, but for those that are missing.
-                Some(number) => (next..asked.len()).find(|&at| Some(asked[at].key) == number),
-            };
-            let Some((place, own)) = place.and_then(|place| Some((place, *asked.get(place)?))) else {
-                note_fault(tally, Fault::Foreign, found.key.unwrap_or_default());
-                return;
-            };
-            next = place + 1;
-            scratch.found[place] = true;
-            let fault = orders
-                .verifier
-                .and_then(|verifier| verifier.fault(keys, orders.values, own, found.key, found.value));
-            if let Some(fault) = fault {
-                orders.workload.key(Kind::Get, own.key, &mut scratch.key);
-                note_fault(tally, fault, &scratch.key);
-            }
-        });
-        cas
-    }
-
-    #[inline]
-    fn plan_steps(&mut self, flight: &Flight, reply: &Reply, cas: u64, asked: &[Asked]) {
-        if reply.kind != ReplyKind::Values {
-            return;
-        }
-        let Flight { key, size, ttl, .. } = *flight;
-        if flight.before_cas && reply.hits == 1 {
-            let order = Order { kind: Kind::Cas, key, size, ttl };
-            self.scratch.steps.push(Step { due_ns: self.now, slot: self.slot, order, cas, holds_slot: true });
-        }
-        let Some(aside_ns) = self.orders.aside_ns else { return };
-        if flight.kind != Kind::Get || reply.hits == flight.keys {
-            return;
-        }
-        let due_ns = self.now + aside_ns;
-        if flight.keys == 1 {
-            self.store_missing(flight, key, due_ns, true);
-            return;
-        }
-        let mut is_first = true;
-        for (at, asked) in asked.iter().enumerate() {
-            if !self.scratch.found[at] {
-                self.store_missing(flight, asked.key, due_ns, is_first);
-                is_first = false;
-            }
-        }
-    }
-
-    fn store_missing(&mut self, flight: &Flight, key: u64, due_ns: u64, holds_slot: bool) {
-        let size = if flight.size > 0 { flight.size } else { self.orders.workload.value_size(key) };
-        let order = Order { kind: Kind::Set, key, size, ttl: flight.ttl };
-        self.scratch.steps.push(Step { due_ns, slot: self.slot, order, cas: 0, holds_slot });
-    }
-}
-
-#[cold]
-fn note_fault(tally: &mut Tally, fault: Fault, key: &[u8]) {
-    tally.wrong.count(fault);
-    if tally.wrong_examples.len() < EXAMPLES_MAX {
-        tally.wrong_examples.push(format!("{}: {fault}", excerpt(key)));
     }
 }
 
