@@ -14,10 +14,10 @@ use std::{fs, thread};
 use anyhow::{Context, ensure};
 use slabring_engine::PolicyKind;
 
-use crate::trace::Trace;
 use reference::{Mode, Reference, Share};
 use replay::{Budget, replay};
 use report::{Cell, Report};
+use slabring_load::trace::Trace;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -193,8 +193,9 @@ fn budget(trace: &Trace, mode: Mode, share: Share) -> anyhow::Result<(u64, Budge
 
 #[cfg(test)]
 mod tests {
+    use slabring_load::trace::Request;
+
     use super::*;
-    use crate::trace::tests::get;
 
     #[test]
     fn policies_are_named_once_each_and_in_order() {
@@ -216,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_capacity_that_is_too_small_is_left_out_and_the_others_stay() {
-        let requests = (0..100_u64).map(|key| get(key, 100)).collect();
+        let requests = (0..100_u64).map(|key| Request::get(key, 100)).collect();
         let trace = Trace { name: "t".into(), keys: 100, unique_bytes: 1 << 20, requests };
         let shares = ["0.001", "1"].map(|share| share.parse().unwrap());
         let cells = play(&trace, Mode::Bytes, &[PolicyKind::Clock], &shares, 1).unwrap();

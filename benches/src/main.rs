@@ -12,7 +12,6 @@ mod median;
 mod memory;
 mod peers;
 mod process;
-mod trace;
 mod worst;
 
 use std::process::ExitCode;

@@ -3,10 +3,14 @@
 
 use std::collections::VecDeque;
 
-use slabring_protocol::client::{Reply, ReplyParser, ReplyStep};
+use rustls::ClientConnection;
+use slabring_protocol::client::{Reply, ReplyStep};
 use slabring_reactor::ConnectionId;
 
-use crate::requests::Kind;
+use crate::decode::Decoder;
+use crate::kind::Kind;
+use crate::tls;
+use crate::verify::Asked;
 
 /// One request that has no answer yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,7 +21,17 @@ pub(crate) struct Flight {
     pub(crate) sent_ns: u64,
     /// The key, or the first of several.
     pub(crate) key: u64,
+    /// Bytes and lifetime of the value that it stores or that a miss lets store.
+    pub(crate) size: u32,
+    pub(crate) ttl: u32,
+    /// Of a write that is verified; 0 for others.
+    pub(crate) version: u32,
+    pub(crate) keys: u32,
     pub(crate) kind: Kind,
+    /// It is the first step of a compare-and-swap.
+    pub(crate) before_cas: bool,
+    /// Its end makes room for another request.
+    pub(crate) holds_slot: bool,
 }
 
 /// What came in, one at a time.
@@ -34,6 +48,9 @@ pub(crate) enum Answer<'a> {
 /// One connection.
 pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
+    tls: Option<Box<ClientConnection>>,
+    /// Keys of the reads in flight, where replies are looked into.
+    pub(crate) asked: VecDeque<Asked>,
     flights: VecDeque<Flight>,
     /// Requests to be sent when the send before is through.
     pub(crate) output: Vec<u8>,
@@ -45,9 +62,8 @@ pub(crate) struct Connection {
 }
 
 /// A reply stream cut into replies.
-#[derive(Default)]
 struct Replies {
-    parser: ReplyParser,
+    decoder: Decoder,
     /// Bytes that the parser wants to see again with more behind them: part of a line.
     rest: Vec<u8>,
     /// The reply so far, kept only for those who want to look at values.
@@ -56,20 +72,30 @@ struct Replies {
 
 impl Connection {
     /// A fresh connection for up to `depth` requests. With `keep_replies`, answers carry their whole bytes.
-    pub(crate) fn new(id: ConnectionId, depth: usize, keep_replies: bool) -> Self {
+    pub(crate) fn new(
+        id: ConnectionId,
+        tls: Option<Box<ClientConnection>>,
+        depth: usize,
+        decoder: Decoder,
+        keep_replies: bool,
+    ) -> Self {
         Self {
             id,
+            tls,
+            asked: VecDeque::new(),
             flights: VecDeque::with_capacity(depth),
             output: Vec::new(),
             spare: Vec::new(),
             sending: false,
             touched: false,
-            replies: Replies { whole: keep_replies.then(Vec::new), ..Replies::default() },
+            replies: Replies { decoder, rest: Vec::new(), whole: keep_replies.then(Vec::new) },
         }
     }
 
-    pub(crate) fn in_flight(&self) -> usize {
-        self.flights.len()
+    /// Whether answers carry their whole bytes.
+    #[inline]
+    pub(crate) fn keeps_replies(&self) -> bool {
+        self.replies.whole.is_some()
     }
 
     /// When the oldest request without an answer was sent.
@@ -90,7 +116,14 @@ impl Connection {
             return None;
         }
         self.sending = true;
-        Some(std::mem::replace(&mut self.output, std::mem::take(&mut self.spare)))
+        let mut next = std::mem::take(&mut self.spare);
+        if let Some(session) = &mut self.tls {
+            tls::seal(session, &self.output, &mut next);
+            self.output.clear();
+            return Some(next);
+        }
+        std::mem::swap(&mut self.output, &mut next);
+        Some(next)
     }
 
     /// The kernel is through with what [`Connection::take_output`] gave, and returns its buffer.
@@ -100,40 +133,37 @@ impl Connection {
         self.spare = buffer;
     }
 
-    /// Cuts `data` into answers and gives each to `take`, until it fails.
+    /// Cuts `data` into answers and gives each to `take`, with the connection's [`Self::asked`], until it fails.
     #[inline]
-    pub(crate) fn receive<E>(
+    pub(crate) fn receive<E: From<rustls::Error>>(
         &mut self,
         data: &[u8],
-        mut take: impl FnMut(Answer<'_>) -> Result<(), E>,
+        mut take: impl FnMut(Answer<'_>, &mut VecDeque<Asked>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let flights = &mut self.flights;
-        self.replies.cut(data, |found| {
-            take(match found {
-                Err(bytes) => Answer::Malformed { bytes },
-                Ok((reply, bytes)) => match flights.pop_front() {
-                    Some(flight) => Answer::To { flight, reply, bytes },
-                    None => Answer::Unasked { bytes },
-                },
-            })
-        })
+        let Self { flights, replies, asked, .. } = self;
+        let mut cut = |data: &[u8]| replies.cut(flights, data, |answer| take(answer, asked));
+        match &mut self.tls {
+            None => cut(data),
+            Some(session) => tls::open(session, data, cut),
+        }
     }
 }
 
 impl Replies {
     fn cut<E>(
         &mut self,
+        flights: &mut VecDeque<Flight>,
         data: &[u8],
-        take: impl FnMut(Result<(Reply, &[u8]), &[u8]>) -> Result<(), E>,
+        take: impl FnMut(Answer<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         if self.rest.is_empty() {
-            let consumed = self.cut_joined(data, take)?;
+            let consumed = self.cut_joined(flights, data, take)?;
             self.rest.extend_from_slice(&data[consumed..]);
             return Ok(());
         }
         let mut joined = std::mem::take(&mut self.rest);
         joined.extend_from_slice(data);
-        let consumed = self.cut_joined(&joined, take)?;
+        let consumed = self.cut_joined(flights, &joined, take)?;
         joined.drain(..consumed);
         self.rest = joined;
         Ok(())
@@ -142,13 +172,15 @@ impl Replies {
     /// Returns how many bytes of `input` are done with.
     fn cut_joined<E>(
         &mut self,
+        flights: &mut VecDeque<Flight>,
         input: &[u8],
-        mut take: impl FnMut(Result<(Reply, &[u8]), &[u8]>) -> Result<(), E>,
+        mut take: impl FnMut(Answer<'_>) -> Result<(), E>,
     ) -> Result<usize, E> {
         let mut consumed = 0;
         loop {
             let rest = &input[consumed..];
-            match self.parser.next(rest) {
+            let asks_many = flights.front().is_some_and(|flight| flight.keys > 1);
+            match self.decoder.next(rest, asks_many) {
                 ReplyStep::Incomplete { consumed: size } => {
                     if let Some(whole) = &mut self.whole {
                         whole.extend_from_slice(&rest[..size]);
@@ -156,18 +188,22 @@ impl Replies {
                     return Ok(consumed + size);
                 }
                 ReplyStep::Reply { reply, consumed: size } => {
-                    match &mut self.whole {
+                    let bytes = match &mut self.whole {
                         Some(whole) => {
                             whole.extend_from_slice(&rest[..size]);
-                            take(Ok((reply, whole)))?;
-                            whole.clear();
+                            &whole[..]
                         }
-                        None => take(Ok((reply, &rest[..size])))?,
-                    }
+                        None => &rest[..size],
+                    };
+                    take(match flights.pop_front() {
+                        Some(flight) => Answer::To { flight, reply, bytes },
+                        None => Answer::Unasked { bytes },
+                    })?;
+                    self.whole.iter_mut().for_each(Vec::clear);
                     consumed += size;
                 }
                 ReplyStep::Malformed => {
-                    take(Err(rest))?;
+                    take(Answer::Malformed { bytes: rest })?;
                     return Ok(input.len());
                 }
             }
@@ -178,15 +214,29 @@ impl Replies {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::Failure;
+    use crate::protocol::Protocol;
     use slabring_protocol::client::ReplyKind;
 
     const STREAM: &[u8] =
         b"VALUE k1 0 5\r\nab\r\nc\r\nEND\r\nEND\r\nSTORED\r\nSERVER_ERROR out\r\nVALUE k2 0 0\r\n\r\nEND\r\n";
 
     fn connection(keep_replies: bool) -> Connection {
-        let mut connection = Connection::new(ConnectionId { slot: 0, generation: 1 }, 8, keep_replies);
+        let id = ConnectionId { slot: 0, generation: 1 };
+        let mut connection = Connection::new(id, None, 8, Decoder::new(Protocol::Text), keep_replies);
         for key in 0..5 {
-            connection.launch(Flight { due_ns: key, sent_ns: key, key, kind: Kind::Get });
+            connection.launch(Flight {
+                due_ns: key,
+                sent_ns: key,
+                key,
+                size: 0,
+                ttl: 0,
+                version: 0,
+                keys: 1,
+                kind: Kind::Get,
+                before_cas: false,
+                holds_slot: true,
+            });
         }
         connection
     }
@@ -195,12 +245,12 @@ mod tests {
         let mut seen = Vec::new();
         for packet in packets {
             connection
-                .receive(packet, |answer| match answer {
+                .receive(packet, |answer, _| match answer {
                     Answer::To { flight, reply, bytes } => {
                         seen.push((flight.key, reply.kind, reply.hits, bytes.to_vec()));
-                        Ok(())
+                        Ok::<_, Failure>(())
                     }
-                    other => Err(format!("{other:?}")),
+                    other => panic!("{other:?}"),
                 })
                 .unwrap();
         }
@@ -234,9 +284,9 @@ mod tests {
         let mut connection = connection(false);
         answers(&mut connection, &[STREAM]);
         let mut seen = Vec::new();
-        let mut note = |answer: Answer<'_>| {
+        let mut note = |answer: Answer<'_>, _: &mut VecDeque<Asked>| {
             seen.push(matches!(answer, Answer::Unasked { .. }));
-            Ok::<_, ()>(())
+            Ok::<_, Failure>(())
         };
         connection.receive(b"ERROR Too many open connections\r\n", &mut note).unwrap();
         connection.receive(b"HTTP/1.1 400 Bad Request\r\n", &mut note).unwrap();

@@ -13,6 +13,18 @@ pub(crate) enum Failure {
     Unresolved { address: String, error: io::Error },
     #[error("cannot connect to {address}: {error}; start the server or give its address as HOST:PORT")]
     Connect { address: String, error: io::Error },
+    #[error("no TLS with {address}: {error}; see --tls-ca, --tls-name and --tls-insecure")]
+    Tls { address: String, error: io::Error },
+    #[error("{address} did not let us in: {text}; check --auth and --protocol")]
+    Login { address: String, text: String },
+    #[error("TLS failed: {0}")]
+    TlsRecord(#[from] rustls::Error),
+    #[error("{0:#}")]
+    File(anyhow::Error),
+    #[error("cannot write {path}: {error}")]
+    Export { path: String, error: io::Error },
+    #[error("agent {agent}: {text}")]
+    Agent { agent: String, text: String },
     #[error("{0}; or use --io epoll")]
     Backend(#[from] Refusal),
     #[error("cannot pin to CPU {cpu}: {error}; this process may use CPUs {allowed:?}")]
@@ -28,8 +40,8 @@ pub(crate) enum Failure {
          --timeout or lower --rate, --connections or --depth"
     )]
     Timeout { timeout: Duration, in_flight: usize },
-    #[error("this is not memcached's text protocol: {excerpt}; check the address")]
-    Malformed { excerpt: String },
+    #[error("this is not the {protocol} protocol: {excerpt}; check the address and --protocol")]
+    Malformed { protocol: &'static str, excerpt: String },
     #[error("the server gave an answer to another question: {text}; its replies are out of step")]
     OutOfStep { text: String },
     #[error(
@@ -43,6 +55,8 @@ pub(crate) enum Failure {
 /// The start of what a server said, fit for one line of a terminal.
 pub(crate) fn excerpt(bytes: &[u8]) -> String {
     const SIZE_MAX: usize = 120;
+    // A binary reply says it behind its header.
+    let bytes = if bytes.first() == Some(&0x81) { bytes.get(24..).unwrap_or(bytes) } else { bytes };
     let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or(bytes);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     line[..line.len().min(SIZE_MAX)].escape_ascii().to_string()

@@ -15,6 +15,8 @@ pub(crate) enum Popularity {
     Uniform,
     /// Key number k - 1 with a probability in proportion to 1 / k^exponent.
     Zipf(f64),
+    /// A share of the keys that gets a share of the requests.
+    HotSet { keys: f64, requests: f64 },
     /// One after the other, from the start again after the last.
     Sequential,
 }
@@ -31,9 +33,18 @@ impl FromStr for Popularity {
                 Ok(exponent) if exponent > 0.0 && exponent <= EXPONENT_MAX => Ok(Self::Zipf(exponent)),
                 _ => Err(format!("the S of zipf:S is above 0 and at most {EXPONENT_MAX}, such as zipf:0.99")),
             },
-            _ => Err("expected uniform, zipf:S or sequential".into()),
+            Some(("hotset", shares)) => shares
+                .split_once(':')
+                .and_then(|(keys, requests)| Some((share(keys)?, share(requests)?)))
+                .map(|(keys, requests)| Self::HotSet { keys, requests })
+                .ok_or_else(|| "hotset:KEYS:REQUESTS are two shares below 1, such as hotset:0.1:0.9".into()),
+            _ => Err("expected uniform, zipf:S, hotset:KEYS:REQUESTS or sequential".into()),
         }
     }
+}
+
+fn share(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|share| *share > 0.0 && *share < 1.0)
 }
 
 impl fmt::Display for Popularity {
@@ -41,6 +52,7 @@ impl fmt::Display for Popularity {
         match self {
             Self::Uniform => f.write_str("uniform"),
             Self::Zipf(exponent) => write!(f, "zipf:{exponent}"),
+            Self::HotSet { keys, requests } => write!(f, "hotset:{keys}:{requests}"),
             Self::Sequential => f.write_str("sequential"),
         }
     }
@@ -82,6 +94,7 @@ pub(crate) struct Picker {
 enum Shape {
     Uniform,
     Zipf(Zipf),
+    HotSet { hot: u64, requests: f64 },
     Sequential { next: u64 },
 }
 
@@ -92,6 +105,10 @@ impl Picker {
         let shape = match popularity {
             Popularity::Uniform => Shape::Uniform,
             Popularity::Zipf(exponent) => Shape::Zipf(Zipf::new(count, exponent)),
+            Popularity::HotSet { keys, requests } => {
+                let hot = rank_number((count as f64 * keys).round().clamp(1.0, count as f64));
+                Shape::HotSet { hot: hot.min(count), requests }
+            }
             Popularity::Sequential => Shape::Sequential { next: first % count },
         };
         Self { count, shape }
@@ -102,6 +119,10 @@ impl Picker {
         match &mut self.shape {
             Shape::Uniform => dice.below(self.count),
             Shape::Zipf(zipf) => zipf.rank(dice) - 1,
+            Shape::HotSet { hot, requests } if *hot == self.count || dice.fraction() <= *requests => {
+                dice.below(*hot)
+            }
+            Shape::HotSet { hot, .. } => *hot + dice.below(self.count - *hot),
             Shape::Sequential { next } => {
                 let key = *next;
                 *next = if key + 1 == self.count { 0 } else { key + 1 };
@@ -212,6 +233,29 @@ mod tests {
     #[test]
     fn uniform_draws_all_keys_alike() {
         check(&frequencies(Popularity::Uniform, 37, 3), &[1.0 / 37.0; 37], "uniform");
+    }
+
+    #[test]
+    fn a_hot_set_gets_its_share() {
+        let shape = Popularity::HotSet { keys: 0.1, requests: 0.9 };
+        let mut expected = [0.1 / 36.0; 40];
+        expected[..4].fill(0.9 / 4.0);
+        check(&frequencies(shape, 40, 9), &expected, "hot set");
+    }
+
+    #[test]
+    fn the_exponent_of_a_zipf_can_be_read_off_its_draws() {
+        for exponent in [0.7, 0.99, 1.2] {
+            let seen = frequencies(Popularity::Zipf(exponent), 1000, 11);
+            // Least squares through the logarithms of the first ranks, which are drawn often.
+            let points: Vec<_> = (0..60).map(|at| (((at + 1) as f64).ln(), seen[at].ln())).collect();
+            let count = points.len() as f64;
+            let (mean_x, mean_y) = points.iter().fold((0.0, 0.0), |sum, p| (sum.0 + p.0, sum.1 + p.1));
+            let (mean_x, mean_y) = (mean_x / count, mean_y / count);
+            let slope = points.iter().map(|p| (p.0 - mean_x) * (p.1 - mean_y)).sum::<f64>()
+                / points.iter().map(|p| (p.0 - mean_x).powi(2)).sum::<f64>();
+            assert!((-slope / exponent - 1.0).abs() < 0.02, "{slope} for {exponent}");
+        }
     }
 
     #[test]

@@ -1,18 +1,24 @@
 //! The result of a run: one structure, shown as JSON or as text. Measures nothing.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
-use slabring_reactor::backend::Backend;
 
 use crate::args::Args;
+use crate::intervals::Interval;
+use crate::kind::Kind;
+use crate::machine::Machine;
+use crate::packed;
 use crate::run::Outcome;
-use crate::target::Target;
+use crate::verify::Wrong;
 
 /// Share of a CPU per thread from which on the client may be what limits a closed loop.
 const CLIENT_CPU_SHARE_MAX: f64 = 0.9;
+/// How late this client may send one in a hundred of what is due, in nanoseconds.
+const LAG_NS_MAX: u64 = 1_000_000;
 /// An open loop that gets through less of its rate than this has not kept it.
 const RATE_KEPT_MIN: f64 = 0.99;
 
@@ -20,7 +26,13 @@ const RATE_KEPT_MIN: f64 = 0.99;
 #[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
 pub(crate) struct Report {
     pub(crate) version: String,
+    /// What was typed.
+    pub(crate) command: String,
+    /// Where this ran.
+    pub(crate) machine: Machine,
     pub(crate) target: String,
+    /// `text`, `meta`, `binary` or `resp`.
+    pub(crate) protocol: String,
     /// `io_uring` or `epoll`.
     pub(crate) io: String,
     pub(crate) threads: u32,
@@ -30,12 +42,22 @@ pub(crate) struct Report {
     pub(crate) rate_per_second: Option<f64>,
     pub(crate) poisson: bool,
     pub(crate) keys: u64,
-    pub(crate) key_bytes: usize,
+    /// The largest.
+    pub(crate) key_bytes: u32,
     pub(crate) value_bytes_min: u32,
     pub(crate) value_bytes_max: u32,
-    /// SET:GET.
+    /// As they were asked for.
+    pub(crate) key_sizes: String,
+    pub(crate) value_sizes: String,
+    /// SET:GET, where nothing else was asked for.
     pub(crate) ratio: String,
+    /// Kinds of requests with their weights.
+    pub(crate) mix: String,
+    pub(crate) ttl_seconds: String,
+    /// The largest.
     pub(crate) keys_per_get: u32,
+    /// The trace that was played.
+    pub(crate) replay: Option<String>,
     pub(crate) distribution: String,
     pub(crate) seed: u64,
     /// Keys stored before the run, each of them checked.
@@ -50,12 +72,17 @@ pub(crate) struct Report {
     /// Keys found and not found, of all gets.
     pub(crate) hits: u64,
     pub(crate) misses: u64,
+    /// Share of the keys asked for that were found.
+    pub(crate) hit_ratio: Option<f64>,
     /// Answers that were errors.
     pub(crate) errors: u64,
     pub(crate) first_error: Option<String>,
     /// Of `--verify`; none without it is not known to be right.
     pub(crate) verified: bool,
     pub(crate) wrong_values: u64,
+    pub(crate) wrong: Wrong,
+    /// The first of them, with their keys.
+    pub(crate) wrong_examples: Vec<String>,
     /// Requests of the open loop that were due and found no free connection before the end.
     pub(crate) unsent: u64,
     pub(crate) sent_bytes: u64,
@@ -65,12 +92,44 @@ pub(crate) struct Report {
     pub(crate) latency: Latency,
     /// From when a request was sent: what a closed loop would have claimed. Only in an open loop.
     pub(crate) latency_from_send: Option<Summary>,
+    /// How late this client itself sent what was due. Only in an open loop.
+    pub(crate) lag: Option<Summary>,
+    /// Every kind of request that was answered.
+    pub(crate) kinds: BTreeMap<String, KindReport>,
+    /// Where there are several.
+    pub(crate) servers: Vec<ServerReport>,
+    /// Second by second.
+    pub(crate) intervals: Vec<Interval>,
+    /// Histograms of `latency.all` and `latency_from_send` in nanoseconds, HdrHistogram V2 compressed, base64.
+    pub(crate) histogram: String,
+    pub(crate) histogram_from_send: Option<String>,
 
     /// User and system time of this process per request. In an open loop it includes waiting for due times.
     pub(crate) client_cpu_us_per_op: f64,
     /// Of one CPU for each thread.
     pub(crate) client_cpu_share: f64,
     pub(crate) warnings: Vec<String>,
+    /// Why it ended before its time.
+    pub(crate) failure: Option<String>,
+}
+
+/// One kind of request.
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize, Debug)]
+pub(crate) struct KindReport {
+    pub(crate) answers: u64,
+    /// Keys found, or changes that took place.
+    pub(crate) hits: u64,
+    pub(crate) misses: u64,
+    pub(crate) errors: u64,
+    pub(crate) latency: Summary,
+}
+
+/// One of several servers.
+#[derive(Clone, PartialEq, Serialize, Deserialize, Debug)]
+pub(crate) struct ServerReport {
+    pub(crate) name: String,
+    pub(crate) answers: u64,
+    pub(crate) latency: Summary,
 }
 
 /// Latencies by kind of request.
@@ -94,7 +153,7 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    fn of(histogram: &Histogram<u64>) -> Self {
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
         Self {
             count: histogram.len(),
             mean_ns: histogram.mean(),
@@ -108,70 +167,103 @@ impl Summary {
 }
 
 impl Report {
-    pub(crate) fn new(
-        args: &Args,
-        target: &Target,
-        io: Backend,
-        prefilled_keys: Option<u64>,
-        outcome: &Outcome,
-    ) -> Self {
-        let Outcome { tally, elapsed, cpu_us } = outcome;
+    pub(crate) fn new(args: &Args, target: &str, prefilled_keys: Option<u64>, outcome: &Outcome) -> Self {
+        let Outcome { tally, intervals, elapsed, cpu_us, io, failure } = outcome;
         let operations = tally.operations();
+        let all = tally.latency_where(|_| true);
         let latency = Latency {
-            all: Summary::of(&tally.latency()),
-            get: Summary::of(&tally.get_latency),
-            set: Summary::of(&tally.set_latency),
+            all: Summary::of(&all),
+            get: Summary::of(&tally.latency_where(Kind::reads)),
+            set: Summary::of(&tally.latency_where(Kind::stores)),
         };
+        let is_open = args.rate.is_some() || args.speed.is_some();
         let seconds = elapsed.as_secs_f64();
+        let (value_bytes_min, value_bytes_max) = args.value_size.bounds();
         let mut report = Self {
             version: env!("CARGO_PKG_VERSION").into(),
-            target: target.to_string(),
-            io: io.to_string(),
+            command: args.command.clone(),
+            machine: Machine::this(),
+            target: target.into(),
+            protocol: args.protocol.name().into(),
+            io: io.clone(),
             threads: args.threads.get(),
             connections: args.connections.get(),
             depth: args.depth.get(),
             rate_per_second: args.rate,
             poisson: args.poisson,
             keys: args.keys,
-            key_bytes: args.key_size,
-            value_bytes_min: args.value_size.min,
-            value_bytes_max: args.value_size.max,
+            key_bytes: args.key_size.bounds().1,
+            value_bytes_min,
+            value_bytes_max,
+            key_sizes: args.key_size.to_string(),
+            value_sizes: args.value_size.to_string(),
             ratio: format!("{}:{}", args.ratio.sets, args.ratio.gets),
-            keys_per_get: args.multiget.get(),
+            mix: args.mix().to_string(),
+            ttl_seconds: args.ttl.to_string(),
+            keys_per_get: args.multiget.bounds().1,
+            replay: args.replay.as_ref().map(|path| path.display().to_string()),
             distribution: args.distribution.to_string(),
             seed: args.seed,
             prefilled_keys,
             seconds,
             operations,
             operations_per_second: ratio(operations as f64, seconds),
-            gets: tally.gets,
-            sets: tally.sets,
-            hits: tally.hits,
-            misses: tally.misses,
-            errors: tally.errors,
+            gets: tally.gets(),
+            sets: tally.sets(),
+            hits: tally.hits(),
+            misses: tally.misses(),
+            hit_ratio: hit_ratio(tally.hits(), tally.misses()),
+            errors: tally.errors(),
             first_error: tally.first_error.clone(),
             verified: args.verify,
-            wrong_values: tally.wrong_values,
+            wrong_values: tally.wrong.total(),
+            wrong: tally.wrong,
+            wrong_examples: tally.wrong_examples.clone(),
             unsent: tally.unsent,
             sent_bytes: tally.sent_bytes,
             received_bytes: tally.received_bytes,
             latency,
-            latency_from_send: args.rate.map(|_| Summary::of(&tally.service)),
+            latency_from_send: is_open.then(|| Summary::of(&tally.service)),
+            lag: is_open.then(|| Summary::of(&tally.lag)),
+            kinds: kinds(outcome),
+            servers: servers(args, outcome),
+            intervals: intervals.clone(),
+            histogram: packed::pack(&all),
+            histogram_from_send: is_open.then(|| packed::pack(&tally.service)),
             client_cpu_us_per_op: ratio(*cpu_us as f64, operations as f64),
             client_cpu_share: ratio(*cpu_us as f64 / 1e6, seconds * f64::from(args.threads.get())),
             warnings: Vec::new(),
+            failure: failure.clone(),
         };
         report.warnings = report.doubts();
         report
     }
 
+    /// Whether it was completed and everything that came back was right.
+    pub(crate) fn is_good(&self) -> bool {
+        self.failure.is_none() && self.wrong_values == 0
+    }
+
+    /// Whether this client, and not the server, may be what was measured.
+    pub(crate) fn is_client_bound(&self) -> bool {
+        let cpu_bound = self.lag.is_none() && self.client_cpu_share > CLIENT_CPU_SHARE_MAX;
+        cpu_bound || self.lag.is_some_and(|lag| lag.p99_ns > LAG_NS_MAX)
+    }
+
     /// What a reader has to know before believing the numbers.
     fn doubts(&self) -> Vec<String> {
         let mut doubts = Vec::new();
-        if self.rate_per_second.is_none() && self.client_cpu_share > CLIENT_CPU_SHARE_MAX {
+        if self.lag.is_none() && self.client_cpu_share > CLIENT_CPU_SHARE_MAX {
             doubts.push(format!(
                 "this client used {:.0} % of its CPU: the server may be faster than measured; use more --threads",
                 self.client_cpu_share * 100.0
+            ));
+        }
+        if let Some(lag) = self.lag.filter(|lag| lag.p99_ns > LAG_NS_MAX) {
+            doubts.push(format!(
+                "this client sent 1 % of its requests {} or more after they were due: latencies are its own; use more \
+                 --threads, or a CPU that nobody else uses",
+                span_ns(lag.p99_ns)
             ));
         }
         let kept = self.rate_per_second.map_or(1.0, |rate| self.operations_per_second / rate);
@@ -183,13 +275,50 @@ impl Report {
             ));
         }
         if self.wrong_values > 0 {
-            doubts.push(format!("{} values were WRONG", self.wrong_values));
+            doubts.push(format!("{} values were WRONG: {}", self.wrong_values, self.wrong));
         }
-        if self.hits == 0 && self.misses > 0 {
+        if self.hits == 0 && self.misses > 0 && self.replay.is_none() {
             doubts.push("no key was found: use --prefill to measure hits".into());
         }
         doubts
     }
+}
+
+fn kinds(outcome: &Outcome) -> BTreeMap<String, KindReport> {
+    let tally = &outcome.tally;
+    let came = Kind::ALL.into_iter().filter(|&kind| tally.of(kind).answers > 0);
+    came.map(|kind| {
+        let count = tally.of(kind);
+        let latency = Summary::of(&tally.latency_where(|other| other == kind));
+        let report = KindReport {
+            answers: count.answers,
+            hits: count.hits,
+            misses: count.misses,
+            errors: count.errors,
+            latency,
+        };
+        (kind.name().to_owned(), report)
+    })
+    .collect()
+}
+
+fn servers(args: &Args, outcome: &Outcome) -> Vec<ServerReport> {
+    let name = |at: usize| match args.addresses.get(at) {
+        Some(address) if args.shards.is_none() => address.clone(),
+        _ => format!("shard {at}"),
+    };
+    let servers = outcome.tally.servers.iter().enumerate();
+    servers
+        .map(|(at, server)| ServerReport {
+            name: name(at),
+            answers: server.answers,
+            latency: Summary::of(&server.latency),
+        })
+        .collect()
+}
+
+fn hit_ratio(hits: u64, misses: u64) -> Option<f64> {
+    (hits + misses > 0).then(|| hits as f64 / (hits + misses) as f64)
 }
 
 fn ratio(part: f64, whole: f64) -> f64 {
@@ -208,29 +337,32 @@ impl fmt::Display for Report {
             self.client_cpu_share * 100.0,
             self.threads
         )?;
+        self.wrong_examples.iter().try_for_each(|example| writeln!(f, "wrong: {example}"))?;
         self.warnings.iter().try_for_each(|warning| writeln!(f, "warning: {warning}"))
     }
 }
 
 impl Report {
     fn write_head(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pace = match self.rate_per_second {
-            None => "closed loop".into(),
-            Some(rate) => format!("open loop, {rate}/s {}", if self.poisson { "Poisson" } else { "even" }),
+        let pace = match (self.rate_per_second, &self.lag) {
+            (None, None) => "closed loop".into(),
+            (None, Some(_)) => "open loop at the trace's times".into(),
+            (Some(rate), _) => {
+                format!("open loop, {rate}/s {}", if self.poisson { "Poisson" } else { "even" })
+            }
         };
         writeln!(
             f,
-            "{}: {} connections x depth {}, {} threads, {}, {pace}",
-            self.target, self.connections, self.depth, self.threads, self.io
+            "{}: {}, {} connections x depth {}, {} threads, {}, {pace}",
+            self.target, self.protocol, self.connections, self.depth, self.threads, self.io
         )?;
-        let Self { keys, key_bytes, distribution, ratio, keys_per_get, .. } = self;
-        let values = match (self.value_bytes_min, self.value_bytes_max) {
-            (min, max) if min == max => min.to_string(),
-            (min, max) => format!("{min}-{max}"),
-        };
+        if let Some(replay) = &self.replay {
+            return writeln!(f, "the requests of {replay}\n");
+        }
+        let Self { keys, key_sizes, value_sizes, distribution, mix, keys_per_get, .. } = self;
         writeln!(
             f,
-            "{keys} keys of {key_bytes} B, values of {values} B, {distribution}, SET:GET {ratio}, {keys_per_get} keys a GET\n"
+            "{keys} keys of {key_sizes} B, values of {value_sizes} B, {distribution}, {mix}, {keys_per_get} keys a GET\n"
         )
     }
 
@@ -242,6 +374,7 @@ impl Report {
         if self.gets > 0 {
             row("hits", self.hits.to_string())?;
             row("misses", self.misses.to_string())?;
+            row("hit ratio", self.hit_ratio.map_or("-".into(), |ratio| format!("{:.3} %", ratio * 100.0)))?;
         }
         if self.sets > 0 {
             row("sets", self.sets.to_string())?;
@@ -262,12 +395,11 @@ impl Report {
             "\n{title:12} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
             "p50", "p90", "p99", "p99.9", "max", "mean"
         )?;
-        let mixed = self.gets > 0 && self.sets > 0;
-        write_latency(f, if self.rate_per_second.is_some() { "from due" } else { "all" }, &self.latency.all)?;
-        if mixed {
-            write_latency(f, "get", &self.latency.get)?;
-            write_latency(f, "set", &self.latency.set)?;
+        write_latency(f, if self.lag.is_some() { "from due" } else { "all" }, &self.latency.all)?;
+        if self.kinds.len() > 1 {
+            self.kinds.iter().try_for_each(|(name, kind)| write_latency(f, name, &kind.latency))?;
         }
+        self.servers.iter().try_for_each(|server| write_latency(f, &server.name, &server.latency))?;
         self.latency_from_send.iter().try_for_each(|summary| write_latency(f, "from send", summary))
     }
 }
@@ -281,6 +413,11 @@ fn write_latency(f: &mut fmt::Formatter<'_>, name: &str, summary: &Summary) -> f
     writeln!(f, " {:>9}", span(Duration::from_secs_f64(mean_ns / 1e9)))
 }
 
+/// A time in nanoseconds, for people.
+pub(crate) fn span_ns(ns: u64) -> String {
+    span(Duration::from_nanos(ns))
+}
+
 fn span(time: Duration) -> String {
     match time.as_secs_f64() {
         seconds if seconds < 1e-3 => format!("{:.1} us", seconds * 1e6),
@@ -292,21 +429,27 @@ fn span(time: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::requests::Kind;
+    use crate::intervals::Interval;
     use crate::tally::Tally;
     use slabring_protocol::client::{Reply, ReplyKind};
 
     fn report(line: &str) -> Report {
-        let mut tally = Tally::new(true);
+        let mut tally = Tally::new(true, 1);
         for ns in 1..=1000_u64 {
             let reply = Reply { kind: ReplyKind::Values, hits: 0, value_bytes: 0 };
             tally.count(Kind::Get, 1, &reply, b"").unwrap();
-            tally.measure(Kind::Get, ns * 1000, ns);
+            tally.measure(Kind::Get, 0, ns * 1000, ns);
         }
         tally.flush();
-        let outcome = Outcome { tally, elapsed: Duration::from_secs(2), cpu_us: 1_900_000 };
-        let target = Target::Unix("/run/m.sock".into());
-        Report::new(&Args::of(line).unwrap(), &target, Backend::Epoll, Some(7), &outcome)
+        let outcome = Outcome {
+            tally,
+            intervals: vec![Interval { operations: 1000, ..Interval::default() }],
+            elapsed: Duration::from_secs(2),
+            cpu_us: 1_900_000,
+            io: "epoll".into(),
+            failure: None,
+        };
+        Report::new(&Args::of(line).unwrap(), "/run/m.sock", Some(7), &outcome)
     }
 
     #[test]
@@ -334,6 +477,15 @@ mod tests {
         assert!(report("--threads 2").warnings.iter().all(|text| !text.contains("CPU")));
         assert!(report("--rate 1000").warnings.iter().any(|text| text.contains("rate was not kept (50.0 %")));
         assert!(report("--rate 500").warnings.iter().all(|text| !text.contains("rate")));
+    }
+
+    #[test]
+    fn a_client_that_is_late_itself_is_warned_of() {
+        let mut report = report("--rate 500");
+        assert!(!report.is_client_bound());
+        report.lag.as_mut().unwrap().p99_ns = 2_000_000;
+        assert!(report.is_client_bound());
+        assert!(report.doubts().iter().any(|text| text.contains("2.00 ms or more after they were due")));
     }
 
     #[test]

@@ -1,29 +1,38 @@
 //! The order of a run: look up, prefill, load, add up. Starts the threads, watches them and takes the CPU time;
 //! what a thread does is in `worker.rs`.
 
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Barrier};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
 use slabring_reactor::backend::{self, Backend, Choice};
 use slabring_reactor::clock::Moment;
 use slabring_reactor::thread::{Limit, allowed_cpus, cpu_time_us, pin_to, raise_limit};
 use slabring_reactor::{Epoll, Io, Uring};
 
-use crate::args::{Args, Ratio, Sizes};
+use crate::access;
+use crate::args::{Args, ReplayFormat};
+use crate::book::Book;
 use crate::failure::Failure;
+use crate::intervals::{Interval, Sum};
 use crate::keys::{Keys, share};
+use crate::kind::{Kind, Mix};
+use crate::live::{TICK, View};
 use crate::popularity::{Dice, Picker, Popularity};
-use crate::progress::{Progress, TICK};
 use crate::report::Report;
-use crate::requests::{Requests, Space};
+use crate::route::{Route, Scheme};
 use crate::schedule::Schedule;
+use crate::sizes::Sizes;
 use crate::tally::Tally;
-use crate::target::Target;
-use crate::values::Values;
-use crate::worker::{Bound, IO_SETTINGS, Odometer, Orders, Pace, Watch, Worker};
+use crate::target::{Access, Target};
+use crate::trace::{Format, Trace};
+use crate::values::{Values, mix};
+use crate::verify::Verifier;
+use crate::worker::{Bound, Desk, IO_SETTINGS, Message, Odometer, Orders, Pace, Watch, Worker};
+use crate::workload::{Cursor, Draw, Source, Workload};
 
 /// How long a run is when nobody says.
 const DURATION_DEFAULT: Duration = Duration::from_secs(10);
@@ -38,41 +47,249 @@ const DESCRIPTORS_SPARE: u64 = 256;
 /// Streams of dice: one for the requests and one for the gaps of each thread.
 const GAP_STREAMS: u64 = 1 << 32;
 
+/// Bits of a value that say which run wrote it.
+const RUN_MASK: u64 = (1 << 12) - 1;
+
 /// One phase, as all threads together carry it out.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Plan {
     name: &'static str,
-    ratio: Ratio,
+    mix: Mix,
     popularity: Popularity,
     depth: u32,
     length: Length,
     warmup: Duration,
-    /// Requests a second of the open loop.
-    rate: Option<f64>,
+    rate: Rate,
     verify: bool,
+    replays: bool,
+    aside: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Length {
     Time(Duration),
     Requests(u64),
+    /// To the end of the trace.
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Rate {
+    Closed,
+    /// Requests a second of the open loop.
+    Open(f64),
+    /// The trace's own, so many times as fast.
+    Recorded(f64),
 }
 
 /// What a phase came to.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Outcome {
     pub(crate) tally: Tally,
+    pub(crate) intervals: Vec<Interval>,
     /// From the start of the measured part to the last reply.
     pub(crate) elapsed: Duration,
     /// User and system time of this process in the measured part.
     pub(crate) cpu_us: u64,
+    /// How the kernel was talked to.
+    pub(crate) io: String,
+    /// Why it ended before its time.
+    pub(crate) failure: Option<String>,
+}
+
+/// Everything that is the same for all phases.
+pub(crate) struct Session {
+    pub(crate) args: Args,
+    targets: Vec<Target>,
+    access: Access,
+    workload: Workload,
+    values: Values,
+    verifier: Option<Verifier>,
+    trace: Option<Arc<Trace>>,
+    choice: Choice,
+}
+
+/// Does what the command line asks for. Blocks until it is done.
+pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
+    let session = Session::new(args.clone())?;
+    let prefilled = session.prefill()?;
+    let outcome = session.load()?;
+    Ok(Report::new(args, &session.shown_target(), prefilled, &outcome))
+}
+
+impl Session {
+    /// Looks everything up that is needed. Sends nothing yet.
+    pub(crate) fn new(args: Args) -> Result<Self, Failure> {
+        let trace = match &args.replay {
+            None => None,
+            Some(path) => {
+                let format = match args.replay_format {
+                    None => Format::of(path),
+                    Some(ReplayFormat::Ctrace) => Format::Ctrace,
+                    Some(ReplayFormat::Oracle) => Format::OracleGeneral,
+                    Some(ReplayFormat::Twitter) => Format::Twitter,
+                };
+                Some(Arc::new(Trace::open_as(path, format).map_err(Failure::File)?))
+            }
+        };
+        let names = server_names(&args)?;
+        let targets = names.iter().map(|name| Target::resolve(name)).collect::<Result<Vec<_>, _>>()?;
+        let choice = backend::choose(args.io.into(), &IO_SETTINGS)?;
+        let sockets = u64::from(args.connections.get()) * names.len() as u64;
+        // With too few left, the connection that fails says so.
+        raise_limit(Limit::OpenFiles, sockets + DESCRIPTORS_SPARE)?;
+        let count = trace.as_ref().map_or(args.keys, |trace| trace.keys);
+        let keys = Keys::new(count, args.key_size.clone());
+        let (_, drawn_max) = args.value_size.bounds();
+        let recorded_max = trace.as_ref().map_or(0, |trace| trace.size_max_bytes());
+        let value_size_max = drawn_max.max(u32::try_from(recorded_max).unwrap_or(u32::MAX));
+        Ok(Self {
+            verifier: args
+                .verify
+                .then(|| Verifier { book: Book::new(count, !args.writes_alone), run: this_run() }),
+            workload: Workload {
+                keys,
+                value_sizes: args.value_size.clone(),
+                keys_per_get: args.multiget.clone(),
+                ttls: args.ttl.clone(),
+                route: Route::new(args.route, &names),
+            },
+            values: Values::new(value_size_max),
+            access: access::of(&args)?,
+            targets,
+            trace,
+            choice,
+            args,
+        })
+    }
+
+    /// The servers, for people.
+    pub(crate) fn shown_target(&self) -> String {
+        let names: Vec<String> = self.targets.iter().map(Target::to_string).collect();
+        names.join(" ")
+    }
+
+    /// Carries out the load.
+    pub(crate) fn load(&self) -> Result<Outcome, Failure> {
+        self.drive(&self.main_plan())
+    }
+
+    /// Carries out the load at this rate and for so long instead of what was asked for.
+    pub(crate) fn load_at(&self, rate: f64, time: Duration) -> Result<Outcome, Failure> {
+        self.drive(&Plan { rate: Rate::Open(rate), length: Length::Time(time), ..self.main_plan() })
+    }
+
+    fn main_plan(&self) -> Plan {
+        let args = &self.args;
+        let length = match (args.requests, args.duration, &self.trace) {
+            (Some(requests), _, _) => Length::Requests(requests),
+            (None, None, Some(_)) => Length::Trace,
+            (None, seconds, _) => Length::Time(seconds.map_or(DURATION_DEFAULT, Duration::from_secs_f64)),
+        };
+        let replays = self.trace.is_some();
+        let fetches = args.cache_aside || replays;
+        Plan {
+            name: "load",
+            mix: args.mix(),
+            popularity: args.distribution,
+            depth: args.depth.get(),
+            length,
+            warmup: Duration::from_secs_f64(args.warmup),
+            rate: match (args.rate, args.speed) {
+                (Some(rate), _) => Rate::Open(rate),
+                (None, Some(speed)) => Rate::Recorded(speed),
+                (None, None) => Rate::Closed,
+            },
+            verify: args.verify,
+            replays,
+            aside: fetches.then(|| Duration::from_secs_f64(args.backend_delay / 1e3)),
+        }
+    }
+
+    /// Stores every key once, if that was asked for. Returns how many there are.
+    pub(crate) fn prefill(&self) -> Result<Option<u64>, Failure> {
+        if !self.args.prefill {
+            return Ok(None);
+        }
+        let keys = self.workload.keys.count();
+        let plan = Plan {
+            name: "prefill",
+            mix: Mix::of_sets_and_gets(1, 0),
+            popularity: Popularity::Sequential,
+            depth: prefill_depth(&self.args.value_size),
+            length: Length::Requests(keys),
+            warmup: Duration::ZERO,
+            rate: Rate::Closed,
+            verify: false,
+            replays: false,
+            aside: None,
+        };
+        let outcome = self.drive(&plan)?;
+        let stored = outcome.tally.stored();
+        if stored == keys {
+            return Ok(Some(stored));
+        }
+        let first_error = outcome.failure.or(outcome.tally.first_error).unwrap_or_default();
+        Err(Failure::Prefill { stored, keys, first_error })
+    }
+
+    fn drive(&self, plan: &Plan) -> Result<Outcome, Failure> {
+        let threads = self.args.threads.get();
+        let stage = Stage {
+            session: self,
+            plan,
+            epoch: Moment::now(),
+            gate: Barrier::new(threads as usize + 1),
+            start_ns: AtomicU64::new(0),
+            watch: Watch::default(),
+            odometers: (0..threads).map(|_| Odometer::default()).collect(),
+        };
+        let work = match self.choice.backend {
+            Backend::Uring => Stage::work::<Uring>,
+            Backend::Epoll => Stage::work::<Epoll>,
+        };
+        thread::scope(|scope| {
+            let (out, messages) = mpsc::channel();
+            let mut spares = Vec::new();
+            for worker in 0..threads {
+                let (spare, back) = mpsc::channel();
+                spares.push(spare);
+                let (stage, desk) = (&stage, Desk { worker, out: out.clone(), back });
+                scope.spawn(move || stage.end(work(stage, &desk), &desk));
+            }
+            stage.watch(&messages, &spares)
+        })
+    }
+}
+
+fn server_names(args: &Args) -> Result<Vec<String>, Failure> {
+    let (Scheme::Shard, Some(shards), [address]) = (args.route, args.shards, &args.addresses[..]) else {
+        return Ok(args.addresses.clone());
+    };
+    let unresolved =
+        |text: &str| Failure::Unresolved { address: address.clone(), error: std::io::Error::other(text) };
+    let (host, port) = address.rsplit_once(':').ok_or_else(|| unresolved("shards have ports"))?;
+    let port: u16 = port.parse().map_err(|_| unresolved("shards have ports"))?;
+    let port_of = |shard| port.checked_add(shard).map(|port| format!("{host}:{port}"));
+    (0..shards).map(port_of).collect::<Option<_>>().ok_or_else(|| unresolved("there are not so many ports"))
+}
+
+fn prefill_depth(sizes: &Sizes) -> u32 {
+    let (_, max) = sizes.bounds();
+    (PREFILL_BYTES / max.max(1)).clamp(1, PREFILL_DEPTH)
+}
+
+/// A number that earlier runs are not likely to have had.
+fn this_run() -> u16 {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mixed = mix(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX) ^ u64::from(std::process::id()) << 40);
+    u16::try_from(mixed & RUN_MASK).unwrap_or(0)
 }
 
 /// What all threads of a phase see.
 struct Stage<'a> {
-    args: &'a Args,
-    target: &'a Target,
-    space: &'a Space,
-    plan: Plan,
+    session: &'a Session,
+    plan: &'a Plan,
     epoch: Moment,
     /// Passed twice: when all are connected, and when `start_ns` is set.
     gate: Barrier,
@@ -81,165 +298,101 @@ struct Stage<'a> {
     odometers: Vec<Odometer>,
 }
 
-/// Does what the command line asks for. Blocks until it is done.
-pub(crate) fn run(args: &Args) -> Result<Report, Failure> {
-    let target = Target::resolve(&args.address)?;
-    let choice = backend::choose(args.io.into(), &IO_SETTINGS)?;
-    let descriptors = u64::from(args.connections.get()) + DESCRIPTORS_SPARE;
-    // With too few left, the connection that fails says so.
-    raise_limit(Limit::OpenFiles, descriptors)?;
-    let space = Space { keys: Keys::new(args.keys, args.key_size), values: Values::new(args.value_size) };
-    let prefilled = if args.prefill { Some(prefill(args, &target, &space, &choice)?) } else { None };
-    let outcome = drive(args, &target, &space, main_plan(args), &choice)?;
-    Ok(Report::new(args, &target, choice.backend, prefilled, &outcome))
-}
-
-fn main_plan(args: &Args) -> Plan {
-    let time = args.duration.map_or(DURATION_DEFAULT, Duration::from_secs_f64);
-    Plan {
-        name: "load",
-        ratio: args.ratio,
-        popularity: args.distribution,
-        depth: args.depth.get(),
-        length: args.requests.map_or(Length::Time(time), Length::Requests),
-        warmup: Duration::from_secs_f64(args.warmup),
-        rate: args.rate,
-        verify: args.verify,
-    }
-}
-
-/// Stores every key once. Returns how many there are.
-fn prefill(args: &Args, target: &Target, space: &Space, choice: &Choice) -> Result<u64, Failure> {
-    let plan = Plan {
-        name: "prefill",
-        ratio: Ratio { sets: 1, gets: 0 },
-        popularity: Popularity::Sequential,
-        depth: prefill_depth(args.value_size),
-        length: Length::Requests(args.keys),
-        warmup: Duration::ZERO,
-        rate: None,
-        verify: false,
-    };
-    let tally = drive(args, target, space, plan, choice)?.tally;
-    if tally.stored == args.keys {
-        return Ok(tally.stored);
-    }
-    let first_error = tally.first_error.unwrap_or_default();
-    Err(Failure::Prefill { stored: tally.stored, keys: args.keys, first_error })
-}
-
-fn prefill_depth(sizes: Sizes) -> u32 {
-    (PREFILL_BYTES / sizes.max.max(1)).clamp(1, PREFILL_DEPTH)
-}
-
-fn drive(
-    args: &Args,
-    target: &Target,
-    space: &Space,
-    plan: Plan,
-    choice: &Choice,
-) -> Result<Outcome, Failure> {
-    let threads = args.threads.get();
-    let stage = Stage {
-        args,
-        target,
-        space,
-        plan,
-        epoch: Moment::now(),
-        gate: Barrier::new(threads as usize + 1),
-        start_ns: AtomicU64::new(0),
-        watch: Watch::default(),
-        odometers: (0..threads).map(|_| Odometer::default()).collect(),
-    };
-    let work = match choice.backend {
-        Backend::Uring => Stage::work::<Uring>,
-        Backend::Epoll => Stage::work::<Epoll>,
-    };
-    thread::scope(|scope| {
-        let (results, finished) = mpsc::channel();
-        for index in 0..threads {
-            let (stage, results) = (&stage, results.clone());
-            scope.spawn(move || stage.report(work(stage, index), &results));
-        }
-        stage.watch(&finished)
-    })
-}
-
 impl Stage<'_> {
     /// One thread, from its first connection to its last reply.
-    fn work<I: Io>(&self, index: u32) -> Result<Tally, Failure> {
-        let prepared = self.prepare::<I>(index);
+    fn work<I: Io>(&self, desk: &Desk) -> Result<(), Failure> {
+        let prepared = self.prepare::<I>(desk.worker);
         if prepared.is_err() {
             self.watch.stop.store(true, Ordering::Relaxed);
         }
         self.gate.wait();
         self.gate.wait();
-        let orders = self.orders(index, self.start_ns.load(Ordering::Relaxed));
-        prepared?.run(orders, self.epoch, &self.watch, &self.odometers[index as usize])
+        let orders = self.orders(desk.worker, self.start_ns.load(Ordering::Relaxed));
+        let odometer = &self.odometers[desk.worker as usize];
+        prepared?.run(orders, self.epoch, &self.watch, odometer, desk)
     }
 
     fn prepare<I: Io>(&self, index: u32) -> Result<Worker<I>, Failure> {
-        if let Some(first) = self.args.cpu {
+        let Session { args, targets, access, .. } = self.session;
+        if let Some(first) = args.cpu {
             pin(first.saturating_add(index as usize))?;
         }
-        let connections = share(u64::from(self.args.connections.get()), self.args.threads.get(), index);
+        let connections = share(u64::from(args.connections.get()), args.threads.get(), index);
         let count = u32::try_from(connections.end - connections.start).expect("a part of a u32");
-        Worker::connect(self.target, count, self.plan.depth as usize, self.plan.verify)
+        let asks_many = args.multiget.fixed() != Some(1) && !self.plan.replays;
+        let fetches_many = self.plan.aside.is_some() && asks_many;
+        let keeps = self.plan.verify || fetches_many || self.plan.mix.kinds().any(|kind| kind == Kind::Cas);
+        Worker::connect(targets, access, count, self.plan.depth as usize, keeps)
     }
 
     fn orders(&self, index: u32, start_ns: u64) -> Orders<'_> {
-        let Self { args, plan, space, .. } = self;
-        let threads = args.threads.get();
-        let first = share(args.keys, threads, index).start;
-        let requests = Requests::new(
-            space,
-            args.value_size,
-            plan.ratio,
-            args.multiget.get(),
-            Picker::new(plan.popularity, args.keys, first),
-            Dice::new(args.seed, u64::from(index)),
-        );
+        let Self { session, plan, .. } = self;
+        let args = &session.args;
         let measure_from_ns = start_ns + nanoseconds(plan.warmup);
+        let (source, cursor) = self.source(index);
         Orders {
-            space,
-            requests,
+            workload: &session.workload,
+            values: &session.values,
+            protocol: args.protocol,
+            source,
             depth: plan.depth as usize,
-            pace: self.pace(index, start_ns),
+            pace: self.pace(index, start_ns, cursor.clone()),
             bound: match plan.length {
                 Length::Time(time) => Bound::Until(measure_from_ns + nanoseconds(time)),
                 Length::Requests(total) => {
-                    let part = share(total, threads, index);
+                    let part = share(total, args.threads.get(), index);
                     Bound::Requests(part.end - part.start)
                 }
+                Length::Trace => Bound::Requests(cursor.map_or(0, |cursor| cursor.count())),
             },
             measure_from_ns,
             timeout: Duration::from_secs_f64(args.timeout),
-            verify: plan.verify,
+            verifier: session.verifier.as_ref().filter(|_| plan.verify),
+            aside_ns: plan.aside.map(nanoseconds),
         }
     }
 
-    fn pace(&self, index: u32, start_ns: u64) -> Pace {
-        let threads = f64::from(self.args.threads.get());
-        match self.plan.rate {
-            None => Pace::Closed,
-            Some(rate) if self.args.poisson => {
-                let dice = Dice::new(self.args.seed, GAP_STREAMS + u64::from(index));
+    fn source(&self, index: u32) -> (Source<'_>, Option<Cursor>) {
+        let Session { args, workload, trace, .. } = self.session;
+        let threads = args.threads.get();
+        if let Some(trace) = trace.as_ref().filter(|_| self.plan.replays) {
+            let (_, key_size) = args.key_size.bounds();
+            let cursor = Cursor::new(Arc::clone(trace), key_size, threads, index);
+            return (Source::Recorded(cursor.clone()), Some(cursor));
+        }
+        let count = workload.keys.count();
+        let picker = Picker::new(self.plan.popularity, count, share(count, threads, index).start);
+        let dice = Dice::new(args.seed, u64::from(index));
+        (Source::Drawn(Draw::new(workload, self.plan.mix.clone(), picker, dice)), None)
+    }
+
+    fn pace(&self, index: u32, start_ns: u64, cursor: Option<Cursor>) -> Pace {
+        let args = &self.session.args;
+        let threads = f64::from(args.threads.get());
+        match (self.plan.rate, cursor) {
+            (Rate::Closed, _) => Pace::Closed,
+            (Rate::Recorded(speed), Some(cursor)) => Pace::Open(Schedule::recorded(start_ns, speed, cursor)),
+            (Rate::Recorded(_), None) => unreachable!("the command line asks for a trace"),
+            (Rate::Open(rate), _) if args.poisson => {
+                let dice = Dice::new(args.seed, GAP_STREAMS + u64::from(index));
                 Pace::Open(Schedule::poisson(start_ns, rate / threads, dice))
             }
-            Some(rate) => Pace::Open(Schedule::even(start_ns, rate / threads, f64::from(index) / threads)),
+            (Rate::Open(rate), _) => {
+                Pace::Open(Schedule::even(start_ns, rate / threads, f64::from(index) / threads))
+            }
         }
     }
 
-    /// Hands a thread's result to the watcher, and stops the others after a failure.
-    fn report(&self, result: Result<Tally, Failure>, results: &Sender<Result<Tally, Failure>>) {
+    /// Tells the watcher of a thread's end, and stops the others after a failure.
+    fn end(&self, result: Result<(), Failure>, desk: &Desk) {
         if result.is_err() {
             self.watch.stop.store(true, Ordering::Relaxed);
         }
-        results.send(result).expect("the watcher waits for every thread");
+        desk.out.send(Message::Ended(result)).expect("the watcher waits for every thread");
     }
 
     /// Starts the run, follows it to its end and adds the threads up.
-    fn watch(&self, finished: &Receiver<Result<Tally, Failure>>) -> Result<Outcome, Failure> {
+    fn watch(&self, messages: &Receiver<Message>, spares: &[Sender<Box<Tally>>]) -> Result<Outcome, Failure> {
         self.gate.wait();
         let start_ns = self.now_ns();
         self.start_ns.store(start_ns, Ordering::Relaxed);
@@ -247,48 +400,80 @@ impl Stage<'_> {
         let measure_from_ns = start_ns + nanoseconds(self.plan.warmup);
         let mut cpu_before_us = cpu_us();
         let mut measuring = self.plan.warmup.is_zero();
-        let mut tally = Tally::new(true);
+        let mut sum = Sum::new(spares.len(), self.session.targets.len());
         let mut failure = None;
-        let mut progress = self.progress();
+        let mut view = self.view();
         let mut next_tick_ns = start_ns + nanoseconds(TICK);
-        let mut running = self.args.threads.get();
+        let mut running = spares.len();
         while running > 0 {
             let wake_ns = if measuring { next_tick_ns } else { next_tick_ns.min(measure_from_ns) };
-            match finished.recv_timeout(Duration::from_nanos(wake_ns.saturating_sub(self.now_ns()))) {
-                Ok(result) => {
-                    running -= 1;
-                    match result {
-                        Ok(part) => tally.add(&part),
-                        Err(error) => failure = failure.or(Some(error)),
+            match messages.recv_timeout(Duration::from_nanos(wake_ns.saturating_sub(self.now_ns()))) {
+                Ok(Message::Measured { interval, worker, tally }) => {
+                    let worker = worker as usize;
+                    if let Some(spare) = sum.add(worker, interval, tally) {
+                        // Its thread may have ended.
+                        drop(spares[worker].send(spare));
                     }
+                }
+                Ok(Message::Ended(result)) => {
+                    running -= 1;
+                    failure = failure.or(result.err());
                 }
                 Err(RecvTimeoutError::Timeout) if !measuring && self.now_ns() >= measure_from_ns => {
                     measuring = true;
                     cpu_before_us = cpu_us();
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    self.show(&mut progress, start_ns);
+                    self.show(&mut view, start_ns, &sum);
                     next_tick_ns += nanoseconds(TICK);
+                    if view.was_told_to_stop() {
+                        self.watch.stop.store(true, Ordering::Relaxed);
+                    }
                 }
                 Err(RecvTimeoutError::Disconnected) => panic!("a load thread panicked"),
             }
         }
-        let elapsed = Duration::from_nanos(tally.last_reply_ns.saturating_sub(measure_from_ns));
-        failure.map_or_else(|| Ok(Outcome { tally, elapsed, cpu_us: cpu_us() - cpu_before_us }), Err)
+        self.outcome(sum, measure_from_ns, cpu_us() - cpu_before_us, failure)
     }
 
-    fn progress(&self) -> Progress {
+    fn outcome(
+        &self,
+        sum: Sum,
+        measure_from_ns: u64,
+        cpu_us: u64,
+        failure: Option<Failure>,
+    ) -> Result<Outcome, Failure> {
+        let last_ns = sum.last_reply_ns();
+        let elapsed = Duration::from_nanos(last_ns.saturating_sub(measure_from_ns));
+        let (tally, intervals) = sum.finish(elapsed.as_secs_f64());
+        match failure {
+            // There is nothing to show beside it.
+            Some(failure) if tally.operations() == 0 => Err(failure),
+            failure => Ok(Outcome {
+                tally,
+                intervals,
+                elapsed,
+                cpu_us,
+                io: self.session.choice.backend.to_string(),
+                failure: failure.map(|failure| failure.to_string()),
+            }),
+        }
+    }
+
+    fn view(&self) -> View {
         let length = match self.plan.length {
             Length::Time(time) => (time + self.plan.warmup).as_secs().max(1),
             Length::Requests(total) => total,
+            Length::Trace => self.session.trace.as_ref().map_or(0, |trace| trace.requests.len() as u64),
         };
-        Progress::new(self.plan.name, length, self.args.quiet)
+        View::new(self.plan.name, length, &self.session.args)
     }
 
-    fn show(&self, progress: &mut Progress, start_ns: u64) {
+    fn show(&self, view: &mut View, start_ns: u64, sum: &Sum) {
         let replies = self.odometers.iter().map(|odometer| odometer.0.load(Ordering::Relaxed)).sum();
         let seconds = Duration::from_nanos(self.now_ns() - start_ns).as_secs();
-        progress.show(if matches!(self.plan.length, Length::Time(_)) { seconds } else { replies }, replies);
+        let position = if matches!(self.plan.length, Length::Time(_)) { seconds } else { replies };
+        view.show(position, replies, &sum.intervals, &sum.total);
     }
 
     fn now_ns(&self) -> u64 {

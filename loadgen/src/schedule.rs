@@ -2,6 +2,7 @@
 //! can move it: that is what keeps slow moments in the statistics.
 
 use crate::popularity::Dice;
+use crate::workload::Cursor;
 
 const NS_PER_SECOND: f64 = 1e9;
 
@@ -10,11 +11,25 @@ const NS_PER_SECOND: f64 = 1e9;
 pub(crate) struct Schedule {
     start_ns: u64,
     gap_ns: f64,
-    /// Exponential gaps come from these dice; without them all are even.
-    poisson: Option<Dice>,
+    gaps: Gaps,
     /// The next due time, from `start_ns` on.
     offset_ns: f64,
     issued: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Gaps {
+    Even,
+    /// Exponential.
+    Poisson(Dice),
+    /// Requests of one recorded second are spread over it.
+    Recorded {
+        cursor: Cursor,
+        second: u32,
+        left: u32,
+        gap_ns: f64,
+        over: bool,
+    },
 }
 
 impl Schedule {
@@ -23,14 +38,25 @@ impl Schedule {
         assert!(rate > 0.0 && (0.0..1.0).contains(&phase));
         let gap_ns = NS_PER_SECOND / rate;
         let phase_ns = nanoseconds(phase * gap_ns);
-        Self { start_ns: start_ns + phase_ns, gap_ns, poisson: None, offset_ns: 0.0, issued: 0 }
+        Self { start_ns: start_ns + phase_ns, gap_ns, gaps: Gaps::Even, offset_ns: 0.0, issued: 0 }
     }
 
     /// A Poisson process of `rate` requests a second from `start_ns` on.
     pub(crate) fn poisson(start_ns: u64, rate: f64, dice: Dice) -> Self {
         assert!(rate > 0.0);
         let gap_ns = NS_PER_SECOND / rate;
-        let mut schedule = Self { start_ns, gap_ns, poisson: Some(dice), offset_ns: 0.0, issued: 0 };
+        let gaps = Gaps::Poisson(dice);
+        let mut schedule = Self { start_ns, gap_ns, gaps, offset_ns: 0.0, issued: 0 };
+        schedule.advance();
+        schedule
+    }
+
+    /// The times of a trace from `start_ns` on, `speed` times as fast as it was recorded.
+    pub(crate) fn recorded(start_ns: u64, speed: f64, cursor: Cursor) -> Self {
+        assert!(speed > 0.0);
+        let gaps = Gaps::Recorded { cursor, second: 0, left: 0, gap_ns: 0.0, over: false };
+        let gap_ns = NS_PER_SECOND / speed;
+        let mut schedule = Self { start_ns, gap_ns, gaps, offset_ns: 0.0, issued: 0 };
         schedule.advance();
         schedule
     }
@@ -38,6 +64,9 @@ impl Schedule {
     /// When the next request is due.
     #[inline]
     pub(crate) fn next_ns(&self) -> u64 {
+        if matches!(self.gaps, Gaps::Recorded { over: true, .. }) {
+            return u64::MAX;
+        }
         self.start_ns + nanoseconds(self.offset_ns)
     }
 
@@ -45,10 +74,26 @@ impl Schedule {
     #[inline]
     pub(crate) fn advance(&mut self) {
         self.issued += 1;
-        self.offset_ns = match &mut self.poisson {
-            Some(dice) => self.offset_ns - dice.fraction().ln() * self.gap_ns,
+        self.offset_ns = match &mut self.gaps {
+            Gaps::Poisson(dice) => self.offset_ns - dice.fraction().ln() * self.gap_ns,
             // A product, not a sum: no error piles up over a long run.
-            None => self.issued as f64 * self.gap_ns,
+            Gaps::Even => self.issued as f64 * self.gap_ns,
+            Gaps::Recorded { left, gap_ns, .. } if *left > 1 => {
+                *left -= 1;
+                self.offset_ns + *gap_ns
+            }
+            Gaps::Recorded { cursor, second, left, gap_ns, over } => match cursor.next_second() {
+                Some((next, count)) => {
+                    (*second, *left) = (next, count);
+                    *gap_ns = self.gap_ns / f64::from(count);
+                    // Times of a trace that go back are taken as they come.
+                    (f64::from(*second) * self.gap_ns).max(self.offset_ns)
+                }
+                None => {
+                    *over = true;
+                    self.offset_ns
+                }
+            },
         };
     }
 }
@@ -80,6 +125,17 @@ mod tests {
         let times = due(Schedule::even(500, 3.0, 0.0), 3_000_001);
         assert_eq!(times[..4], [500, 333_333_833, 666_667_166, 1_000_000_500]);
         assert_eq!(times[3_000_000], 1_000_000 * 1_000_000_000 + 500);
+    }
+
+    #[test]
+    fn a_recorded_second_is_spread_and_played_at_any_speed() {
+        use crate::trace::{Request, Trace};
+        let requests = [0, 0, 0, 0, 2, 2].map(|second| Request { second, ..Request::get(0, 1) }).into();
+        let trace = Trace { name: "t".into(), keys: 1, unique_bytes: 0, requests };
+        let cursor = Cursor::new(std::sync::Arc::new(trace), 16, 1, 0);
+        let times = due(Schedule::recorded(7, 10.0, cursor), 7);
+        assert_eq!(times[..6], [7, 25_000_007, 50_000_007, 75_000_007, 200_000_007, 250_000_007]);
+        assert_eq!(times[6], u64::MAX);
     }
 
     #[test]

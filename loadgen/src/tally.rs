@@ -1,47 +1,72 @@
-//! What one thread counts and measures, and how threads are added up. Plain numbers; no clock.
+//! What one thread counts and measures, and how threads and machines are added up. Plain numbers; no clock.
 
 use hdrhistogram::Histogram;
+use serde::{Deserialize, Serialize};
 use slabring_protocol::client::{Reply, ReplyKind};
 
 use crate::failure::excerpt;
-use crate::requests::Kind;
+use crate::kind::Kind;
+use crate::packed;
+use crate::verify::{EXAMPLES_MAX, Wrong};
 
 /// Longest latency told apart from longer ones: 100 s in nanoseconds.
 const LATENCY_NS_MAX: u64 = 100_000_000_000;
 /// Digits of a latency that are kept: 0.1 % error at most.
 const DIGITS: u8 = 3;
 
-/// Counters and histograms of requests that were due in the measured part of a run.
-#[derive(Clone, Debug)]
+/// Counters and histograms of requests that were due in a measured part of a run.
+#[derive(Clone, Serialize, Deserialize, Debug)]
 pub(crate) struct Tally {
-    pub(crate) gets: u64,
-    pub(crate) sets: u64,
-    /// Keys found, and keys not found.
-    pub(crate) hits: u64,
-    pub(crate) misses: u64,
-    pub(crate) stored: u64,
-    pub(crate) errors: u64,
+    pub(crate) kinds: Vec<Count>,
     pub(crate) first_error: Option<String>,
-    pub(crate) wrong_values: u64,
+    pub(crate) wrong: Wrong,
+    /// Wrong values in words, the first of them.
+    pub(crate) wrong_examples: Vec<String>,
     /// Due in the open loop before the end, and never sent for want of a free connection.
     pub(crate) unsent: u64,
     pub(crate) sent_bytes: u64,
     pub(crate) received_bytes: u64,
     /// When the last reply came, on the run's clock.
     pub(crate) last_reply_ns: u64,
-    /// From when a request was due to its reply.
-    pub(crate) get_latency: Histogram<u64>,
-    pub(crate) set_latency: Histogram<u64>,
+    /// From when a request was due to its reply, by kind; only of kinds that came.
+    #[serde(with = "packed::list")]
+    pub(crate) latency: Vec<Option<Box<Histogram<u64>>>>,
     /// From when it was sent. The same as the above in a closed loop, where it stays empty.
+    #[serde(with = "packed::one")]
     pub(crate) service: Histogram<u64>,
+    /// How late the client itself sent what was due.
+    #[serde(with = "packed::one")]
+    pub(crate) lag: Histogram<u64>,
+    /// Where there are several servers, the requests of each.
+    pub(crate) servers: Vec<ServerTally>,
     keeps_service: bool,
+    #[serde(skip)]
     batch: Batch,
 }
 
+/// Answers to one kind of request.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, Debug)]
+pub(crate) struct Count {
+    pub(crate) answers: u64,
+    /// Keys that were there, or stores that took place.
+    pub(crate) hits: u64,
+    pub(crate) misses: u64,
+    pub(crate) errors: u64,
+}
+
+/// Requests of one of several servers.
+#[derive(Clone, Serialize, Deserialize, Debug)]
+pub(crate) struct ServerTally {
+    pub(crate) answers: u64,
+    #[serde(with = "packed::one")]
+    pub(crate) latency: Histogram<u64>,
+}
+
 /// Equal latencies one after the other: the replies of a pipeline that arrived together cost one record.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 struct Batch {
     kind: Kind,
+    server: u16,
     latency_ns: u64,
     service_ns: u64,
     count: u64,
@@ -51,68 +76,151 @@ struct Batch {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Misfit;
 
+impl Count {
+    fn add(&mut self, other: &Self) {
+        self.answers += other.answers;
+        self.hits += other.hits;
+        self.misses += other.misses;
+        self.errors += other.errors;
+    }
+}
+
+/// An empty histogram of the range and precision that all have.
+pub(crate) fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_NS_MAX, DIGITS).expect("constant bounds that are valid")
+}
+
 impl Tally {
-    pub(crate) fn new(keeps_service: bool) -> Self {
-        let histogram =
-            || Histogram::new_with_bounds(1, LATENCY_NS_MAX, DIGITS).expect("constant bounds that are valid");
+    /// `keeps_service`: due and sent are two times. `servers`: how many there are.
+    pub(crate) fn new(keeps_service: bool, servers: usize) -> Self {
+        let servers = if servers > 1 { servers } else { 0 };
         Self {
-            gets: 0,
-            sets: 0,
-            hits: 0,
-            misses: 0,
-            stored: 0,
-            errors: 0,
+            kinds: vec![Count::default(); Kind::ALL.len()],
             first_error: None,
-            wrong_values: 0,
+            wrong: Wrong::default(),
+            wrong_examples: Vec::new(),
             unsent: 0,
             sent_bytes: 0,
             received_bytes: 0,
             last_reply_ns: 0,
-            get_latency: histogram(),
-            set_latency: histogram(),
+            latency: vec![None; Kind::ALL.len()],
             service: histogram(),
+            lag: histogram(),
+            servers: vec![ServerTally { answers: 0, latency: histogram() }; servers],
             keeps_service,
-            batch: Batch { kind: Kind::Get, latency_ns: 0, service_ns: 0, count: 0 },
+            batch: Batch::default(),
         }
+    }
+
+    /// Empties it and keeps its memory.
+    pub(crate) fn clear(&mut self) {
+        assert!(self.batch.count == 0, "a thread flushes before it hands in");
+        self.kinds.fill(Count::default());
+        self.first_error = None;
+        self.wrong = Wrong::default();
+        self.wrong_examples.clear();
+        (self.unsent, self.sent_bytes, self.received_bytes, self.last_reply_ns) = (0, 0, 0, 0);
+        self.latency.iter_mut().flatten().for_each(|histogram| histogram.reset());
+        self.service.reset();
+        self.lag.reset();
+        for server in &mut self.servers {
+            server.answers = 0;
+            server.latency.reset();
+        }
+    }
+
+    pub(crate) fn of(&self, kind: Kind) -> &Count {
+        &self.kinds[kind.index()]
+    }
+
+    fn sum(&self, which: impl Fn(Kind) -> bool, what: impl Fn(&Count) -> u64) -> u64 {
+        Kind::ALL.into_iter().filter(|&kind| which(kind)).map(|kind| what(self.of(kind))).sum()
     }
 
     /// Requests answered, whatever the answer.
     pub(crate) fn operations(&self) -> u64 {
-        self.gets + self.sets
+        self.sum(|_| true, |count| count.answers)
     }
 
-    /// Counts one answer. `bytes` is the reply, or the end of it.
+    /// Answers to requests for values.
+    pub(crate) fn gets(&self) -> u64 {
+        self.sum(Kind::reads, |count| count.answers)
+    }
+
+    /// Answers to requests that store.
+    pub(crate) fn sets(&self) -> u64 {
+        self.sum(Kind::stores, |count| count.answers)
+    }
+
+    /// Keys found, of those asked for.
+    pub(crate) fn hits(&self) -> u64 {
+        self.sum(Kind::reads, |count| count.hits)
+    }
+
+    /// Keys not found, of those asked for.
+    pub(crate) fn misses(&self) -> u64 {
+        self.sum(Kind::reads, |count| count.misses)
+    }
+
+    pub(crate) fn errors(&self) -> u64 {
+        self.sum(|_| true, |count| count.errors)
+    }
+
+    pub(crate) fn stored(&self) -> u64 {
+        self.sum(Kind::stores, |count| count.hits)
+    }
+
+    /// Counts one answer to a request for `keys` keys. `bytes` is the reply, or the end of it. Says whether it did what
+    /// was asked.
     #[inline]
-    pub(crate) fn count(&mut self, kind: Kind, keys: u32, reply: &Reply, bytes: &[u8]) -> Result<(), Misfit> {
-        match (kind, reply.kind) {
-            (Kind::Get, ReplyKind::Values) if reply.hits <= keys => {
-                self.hits += u64::from(reply.hits);
-                self.misses += u64::from(keys - reply.hits);
+    pub(crate) fn count(
+        &mut self,
+        kind: Kind,
+        keys: u32,
+        reply: &Reply,
+        bytes: &[u8],
+    ) -> Result<bool, Misfit> {
+        let count = &mut self.kinds[kind.index()];
+        let (hits, misses) = match (kind, reply.kind) {
+            (Kind::Get | Kind::Gets | Kind::Gat, ReplyKind::Values) if reply.hits <= keys => {
+                (reply.hits, keys - reply.hits)
             }
-            (Kind::Set, ReplyKind::Stored) => self.stored += 1,
+            (kind, ReplyKind::Stored) if kind.stores() => (1, 0),
+            (Kind::Delete, ReplyKind::Deleted)
+            | (Kind::Touch, ReplyKind::Touched)
+            | (Kind::Incr | Kind::Decr, ReplyKind::Number(_)) => (1, 0),
+            (kind, ReplyKind::MetaDone) if !kind.reads() => (1, 0),
+            // A meta touch is a get that shows nothing.
+            (Kind::Touch, ReplyKind::Values) => (0, 1),
+            (Kind::Delete | Kind::Touch | Kind::Incr | Kind::Decr, ReplyKind::NotFound) => (0, 1),
+            (
+                Kind::Add | Kind::Replace | Kind::Append | Kind::Prepend | Kind::Cas,
+                ReplyKind::NotStored | ReplyKind::Exists | ReplyKind::NotFound,
+            ) => (0, 1),
             (_, ReplyKind::Error | ReplyKind::ClientError | ReplyKind::ServerError)
             | (Kind::Set, ReplyKind::NotStored | ReplyKind::Exists | ReplyKind::NotFound) => {
-                self.count_error(bytes);
+                count.answers += 1;
+                self.count_error(kind, bytes);
+                return Ok(false);
             }
             _ => return Err(Misfit),
-        }
-        match kind {
-            Kind::Get => self.gets += 1,
-            Kind::Set => self.sets += 1,
-        }
-        Ok(())
+        };
+        count.answers += 1;
+        count.hits += u64::from(hits);
+        count.misses += u64::from(misses);
+        Ok(misses == 0)
     }
 
     #[cold]
-    fn count_error(&mut self, bytes: &[u8]) {
-        self.errors += 1;
+    fn count_error(&mut self, kind: Kind, bytes: &[u8]) {
+        self.kinds[kind.index()].errors += 1;
         self.first_error.get_or_insert_with(|| excerpt(bytes));
     }
 
     /// Measures one answer: `latency_ns` from when it was due, `service_ns` from when it was sent.
     #[inline]
-    pub(crate) fn measure(&mut self, kind: Kind, latency_ns: u64, service_ns: u64) {
-        let one = Batch { kind, latency_ns, service_ns, count: self.batch.count };
+    pub(crate) fn measure(&mut self, kind: Kind, server: u16, latency_ns: u64, service_ns: u64) {
+        let one = Batch { kind, server, latency_ns, service_ns, count: self.batch.count };
         if one == self.batch {
             self.batch.count += 1;
         } else {
@@ -123,36 +231,46 @@ impl Tally {
 
     /// Measures a request that waited so long in vain for its turn to be sent.
     pub(crate) fn wait_unanswered(&mut self, waited_ns: u64) {
-        self.get_latency.saturating_record(waited_ns);
+        self.latency_of(Kind::Get).saturating_record(waited_ns);
+    }
+
+    /// Measures how late a request was sent for reasons of this client's.
+    #[inline]
+    pub(crate) fn late(&mut self, ns: u64) {
+        self.lag.saturating_record(ns);
     }
 
     /// Brings the histograms up to date.
     pub(crate) fn flush(&mut self) {
-        let Batch { kind, latency_ns, service_ns, count } = self.batch;
+        let Batch { kind, server, latency_ns, service_ns, count } = self.batch;
         self.batch.count = 0;
         if count == 0 {
             return;
         }
-        let histogram = match kind {
-            Kind::Get => &mut self.get_latency,
-            Kind::Set => &mut self.set_latency,
-        };
-        histogram.saturating_record_n(latency_ns, count);
+        self.latency_of(kind).saturating_record_n(latency_ns, count);
         if self.keeps_service {
             self.service.saturating_record_n(service_ns, count);
         }
+        if let Some(server) = self.servers.get_mut(usize::from(server)) {
+            server.answers += count;
+            server.latency.saturating_record_n(latency_ns, count);
+        }
+    }
+
+    #[inline]
+    fn latency_of(&mut self, kind: Kind) -> &mut Histogram<u64> {
+        self.latency[kind.index()].get_or_insert_with(|| Box::new(histogram()))
     }
 
     /// Adds another thread's, which is flushed.
     pub(crate) fn add(&mut self, other: &Self) {
         assert!(other.batch.count == 0, "a thread flushes before it hands in");
-        self.gets += other.gets;
-        self.sets += other.sets;
-        self.hits += other.hits;
-        self.misses += other.misses;
-        self.stored += other.stored;
-        self.errors += other.errors;
-        self.wrong_values += other.wrong_values;
+        for (own, others) in self.kinds.iter_mut().zip(&other.kinds) {
+            own.add(others);
+        }
+        self.wrong.add(&other.wrong);
+        let room = EXAMPLES_MAX - self.wrong_examples.len().min(EXAMPLES_MAX);
+        self.wrong_examples.extend(other.wrong_examples.iter().take(room).cloned());
         self.unsent += other.unsent;
         self.sent_bytes += other.sent_bytes;
         self.received_bytes += other.received_bytes;
@@ -160,16 +278,28 @@ impl Tally {
         if self.first_error.is_none() {
             self.first_error.clone_from(&other.first_error);
         }
-        self.get_latency += &other.get_latency;
-        self.set_latency += &other.set_latency;
+        for (at, others) in other.latency.iter().enumerate() {
+            if let Some(others) = others {
+                *self.latency_of(Kind::ALL[at]) += &**others;
+            }
+        }
         self.service += &other.service;
+        self.lag += &other.lag;
+        for (own, others) in self.servers.iter_mut().zip(&other.servers) {
+            own.answers += others.answers;
+            own.latency += &others.latency;
+        }
     }
 
-    /// Latency of gets and sets together.
-    pub(crate) fn latency(&self) -> Histogram<u64> {
-        let mut both = self.get_latency.clone();
-        both += &self.set_latency;
-        both
+    /// Latency of all kinds that `which` takes.
+    pub(crate) fn latency_where(&self, which: impl Fn(Kind) -> bool) -> Histogram<u64> {
+        let mut sum = histogram();
+        for (kind, latency) in Kind::ALL.into_iter().zip(&self.latency) {
+            if let (true, Some(latency)) = (which(kind), latency) {
+                sum += &**latency;
+            }
+        }
+        sum
     }
 }
 
@@ -183,46 +313,54 @@ mod tests {
 
     #[test]
     fn batches_count_each_latency_as_often_as_it_came() {
-        let mut tally = Tally::new(true);
+        let mut tally = Tally::new(true, 1);
         let latencies = [5, 5, 5, 70, 5, 5, 900, 900, 900];
         for latency in latencies {
-            tally.measure(Kind::Get, latency, latency / 5);
+            tally.measure(Kind::Get, 0, latency, latency / 5);
         }
-        tally.measure(Kind::Set, 900, 180);
+        tally.measure(Kind::Set, 0, 900, 180);
         tally.flush();
+        let gets = tally.latency_where(Kind::reads);
         for latency in [5, 70, 900] {
             let expected = latencies.iter().filter(|&&other| other == latency).count() as u64;
-            assert_eq!(tally.get_latency.count_at(latency), expected);
+            assert_eq!(gets.count_at(latency), expected);
         }
-        assert_eq!((tally.set_latency.len(), tally.service.len()), (1, 10));
-        assert_eq!(tally.latency().len(), 10);
+        assert_eq!((tally.latency_where(Kind::stores).len(), tally.service.len()), (1, 10));
+        assert_eq!(tally.latency_where(|_| true).len(), 10);
     }
 
     #[test]
-    fn a_sum_holds_what_its_parts_held() {
-        let (mut one, mut two) = (Tally::new(false), Tally::new(false));
-        one.count(Kind::Get, 3, &reply(ReplyKind::Values, 1), b"").unwrap();
-        one.measure(Kind::Get, 10, 10);
-        two.count(Kind::Set, 1, &reply(ReplyKind::Stored, 0), b"").unwrap();
+    fn a_sum_holds_what_its_parts_held_also_after_a_journey_as_text() {
+        let (mut one, mut two) = (Tally::new(false, 2), Tally::new(false, 2));
+        assert_eq!(one.count(Kind::Get, 3, &reply(ReplyKind::Values, 1), b""), Ok(false));
+        one.measure(Kind::Get, 1, 10, 10);
+        assert_eq!(two.count(Kind::Set, 1, &reply(ReplyKind::Stored, 0), b""), Ok(true));
         two.count(Kind::Set, 1, &reply(ReplyKind::ServerError, 0), b"SERVER_ERROR full\r\n").unwrap();
-        two.measure(Kind::Set, 20, 20);
+        two.measure(Kind::Set, 0, 20, 20);
         one.flush();
         two.flush();
-        one.add(&two);
-        assert_eq!((one.gets, one.sets, one.hits, one.misses, one.stored, one.errors), (1, 2, 1, 2, 1, 1));
+        let journey: Tally = serde_json::from_str(&serde_json::to_string(&two).unwrap()).unwrap();
+        one.add(&journey);
+        assert_eq!((one.gets(), one.sets(), one.hits(), one.misses()), (1, 2, 1, 2));
+        assert_eq!((one.stored(), one.errors(), one.operations()), (1, 1, 3));
         assert_eq!(one.first_error.as_deref(), Some("SERVER_ERROR full"));
-        assert_eq!((one.latency().len(), one.latency().max()), (2, 20));
+        let all = one.latency_where(|_| true);
+        assert_eq!((all.len(), all.max()), (2, 20));
+        assert_eq!((one.servers[0].latency.max(), one.servers[1].answers), (20, 1));
         assert!(one.service.is_empty());
+        one.clear();
+        assert_eq!((one.operations(), one.latency_where(|_| true).len()), (0, 0));
     }
 
     #[test]
     fn answers_to_other_questions_are_misfits() {
-        let mut tally = Tally::new(false);
+        let mut tally = Tally::new(false, 1);
         for (kind, answer, hits) in [
             (Kind::Get, ReplyKind::Stored, 0),
             (Kind::Set, ReplyKind::Values, 0),
             (Kind::Get, ReplyKind::Values, 2),
             (Kind::Set, ReplyKind::Number(7), 0),
+            (Kind::Delete, ReplyKind::Stored, 0),
         ] {
             assert_eq!(tally.count(kind, 1, &reply(answer, hits), b""), Err(Misfit), "{kind:?} {answer:?}");
         }
@@ -231,9 +369,9 @@ mod tests {
 
     #[test]
     fn a_latency_beyond_the_scale_is_kept_as_the_longest() {
-        let mut tally = Tally::new(false);
-        tally.measure(Kind::Get, u64::MAX, 0);
+        let mut tally = Tally::new(false, 1);
+        tally.measure(Kind::Get, 0, u64::MAX, 0);
         tally.flush();
-        assert!(tally.get_latency.max() >= LATENCY_NS_MAX);
+        assert!(tally.latency_where(|_| true).max() >= LATENCY_NS_MAX);
     }
 }

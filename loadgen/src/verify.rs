@@ -1,86 +1,146 @@
-//! Whether the values in a reply are the ones their keys must have. Only for replies that the parser has
-//! found complete; keeps no state.
+//! Whether values are what their keys must have, and not older than what was known to be stored when they were asked for.
 
-use crate::requests::Space;
+use std::fmt;
 
-/// Values in `reply` that are wrong: of a key that does not exist, of another key than `only`, or not what
-/// their key's must be. `reply` is all of a reply with `hits` values.
-pub(crate) fn wrong_values(space: &Space, reply: &[u8], hits: u32, only: Option<u64>) -> u64 {
-    let mut rest = reply;
-    let mut wrong = 0;
-    for _ in 0..hits {
-        let Some((block, behind)) = next_block(rest) else { return wrong + 1 };
-        wrong += u64::from(!is_right(space, &block, only));
-        rest = behind;
+use serde::{Deserialize, Serialize};
+
+use crate::book::Book;
+use crate::keys::Keys;
+use crate::values::{Finding, Values, Written};
+
+/// Wrong values that are shown with their keys.
+pub(crate) const EXAMPLES_MAX: usize = 10;
+
+/// What this run checks values by.
+#[derive(Debug)]
+pub(crate) struct Verifier {
+    pub(crate) book: Book,
+    /// 12 bits that tell this run's writes from those of earlier ones.
+    pub(crate) run: u16,
+}
+
+/// A key that was asked for, and the oldest version that may come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Asked {
+    pub(crate) key: u64,
+    pub(crate) floor: u32,
+}
+
+/// Wrong values by what is wrong with them.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, Debug)]
+pub(crate) struct Wrong {
+    /// Another key's value, or a key that was not asked for.
+    pub(crate) foreign: u64,
+    /// Parts of two writes, or a part of one.
+    pub(crate) torn: u64,
+    /// Bytes that were never written.
+    pub(crate) corrupt: u64,
+    /// Older than what had been stored before it was asked for.
+    pub(crate) stale: u64,
+}
+
+/// What is wrong with one value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fault {
+    Foreign,
+    Torn,
+    Corrupt,
+    Stale { found: Option<u32>, floor: u32 },
+}
+
+impl Wrong {
+    pub(crate) fn total(&self) -> u64 {
+        self.foreign + self.torn + self.corrupt + self.stale
     }
-    wrong
+
+    pub(crate) fn count(&mut self, fault: Fault) {
+        match fault {
+            Fault::Foreign => self.foreign += 1,
+            Fault::Torn => self.torn += 1,
+            Fault::Corrupt => self.corrupt += 1,
+            Fault::Stale { .. } => self.stale += 1,
+        }
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.foreign += other.foreign;
+        self.torn += other.torn;
+        self.corrupt += other.corrupt;
+        self.stale += other.stale;
+    }
 }
 
-struct Block<'a> {
-    key: &'a [u8],
-    value: &'a [u8],
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { foreign, torn, corrupt, stale } = self;
+        write!(f, "{foreign} foreign, {torn} torn, {corrupt} corrupt, {stale} stale")
+    }
 }
 
-/// `VALUE <key> <flags> <size>`, the value, and what comes after its line end.
-fn next_block(reply: &[u8]) -> Option<(Block<'_>, &[u8])> {
-    let line_size = reply.iter().position(|&byte| byte == b'\n')? + 1;
-    let (line, rest) = reply.split_at(line_size);
-    let mut words = line.trim_ascii_end().split(|&byte| byte == b' ').skip(1);
-    let key = words.next()?;
-    let size = str::from_utf8(words.nth(1)?).ok()?.parse().ok()?;
-    let (value, rest) = rest.split_at_checked(size)?;
-    Some((Block { key, value }, rest.strip_prefix(b"\r\n")?))
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Foreign => f.write_str("foreign: another key's value"),
+            Self::Torn => f.write_str("torn: parts of different writes"),
+            Self::Corrupt => f.write_str("corrupt: bytes that were never written"),
+            Self::Stale { found: Some(found), floor } => {
+                write!(f, "stale: write {found} after write {floor} was answered")
+            }
+            Self::Stale { found: None, floor } => {
+                write!(f, "stale: of an earlier run, after write {floor} was answered")
+            }
+        }
+    }
 }
 
-fn is_right(space: &Space, block: &Block<'_>, only: Option<u64>) -> bool {
-    space.keys.number(block.key).is_some_and(|number| {
-        only.is_none_or(|only| only == number)
-            && block.value.len() == space.values.size(number) as usize
-            && space.values.holds(number, 0, block.value)
-    })
+impl Verifier {
+    /// What is wrong with `value`, which came under `name` where the protocol says it.
+    pub(crate) fn fault(
+        &self,
+        keys: &Keys,
+        values: &Values,
+        asked: Asked,
+        name: Option<&[u8]>,
+        value: &[u8],
+    ) -> Option<Fault> {
+        if name.is_some_and(|name| keys.number(name) != Some(asked.key)) {
+            return Some(Fault::Foreign);
+        }
+        let floor = asked.floor;
+        match values.judge(asked.key, value) {
+            Finding::Foreign => Some(Fault::Foreign),
+            Finding::Torn => Some(Fault::Torn),
+            Finding::Corrupt => Some(Fault::Corrupt),
+            Finding::Whole(Some(Written { run, version })) if run == self.run => {
+                (version < floor).then_some(Fault::Stale { found: Some(version), floor })
+            }
+            Finding::Whole(Some(_)) => (floor > 0).then_some(Fault::Stale { found: None, floor }),
+            // Too short to say of which write it is.
+            Finding::Whole(None) => None,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::args::Sizes;
-    use crate::keys::Keys;
-    use crate::values::Values;
+    use crate::sizes::Sizes;
 
-    fn space() -> Space {
-        Space { keys: Keys::new(100, 8), values: Values::new(Sizes { min: 0, max: 60 }) }
-    }
-
-    fn block(space: &Space, key: &str, number: u64) -> Vec<u8> {
+    fn check(version: u32, run: u16, floor: u32, name: &str) -> Option<Fault> {
+        let (keys, values) = (Keys::new(100, Sizes::range(8, 8)), Values::new(100));
+        let verifier = Verifier { book: Book::new(100, false), run: 5 };
         let mut value = Vec::new();
-        space.values.append(number, &mut value);
-        let mut out = format!("VALUE {key} 0 {}\r\n", value.len()).into_bytes();
-        out.extend_from_slice(&value);
-        out.extend_from_slice(b"\r\n");
-        out
+        values.append(3, Written { run, version }, 60, &mut value);
+        verifier.fault(&keys, &values, Asked { key: 3, floor }, Some(name.as_bytes()), &value)
     }
 
     #[test]
-    fn right_values_are_right_in_any_number() {
-        let space = space();
-        let mut reply: Vec<u8> =
-            (0..50).flat_map(|number| block(&space, &format!("k{number:07}"), number)).collect();
-        reply.extend_from_slice(b"END\r\n");
-        assert_eq!(wrong_values(&space, &reply, 50, None), 0);
-        assert_eq!(wrong_values(&space, b"END\r\n", 0, Some(3)), 0);
-        assert_eq!(wrong_values(&space, &block(&space, "k0000003", 3), 1, Some(3)), 0);
-    }
-
-    #[test]
-    fn values_of_other_keys_and_cut_or_changed_values_are_wrong() {
-        let space = space();
-        assert_eq!(wrong_values(&space, &block(&space, "k0000003", 4), 1, Some(3)), 1);
-        assert_eq!(wrong_values(&space, &block(&space, "k0000003", 3), 1, Some(4)), 1);
-        assert_eq!(wrong_values(&space, &block(&space, "k0000100", 3), 1, None), 1);
-        assert_eq!(wrong_values(&space, b"VALUE k0000003 0 0\r\n\r\nEND\r\n", 1, None), 1);
-        let mut changed = block(&space, "k0000003", 3);
-        let at = changed.len() - 3;
-        changed[at] ^= 1;
-        assert_eq!(wrong_values(&space, &changed, 1, None), 1);
+    fn what_is_older_than_what_was_answered_is_stale() {
+        assert_eq!(check(7, 5, 7, "k0000003"), None);
+        assert_eq!(check(8, 5, 7, "k0000003"), None);
+        assert_eq!(check(6, 5, 7, "k0000003"), Some(Fault::Stale { found: Some(6), floor: 7 }));
+        assert_eq!(check(9, 6, 7, "k0000003"), Some(Fault::Stale { found: None, floor: 7 }));
+        assert_eq!(check(9, 6, 0, "k0000003"), None, "nothing was written in this run");
+        assert_eq!(check(7, 5, 7, "k0000004"), Some(Fault::Foreign));
     }
 }

@@ -1,19 +1,26 @@
 //! One thread of load: turns of its own reactor in which replies are counted and requests follow them.
-//! Decides when what is sent; makes no request bytes and knows no other worker.
+//! Decides when what is sent; knows no other worker.
 
+use std::collections::BinaryHeap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
 use slabring_reactor::clock::Moment;
 use slabring_reactor::{ConnectionId, EndCause, Event, Io, IoSettings, Wait};
 
-use crate::connection::{Answer, Connection, Flight};
-use crate::failure::{Failure, excerpt};
-use crate::requests::{Kind, Requests, Space};
+use crate::connection::{Connection, Flight};
+use crate::decode::Decoder;
+use crate::failure::Failure;
+use crate::kind::Kind;
+use crate::ledger::Ledger;
+use crate::protocol::{Protocol, Single};
 use crate::schedule::Schedule;
 use crate::tally::Tally;
-use crate::target::Target;
-use crate::verify;
+use crate::target::{Access, Target};
+use crate::values::{Values, Written};
+use crate::verify::{Asked, Verifier};
+use crate::workload::{Order, Source, Workload};
 
 /// Longest sleep: a worker looks at its clock and at `stop` this often.
 const NAP: Duration = Duration::from_millis(50);
@@ -23,6 +30,9 @@ const POLL_NS: u64 = 120_000;
 
 /// Requests that one thread lets wait in the kernel before it looks for replies again.
 const LAUNCHES_PER_TURN_MAX: usize = 4096;
+
+/// How often a worker hands in what it has measured.
+pub(crate) const INTERVAL_NS: u64 = 1_000_000_000;
 
 /// The multi-get replies of one connection fit into a few of these; small replies leave most of one untouched.
 pub(crate) const IO_SETTINGS: IoSettings =
@@ -48,15 +58,19 @@ pub(crate) enum Pace {
 
 /// A worker's orders.
 pub(crate) struct Orders<'s> {
-    pub(crate) space: &'s Space,
-    pub(crate) requests: Requests<'s>,
+    pub(crate) workload: &'s Workload,
+    pub(crate) values: &'s Values,
+    pub(crate) protocol: Protocol,
+    pub(crate) source: Source<'s>,
     pub(crate) depth: usize,
     pub(crate) pace: Pace,
     pub(crate) bound: Bound,
     /// Requests due earlier are warm-up: sent, not counted.
     pub(crate) measure_from_ns: u64,
     pub(crate) timeout: Duration,
-    pub(crate) verify: bool,
+    pub(crate) verifier: Option<&'s Verifier>,
+    /// What a get misses is fetched from a backend that takes so long, and stored.
+    pub(crate) aside_ns: Option<u64>,
 }
 
 /// What a worker shares with the thread that watches it.
@@ -71,76 +85,167 @@ pub(crate) struct Watch {
 #[repr(align(128))]
 pub(crate) struct Odometer(pub(crate) AtomicU64);
 
-/// The connections of one thread.
+/// What a worker tells the thread that watches it.
+pub(crate) enum Message {
+    /// Measured in an interval: its number, and from which worker.
+    Measured { interval: u64, worker: u32, tally: Box<Tally> },
+    /// It has ended.
+    Ended(Result<(), Failure>),
+}
+
+/// Where a worker hands in what it measured, and gets back what was read.
+pub(crate) struct Desk {
+    pub(crate) worker: u32,
+    pub(crate) out: Sender<Message>,
+    pub(crate) back: Receiver<Box<Tally>>,
+}
+
+/// The connections of one thread: for each client one to each server.
 pub(crate) struct Worker<I> {
     io: I,
     connections: Vec<Connection>,
+    servers: usize,
 }
 
 impl<I: Io> Worker<I> {
-    /// Builds the reactor on this thread and opens `count` connections.
+    /// Builds the reactor on this thread and opens `count` connections to each server.
     pub(crate) fn connect(
-        target: &Target,
+        targets: &[Target],
+        access: &Access,
         count: u32,
         depth: usize,
         keep_replies: bool,
     ) -> Result<Self, Failure> {
         let mut io = I::new(&IO_SETTINGS)?;
         let mut connections = Vec::new();
-        for slot in 0..count {
-            let id = io.adopt(target.connect()?)?;
-            assert_eq!(id.slot, slot, "slots of a fresh reactor are dense");
-            connections.push(Connection::new(id, depth, keep_replies));
+        for client in 0..count as usize {
+            for (server, target) in targets.iter().enumerate() {
+                let socket = target.connect(access)?;
+                let id = io.adopt(socket.stream)?;
+                assert_eq!(
+                    id.slot as usize,
+                    client * targets.len() + server,
+                    "slots of a fresh reactor are dense"
+                );
+                let decoder = Decoder::new(access.protocol);
+                connections.push(Connection::new(id, socket.tls, depth, decoder, keep_replies));
+            }
         }
-        Ok(Self { io, connections })
+        Ok(Self { io, connections, servers: targets.len() })
     }
 
-    /// Carries out `orders` and returns the measured part, flushed. `epoch` is zero of the run's clock.
+    /// Carries out `orders`; what is measured goes to `desk`. `epoch` is zero of the run's clock.
     pub(crate) fn run(
         self,
         orders: Orders<'_>,
         epoch: Moment,
         watch: &Watch,
         odometer: &Odometer,
-    ) -> Result<Tally, Failure> {
-        let tally = Tally::new(matches!(orders.pace, Pace::Open(_)));
-        let free = self.connections.len() * orders.depth;
-        let touched = Vec::with_capacity(self.connections.len());
-        let run = Run {
-            io: self.io,
-            connections: self.connections,
+        desk: &Desk,
+    ) -> Result<(), Failure> {
+        let Self { io, connections, servers } = self;
+        let tally = Tally::new(matches!(orders.pace, Pace::Open(_)), servers);
+        let clients = connections.len() / servers;
+        let touched = Vec::with_capacity(connections.len());
+        let mut run = Run {
+            io,
+            taken: vec![0; clients],
+            free: clients * orders.depth,
+            connections,
+            servers,
+            next_interval_ns: orders.measure_from_ns + INTERVAL_NS,
+            interval: 0,
             orders,
-            tally,
+            tally: Box::new(tally),
             touched,
-            free,
-            next_connection: 0,
+            later: BinaryHeap::new(),
+            scratch: Scratch::default(),
+            next_client: 0,
+            had_room_since_ns: 0,
             issuing: true,
             replies: 0,
             checked_ns: 0,
         };
-        run.carry_out(epoch, watch, odometer)
+        let result = run.carry_out(epoch, watch, odometer, desk);
+        run.hand_in(desk);
+        result
     }
 }
 
 struct Run<'s, I> {
     io: I,
     connections: Vec<Connection>,
+    servers: usize,
     orders: Orders<'s>,
-    tally: Tally,
+    /// Of the interval under way.
+    tally: Box<Tally>,
+    interval: u64,
+    next_interval_ns: u64,
     /// Connections that got replies or room to send in this turn.
     touched: Vec<u32>,
+    /// Requests of each client that are not through.
+    taken: Vec<usize>,
     /// Requests that may still be launched before one must come back.
     free: usize,
-    /// Where the open loop looks for a free connection next.
-    next_connection: usize,
+    /// Second steps of requests, by when they are due.
+    later: BinaryHeap<Step>,
+    scratch: Scratch,
+    /// Where the open loop looks for a free client next.
+    next_client: usize,
+    /// Before that, every client had its hands full.
+    had_room_since_ns: u64,
     issuing: bool,
     replies: u64,
     /// When the timeouts were last looked at.
     checked_ns: u64,
 }
 
+/// Buffers that every request uses again.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    /// Keys of a get of several, but the first.
+    more: Vec<u64>,
+    pub(crate) key: Vec<u8>,
+    value: Vec<u8>,
+    /// Several keys, one behind the other, and where each ends.
+    keys: Vec<u8>,
+    ends: Vec<usize>,
+    /// Which keys of a reply were found.
+    pub(crate) found: Vec<bool>,
+    pub(crate) steps: Vec<Step>,
+}
+
+/// What follows an answer: the store after a miss, or after the get of a compare-and-swap.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Step {
+    pub(crate) due_ns: u64,
+    pub(crate) slot: usize,
+    pub(crate) order: Order,
+    pub(crate) cas: u64,
+    pub(crate) holds_slot: bool,
+}
+
+impl Ord for Step {
+    /// Earliest first out of a heap that gives its greatest.
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        other.due_ns.cmp(&self.due_ns).then(other.slot.cmp(&self.slot))
+    }
+}
+
+impl PartialOrd for Step {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
 impl<I: Io> Run<'_, I> {
-    fn carry_out(mut self, epoch: Moment, watch: &Watch, odometer: &Odometer) -> Result<Tally, Failure> {
+    fn carry_out(
+        &mut self,
+        epoch: Moment,
+        watch: &Watch,
+        odometer: &Odometer,
+        desk: &Desk,
+    ) -> Result<(), Failure> {
         let now_ns = || Moment::now().since_ns(epoch);
         for slot in 0..self.connections.len() {
             self.touch(slot);
@@ -149,6 +254,11 @@ impl<I: Io> Run<'_, I> {
         while self.issuing || self.in_flight() > 0 {
             self.io.turn(self.wait(now_ns()))?;
             let now = now_ns();
+            if now >= self.next_interval_ns {
+                self.hand_in(desk);
+                self.interval = (now - self.orders.measure_from_ns) / INTERVAL_NS;
+                self.next_interval_ns = self.orders.measure_from_ns + (self.interval + 1) * INTERVAL_NS;
+            }
             self.hear(now)?;
             self.mind_timeouts(now)?;
             odometer.0.store(self.replies, Ordering::Relaxed);
@@ -158,47 +268,74 @@ impl<I: Io> Run<'_, I> {
             // Replies were handled since the turn: what is sent now has not waited for that.
             self.issue(now_ns());
         }
+        Ok(())
+    }
+
+    fn hand_in(&mut self, desk: &Desk) {
         self.tally.flush();
-        Ok(self.tally)
+        let next = desk.back.try_recv().unwrap_or_else(|_| self.tally.clone());
+        let mut tally = std::mem::replace(&mut self.tally, next);
+        self.tally.clear();
+        tally.flush();
+        // The watcher is there as long as it has not heard of every worker's end.
+        let (interval, worker) = (self.interval, desk.worker);
+        desk.out
+            .send(Message::Measured { interval, worker, tally })
+            .expect("the watcher waits for every thread");
     }
 
     fn in_flight(&self) -> usize {
-        self.connections.len() * self.orders.depth - self.free
+        self.taken.len() * self.orders.depth - self.free
     }
 
     fn wait(&self, now: u64) -> Wait {
-        match &self.orders.pace {
-            Pace::Open(schedule) if self.issuing && self.free > 0 => {
-                let left_ns = schedule.next_ns().saturating_sub(now);
-                match left_ns.checked_sub(POLL_NS) {
-                    None | Some(0) => Wait::Poll,
-                    Some(ns) => Wait::AtMost(Duration::from_nanos(ns).min(NAP)),
-                }
-            }
-            Pace::Open(_) | Pace::Closed => Wait::AtMost(NAP),
+        let scheduled_ns = match &self.orders.pace {
+            Pace::Open(schedule) if self.issuing && self.free > 0 => schedule.next_ns(),
+            Pace::Open(_) | Pace::Closed => u64::MAX,
+        };
+        let due_ns = self.later.peek().map_or(scheduled_ns, |step| step.due_ns.min(scheduled_ns));
+        if due_ns == u64::MAX {
+            return Wait::AtMost(NAP);
+        }
+        match due_ns.saturating_sub(now).checked_sub(POLL_NS) {
+            None | Some(0) => Wait::Poll,
+            Some(ns) => Wait::AtMost(Duration::from_nanos(ns).min(NAP)),
         }
     }
 
     fn hear(&mut self, now: u64) -> Result<(), Failure> {
+        let had_room = self.free > 0;
         while let Some(event) = self.io.next_event() {
             match event {
                 Event::Received { connection, data } => {
                     let slot = slot_of(connection);
-                    let mut ledger = Ledger { orders: &self.orders, tally: &mut self.tally, now, replies: 0 };
-                    ledger.tally.received_bytes +=
-                        if now >= self.orders.measure_from_ns { data.len() as u64 } else { 0 };
-                    let connection = &mut self.connections[slot];
-                    connection.receive(data, |answer| ledger.enter(answer))?;
-                    let replies = ledger.replies;
-                    self.replies += replies as u64;
-                    self.free += replies;
+                    if now >= self.orders.measure_from_ns {
+                        self.tally.received_bytes += data.len() as u64;
+                    }
+                    let mut ledger = Ledger {
+                        orders: &self.orders,
+                        tally: &mut self.tally,
+                        scratch: &mut self.scratch,
+                        slot,
+                        server: u16::try_from(slot % self.servers).unwrap_or(0),
+                        now,
+                        replies: 0,
+                        released: 0,
+                    };
+                    self.connections[slot].receive(data, |answer, asked| ledger.enter(answer, asked))?;
+                    let (replies, released) = (ledger.replies, ledger.released);
+                    self.replies += replies;
+                    self.free += released;
+                    self.taken[slot / self.servers] -= released;
+                    self.later.extend(self.scratch.steps.drain(..));
                     self.touch(slot);
                 }
                 Event::Sent { connection, buffer, sent_bytes } => {
                     let slot = slot_of(connection);
                     self.connections[slot].sent(buffer);
-                    self.tally.sent_bytes +=
-                        if now >= self.orders.measure_from_ns { sent_bytes as u64 } else { 0 };
+                    if now >= self.orders.measure_from_ns {
+                        self.tally.sent_bytes += sent_bytes as u64;
+                    }
                     if !self.connections[slot].output.is_empty() {
                         self.touch(slot);
                     }
@@ -207,6 +344,9 @@ impl<I: Io> Run<'_, I> {
                 Event::Accepted { .. } => unreachable!("nothing listens"),
                 Event::Returned(_) | Event::Datagram { .. } | Event::Woken => {}
             }
+        }
+        if !had_room && self.free > 0 {
+            self.had_room_since_ns = now;
         }
         Ok(())
     }
@@ -220,6 +360,10 @@ impl<I: Io> Run<'_, I> {
 
     /// Makes the requests that may go now, and sends for each touched connection what it has.
     fn issue(&mut self, now: u64) {
+        while self.later.peek().is_some_and(|step| step.due_ns <= now) {
+            let step = self.later.pop().expect("it was just seen");
+            self.take_step(&step, now);
+        }
         if self.issuing {
             match self.orders.pace {
                 Pace::Closed => self.issue_closed(now),
@@ -243,9 +387,9 @@ impl<I: Io> Run<'_, I> {
             return;
         }
         for at in 0..self.touched.len() {
-            let slot = self.touched[at] as usize;
-            while self.issuing && self.connections[slot].in_flight() < self.orders.depth {
-                self.launch(slot, now, now);
+            let client = self.touched[at] as usize / self.servers;
+            while self.issuing && self.taken[client] < self.orders.depth {
+                self.launch(client, now, now);
             }
         }
     }
@@ -253,9 +397,11 @@ impl<I: Io> Run<'_, I> {
     fn issue_due(&mut self, now: u64) {
         for _ in 0..LAUNCHES_PER_TURN_MAX {
             let Some(due_ns) = self.next_due(now) else { return };
-            let slot = self.free_connection();
-            self.touch(slot);
-            self.launch(slot, due_ns, now);
+            if due_ns >= self.orders.measure_from_ns {
+                self.tally.late(now - due_ns.max(self.had_room_since_ns).min(now));
+            }
+            let client = self.free_client();
+            self.launch(client, due_ns, now);
         }
     }
 
@@ -293,28 +439,111 @@ impl<I: Io> Run<'_, I> {
         }
     }
 
-    /// The next connection, in turn, that takes a request. There is one.
-    fn free_connection(&mut self) -> usize {
+    /// The next client, in turn, that takes a request. There is one.
+    fn free_client(&mut self) -> usize {
         assert!(self.free > 0);
         loop {
-            let slot = self.next_connection;
-            self.next_connection = if slot + 1 == self.connections.len() { 0 } else { slot + 1 };
-            if self.connections[slot].in_flight() < self.orders.depth {
-                return slot;
+            let client = self.next_client;
+            self.next_client = if client + 1 == self.taken.len() { 0 } else { client + 1 };
+            if self.taken[client] < self.orders.depth {
+                return client;
             }
         }
     }
 
     #[inline]
-    fn launch(&mut self, slot: usize, due_ns: u64, sent_ns: u64) {
-        let connection = &mut self.connections[slot];
-        let (kind, key) = self.orders.requests.append(&mut connection.output);
-        connection.launch(Flight { due_ns, sent_ns, key, kind });
+    fn launch(&mut self, client: usize, due_ns: u64, sent_ns: u64) {
+        let Some(order) = self.orders.source.next(&mut self.scratch.more) else {
+            self.issuing = false;
+            return;
+        };
+        let server = self.orders.workload.server(order.kind, order.key, &mut self.scratch.key);
+        let slot = client * self.servers + server;
+        self.touch(slot);
+        self.taken[client] += 1;
         self.free -= 1;
+        let before_cas = order.kind == Kind::Cas;
+        let kind = if before_cas { Kind::Gets } else { order.kind };
+        if kind == Kind::Get && !self.scratch.more.is_empty() {
+            self.send_many(slot, &order, due_ns, sent_ns);
+        } else {
+            let step = Step { due_ns, slot, order: Order { kind, ..order }, cas: 0, holds_slot: true };
+            self.send(&step, before_cas, sent_ns);
+        }
         if let Bound::Requests(left) = &mut self.orders.bound {
             *left -= 1;
             self.issuing = *left > 0;
         }
+    }
+
+    fn take_step(&mut self, step: &Step, now: u64) {
+        self.touch(step.slot);
+        self.send(step, false, now);
+    }
+
+    /// Appends a request with one key to its connection's output.
+    #[inline]
+    fn send(&mut self, step: &Step, before_cas: bool, sent_ns: u64) {
+        let Self { orders, scratch, connections, .. } = self;
+        let Order { kind, key, size, ttl } = step.order;
+        let connection = &mut connections[step.slot];
+        let mut version = 0;
+        if kind.writes()
+            && let Some(verifier) = orders.verifier
+        {
+            version = verifier.book.begin(key);
+        }
+        if kind.reads() {
+            note_asked(orders, connection, key);
+        }
+        orders.workload.key(kind, key, &mut scratch.key);
+        scratch.value.clear();
+        if kind.stores() {
+            let run = orders.verifier.map_or(0, |verifier| verifier.run);
+            orders.values.append(key, Written { run, version }, size, &mut scratch.value);
+        }
+        let single = Single { kind, key: &scratch.key, value: &scratch.value, ttl, cas: step.cas };
+        orders.protocol.append(&mut connection.output, &single);
+        connection.launch(Flight {
+            due_ns: step.due_ns,
+            sent_ns,
+            key,
+            size,
+            ttl,
+            version,
+            keys: 1,
+            kind,
+            before_cas,
+            holds_slot: step.holds_slot,
+        });
+    }
+
+    /// Appends a get of the order's key and of those in `scratch.more`.
+    fn send_many(&mut self, slot: usize, order: &Order, due_ns: u64, sent_ns: u64) {
+        let Self { orders, scratch, connections, .. } = self;
+        let connection = &mut connections[slot];
+        scratch.keys.clear();
+        scratch.ends.clear();
+        for &key in std::iter::once(&order.key).chain(&scratch.more) {
+            orders.workload.keys.append(key, &mut scratch.keys);
+            scratch.ends.push(scratch.keys.len());
+            note_asked(orders, connection, key);
+        }
+        let (keys, mut start) = (&scratch.keys, 0);
+        let slices = scratch.ends.iter().map(|&end| &keys[std::mem::replace(&mut start, end)..end]);
+        orders.protocol.append_get_many(&mut connection.output, slices);
+        connection.launch(Flight {
+            due_ns,
+            sent_ns,
+            key: order.key,
+            size: order.size,
+            ttl: order.ttl,
+            version: 0,
+            keys: u32::try_from(scratch.ends.len()).expect("the command line allows fewer"),
+            kind: Kind::Get,
+            before_cas: false,
+            holds_slot: true,
+        });
     }
 
     fn mind_timeouts(&mut self, now: u64) -> Result<(), Failure> {
@@ -333,39 +562,12 @@ impl<I: Io> Run<'_, I> {
     }
 }
 
-/// Where the answers of one packet are entered.
-struct Ledger<'a, 's> {
-    orders: &'a Orders<'s>,
-    tally: &'a mut Tally,
-    now: u64,
-    replies: usize,
-}
-
-impl Ledger<'_, '_> {
-    #[inline]
-    fn enter(&mut self, answer: Answer<'_>) -> Result<(), Failure> {
-        let (flight, reply, bytes) = match answer {
-            Answer::To { flight, reply, bytes } => (flight, reply, bytes),
-            Answer::Unasked { bytes } => return Err(Failure::Refused { text: excerpt(bytes) }),
-            Answer::Malformed { bytes } => return Err(Failure::Malformed { excerpt: excerpt(bytes) }),
-        };
-        self.replies += 1;
-        if flight.due_ns < self.orders.measure_from_ns {
-            return Ok(());
-        }
-        let keys = match flight.kind {
-            Kind::Get => self.orders.requests.keys_per_get(),
-            Kind::Set => 1,
-        };
-        let counted = self.tally.count(flight.kind, keys, &reply, bytes);
-        counted.map_err(|_misfit| Failure::OutOfStep { text: excerpt(bytes) })?;
-        self.tally.measure(flight.kind, self.now - flight.due_ns, self.now - flight.sent_ns);
-        self.tally.last_reply_ns = self.now;
-        if self.orders.verify && flight.kind == Kind::Get {
-            let only = (keys == 1).then_some(flight.key);
-            self.tally.wrong_values += verify::wrong_values(self.orders.space, bytes, reply.hits, only);
-        }
-        Ok(())
+/// Remembers a key that is read, where replies are looked into.
+#[inline]
+fn note_asked(orders: &Orders<'_>, connection: &mut Connection, key: u64) {
+    if connection.keeps_replies() {
+        let floor = orders.verifier.map_or(0, |verifier| verifier.book.floor(key));
+        connection.asked.push_back(Asked { key, floor });
     }
 }
 

@@ -5,7 +5,7 @@ use slabring_engine::{
     StoreOutcome,
 };
 
-use crate::trace::{Operation, Request, Trace};
+use slabring_load::trace::{Operation, Request, Trace};
 
 /// The keys on the wire: a number that cannot be guessed from its neighbours, in hexadecimal.
 const KEY_BYTES: usize = 16;
@@ -151,7 +151,6 @@ fn splitmix64(number: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::tests::get;
 
     fn trace(requests: Vec<Request>) -> Trace {
         Trace { name: "test".into(), keys: 1 << 20, unique_bytes: 0, requests }
@@ -168,9 +167,16 @@ mod tests {
 
     #[test]
     fn a_miss_fills_the_cache_and_only_gets_count() {
-        let set = |key| Request { operation: Operation::Set, ..get(key, 100) };
-        let delete = |key| Request { operation: Operation::Delete, ..get(key, 0) };
-        let requests = vec![get(1, 100), get(1, 100), set(2), get(2, 100), delete(1), get(1, 100)];
+        let set = |key| Request { operation: Operation::Set, ..Request::get(key, 100) };
+        let delete = |key| Request { operation: Operation::Delete, ..Request::get(key, 0) };
+        let requests = vec![
+            Request::get(1, 100),
+            Request::get(1, 100),
+            set(2),
+            Request::get(2, 100),
+            delete(1),
+            Request::get(1, 100),
+        ];
         for budget in [Budget::Objects(100), Budget::Bytes(1 << 20)] {
             assert_eq!(check(requests.clone(), budget, 4, 2).items, 2);
         }
@@ -178,7 +184,7 @@ mod tests {
 
     #[test]
     fn items_expire_as_the_time_of_the_trace_goes_by() {
-        let at = |second| Request { ttl_seconds: 10, second, ..get(1, 100) };
+        let at = |second| Request { ttl_seconds: 10, second, ..Request::get(1, 100) };
         check(vec![at(0), at(9)], Budget::Objects(100), 2, 1);
         check(vec![at(0), at(9), at(10), at(19)], Budget::Objects(100), 4, 2);
         check(vec![at(0), at(10), at(19), at(20)], Budget::Objects(100), 4, 3);
@@ -186,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_budget_of_objects_holds_that_many() {
-        let scan = |count| (0..count).map(|key| get(key, 1_000_000));
+        let scan = |count| (0..count).map(|key| Request::get(key, 1_000_000));
         check(scan(300).chain(scan(300)).collect(), Budget::Objects(300), 600, 300);
         let replayed = check(scan(1000).collect(), Budget::Objects(300), 1000, 1000);
         assert_eq!((replayed.items, replayed.evictions), (300, 700));
@@ -194,7 +200,7 @@ mod tests {
 
     #[test]
     fn a_budget_of_bytes_is_charged_with_the_sizes_of_the_trace() {
-        let scan = |bytes| (0..1000).map(|key| get(key, bytes)).collect();
+        let scan = |bytes| (0..1000).map(|key| Request::get(key, bytes)).collect();
         let small = check(scan(100), Budget::Bytes(1 << 20), 1000, 1000);
         assert_eq!((small.items, small.refused), (1000, 0));
         let large = check(scan(10_000), Budget::Bytes(1 << 20), 1000, 1000);
@@ -223,7 +229,7 @@ mod tests {
     #[test]
     fn lru_misses_exactly_as_often_as_the_obvious_list() {
         let skewed = |at: u64| splitmix64(at) % (1 + splitmix64(!at) % 700);
-        let trace = trace((0..20_000).map(|at| get(skewed(at), 50)).collect());
+        let trace = trace((0..20_000).map(|at| Request::get(skewed(at), 50)).collect());
         for capacity in [1, 10, 100, 300] {
             let replayed = replay(&trace, PolicyKind::Lru, Budget::Objects(capacity), 1).unwrap();
             assert_eq!(replayed.misses, lru_misses(&trace.requests, capacity), "{capacity}");

@@ -42,7 +42,11 @@ fn load(options: &str, address: &str) -> Result<Report, Failure> {
 
 #[track_caller]
 fn fails(options: &str, address: &str, because: &str) {
-    let text = load(options, address).expect_err("the server misbehaves").to_string();
+    // What was measured before a failure is kept.
+    let text = match load(options, address) {
+        Ok(report) => report.failure.expect("the server misbehaves"),
+        Err(failure) => failure.to_string(),
+    };
     assert!(text.contains(because) && !text.contains('\n'), "{text}");
 }
 

@@ -1,6 +1,7 @@
-//! Recorded request sequences in the CTRACE01 format, each whole in memory. Knows nothing of caches.
+//! Recorded request sequences, each whole in memory: CTRACE01 here, the formats of others in `formats.rs`. Knows nothing
+//! of caches.
 //!
-//! A file is one zstd frame. Inside, all numbers little-endian:
+//! A CTRACE01 file is one zstd frame. Inside, all numbers little-endian:
 //!
 //! | bytes | header |
 //! |---|---|
@@ -21,8 +22,10 @@
 //! | 20 | 0 get, 1 set, 2 delete |
 //! | 21..24 | 0 |
 
+mod formats;
+
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
@@ -36,51 +39,115 @@ const FLAG_TIME: u32 = 8;
 /// Frames are written with a window of 64 MiB, more than a decoder grants by itself.
 const WINDOW_LOG_MAX: u32 = 27;
 
+/// How every zstd frame begins. Source: RFC 8878, 3.1.1.
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
 /// A file that claims more is not believed before it has been read.
 const RESERVED_RECORDS_MAX: usize = 1 << 24;
 
 /// What a record asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Operation {
+pub enum Operation {
     /// Look aside: on a miss the client stores the value.
     Get,
+    /// Stores the value.
     Set,
+    /// Removes it.
     Delete,
 }
 
 /// One record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Request {
+pub struct Request {
     /// Below the trace's `keys`.
-    pub(crate) key: u64,
+    pub key: u64,
     /// Bytes of key and value.
-    pub(crate) size_bytes: u32,
+    pub size_bytes: u32,
     /// 0 lives for ever. Always 0 where the trace does not know.
-    pub(crate) ttl_seconds: u32,
+    pub ttl_seconds: u32,
     /// Since the start of the trace. Always 0 where the trace does not know.
-    pub(crate) second: u32,
-    pub(crate) operation: Operation,
+    pub second: u32,
+    /// What is asked for.
+    pub operation: Operation,
+}
+
+impl Request {
+    /// A get without expiry at second 0.
+    #[must_use]
+    pub const fn get(key: u64, size_bytes: u32) -> Self {
+        Self { key, size_bytes, ttl_seconds: 0, second: 0, operation: Operation::Get }
+    }
+}
+
+/// How a file is written. All may also be compressed by zstd.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// See the module.
+    Ctrace,
+    /// libCacheSim's binary `oracleGeneral`.
+    OracleGeneral,
+    /// Twitter's CSV.
+    Twitter,
+}
+
+impl Format {
+    /// What a file of this name most likely is: `*.csv`, `*oracleGeneral*`, anything else.
+    #[must_use]
+    pub fn of(path: &Path) -> Self {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = name.strip_suffix(".zst").unwrap_or(&name);
+        match name {
+            name if name.contains("oracleGeneral") => Self::OracleGeneral,
+            name if name.ends_with(".csv") => Self::Twitter,
+            _ => Self::Ctrace,
+        }
+    }
 }
 
 /// A whole trace.
 #[derive(Clone, PartialEq, Debug)]
-pub(crate) struct Trace {
-    pub(crate) name: String,
+pub struct Trace {
+    /// A plain word.
+    pub name: String,
     /// Number of distinct keys.
-    pub(crate) keys: u64,
+    pub keys: u64,
     /// What all keys with their last values would take: the working set.
-    pub(crate) unique_bytes: u64,
-    pub(crate) requests: Vec<Request>,
+    pub unique_bytes: u64,
+    /// In their order.
+    pub requests: Vec<Request>,
 }
 
 impl Trace {
-    /// Reads a compressed trace.
-    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
+    /// Reads a compressed CTRACE01 trace.
+    ///
+    /// # Errors
+    /// What is wrong with the file, with its name.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        Self::open_as(path, Format::Ctrace)
+    }
+
+    /// Reads a trace of any format, compressed or not.
+    ///
+    /// # Errors
+    /// What is wrong with the file, with its name.
+    pub fn open_as(path: &Path, format: Format) -> anyhow::Result<Self> {
         let shown = path.display();
-        let file = File::open(path).with_context(|| format!("cannot open {shown}"))?;
-        let mut decoder = zstd::Decoder::new(file)?;
-        decoder.window_log_max(WINDOW_LOG_MAX)?;
-        Self::read(BufReader::new(decoder)).with_context(|| format!("cannot read {shown}"))
+        let mut file = BufReader::new(File::open(path).with_context(|| format!("cannot open {shown}"))?);
+        let is_compressed = file.fill_buf().is_ok_and(|start| start.starts_with(&ZSTD_MAGIC));
+        let from: Box<dyn BufRead> = if is_compressed {
+            let mut decoder = zstd::Decoder::with_buffer(file)?;
+            decoder.window_log_max(WINDOW_LOG_MAX)?;
+            Box::new(BufReader::new(decoder))
+        } else {
+            Box::new(file)
+        };
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let trace = match format {
+            Format::Ctrace => Self::read(from),
+            Format::OracleGeneral => formats::oracle_general(&name, from),
+            Format::Twitter => formats::twitter(&name, from),
+        };
+        trace.with_context(|| format!("cannot read {shown}"))
     }
 
     fn read(mut from: impl Read) -> anyhow::Result<Self> {
@@ -98,7 +165,8 @@ impl Trace {
     }
 
     /// The largest item, in bytes of key and value.
-    pub(crate) fn size_max_bytes(&self) -> usize {
+    #[must_use]
+    pub fn size_max_bytes(&self) -> usize {
         self.requests.iter().map(|request| request.size_bytes as usize).max().unwrap_or(0)
     }
 }
@@ -163,11 +231,11 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
 
-    pub(crate) fn get(key: u64, size_bytes: u32) -> Request {
-        Request { key, size_bytes, ttl_seconds: 0, second: 0, operation: Operation::Get }
+    fn get(key: u64, size_bytes: u32) -> Request {
+        Request::get(key, size_bytes)
     }
 
     /// The inverse of the reader, uncompressed.

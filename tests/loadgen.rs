@@ -1,0 +1,630 @@
+//! The load generator's binary against servers that are scripted to the byte, and against real ones.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use slabring_tests::process::{Finished, run_to_end};
+use slabring_tests::server::target_directory;
+use slabring_tests::toolbox::{find_program, run_successfully};
+use slabring_tests::{Server, announce_skip};
+
+const RUN_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Names under which Chromium is installed.
+const CHROMIUM_NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+
+/// The reader of histograms that has nothing in common with the one under test.
+const HDRHISTOGRAM: &str = "hdrhistogram==0.10.3";
+
+fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let build = escargot::CargoBuild::new()
+            .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
+            .package("slabring-load")
+            .bin("slabring-load")
+            .target_dir(target_directory())
+            .current_release();
+        let run = build.run().unwrap_or_else(|error| panic!("slabring-load does not build: {error}"));
+        run.path().to_owned()
+    })
+}
+
+fn run(words: &str) -> Finished {
+    let mut command = Command::new(binary());
+    command.args(words.split_whitespace());
+    run_to_end(&mut command, RUN_TIMEOUT).expect("slabring-load ends")
+}
+
+#[derive(Debug)]
+struct Json(String);
+
+impl Json {
+    /// The number behind the first `"name":` that follows `path`, each found behind the one before.
+    #[track_caller]
+    fn number(&self, path: &[&str]) -> f64 {
+        let mut rest = self.0.as_str();
+        for name in path {
+            let key = format!("\"{name}\":");
+            let at = rest.find(&key).unwrap_or_else(|| panic!("no {name} in {}", self.0));
+            rest = &rest[at + key.len()..];
+        }
+        let end = rest.find([',', '}', ']']).unwrap_or(rest.len());
+        rest[..end].parse().unwrap_or_else(|_| panic!("{path:?} is {}", &rest[..end]))
+    }
+
+    fn text(&self, name: &str) -> &str {
+        let key = format!("\"{name}\":\"");
+        let at = self.0.find(&key).unwrap_or_else(|| panic!("no {name}")) + key.len();
+        &self.0[at..at + self.0[at..].find('"').expect("it ends")]
+    }
+}
+
+/// Runs with `--json` and expects success.
+#[track_caller]
+fn load(words: &str) -> Json {
+    let finished = run(&format!("--json {words}"));
+    assert!(finished.status.success(), "{words}: {} {}", finished.stderr, finished.stdout);
+    Json(finished.stdout)
+}
+
+type Answer = dyn Fn(&str, &[u8]) -> Vec<u8> + Send + Sync;
+
+/// A server that answers each request line, with the value behind it if there is one, by what `answer` says.
+fn fake(answer: impl Fn(&str, &[u8]) -> Vec<u8> + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let answer: Arc<Answer> = Arc::new(answer);
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (stream, answer) = (stream.expect("a connection"), Arc::clone(&answer));
+            thread::spawn(move || converse(stream, &*answer));
+        }
+    });
+    address
+}
+
+fn converse(stream: TcpStream, answer: &Answer) {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let mut line = String::new();
+        if stream.read_line(&mut line).unwrap_or(0) == 0 {
+            return;
+        }
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let stores = matches!(words[0], "set" | "add" | "replace" | "append" | "prepend" | "cas");
+        let mut value = vec![0; if stores { words[4].parse::<usize>().expect("a size") + 2 } else { 0 }];
+        if stream.read_exact(&mut value).is_err() {
+            return;
+        }
+        value.truncate(value.len().saturating_sub(2));
+        if stream.get_mut().write_all(&answer(line.trim_end(), &value)).is_err() {
+            return;
+        }
+    }
+}
+
+/// What a memcached without anything in it says.
+fn empty(line: &str) -> Vec<u8> {
+    let reply = match line.split(' ').next().expect("a word") {
+        "get" | "gets" | "gat" => "END\r\n",
+        "set" => "STORED\r\n",
+        "add" => "NOT_STORED\r\n",
+        "replace" | "append" | "prepend" => "NOT_STORED\r\n",
+        _ => "NOT_FOUND\r\n",
+    };
+    reply.into()
+}
+
+#[test]
+fn the_mix_that_arrives_is_the_mix_that_was_asked_for() {
+    let seen = Arc::new(Mutex::new(HashMap::<String, f64>::new()));
+    let counts = Arc::clone(&seen);
+    let address = fake(move |line, _| {
+        let verb = line.split(' ').next().expect("a word").to_owned();
+        *counts.lock().expect("no panic").entry(verb).or_default() += 1.0;
+        empty(line)
+    });
+    load(&format!("--mix get:60,set:20,delete:10,touch:5,incr:3,add:2 --requests 20000 -d 8 -c 4 {address}"));
+    let seen = seen.lock().expect("no panic");
+    let mut chi_square = 0.0;
+    for (verb, share) in
+        [("get", 0.60), ("set", 0.20), ("delete", 0.10), ("touch", 0.05), ("incr", 0.03), ("add", 0.02)]
+    {
+        let expected = 20_000.0 * share;
+        chi_square += (seen[verb] - expected).powi(2) / expected;
+    }
+    // Five degrees of freedom: more than this once in a hundred thousand seeds.
+    assert!(chi_square < 30.9, "{chi_square} {seen:?}");
+    assert_eq!(seen.values().sum::<f64>(), 20_000.0);
+}
+
+#[test]
+fn the_exponent_of_a_zipf_can_be_read_off_the_wire() {
+    let seen = Arc::new(Mutex::new(vec![0_u32; 1000]));
+    let counts = Arc::clone(&seen);
+    let address = fake(move |line, _| {
+        let key = line.split(' ').nth(1).expect("a key").trim_start_matches('k');
+        counts.lock().expect("no panic")[key.parse::<usize>().expect("digits")] += 1;
+        empty(line)
+    });
+    load(&format!("--keys 1000 --distribution zipf:0.99 --requests 300000 -d 64 -c 2 {address}"));
+    let seen = seen.lock().expect("no panic");
+    let points: Vec<(f64, f64)> =
+        (0..50).map(|at| (f64::from(at + 1).ln(), f64::from(seen[at as usize]).ln())).collect();
+    let count = points.len() as f64;
+    let mean_x = points.iter().map(|point| point.0).sum::<f64>() / count;
+    let mean_y = points.iter().map(|point| point.1).sum::<f64>() / count;
+    let slope = points.iter().map(|point| (point.0 - mean_x) * (point.1 - mean_y)).sum::<f64>()
+        / points.iter().map(|point| (point.0 - mean_x).powi(2)).sum::<f64>();
+    assert!((-slope / 0.99 - 1.0).abs() < 0.02, "{slope}");
+}
+
+#[test]
+fn a_frozen_server_shows_in_the_latency_from_due_and_not_in_the_one_from_send() {
+    let requests = Mutex::new(0);
+    let address = fake(move |line, _| {
+        let mut requests = requests.lock().expect("no panic");
+        *requests += 1;
+        if *requests == 500 {
+            thread::sleep(Duration::from_millis(200));
+        }
+        empty(line)
+    });
+    let result = load(&format!("-c 1 --rate 1000 --duration 3 {address}"));
+    let (due, sent) = (result.number(&["all", "p99_ns"]), result.number(&["latency_from_send", "p99_ns"]));
+    assert!((150e6..400e6).contains(&due), "{due}");
+    assert!(sent < 50e6, "{sent}");
+}
+
+/// All values that a store was given, by their keys.
+type Versions = HashMap<String, Vec<Vec<u8>>>;
+
+/// What a spoilt store says instead of a key's value.
+type Spoil = fn(&str, &Versions) -> Vec<u8>;
+
+/// A store that answers right, but once: with what `spoil` makes of a key that was written many times.
+fn store(spoil: Option<Spoil>) -> String {
+    const WRITES_BEFORE: usize = 8;
+    let state = Mutex::new((Versions::new(), spoil));
+    fake(move |line, value| {
+        let mut state = state.lock().expect("no panic");
+        let (values, spoil) = &mut *state;
+        let words: Vec<&str> = line.split(' ').collect();
+        if words[0] == "set" {
+            values.entry(words[1].into()).or_default().push(value.to_vec());
+            return b"STORED\r\n".to_vec();
+        }
+        let mut out = Vec::new();
+        for key in &words[1..] {
+            let versions = &values[*key];
+            let spoilt = if versions.len() > WRITES_BEFORE { spoil.take() } else { None };
+            let last = || versions.last().expect("a version").clone();
+            let value = spoilt.map_or_else(last, |spoil| spoil(key, values));
+            out.extend(format!("VALUE {key} 0 {}\r\n", value.len()).into_bytes());
+            out.extend(value);
+            out.extend(b"\r\n");
+        }
+        out.extend(b"END\r\n");
+        out
+    })
+}
+
+/// Runs a verified mix against a store; returns what was printed.
+fn verified(spoil: Option<Spoil>, more: &str) -> Finished {
+    run(&format!(
+        "--verify --prefill --keys 50 --value-size 100 --ratio 1:2 --requests 4000 -c 3 -d 2 {more} {}",
+        store(spoil)
+    ))
+}
+
+/// The second word of the line of a result that begins with `name`.
+fn row<'a>(finished: &'a Finished, name: &str) -> &'a str {
+    let line = finished.stdout.lines().find_map(|line| line.strip_prefix(name));
+    line.unwrap_or_else(|| panic!("no {name} in {}", finished.stdout)).trim()
+}
+
+#[track_caller]
+fn check_caught(fault: &str, spoil: Spoil) {
+    for more in ["", "--multiget 5", "--ratio 1:1 -t 2"] {
+        let finished = verified(Some(spoil), more);
+        assert_eq!(finished.status.code(), Some(1), "{fault} {more}: {}", finished.stdout);
+        assert!(
+            row(&finished, "warning: 1 values were WRONG:").contains(&format!("1 {fault}")),
+            "{}",
+            finished.stdout
+        );
+        assert!(row(&finished, "wrong: k0").contains(fault), "{}", finished.stdout);
+    }
+}
+
+fn newest(key: &str, values: &Versions) -> Vec<u8> {
+    values[key].last().expect("a version").clone()
+}
+
+#[test]
+fn a_store_that_tells_the_truth_passes_and_an_old_a_foreign_a_flipped_and_a_mixed_value_do_not() {
+    let honest = verified(None, "");
+    assert!(honest.status.success(), "{}", honest.stdout);
+    assert_eq!(row(&honest, "wrong values"), "0");
+
+    check_caught("corrupt", |key, values| {
+        let mut value = newest(key, values);
+        value[5] ^= 1;
+        value
+    });
+    check_caught("foreign", |key, values| {
+        let other = values.keys().find(|other| *other != key).expect("another key");
+        newest(other, values)
+    });
+    check_caught("torn", |key, values| [&newest(key, values)[..60], &values[key][0][60..]].concat());
+    check_caught("stale", |key, values| values[key][0].clone());
+}
+
+#[test]
+fn bad_input_is_one_line_and_what_was_measured_is_kept() {
+    let check = |words: &str, because: &str| {
+        let finished = run(words);
+        assert!(!finished.status.success(), "{words}");
+        assert!(finished.stderr.contains(because), "{words}: {}", finished.stderr);
+        finished
+    };
+    let one_line = |words: &str, because: &str| {
+        let finished = check(words, because);
+        assert_eq!(finished.stderr.trim().lines().count(), 1, "{}", finished.stderr);
+        assert_eq!(finished.stdout, "");
+    };
+    one_line("127.0.0.1:1", "cannot connect");
+    one_line("--replay /nonexistent", "cannot open /nonexistent");
+    one_line(&format!("--replay {}", file!().replace("tests/loadgen.rs", "Cargo.toml")), "cannot");
+    one_line("report --html /dev/null /etc/hostname", "is no result of --json");
+    one_line("--tls --tls-ca /etc/hostname 127.0.0.1:1", "no certificates");
+    one_line(&fake(|_, _| b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec()), "not the text protocol");
+    check("--preset nosuch", "no preset");
+    check("--config /nonexistent", "cannot read /nonexistent");
+
+    let requests = Mutex::new(0);
+    let dying = fake(move |line, _| {
+        let mut requests = requests.lock().expect("no panic");
+        *requests += 1;
+        if *requests > 1000 { b"rubbish\r\n".to_vec() } else { empty(line) }
+    });
+    let finished = check(&format!("-c 1 --requests 5000 {dying}"), "what was measured until then");
+    assert_eq!(row(&finished, "requests "), "1000");
+
+    let honest = fake(|line, _| empty(line));
+    let full = check(&format!("--requests 100 --html /dev/full {honest}"), "cannot write /dev/full");
+    assert_eq!(row(&full, "requests "), "100", "the result is shown all the same");
+    let mut to_full = Command::new(binary());
+    let out = fs::OpenOptions::new().write(true).open("/dev/full").expect("Linux has it");
+    let child = to_full.args(["--requests", "10", &honest]).stdout(out).stderr(Stdio::piped()).spawn();
+    let output = child.expect("it runs").wait_with_output().expect("it ends");
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("cannot write the result"));
+}
+
+/// Everything at once: each protocol, all its kinds, values verified.
+#[test]
+fn real_servers_answer_every_kind_in_every_protocol() {
+    let slabring = Server::start(&["-t", "2"]).expect("slabring starts");
+    let memcached = Server::memcached(&[]);
+    for server in std::iter::once(&slabring).chain(&memcached) {
+        for protocol in ["text", "meta", "binary"] {
+            let mix = "get:40,gets:5,gat:5,set:20,add:5,replace:5,cas:10,delete:5,incr:2,decr:2,touch:2";
+            let words = format!(
+                "--protocol {protocol} --mix {mix} --multiget 1-10 --prefill --verify --keys 500 --value-size 10-3000 \
+                 --ttl 100-200 --requests 20000 -c 6 -d 4 {}",
+                server.address()
+            );
+            let result = load(&words);
+            assert_eq!(
+                (result.number(&["errors"]), result.number(&["wrong_values"])),
+                (0.0, 0.0),
+                "{protocol}"
+            );
+            assert!(result.number(&["kinds", "cas", "hits"]) > 0.0, "{protocol}");
+            assert!(result.number(&["hits"]) > 1000.0, "{protocol}");
+        }
+    }
+}
+
+#[test]
+fn what_is_missed_is_fetched_and_stored() {
+    let slabring = Server::start(&["-t", "1"]).expect("slabring starts");
+    for (protocol, multiget) in [("text", 1), ("meta", 7), ("binary", 7), ("text", 7)] {
+        slabring.connect().command("flush_all");
+        let result = load(&format!(
+            "--protocol {protocol} --cache-aside --backend-delay 1 --keys 200 --distribution sequential --multiget {multiget} \
+             --requests 800 -c 1 --verify {}",
+            slabring.address()
+        ));
+        assert_eq!(result.number(&["kinds", "set", "answers"]), 200.0, "{protocol} {multiget}");
+        assert_eq!(result.number(&["misses"]), 200.0, "{protocol} {multiget}");
+    }
+}
+
+#[test]
+fn keys_go_to_the_servers_that_own_them() {
+    let servers: Vec<Server> =
+        (0..3).map(|_| Server::start(&["-t", "1"]).expect("slabring starts")).collect();
+    let addresses: Vec<String> = servers.iter().map(|server| server.address().to_string()).collect();
+    for route in ["jump", "ketama"] {
+        let words = format!(
+            "--route {route} --prefill --verify --keys 3000 --multiget 4 --ratio 1:3 --requests 6000 -c 2 -d 3 {}",
+            addresses.join(" ")
+        );
+        let result = load(&words);
+        assert_eq!((result.number(&["misses"]), result.number(&["wrong_values"])), (0.0, 0.0));
+        for address in &addresses {
+            assert!(result.0.contains(&format!("\"name\":\"{address}\"")), "{}", result.0);
+        }
+    }
+}
+
+#[test]
+fn agents_share_a_run_and_their_results_are_added() {
+    struct Agent(Child, String);
+    impl Drop for Agent {
+        fn drop(&mut self) {
+            self.0.kill().expect("a child of ours can be killed");
+            self.0.wait().expect("a killed child can be waited for");
+        }
+    }
+    let start = || {
+        let mut child = Command::new(binary())
+            .args(["agent", "127.0.0.1:0"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("it runs");
+        let mut line = String::new();
+        let stderr = child.stderr.take().expect("piped");
+        let mut stderr = BufReader::new(stderr);
+        stderr.read_line(&mut line).expect("it says where it listens");
+        let address = line.trim().rsplit(' ').next().expect("an address").to_owned();
+        thread::spawn(move || stderr.read_to_string(&mut String::new()));
+        Agent(child, address)
+    };
+    let (one, two) = (start(), start());
+    let server = Server::start(&["-t", "1"]).expect("slabring starts");
+    let result = load(&format!(
+        "--coordinator {},{} --prefill --keys 1000 --requests 5001 -c 5 {}",
+        one.1,
+        two.1,
+        server.address()
+    ));
+    assert_eq!((result.number(&["operations"]), result.number(&["misses"])), (5001.0, 0.0));
+    assert_eq!(result.number(&["latency", "all", "count"]), 5001.0);
+    let gone = run(&format!("--coordinator 127.0.0.1:1 {}", server.address()));
+    assert!(!gone.status.success() && gone.stderr.contains("127.0.0.1:1"), "{}", gone.stderr);
+}
+
+#[test]
+fn a_search_ends_at_what_the_server_can_do() {
+    // Two milliseconds for each request on one connection: 500 a second and not more.
+    let address = fake(|line, _| {
+        thread::sleep(Duration::from_millis(2));
+        empty(line)
+    });
+    let directory = Directory::new("slo");
+    let page = directory.path("page.html");
+    let options = "--p99 50ms --seconds 1 --repeats 1 --precision 0.2 -c 1 -q --json";
+    let finished = run(&format!("slo {options} --html {page} {address}"));
+    assert!(finished.status.success(), "{}", finished.stderr);
+    let found = Json(finished.stdout).number(&["rate_per_second"]);
+    assert!((200.0..520.0).contains(&found), "{found}");
+    assert!(fs::read_to_string(page).expect("it was written").contains("data-chart=\"curve\""));
+}
+
+#[test]
+fn a_trace_is_played_and_its_hit_ratio_told() {
+    let slabring = Server::start(&["-t", "1"]).expect("slabring starts");
+    let path = std::env::temp_dir().join(format!("slabring-replay-{}.csv", std::process::id()));
+    // Ten keys, ten times each; one is deleted in between and missed twice.
+    let mut lines = String::new();
+    for round in 0..10 {
+        for key in 0..10 {
+            lines.push_str(&format!("{round},key{key},4,{},1,get,60\n", 100 + key));
+        }
+        if round == 4 {
+            lines.push_str("4,key3,4,0,1,delete,0\n");
+        }
+    }
+    fs::write(&path, lines).expect("room for a file");
+    let words =
+        |more: &str| format!("--replay {} -c 1 --verify {more} {}", path.display(), slabring.address());
+    let result = load(&words(""));
+    assert_eq!((result.number(&["hits"]), result.number(&["misses"])), (89.0, 11.0));
+    let again = load(&words("--speed 9"));
+    assert!((0.8..3.0).contains(&again.number(&["seconds"])), "{}", again.0);
+    assert_eq!(again.number(&["misses"]), 1.0);
+    fs::remove_file(path).expect("it was written");
+}
+
+#[test]
+fn histograms_are_read_by_others_to_the_bucket() {
+    let Some(python) = python() else { return };
+    let path = std::env::temp_dir().join(format!("slabring-hdr-{}.hlog", std::process::id()));
+    let address = fake(|line, _| empty(line));
+    let result = load(&format!("--rate 5000 --duration 1 --hdr {} {address}", path.display()));
+    let script = "
+import sys
+from hdrh.histogram import HdrHistogram
+from hdrh.log import HistogramLogReader
+h = HdrHistogram.decode(sys.argv[1])
+print(h.get_total_count(), h.get_value_at_percentile(50), h.get_value_at_percentile(99), h.get_value_at_percentile(99.9), h.get_max_value())
+reference = HdrHistogram(1, 100000000000, 3)
+reader = HistogramLogReader(sys.argv[2], reference)
+tags = {}
+while True:
+    n = reader.get_next_interval_histogram()
+    if n is None: break
+    tags[n.get_tag()] = n.get_total_count()
+print(sorted(tags.items()))
+";
+    let mut command = Command::new(python);
+    command.args(["-c", script, result.text("histogram")]).arg(&path);
+    let finished = run_to_end(&mut command, RUN_TIMEOUT).expect("python ends");
+    fs::remove_file(path).expect("it was written");
+    assert!(finished.status.success(), "{}", finished.stderr);
+    let count = result.number(&["all", "count"]);
+    let expected =
+        ["count", "p50_ns", "p99_ns", "p999_ns", "max_ns"].map(|name| result.number(&["all", name]));
+    let mut lines = finished.stdout.lines();
+    let read: Vec<f64> =
+        lines.next().expect("a line").split(' ').map(|word| word.parse().expect("a number")).collect();
+    assert_eq!(read, expected);
+    assert_eq!(lines.next().expect("a line"), format!("[('due', {count}), ('sent', {count})]"));
+}
+
+/// A Python that has the reader of histograms, or `None`, said aloud.
+fn python() -> Option<PathBuf> {
+    let directory = target_directory().join("python-hdrhistogram");
+    let python = directory.join("bin/python");
+    let install = || {
+        run_successfully(Command::new("python3").args(["-m", "venv"]).arg(&directory))?;
+        run_successfully(Command::new(&python).args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--retries",
+            "1",
+            HDRHISTOGRAM,
+        ]))
+    };
+    let has_it =
+        || Command::new(&python).args(["-c", "import hdrh"]).status().is_ok_and(|status| status.success());
+    if !has_it()
+        && let Err(error) = install()
+    {
+        announce_skip(format_args!("no {HDRHISTOGRAM}: {error:#}"));
+        return None;
+    }
+    Some(python)
+}
+
+#[test]
+fn pages_are_drawn_without_complaint_and_with_every_point() {
+    let Some(chromium) = CHROMIUM_NAMES.iter().find_map(|name| find_program(name)) else {
+        announce_skip("Chromium is not installed, so no page is looked at");
+        return;
+    };
+    let directory = std::env::temp_dir().join(format!("slabring-page-{}", std::process::id()));
+    fs::create_dir_all(&directory).expect("room for a directory");
+    let address = fake(|line, _| empty(line));
+    for (name, rate) in [("a", 500), ("b", 1000)] {
+        let finished = run(&format!("--json --rate {rate} --duration 3 {address}"));
+        fs::write(directory.join(format!("{name}.json")), finished.stdout).expect("room for a file");
+    }
+    let path = |name: &str| directory.join(name).display().to_string();
+    let page = path("page.html");
+    let made = run(&format!("report {} {} --html {page}", path("a.json"), path("b.json")));
+    assert!(made.status.success(), "{}", made.stderr);
+    let html = fs::read_to_string(&page).expect("it was written");
+    let names_of_svg = html.matches("http://www.w3.org/2000/svg").count();
+    assert_eq!(html.matches("http").count(), names_of_svg, "the page needs no network");
+    let mut command = Command::new(chromium);
+    command.args(["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]);
+    command.arg(format!("--user-data-dir={}", path("profile"))).arg(format!("file://{page}"));
+    let finished = run_to_end(&mut command, RUN_TIMEOUT).expect("Chromium ends");
+    assert!(!finished.stderr.contains("CONSOLE"), "{}", finished.stderr);
+    let chart = |name: &str| {
+        let rest = finished.stdout.split(&format!("data-chart=\"{name}\"")).nth(1).expect(name);
+        rest.split("</figure>").next().expect("it ends").to_owned()
+    };
+    // Two runs of three seconds: three points each, and the latency chart has two lines of each.
+    assert_eq!(chart("throughput").matches("<circle").count(), 6);
+    assert_eq!(chart("latency").matches("<circle").count(), 12);
+    assert_eq!(chart("curve").matches("<circle").count(), 2);
+    assert!(chart("percentiles").matches("<circle").count() > 20);
+    fs::remove_dir_all(directory).expect("it was written");
+}
+
+/// A directory that is gone with this value.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("slabring-load-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).expect("room for a directory");
+        Self(path)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).expect("it was made");
+    }
+}
+
+#[test]
+fn tls_and_unix_sockets_and_passwords_let_in_who_may() {
+    let directory = Directory::new("access");
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+    let (chain, key) = (directory.path("chain.pem"), directory.path("key.pem"));
+    fs::write(&chain, made.cert.pem()).expect("room for a file");
+    fs::write(&key, made.signing_key.serialize_pem()).expect("room for a file");
+    let options = format!("ssl_chain_cert={chain},ssl_key={key}");
+    let secure = Server::start(&["-t", "2", "-Z", "-o", &options]).expect("slabring starts");
+    let work = "--prefill --verify --keys 300 --value-size 10-20000 --ratio 1:2 --multiget 3 --requests 2000 -c 4 -d 3";
+    for trust in [format!("--tls-ca {chain} --tls-name localhost"), "--tls-insecure".to_owned()] {
+        for io in ["auto", "epoll"] {
+            let result = load(&format!("--tls {trust} --io {io} {work} {}", secure.address()));
+            assert_eq!((result.number(&["misses"]), result.number(&["wrong_values"])), (0.0, 0.0));
+        }
+    }
+    let stranger = run(&format!("--tls --tls-ca {chain} {}", secure.address()));
+    assert!(!stranger.status.success() && stranger.stderr.contains("no TLS with"), "{}", stranger.stderr);
+
+    let users = directory.path("users");
+    fs::write(&users, "joe:secret\n").expect("room for a file");
+    let guarded = Server::start(&["-t", "1", "-Y", &users]).expect("slabring starts");
+    load(&format!("--auth joe:secret {work} {}", guarded.address()));
+    let refused = run(&format!("--auth joe:wrong {}", guarded.address()));
+    assert!(!refused.status.success() && refused.stderr.contains("did not let us in"), "{}", refused.stderr);
+    assert!(!refused.stderr.contains("wrong"), "passwords are not shown: {}", refused.stderr);
+}
+
+#[test]
+fn redis_can_be_compared() {
+    let Some(program) = find_program("redis-server") else {
+        announce_skip("redis-server is not installed, so it is not loaded");
+        return;
+    };
+    struct Redis(Child);
+    impl Drop for Redis {
+        fn drop(&mut self) {
+            self.0.kill().expect("a child of ours can be killed");
+            self.0.wait().expect("a killed child can be waited for");
+        }
+    }
+    let address = slabring_tests::server::free_address();
+    let port = address.port().to_string();
+    let child = Command::new(program)
+        .args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"])
+        .stdout(Stdio::null())
+        .spawn();
+    let _redis = Redis(child.expect("it runs"));
+    for _ in 0..500 {
+        if TcpStream::connect(address).is_ok() {
+            break;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    let words = "--protocol resp --prefill --verify --keys 300 --value-size 0-5000 --ttl 100 --ratio 1:2 --requests 5000";
+    for more in ["-c 3 -d 8", "--multiget 6"] {
+        let result = load(&format!("{words} {more} {address}"));
+        assert_eq!((result.number(&["misses"]), result.number(&["wrong_values"])), (0.0, 0.0), "{more}");
+    }
+}
