@@ -48,7 +48,10 @@ fn one(server: &Server) -> Servers {
 fn every_command_is_answered_alike_on_both_wires_by_all_servers() {
     for server in servers() {
         for wire in [Wire::Text, Wire::Meta] {
-            check_commands(&Client::new(&one(&server), options(wire)), &format!("{:?} {wire:?}", server.kind()));
+            check_commands(
+                &Client::new(&one(&server), options(wire)),
+                &format!("{:?} {wire:?}", server.kind()),
+            );
         }
     }
 }
@@ -78,7 +81,11 @@ fn check_commands(client: &Client, who: &str) {
     client.set("dead", "v", Duration::ZERO).unwrap();
     assert_eq!(client.get("dead"), Ok(None), "{who}");
     let size = client.meta("k", MetaRequest::get().flag(b's').flag(b't')).unwrap();
-    assert_eq!((size.status, size.number(b's'), size.flag(b't')), (MetaStatus::Done, Some(5), Some("-1")), "{who}");
+    assert_eq!(
+        (size.status, size.number(b's'), size.flag(b't')),
+        (MetaStatus::Done, Some(5), Some("-1")),
+        "{who}"
+    );
     let mut keys: Vec<_> = client.keys().remove(0).1.unwrap().into_iter().map(|entry| entry.key).collect();
     keys.sort();
     assert!(keys == [b"k".to_vec(), b"n".to_vec()], "{who}: {keys:?}");
@@ -110,14 +117,20 @@ fn one_client_gets_the_lease_whoever_serves() {
     for server in servers() {
         let client = Client::new(&one(&server), options(Wire::Text));
         let leases = LeaseOptions::default();
-        let Lookup::Lease(lease) = client.get_or_lease("page", &leases).unwrap() else { panic!("nobody has it") };
+        let Lookup::Lease(lease) = client.get_or_lease("page", &leases).unwrap() else {
+            panic!("nobody has it")
+        };
         assert_eq!(client.get_or_lease("page", &leases), Ok(Lookup::Awaited));
         client.release(lease).unwrap();
-        let Lookup::Lease(lease) = client.get_or_lease("page", &leases).unwrap() else { panic!("given back") };
+        let Lookup::Lease(lease) = client.get_or_lease("page", &leases).unwrap() else {
+            panic!("given back")
+        };
         assert_eq!(client.fill(lease, "first", Ttl::Never), Ok(true));
         assert!(matches!(client.get_or_lease("page", &leases), Ok(Lookup::Hit(_))));
         assert_eq!(client.invalidate("page", PATIENCE), Ok(true));
-        let Lookup::Lease(lease) = client.get_or_lease("page", &leases).unwrap() else { panic!("it is stale") };
+        let Lookup::Lease(lease) = client.get_or_lease("page", &leases).unwrap() else {
+            panic!("it is stale")
+        };
         assert_eq!(lease.old().unwrap().value, b"first", "{:?}", server.kind());
         assert!(matches!(client.get_or_lease("page", &leases), Ok(Lookup::Stale(_))));
         client.set("page", "written meanwhile", Ttl::Never).unwrap();
@@ -193,7 +206,9 @@ fn shown(value: &[u8]) -> String {
 fn many_keys_over_many_servers_come_back_in_their_order() {
     let servers: Vec<_> = (0..3).map(|_| Server::start(&["-t", "2"]).unwrap()).collect();
     let addresses: Vec<_> = servers.iter().map(|server| server.address().to_string()).collect();
-    for distribution in [Distribution::Ketama, Distribution::KetamaWeighted, Distribution::Jump, Distribution::Modulo] {
+    for distribution in
+        [Distribution::Ketama, Distribution::KetamaWeighted, Distribution::Jump, Distribution::Modulo]
+    {
         let list = Servers::list(addresses.iter().map(String::as_str), distribution).unwrap();
         let client = Client::new(&list, options(Wire::Text));
         let keys: Vec<_> = (0..2_000).map(|n| format!("{distribution:?}:{n}")).collect();
@@ -355,12 +370,14 @@ fn keys_of_a_cluster_are_asked_of_their_owners_and_of_any_node_when_one_is_away(
     let (peers, clients) = ([(); NODES].map(|()| free_address()), [(); NODES].map(|()| free_address()));
     let list: Vec<_> = peers.iter().zip(&clients).map(|(peer, client)| format!("{peer}={client}")).collect();
     let list = list.join(",");
-    let probe = slabring_command().args(["--check-config", "--peers", &list, "-l", "127.0.0.1"]).output().unwrap();
+    let probe =
+        slabring_command().args(["--check-config", "--peers", &list, "-l", "127.0.0.1"]).output().unwrap();
     if String::from_utf8_lossy(&probe.stderr).contains("unexpected argument") {
         return announce_skip("this build has no --peers, so no cluster is asked");
     }
     let start = |(peer, client): (&SocketAddr, &SocketAddr)| {
-        let ports = ["-p".to_owned(), client.port().to_string(), "--peer-listen".to_owned(), peer.to_string()];
+        let ports =
+            ["-p".to_owned(), client.port().to_string(), "--peer-listen".to_owned(), peer.to_string()];
         slabring_command().args(["-l", "127.0.0.1", "-t", "2", "--peers", &list]).args(ports).spawn().unwrap()
     };
     let mut nodes = Nodes(peers.iter().zip(&clients).map(start).collect());

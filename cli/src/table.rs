@@ -37,12 +37,13 @@ impl Table {
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shape = |column| (self.width(column), self.is_numeric(column));
+        let columns: Vec<_> = (0..self.rows[0].len()).map(shape).collect();
         for row in &self.rows {
-            let cell = |(column, text): (usize, &String)| {
-                let width = self.width(column);
-                if self.is_numeric(column) { format!("{text:>width$}") } else { format!("{text:<width$}") }
+            let cell = |(text, &(width, is_numeric)): (&String, &(usize, bool))| {
+                if is_numeric { format!("{text:>width$}") } else { format!("{text:<width$}") }
             };
-            let cells: Vec<_> = row.iter().enumerate().map(cell).collect();
+            let cells: Vec<_> = row.iter().zip(&columns).map(cell).collect();
             writeln!(f, "{}", cells.join(GAP).trim_end())?;
         }
         Ok(())

@@ -360,7 +360,8 @@ impl Client {
         self.ask_all(&Command::stats(topic), Answer::stats)
     }
 
-    /// All keys of each server. Held in memory whole: about 150 bytes for each.
+    /// All keys of each server. Held in memory whole, about 150 bytes for each; more than [`Options::reply_size_max`] from one
+    /// server is an error.
     pub fn keys(&self) -> Vec<(Endpoint, Result<Vec<KeyEntry>, Error>)> {
         self.ask_all(&Command::Keys, Answer::keys)
     }

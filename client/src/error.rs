@@ -152,12 +152,32 @@ impl Failure {
 pub(crate) fn words(said: &[u8]) -> String {
     let line = said.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    line[..line.len().min(WORDS_BYTES_MAX)].escape_ascii().to_string()
+    let mut words = String::new();
+    for &byte in &line[..line.len().min(WORDS_BYTES_MAX)] {
+        match byte {
+            b' ' | b'\'' | b'"' => words.push(char::from(byte)),
+            _ => words.extend(byte.escape_ascii().map(char::from)),
+        }
+    }
+    words
 }
 
 fn hint(executed: Executed) -> &'static str {
     match executed {
         Executed::No => " (not executed)",
         Executed::Unknown => " (it may have been executed)",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_shown_as_they_were_said_but_for_what_cannot_be_shown() {
+        assert_eq!(words(b"SERVER_ERROR the key's node is busy\r\n"), "SERVER_ERROR the key's node is busy");
+        assert_eq!(words(b"\x1b[2J\0\xff"), "\\x1b[2J\\x00\\xff");
+        assert_eq!(words(&[b'x'; 5_000]).len(), WORDS_BYTES_MAX);
+        assert_eq!(words(b""), "");
     }
 }

@@ -82,7 +82,7 @@ fn a_cluster_that_does_not_settle_costs_a_bounded_number_of_tries() {
         rings += ring;
         let is_get = request.starts_with(b"get");
         gets += u32::from(is_get);
-        let mut reply = if is_get { b"SERVER_ERROR no ring yet\r\n".to_vec() } else { Vec::new() };
+        let mut reply = if is_get { b"SERVER_ERROR the key's node is busy\r\n".to_vec() } else { Vec::new() };
         reply.extend(b"SERVER_ERROR no ring yet\r\n".repeat(ring));
         Ok(reply)
     });
