@@ -49,7 +49,7 @@ pub struct Reply {
 /// What a server can say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyKind {
-    /// `END`, and before it a `VALUE` block for each hit; also the end of statistics.
+    /// `END`, and before it a `VALUE` block for each hit; also the end of statistics, dumps and a configuration.
     Values,
     /// `STORED`
     Stored,
@@ -91,7 +91,7 @@ pub enum ReplyKind {
     Error,
     /// `CLIENT_ERROR`
     ClientError,
-    /// `SERVER_ERROR`
+    /// `SERVER_ERROR`, and `BUSY` of a dump that has to wait for another
     ServerError,
 }
 
@@ -210,9 +210,10 @@ enum Advance {
 fn parse_line(text: &[u8]) -> Option<Line> {
     let mut tokens = Tokens::new(text);
     let kind = match tokens.next()? {
-        b"VALUE" => return value(tokens.nth(2), false),
+        b"VALUE" | b"CONFIG" => return value(tokens.nth(2), false),
         b"VA" => return value(tokens.next(), true),
         b"STAT" | b"ITEM" | b"PREFIX" => return Some(Line::Skipped),
+        line if line.starts_with(b"key=") => return Some(Line::Skipped),
         b"END" => ReplyKind::Values,
         b"STORED" => ReplyKind::Stored,
         b"NOT_STORED" => ReplyKind::NotStored,
@@ -232,7 +233,7 @@ fn parse_line(text: &[u8]) -> Option<Line> {
         b"ME" => ReplyKind::MetaDebug,
         b"ERROR" => ReplyKind::Error,
         b"CLIENT_ERROR" => ReplyKind::ClientError,
-        b"SERVER_ERROR" | b"SERVER_ERROR:" => ReplyKind::ServerError,
+        b"SERVER_ERROR" | b"SERVER_ERROR:" | b"BUSY" => ReplyKind::ServerError,
         number => ReplyKind::Number(parse_u64(number)?),
     };
     Some(Line::End(kind))

@@ -1,0 +1,183 @@
+//! Which server is asked about a key: a list's rule, or the ring of a cluster as far as it is known. Asks nobody.
+
+use std::time::Instant;
+
+use slabring_cluster::placement::{hash_key, partition_of, shard_of};
+use slabring_cluster::ring::{Offered, Refusal, Ring, RingDocument, RingHolder, SlotEntry};
+
+use crate::distribution::Placement;
+use crate::endpoint::Endpoint;
+use crate::options::{Options, Servers};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Router {
+    plan: Plan,
+}
+
+#[derive(Debug)]
+enum Plan {
+    List { servers: Vec<Endpoint>, placement: Placement },
+    Cluster(Cluster),
+}
+
+/// What is known of a cluster.
+#[derive(Debug)]
+struct Cluster {
+    seeds: Vec<Endpoint>,
+    ring: RingHolder,
+    /// When the ring is asked for again; `None`: at once, before anything else.
+    due: Option<Instant>,
+    /// Seeds that failed before any answered.
+    seeds_failed: usize,
+    /// Whose turn it is when any node will do.
+    turn: usize,
+}
+
+impl Router {
+    /// Panics if there is no server.
+    pub(crate) fn new(servers: &Servers) -> Self {
+        let plan = match servers {
+            Servers::List { servers, distribution } => Plan::List {
+                placement: Placement::new(servers, *distribution),
+                servers: servers.iter().map(|(server, _)| server.clone()).collect(),
+            },
+            Servers::Ring { seeds } => {
+                assert!(!seeds.is_empty(), "a cluster is found by its nodes");
+                let seeds = seeds.clone();
+                let ring = RingHolder::default();
+                Plan::Cluster(Cluster { seeds, ring, due: None, seeds_failed: 0, turn: 0 })
+            }
+        };
+        Self { plan }
+    }
+
+    /// The server that has a key, but for those in `avoided`, where others can answer too.
+    pub(crate) fn server_of(&mut self, key: &[u8], avoided: &[Endpoint], options: &Options) -> Endpoint {
+        match &mut self.plan {
+            Plan::List { servers, placement } => servers[placement.server_of(key)].clone(),
+            Plan::Cluster(cluster) => {
+                let owner = cluster.owner_of(key, options);
+                owner.filter(|owner| !avoided.contains(owner)).unwrap_or_else(|| cluster.any(avoided))
+            }
+        }
+    }
+
+    /// All servers, each once.
+    pub(crate) fn servers(&self) -> Vec<Endpoint> {
+        match &self.plan {
+            Plan::List { servers, .. } => servers.clone(),
+            Plan::Cluster(cluster) => cluster.nodes(),
+        }
+    }
+
+    /// Whether any node can answer for any other.
+    pub(crate) fn any_node_will_do(&self) -> bool {
+        matches!(self.plan, Plan::Cluster(_))
+    }
+
+    /// Whom to ask for the ring before anything else, while nobody has said whether there is one.
+    pub(crate) fn first_seed(&self) -> Option<Endpoint> {
+        match &self.plan {
+            Plan::Cluster(cluster) if cluster.due.is_none() => {
+                Some(cluster.seeds[cluster.seeds_failed % cluster.seeds.len()].clone())
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether every seed has been asked for the ring in vain.
+    pub(crate) fn is_out_of_seeds(&self) -> bool {
+        matches!(&self.plan, Plan::Cluster(cluster) if cluster.due.is_none() && cluster.seeds_failed >= cluster.seeds.len())
+    }
+
+    /// The seed that was asked did not answer. When all have failed, the next call begins anew.
+    pub(crate) fn seed_failed(&mut self) {
+        if let Plan::Cluster(cluster) = &mut self.plan {
+            cluster.seeds_failed += 1;
+        }
+    }
+
+    /// Forgets that seeds have failed: time has passed.
+    pub(crate) fn forgive_seeds(&mut self) {
+        if let Plan::Cluster(cluster) = &mut self.plan {
+            cluster.seeds_failed = 0;
+        }
+    }
+
+    /// Whether the ring should be asked for beside what is asked now. Says so once per interval.
+    pub(crate) fn take_ring_due(&mut self, now: Instant, options: &Options) -> bool {
+        let Plan::Cluster(cluster) = &mut self.plan else { return false };
+        let is_due = cluster.due.is_some_and(|due| due <= now);
+        if is_due {
+            cluster.due = Some(now + options.ring_interval);
+        }
+        is_due
+    }
+
+    /// Something suggests that the ring has changed.
+    pub(crate) fn suspect_ring(&mut self, now: Instant) {
+        if let Plan::Cluster(Cluster { due: Some(due), .. }) = &mut self.plan {
+            *due = now.min(*due);
+        }
+    }
+
+    /// Takes a document. A bad or older one is refused, and the ring stays.
+    pub(crate) fn learn(&mut self, json: &[u8], now: Instant, options: &Options) -> Result<(), Refusal> {
+        let Plan::Cluster(cluster) = &mut self.plan else { return Ok(()) };
+        cluster.due = Some(now + options.ring_interval);
+        if cluster.ring.current().is_some_and(|ring| ring.json().as_bytes() == json) {
+            return Ok(());
+        }
+        match cluster.ring.offer(RingDocument::from_json(json)?)? {
+            Offered::Adopted(_) | Offered::Known => Ok(()),
+        }
+    }
+
+    /// A node said that it has no ring: any node is asked until there is one.
+    pub(crate) fn no_ring(&mut self, now: Instant, options: &Options) {
+        if let Plan::Cluster(cluster) = &mut self.plan {
+            cluster.due = Some(now + options.ring_interval);
+        }
+    }
+
+    /// The ring, if this is a cluster and it is known.
+    pub(crate) fn ring(&self) -> Option<&Ring> {
+        match &self.plan {
+            Plan::Cluster(cluster) => cluster.ring.current().map(AsRef::as_ref),
+            Plan::List { .. } => None,
+        }
+    }
+}
+
+impl Cluster {
+    /// The owner of a key, at its shard's own port where there are such.
+    fn owner_of(&self, key: &[u8], options: &Options) -> Option<Endpoint> {
+        let ring = self.ring.current()?;
+        let hash = hash_key(key);
+        let slot = ring.slot(ring.primary(partition_of(hash)));
+        let node = Endpoint::from(&slot.client);
+        let shard = |base| node.at_port(base, shard_of(hash, slot.shards));
+        Some(options.shard_port_base.and_then(shard).unwrap_or(node))
+    }
+
+    /// Some node, each in turn, none of `avoided` if there is another.
+    fn any(&mut self, avoided: &[Endpoint]) -> Endpoint {
+        let nodes = self.nodes();
+        let (start, count) = (self.turn, nodes.len());
+        self.turn = self.turn.wrapping_add(1);
+        let mut candidates = (0..count).map(|n| &nodes[start.wrapping_add(n) % count]);
+        let fresh = candidates.find(|node| !avoided.contains(node));
+        fresh.unwrap_or(&nodes[start % count]).clone()
+    }
+
+    /// The nodes that serve; before there is a ring, the seeds.
+    fn nodes(&self) -> Vec<Endpoint> {
+        let Some(ring) = self.ring.current() else { return self.seeds.clone() };
+        let serving = ring.document().slots.iter().filter(|slot| slot.state.serves());
+        serving.map(|slot: &SlotEntry| Endpoint::from(&slot.client)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;
