@@ -157,8 +157,10 @@ fn the_exponent_of_a_zipf_can_be_read_off_the_wire() {
     });
     load(&format!("--keys 1000 --distribution zipf:0.99 --requests 300000 -d 64 -c 2 {address}"));
     let seen = seen.lock().expect("no panic");
-    let points: Vec<(f64, f64)> =
-        (0..50).map(|at| (f64::from(at + 1).ln(), f64::from(seen[at as usize]).ln())).collect();
+    let points: Vec<(f64, f64)> = (1..=50)
+        .zip(seen.iter())
+        .map(|(rank, &count)| (f64::from(rank).ln(), f64::from(count).ln()))
+        .collect();
     let count = points.len() as f64;
     let mean_x = points.iter().map(|point| point.0).sum::<f64>() / count;
     let mean_y = points.iter().map(|point| point.1).sum::<f64>() / count;
