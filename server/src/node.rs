@@ -282,12 +282,12 @@ pub fn start(
     let io_settings = io_settings(settings.shard_memory_bytes());
     let (choice, crew) = muster(&settings, &io_settings)?;
     let (node, socket_file, news) = assemble(settings, sources, files, &mut listeners, choice);
+    // Before any shard accepts: it may hand its first client to another, which must wake.
+    node.wakers.set(crew.wakers.clone()).expect("set here only");
     let node = Arc::new(node);
     control::start(&node, signals)?;
     let (memory_file, warm) = open_memory_file(&node, &io_settings)?.unzip();
-    let (wakers, shards) =
-        start_shards(&node, crew, io_settings, listeners.per_shard, warm.unwrap_or_default())?;
-    node.wakers.set(wakers).expect("set here only");
+    let shards = start_shards(&node, crew, io_settings, listeners.per_shard, warm.unwrap_or_default())?;
     if node.unix.is_some() {
         arrivals::start(&node)?;
     }
@@ -364,7 +364,7 @@ fn start_shards(
     io_settings: IoSettings,
     listeners: Vec<ShardListeners>,
     warm: Vec<Shard>,
-) -> Result<(Vec<Arc<Waker>>, Vec<ShardHandle>)> {
+) -> Result<Vec<ShardHandle>> {
     let count = node.settings.threads;
     let mut warm = warm.into_iter();
     let (ready, built) = mpsc::channel();
@@ -385,7 +385,6 @@ fn start_shards(
         });
     }
     drop(ready);
-    let wakers = crew.wakers.clone();
     let threads = crew.send_off(plans.into_iter());
     wait_until_built(&built, count)?;
     for start in starts {
@@ -394,7 +393,7 @@ fn start_shards(
             break;
         }
     }
-    Ok((wakers, threads))
+    Ok(threads)
 }
 
 fn wait_until_built(built: &mpsc::Receiver<(ShardId, Result<()>)>, count: u16) -> Result<()> {
