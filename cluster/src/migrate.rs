@@ -54,9 +54,11 @@ pub fn remove(ring: &Ring, slot: SlotId) -> Option<RingDocument> {
     set_state(ring, slot, NodeState::Down)
 }
 
-/// Lets a member return, in the same life or another. It holds nothing until it is filled.
+/// Lets a member return, in the same life or another. It holds nothing until it is filled; where nobody is left to fill it, it
+/// begins empty.
 pub fn bring_back(ring: &Ring, slot: SlotId, incarnation: Incarnation) -> Option<RingDocument> {
-    let mut document = set_state(ring, slot, NodeState::Syncing)?;
+    let filled = set_state(ring, slot, NodeState::Syncing);
+    let mut document = filled.or_else(|| set_state(ring, slot, NodeState::Up))?;
     document.slots[usize::from(slot.0)].incarnation = incarnation;
     Some(document)
 }
@@ -79,7 +81,7 @@ fn set_state(ring: &Ring, slot: SlotId, state: NodeState) -> Option<RingDocument
     let index = usize::from(slot.0);
     document.slots[index].state = state;
     document.replication.as_mut()?.since[index] = document.epoch;
-    Some(document)
+    document.validate().is_ok().then_some(document)
 }
 
 /// Begins to move to other weights, one for each slot: joining is a weight from 0, draining one to 0. One at a time.
@@ -135,7 +137,7 @@ pub fn finish(ring: &Ring) -> Option<RingDocument> {
             slot.state = NodeState::Left;
         }
     }
-    Some(document)
+    document.validate().is_ok().then_some(document)
 }
 
 /// Moves up to [`FLIPS_MAX`] primary roles to copies whose nodes have too few for their weights: no data moves. `None`:

@@ -15,6 +15,8 @@ use crate::table::SlotId;
 mod memory;
 pub mod message;
 mod replicator;
+#[cfg(test)]
+mod simulation;
 pub mod store;
 mod stream;
 mod version;

@@ -15,10 +15,6 @@ pub(crate) struct MemoryStore {
 }
 
 impl MemoryStore {
-    pub(crate) fn all(&self, now: Micros) -> impl Iterator<Item = &Record> {
-        self.items.values().filter(move |record| is_live(now, record))
-    }
-
     pub(crate) fn evict(&mut self, hash: u64, key: &[u8]) {
         self.items.remove(&(hash, key.to_vec()));
     }

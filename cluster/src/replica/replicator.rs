@@ -2,7 +2,7 @@
 //! to the others. Never a socket, a clock, or the meaning of a command.
 //!
 //! The owner calls what happened ([`Replicator::adopt`], [`Replicator::received`], [`Replicator::write`], ...), then
-//! [`Replicator::turn`], then [`Replicator::next`] until it gives `None`: once a turn of its own.
+//! [`Replicator::turn`], then [`Replicator::next_effect`] until it gives `None`: once a turn of its own.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
@@ -258,7 +258,7 @@ impl<T: Copy> Replicator<T> {
         if self.knows(&sender) {
             self.heard(now, sender.peer.slot);
             match message {
-                Message::Feed(feed) => self.fed(now, store, &sender, feed),
+                Message::Feed(feed) => self.fed(now, store, &sender, &feed),
                 Message::Ack(ack) => self.acked(now, store, &sender, &ack),
             }
         }
@@ -282,7 +282,7 @@ impl<T: Copy> Replicator<T> {
     }
 
     /// The next thing to do.
-    pub fn next(&mut self) -> Option<Effect<T>> {
+    pub fn next_effect(&mut self) -> Option<Effect<T>> {
         self.effects.pop_front()
     }
 
@@ -290,7 +290,11 @@ impl<T: Copy> Replicator<T> {
     /// conductor with the epoch of the ring; reads and writes here count on the learner from before on.
     pub fn ready(&self, learner: SlotId) -> impl Iterator<Item = PartitionId> {
         let ends: Vec<&Stream> = self.ends(learner).collect();
-        let mine = self.tenures.keys().copied();
+        // What an earlier primary may still say, or has said to this node only, the learner does not have.
+        let is_settled = |partition: &PartitionId| {
+            !self.fences.contains_key(partition) && !self.unsettled.contains(partition)
+        };
+        let mine = self.tenures.keys().copied().filter(is_settled);
         mine.filter(move |&partition| {
             !ends.is_empty() && ends.iter().all(|stream| stream.is_ready(partition))
         })

@@ -44,6 +44,15 @@ struct Queued {
     writes: Vec<WriteId>,
 }
 
+impl Queued {
+    fn is_of(&self, partition: PartitionId) -> bool {
+        match &self.numbered.entry {
+            Entry::Live(record) | Entry::Bulk(record) => record.partition() == partition,
+            _ => false,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Grant {
     epoch: Epoch,
@@ -154,23 +163,30 @@ impl Stream {
         }
     }
 
-    /// The partition is not the other end's business any more, or not this node's. Gives the writes that wait for it here.
+    /// The partition is not the other end's business any more: what waits to be said of it is not said. Gives the writes that
+    /// wait for it here.
     pub(super) fn leave(&mut self, partition: PartitionId) -> Vec<WriteId> {
-        let mut freed = Vec::new();
         if self.standings.remove(&partition).is_none() {
-            return freed;
+            return Vec::new();
         }
-        for queued in &mut self.queue {
-            let is_its = match &queued.numbered.entry {
-                Entry::Live(record) | Entry::Bulk(record) => record.partition() == partition,
-                _ => false,
-            };
-            if is_its {
-                queued.numbered.entry = Entry::Void;
-                freed.append(&mut queued.writes);
-            }
+        let mut freed = Vec::new();
+        for queued in self.queue.iter_mut().filter(|queued| queued.is_of(partition)) {
+            queued.numbered.entry = Entry::Void;
+            freed.append(&mut queued.writes);
         }
         freed
+    }
+
+    /// This node is not primary of the partition any more: what it did say before is said to the end, and waited for by nobody.
+    /// True: something was waited for.
+    pub(super) fn resign(&mut self, partition: PartitionId) -> bool {
+        self.standings.remove(&partition);
+        let its = self.queue.iter_mut().filter(|queued| queued.is_of(partition));
+        let mut was_waited_for = false;
+        for queued in its {
+            was_waited_for |= !std::mem::take(&mut queued.writes).is_empty();
+        }
+        was_waited_for
     }
 
     /// What was said so far and is still open will stay unknown: somebody else decides it.
@@ -184,13 +200,21 @@ impl Stream {
         fits || self.queue.is_empty()
     }
 
-    pub(super) fn push(&mut self, epoch: Epoch, entry: Entry, write: Option<WriteId>) {
+    /// What a write says, which is in doubt until it is closed. It waits for this entry if the other end counts.
+    pub(super) fn push_write(&mut self, epoch: Epoch, record: Record, write: WriteId, counts: bool) {
+        self.push(epoch, Entry::Live(record));
+        self.open.push_back((self.made, write));
+        if counts && let Some(queued) = self.queue.back_mut() {
+            queued.writes.push(write);
+        }
+    }
+
+    pub(super) fn push(&mut self, epoch: Epoch, entry: Entry) {
         self.made += 1;
         let bytes = entry_bytes(&entry);
         self.queue_bytes += bytes;
-        self.open.extend(write.map(|write| (self.made, write)));
         let numbered = Numbered { sequence: self.made, epoch, entry };
-        self.queue.push_back(Queued { numbered, bytes, writes: write.into_iter().collect() });
+        self.queue.push_back(Queued { numbered, bytes, writes: Vec::new() });
     }
 
     /// Gives up what is kept and begins anew: the other end forgets its partitions and is filled. Writes that wait for it
@@ -230,7 +254,7 @@ impl Stream {
         if !begun.is_empty() {
             let mut partitions = PartitionSet::default();
             begun.iter().for_each(|&partition| assert!(partitions.insert(partition)));
-            self.push(epoch, Entry::Begin(partitions.clone()), None);
+            self.push(epoch, Entry::Begin(partitions.clone()));
             self.bulk = Some(Bulk { cursor: Cursor::default(), partitions });
         }
         begun
@@ -255,13 +279,13 @@ impl Stream {
                 let partition = record.partition();
                 let is_wanted = bulk.partitions.contains(partition) && self.portion.contains(record.hash);
                 if is_wanted && self.gets(partition) && !is_pending(&record) {
-                    self.push(epoch, Entry::Bulk(record), None);
+                    self.push(epoch, Entry::Bulk(record));
                 }
             }
             if more {
                 self.bulk = Some(bulk);
             } else {
-                self.push(epoch, Entry::End(bulk.partitions), None);
+                self.push(epoch, Entry::End(bulk.partitions));
                 self.join();
             }
         }

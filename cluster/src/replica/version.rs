@@ -36,7 +36,7 @@ impl VersionClock {
     }
 
     /// The next version; `None` after 2^40 of one term: twelve days of a million writes a second.
-    pub fn next(&mut self) -> Option<Version> {
+    pub fn next_version(&mut self) -> Option<Version> {
         let has_more = self.counter < COUNTER_MAX;
         self.counter += u64::from(has_more);
         has_more.then_some(Version(u64::from(self.term.0) << COUNTER_BITS | self.counter))
@@ -56,10 +56,10 @@ mod tests {
     fn versions_rise_within_a_term_and_from_term_to_term() {
         let mut clock = VersionClock::default();
         clock.enter(Term(3));
-        let first = clock.next().unwrap();
-        let second = clock.next().unwrap();
+        let first = clock.next_version().unwrap();
+        let second = clock.next_version().unwrap();
         clock.enter(Term(4));
-        let third = clock.next().unwrap();
+        let third = clock.next_version().unwrap();
         assert!(first < second && second < third);
         assert_eq!((first.term(), third), (Term(3), Version(4 << 40 | 1)));
     }
@@ -68,7 +68,7 @@ mod tests {
     fn a_term_ends_before_its_versions_become_another_terms() {
         let mut clock = VersionClock { term: Term::MAX, counter: COUNTER_MAX - 1 };
         assert!(clock.is_worn());
-        assert_eq!(clock.next(), Some(Version(u64::MAX)));
-        assert_eq!(clock.next(), None);
+        assert_eq!(clock.next_version(), Some(Version(u64::MAX)));
+        assert_eq!(clock.next_version(), None);
     }
 }

@@ -51,8 +51,9 @@ impl Replication {
         let Some(movement) = &self.movement else { return Ok(()) };
         let weights = &movement.weights;
         let fits = weights.len() == document.slots.len() && is_past(&movement.since);
-        let serves = |(slot, &weight): (&super::SlotEntry, &u16)| slot.state.serves() && weight > 0;
-        let has_heirs = document.slots.iter().zip(weights).any(serves);
+        let is_member = |slot: &super::SlotEntry| slot.state.serves() || slot.state.is_away();
+        let has_heirs =
+            document.slots.iter().zip(weights).any(|(slot, &weight)| is_member(slot) && weight > 0);
         let in_range = weights.iter().all(|&weight| weight <= Weight::FULL.parts());
         if fits && has_heirs && in_range { Ok(()) } else { Err(Refusal::Replication) }
     }

@@ -9,18 +9,18 @@ impl<T: Copy> Replicator<T> {
     /// Follows a newer ring. `me` is this node's slot, if the ring means it in its present life.
     ///
     /// A look at every partition: a millisecond or two.
-    pub fn adopt(&mut self, now: Micros, store: &mut impl Store, ring: Arc<Ring>, me: Option<SlotId>) {
+    pub fn adopt(&mut self, now: Micros, store: &mut impl Store, ring: &Arc<Ring>, me: Option<SlotId>) {
         assert!(self.ring.as_ref().is_none_or(|old| old.epoch() < ring.epoch()), "rings only go forward");
-        let old = self.ring.replace(Arc::clone(&ring));
+        let old = self.ring.replace(Arc::clone(ring));
         let was = std::mem::replace(&mut self.me, me);
         self.clock.enter(ring.term());
         if was != me {
             self.begin_as_member();
         }
-        let mut freed = self.drop_streams_of_others(&ring, old.as_deref());
+        let mut freed = self.drop_streams_of_others(ring, old.as_deref());
         for partition in self.scope.clone().map(PartitionId::new) {
             let before = old.as_ref().map(|old| old.primary(partition)).filter(|_| was == me);
-            freed.append(&mut self.follow(now, store, &ring, partition, before));
+            freed.append(&mut self.follow(now, store, ring, partition, before));
         }
         // Only now: what was stepped down from is closed already, and stays unknown.
         self.arrived(now, store, &freed);
@@ -115,7 +115,7 @@ impl<T: Copy> Replicator<T> {
 
     /// The node that was primary may believe so for a while.
     fn fence(&mut self, now: Micros, ring: &Ring, partition: PartitionId, before: SlotId) {
-        let Some(slot) = ring.find_slot(before) else { return };
+        let Some(slot) = ring.find_slot(before).filter(|_| holds(Safeguard::PromotionWaits)) else { return };
         let mine = if self.me.is_some() { self.portion(ring) } else { return };
         for shard in 0..slot.shards {
             let of = PeerShard { slot: before, shard };
@@ -139,7 +139,7 @@ impl<T: Copy> Replicator<T> {
         self.unsettled.remove(&partition);
         let mut has_lost = false;
         for stream in self.streams.values_mut() {
-            has_lost |= !stream.leave(partition).is_empty();
+            has_lost |= stream.resign(partition);
         }
         let is_its = |open: &&WriteId| self.open[*open].record.partition() == partition;
         let lost: Vec<_> = self.open.keys().filter(is_its).copied().collect();
@@ -159,7 +159,7 @@ impl<T: Copy> Replicator<T> {
         }
         for peer in self.peers_of(ring, to) {
             let epoch = ring.epoch();
-            self.stream(ring, peer).push(epoch, Entry::Handoff(partition), None);
+            self.stream(ring, peer).push(epoch, Entry::Handoff(partition));
         }
     }
 

@@ -9,7 +9,7 @@ pub(super) const DOUBTS_MAX: usize = 64 << 10;
 
 impl<T: Copy> Replicator<T> {
     /// A message of a source.
-    pub(super) fn fed(&mut self, now: Micros, store: &mut impl Store, sender: &Sender, feed: Feed) {
+    pub(super) fn fed(&mut self, now: Micros, store: &mut impl Store, sender: &Sender, feed: &Feed) {
         if self.me.is_none() {
             return;
         }
@@ -22,10 +22,9 @@ impl<T: Copy> Replicator<T> {
         if grants {
             source.granted_at = Some(now);
         }
-        let is_whole =
-            feed.entries.iter().all(|numbered| self.take(now, store, sender.peer, &feed, numbered));
+        let is_whole = feed.entries.iter().all(|numbered| self.take(now, store, sender, feed, numbered));
         if sender.epoch == epoch {
-            self.trust(sender.peer, &feed);
+            self.trust(sender.peer, feed);
         }
         let source = self.sources.get_mut(&sender.peer).expect("it was just made");
         source.has_gap = !is_whole || source.applied < feed.sent;
@@ -53,21 +52,32 @@ impl<T: Copy> Replicator<T> {
         &mut self,
         now: Micros,
         store: &mut impl Store,
-        peer: PeerShard,
+        sender: &Sender,
         feed: &Feed,
         numbered: &Numbered,
     ) -> bool {
+        let peer = sender.peer;
         let applied = self.sources[&peer].applied;
         if numbered.sequence <= applied {
             return true;
         }
-        if numbered.sequence > applied + 1 || !self.accepts(peer, numbered) {
+        let sequence = numbered.sequence;
+        if sequence > applied + 1 || numbered.epoch > self.epoch() {
             return false;
         }
-        let sequence = numbered.sequence;
-        let is_sure = sequence > feed.unknown && sequence <= feed.stable;
+        if !self.accepts(peer, numbered) {
+            // A source that follows the same ring knows that this does not count.
+            let is_void = sender.epoch == self.epoch();
+            self.sources.get_mut(&peer).expect("it is fed").applied += u64::from(is_void);
+            return is_void;
+        }
+        let is_sure = |record: &Record| {
+            sequence > feed.unknown
+                && sequence <= feed.stable
+                && !self.tenures.contains_key(&record.partition())
+        };
         match &numbered.entry {
-            Entry::Live(record) if is_sure => self.put(now, store, record, None),
+            Entry::Live(record) if is_sure(record) => self.put(now, store, record, None),
             Entry::Live(record) => {
                 let doubt = Doubt { of: peer, stream: feed.stream, sequence, hash: record.hash };
                 self.put(now, store, record, Some(doubt));
@@ -81,12 +91,8 @@ impl<T: Copy> Replicator<T> {
         true
     }
 
-    /// Whether the source may say this: by a ring that this node has, and as the primary, or as the one before until it has
-    /// handed over.
+    /// Whether the source may say this: as the primary, or as the one before until it has handed over.
     fn accepts(&self, peer: PeerShard, numbered: &Numbered) -> bool {
-        if numbered.epoch > self.epoch() {
-            return false;
-        }
         let (Entry::Live(record) | Entry::Bulk(record)) = &numbered.entry else { return true };
         if !holds(Safeguard::BackupsFence) {
             return true;
@@ -154,7 +160,10 @@ impl<T: Copy> Replicator<T> {
             let (sequence, key) = source.doubted.pop_front().expect("just seen");
             let is_it =
                 |doubt: &Doubt| (doubt.of, doubt.stream, doubt.sequence) == (peer, feed.stream, sequence);
-            if sequence > feed.unknown && self.doubts.get(&key).is_some_and(is_it) {
+            // This node's own receivers may be others than the source's.
+            let is_mine = |doubt: &Doubt| self.tenures.contains_key(&partition_of(doubt.hash));
+            let known = self.doubts.get(&key).filter(|doubt| is_it(doubt) && !is_mine(doubt));
+            if sequence > feed.unknown && known.is_some() {
                 self.doubts.remove(&key);
             }
         }
@@ -189,7 +198,7 @@ impl<T: Copy> Replicator<T> {
             if !holds(Safeguard::DoubtsAreSettled) {
                 continue;
             }
-            let Some(version) = self.clock.next() else { return false };
+            let Some(version) = self.clock.next_version() else { return false };
             let content = store.read(now, hash, &key).and_then(|record| record.content);
             let record = Record { key, hash, version, content };
             store.apply(now, &record);

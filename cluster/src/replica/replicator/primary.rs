@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::placement::shard_of;
-use crate::replica::message::{Ack, Entry};
+use crate::replica::message::Ack;
 
 impl<T: Copy> Replicator<T> {
     /// Whether what was read of a key may be answered: asked after reading, since the lease must hold then.
@@ -21,8 +21,7 @@ impl<T: Copy> Replicator<T> {
     fn may_serve(&self, now: Micros, hash: u64) -> Result<(), Refused> {
         let partition = partition_of(hash);
         let tenure = self.tenures.get(&partition).ok_or(Refused::NotPrimary)?;
-        let is_fenced = self.fences.contains_key(&partition) && holds(Safeguard::PromotionWaits);
-        if is_fenced || self.unsettled.contains(&partition) {
+        if self.fences.contains_key(&partition) || self.unsettled.contains(&partition) {
             return Err(Refused::Wait);
         }
         if self.is_isolated(now) {
@@ -94,7 +93,7 @@ impl<T: Copy> Replicator<T> {
         if self.mode() == Mode::Sync && self.receivers(record.hash, tenure).any(is_full) {
             return Err(Refused::Overloaded);
         }
-        let version = self.clock.next().ok_or(Refused::WornOut)?;
+        let version = self.clock.next_version().ok_or(Refused::WornOut)?;
         let record = Record { version, ..record };
         let waits = match self.mode() {
             Mode::Sync => true,
@@ -130,7 +129,7 @@ impl<T: Copy> Replicator<T> {
             let stream = self.streams.get_mut(peer).expect("a receiver has a stream");
             let counts = stream.counts(partition);
             if stream.has_room(record_bytes(&open.record)) {
-                stream.push(epoch, Entry::Live(open.record.clone()), counts.then_some(write));
+                stream.push_write(epoch, open.record.clone(), write, counts);
                 open.missing += u32::from(counts);
             } else {
                 // The item is in the store: the bulk will bring it.
@@ -208,10 +207,10 @@ impl<T: Copy> Replicator<T> {
         for stream in self.streams.values_mut() {
             for partition in stream.begin_bulk(epoch) {
                 // The store does not have these, or has what nobody may count on yet.
-                let its = pending.values().map(|write| &open[write].record);
-                for record in its.filter(|record| record.partition() == partition) {
+                let its = pending.values().map(|write| (write, &open[write].record));
+                for (&write, record) in its.filter(|(_, record)| record.partition() == partition) {
                     if stream.portion.contains(record.hash) {
-                        stream.push(epoch, Entry::Live(record.clone()), None);
+                        stream.push_write(epoch, record.clone(), write, false);
                     }
                 }
             }

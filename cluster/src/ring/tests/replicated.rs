@@ -64,7 +64,7 @@ fn what_replication_says_wrong_is_refused() {
         |document| replication(document).roles.set(PartitionId::new(5), 2),
         |document| replication(document).movement.as_mut().unwrap().weights.truncate(4),
         |document| replication(document).movement.as_mut().unwrap().weights[0] = 257,
-        |document| replication(document).movement.as_mut().unwrap().weights = vec![0, 0, 256, 0, 0],
+        |document| replication(document).movement.as_mut().unwrap().weights = vec![0; 5],
         |document| replication(document).movement.as_mut().unwrap().since = Epoch(8),
     ];
     for (number, spoil) in cases.into_iter().enumerate() {
