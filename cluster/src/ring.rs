@@ -51,8 +51,12 @@ impl Ring {
                 ring.coming = Some(build(&coming, replicas));
             }
             if ring.document.slots.iter().any(|slot| slot.state.is_away()) {
-                let serving = |slot: &SlotEntry| if slot.state.serves() { slot.weight } else { 0 };
-                ring.heirs = Some(build(&placement_slots(&ring.document, |slot, _| serving(slot)), replicas));
+                let mut heirs = placement_slots(&ring.document, |_, _| 0);
+                let serving = |(_, slot): &(usize, &SlotEntry)| slot.state.serves();
+                for (index, _) in ring.document.slots.iter().enumerate().filter(serving) {
+                    heirs[index].weight = Weight::new(ring.document.weight_ever(index));
+                }
+                ring.heirs = Some(build(&heirs, replicas));
             }
         }
         Ok(ring)

@@ -323,11 +323,15 @@ impl RingDocument {
         self.validate_copies()?;
         self.slots.iter().try_for_each(SlotEntry::validate)?;
         self.validate_differences()?;
-        let serves = |slot: &SlotEntry| slot.state.serves() && slot.weight > 0;
-        if !self.slots.iter().any(serves) {
-            return Err(Refusal::NobodyServes);
-        }
-        self.replication.as_ref().map_or(Ok(()), |replication| replication.validate(self))
+        self.replication.as_ref().map_or(Ok(()), |replication| replication.validate(self))?;
+        let serves = |(index, slot): (usize, &SlotEntry)| slot.state.serves() && self.weight_ever(index) > 0;
+        if self.slots.iter().enumerate().any(serves) { Ok(()) } else { Err(Refusal::NobodyServes) }
+    }
+
+    /// What a slot weighs now or after the movement, whichever is more: with 0 it holds nothing.
+    pub(super) fn weight_ever(&self, slot: usize) -> u16 {
+        let movement = self.replication.as_ref().and_then(|known| known.movement.as_ref());
+        self.slots[slot].weight.max(movement.map_or(0, |movement| movement.weights[slot]))
     }
 
     fn validate_copies(&self) -> Result<(), Refusal> {
