@@ -98,9 +98,11 @@ impl<T: Copy> Replicator<T> {
             return true;
         }
         let partition = record.partition();
-        let has_left = numbered.epoch < self.epoch() && self.tenures.contains_key(&partition);
-        let fences = self.fences.get(&partition).filter(|_| has_left);
-        self.is_primary(peer, partition) || fences.is_some_and(|all| all.iter().any(|fence| fence.of == peer))
+        // Only of whom this node took over from: what an earlier primary says has been overtaken.
+        let since = self.tenures.get(&partition).map(|tenure| tenure.since);
+        let is_last = |fence: &Fence| fence.of == peer && Some(fence.epoch) == since;
+        let fences = self.fences.get(&partition).filter(|_| numbered.epoch < self.epoch());
+        self.is_primary(peer, partition) || fences.is_some_and(|all| all.iter().any(is_last))
     }
 
     fn is_primary(&self, peer: PeerShard, partition: PartitionId) -> bool {
