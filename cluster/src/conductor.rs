@@ -137,6 +137,7 @@ impl Conductor {
             replicas,
             mode: Mode::default_for(replicas),
             slots: Vec::new(),
+            replication: None,
         };
         for described in ready {
             attempt(&mut first, |first| welcome(first, described));

@@ -17,6 +17,8 @@
 //! | [`ring`] | the document that nodes must agree on, and the table made of it |
 //! | [`wire`], [`link`] | frames, and one connection between two shards |
 //! | [`forward`], [`peers`] | one shard's links and the requests under way on them |
+//! | [`replica`] | copies of partitions: streams, leases, hand-overs |
+//! | [`migrate`] | the documents that remove, return, fill and move members step by step |
 //! | [`coordinator`], [`conductor`], [`control`] | how nodes agree on the next ring |
 //!
 //! Placement is frozen by `golden/placement.txt`: a change there moves every key of every running cluster, and
@@ -30,9 +32,11 @@ pub mod coordinator;
 pub mod forward;
 pub mod jump;
 pub mod link;
+pub mod migrate;
 pub mod names;
 pub mod peers;
 pub mod placement;
+pub mod replica;
 pub mod ring;
 mod safeguard;
 pub mod table;

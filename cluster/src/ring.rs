@@ -7,10 +7,15 @@ use crate::names::NodeId;
 use crate::placement::PartitionId;
 use crate::table::{PartitionTable, Slot, SlotId, Weight, ZoneId};
 
+pub mod assignment;
 pub mod document;
 pub mod file;
+pub mod partitions;
+pub mod replication;
 
+pub use assignment::{Assignment, Learner};
 pub use document::{Epoch, Mode, NodeState, Refusal, RingDocument, SlotEntry, Term};
+pub use replication::{Movement, Replication};
 
 /// A good document and what follows from it. About 32 KiB for each copy of a partition; shared by all shards.
 #[derive(Clone, Debug)]
@@ -19,6 +24,10 @@ pub struct Ring {
     /// The document as it goes to other nodes.
     json: String,
     table: Arc<PartitionTable>,
+    /// While weights are on their way: the owners afterwards.
+    coming: Option<Arc<PartitionTable>>,
+    /// While members are away: who serves what nobody has.
+    heirs: Option<Arc<PartitionTable>>,
 }
 
 impl Ring {
@@ -30,12 +39,27 @@ impl Ring {
     /// As [`Self::new`], the table made by `build`: tests that see thousands of rings of few shapes keep tables.
     pub(crate) fn with_table(
         document: RingDocument,
-        build: impl FnOnce(&[Slot], usize) -> Arc<PartitionTable>,
+        build: impl Fn(&[Slot], usize) -> Arc<PartitionTable>,
     ) -> Result<Self, Refusal> {
         document.validate()?;
-        let table = build(&placement_slots(&document), usize::from(document.replicas));
-        let json = document.to_json();
-        Ok(Self { document, json, table })
+        let replicas = usize::from(document.replicas);
+        let table = build(&placement_slots(&document, SlotEntry::placed_weight), replicas);
+        let mut ring = Self { json: document.to_json(), document, table, coming: None, heirs: None };
+        if let Some(replication) = &ring.document.replication {
+            if let Some(movement) = &replication.movement {
+                let coming = movement_slots(&ring.document, &movement.weights);
+                ring.coming = Some(build(&coming, replicas));
+            }
+            if ring.document.slots.iter().any(|slot| slot.state.is_away()) {
+                let mut heirs = placement_slots(&ring.document, |_, _| 0);
+                let serving = |(_, slot): &(usize, &SlotEntry)| slot.state.serves();
+                for (index, _) in ring.document.slots.iter().enumerate().filter(serving) {
+                    heirs[index].weight = Weight::new(ring.document.weight_ever(index));
+                }
+                ring.heirs = Some(build(&heirs, replicas));
+            }
+        }
+        Ok(ring)
     }
 
     /// What the ring was made of.
@@ -53,14 +77,34 @@ impl Ring {
         self.document.epoch
     }
 
-    /// The slots that hold a partition, the preferred one first; never empty. O(1).
+    /// The slots whose place it is to hold a partition, the preferred one first; never empty. With replication some of them
+    /// may be away: [`Self::assignment`] says who holds it. O(1).
     pub fn owners(&self, partition: PartitionId) -> &[SlotId] {
-        self.table.owners(partition)
+        let table = if self.is_flipped(partition) { self.coming.as_ref() } else { None };
+        table.unwrap_or(&self.table).owners(partition)
     }
 
-    /// The slot that orders all operations on a partition's keys. O(1).
+    /// The owners after the movement, of a partition that has not moved yet.
+    pub(crate) fn coming_owners(&self, partition: PartitionId) -> Option<&[SlotId]> {
+        let coming = self.coming.as_ref().filter(|_| !self.is_flipped(partition));
+        coming.map(|coming| coming.owners(partition))
+    }
+
+    fn is_flipped(&self, partition: PartitionId) -> bool {
+        let movement = self.document.replication.as_ref().and_then(|known| known.movement.as_ref());
+        movement.is_some_and(|movement| movement.flipped.contains(partition))
+    }
+
+    /// The slot that orders all operations on a partition's keys: the owner that has the role if it is in sync, or the first
+    /// that is, or an heir. O(1).
     pub fn primary(&self, partition: PartitionId) -> SlotId {
-        self.owners(partition)[0]
+        let owners = self.owners(partition);
+        let Some(replication) = &self.document.replication else { return owners[0] };
+        let serves = |slot: &&SlotId| self.state(**slot).serves();
+        let named = owners.get(replication.roles.get(partition)).filter(serves);
+        let in_sync = named.or_else(|| owners.iter().find(serves));
+        let heir = || self.heirs.as_ref().map(|heirs| &heirs.owners(partition)[0]);
+        *in_sync.or_else(heir).expect("a ring whose owners are away has heirs")
     }
 
     /// A slot that this ring has.
@@ -124,16 +168,25 @@ impl RingHolder {
     }
 }
 
-/// The slots as placement sees them: a node that does not serve weighs nothing, and zones are numbers.
-fn placement_slots(document: &RingDocument) -> Vec<Slot> {
+/// The slots as placement sees them: what each weighs, and zones as numbers.
+fn placement_slots(document: &RingDocument, weight_of: impl Fn(&SlotEntry, bool) -> u16) -> Vec<Slot> {
     let slots = &document.slots;
+    let stays = document.replication.is_some();
     let zone_of = |slot: &SlotEntry| {
         let first = slots.iter().position(|other| other.zone == slot.zone).expect("it is one of them");
         ZoneId(u16::try_from(first).expect("a ring has at most SLOT_COUNT_MAX slots"))
     };
-    let weight_of =
-        |slot: &SlotEntry| if slot.state.serves() { Weight::new(slot.weight) } else { Weight::NONE };
-    slots.iter().map(|slot| Slot { weight: weight_of(slot), zone: zone_of(slot) }).collect()
+    let placed = |slot| Slot { weight: Weight::new(weight_of(slot, stays)), zone: zone_of(slot) };
+    slots.iter().map(placed).collect()
+}
+
+fn movement_slots(document: &RingDocument, weights: &[u16]) -> Vec<Slot> {
+    let mut slots = placement_slots(document, SlotEntry::placed_weight);
+    for ((slot, entry), &weight) in slots.iter_mut().zip(&document.slots).zip(weights) {
+        let is_member = !matches!(entry.state, NodeState::Joining | NodeState::Left);
+        slot.weight = if is_member { Weight::new(weight) } else { Weight::NONE };
+    }
+    slots
 }
 
 #[cfg(test)]

@@ -18,6 +18,26 @@ pub(crate) enum Safeguard {
     SilenceIsNoticed,
     /// A ring is written only by the conductor of the moment.
     RingWritesAreFenced,
+    /// What is read is not answered unless the lease held afterwards.
+    LeaseIsChecked,
+    /// A new primary waits until no lease of the old one can be good.
+    PromotionWaits,
+    /// A backup takes nothing from a node that is not primary by its ring.
+    BackupsFence,
+    /// What is not with all backups is not read.
+    PendingIsNotRead,
+    /// A write is acknowledged when all backups have it.
+    WritesWaitForBackups,
+    /// A primary waits for a silent backup until the ring says that it is down.
+    BackupsStayUntilDown,
+    /// Only a node that holds everything may become primary.
+    PromotionNeedsSync,
+    /// A new primary says again what it is not sure that the others have.
+    DoubtsAreSettled,
+    /// A state is not replaced by an older one.
+    NewestWins,
+    /// What is filled is emptied first.
+    FillingEmptiesFirst,
 }
 
 /// Whether a safeguard is in force.

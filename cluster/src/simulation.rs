@@ -30,7 +30,7 @@ use crate::time::Micros;
 use crate::wire::{self, Decoded, Flags, Kind, Status};
 
 mod calls;
-mod dice;
+pub(crate) mod dice;
 mod etcd;
 mod faults;
 mod network;
@@ -192,7 +192,7 @@ thread_local! {
 }
 
 /// Rings of the same shape share their table: thousands of worlds see few shapes.
-fn ring_of(document: RingDocument) -> Result<Ring, Refusal> {
+pub(crate) fn ring_of(document: RingDocument) -> Result<Ring, Refusal> {
     Ring::with_table(document, |slots: &[Slot], replicas| {
         let shape = slots.iter().map(|slot| (slot.weight.parts(), slot.zone.0)).collect();
         TABLES.with_borrow_mut(|tables| {

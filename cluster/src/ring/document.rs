@@ -5,12 +5,18 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::replication::{REPLICATION_BYTES_MAX, Replication};
 use crate::names::{ADDRESS_BYTES_MAX, Address, ClusterId, Incarnation, NAME_BYTES_MAX, NodeId};
 use crate::safeguard::{self, Safeguard};
 use crate::table::{REPLICA_COUNT_MAX, SLOT_COUNT_MAX, Weight};
 
-/// The format that this version writes and reads. Another number means fields that this one does not know.
+/// The format of a ring whose partitions do not move by streaming. Another number than this and the next means fields that
+/// this version does not know.
 pub const FORMAT: u16 = 1;
+
+/// The format of a ring that has a [`Replication`]: a member that is down keeps its place, and one that returns is filled
+/// before it counts.
+pub const FORMAT_REPLICATED: u16 = 2;
 
 /// Bytes of a document's JSON. The largest ring with the longest names stays below it.
 pub const DOCUMENT_BYTES_MAX: usize = 1 << 20;
@@ -21,7 +27,7 @@ pub const SHARD_COUNT_MAX: u16 = 256;
 /// Bytes of a slot's JSON: a name, a zone of nothing but quotes, two addresses, and 250 for the rest.
 const SLOT_BYTES_MAX: usize = NAME_BYTES_MAX + 2 * ZONE_BYTES_MAX + 2 * ADDRESS_BYTES_MAX + 250;
 /// Bytes of everything else in a document's JSON.
-const FRAME_BYTES_MAX: usize = 512;
+const FRAME_BYTES_MAX: usize = 512 + REPLICATION_BYTES_MAX;
 const _: () = assert!(SLOT_BYTES_MAX * SLOT_COUNT_MAX + FRAME_BYTES_MAX <= DOCUMENT_BYTES_MAX);
 
 /// Bytes of a zone's name.
@@ -107,6 +113,11 @@ impl NodeState {
     pub fn serves(self) -> bool {
         matches!(self, Self::Up | Self::Draining)
     }
+
+    /// Whether it is a member that does not serve now.
+    pub fn is_away(self) -> bool {
+        matches!(self, Self::Down | Self::Syncing)
+    }
 }
 
 /// One place in the ring and the node that has it.
@@ -135,7 +146,7 @@ pub struct SlotEntry {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RingDocument {
-    /// [`FORMAT`].
+    /// [`FORMAT`] or [`FORMAT_REPLICATED`].
     pub format: u16,
     /// Which cluster it is of.
     pub cluster: ClusterId,
@@ -149,6 +160,9 @@ pub struct RingDocument {
     pub mode: Mode,
     /// The places, by number.
     pub slots: Vec<SlotEntry>,
+    /// What format 2 says more; nothing in format 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication: Option<Box<Replication>>,
 }
 
 /// Why a document did not become the ring. The ring is as it was.
@@ -161,7 +175,7 @@ pub enum Refusal {
     #[error("it cannot be read: {0}")]
     Unreadable(String),
     /// Of another format.
-    #[error("its format is {0}, and this version reads {FORMAT}")]
+    #[error("its format is {0}, and this version reads {FORMAT} and {FORMAT_REPLICATED}")]
     Format(u64),
     /// Damaged.
     #[error(
@@ -200,6 +214,12 @@ pub enum Refusal {
         /// Its own.
         to: Term,
     },
+    /// Of a format that the ring has left behind, or of another epoch in the same term where primaries may have moved.
+    #[error("it does not follow: its format is lower, or its term is the same")]
+    DoesNotFollow,
+    /// What it says about replication contradicts the rest.
+    #[error("what it says about replication does not fit its slots")]
+    Replication,
     /// Epoch 0, or one that frames cannot carry.
     #[error("its epoch {epoch} is not 1 to 2^48 - 1", epoch = .0.0)]
     EpochRange(Epoch),
@@ -255,7 +275,7 @@ impl RingDocument {
         let mut members: serde_json::Map<_, _> = serde_json::from_slice(json).map_err(unreadable)?;
         // The format comes first: a later one may have changed anything else.
         match members.get("format").and_then(serde_json::Value::as_u64) {
-            Some(format) if format == u64::from(FORMAT) => {}
+            Some(format) if [FORMAT, FORMAT_REPLICATED].map(u64::from).contains(&format) => {}
             Some(format) => return Err(Refusal::Format(format)),
             None => return Err(Refusal::Unreadable("it has no format".to_owned())),
         }
@@ -285,8 +305,11 @@ impl RingDocument {
 
     /// Judges the content.
     pub(crate) fn validate(&self) -> Result<(), Refusal> {
-        if self.format != FORMAT {
+        if ![FORMAT, FORMAT_REPLICATED].contains(&self.format) {
             return Err(Refusal::Format(self.format.into()));
+        }
+        if (self.format == FORMAT_REPLICATED) != self.replication.is_some() {
+            return Err(Refusal::Replication);
         }
         if self.epoch == Epoch::NONE || self.epoch > Epoch::MAX {
             return Err(Refusal::EpochRange(self.epoch));
@@ -300,8 +323,15 @@ impl RingDocument {
         self.validate_copies()?;
         self.slots.iter().try_for_each(SlotEntry::validate)?;
         self.validate_differences()?;
-        let serves = |slot: &SlotEntry| slot.state.serves() && slot.weight > 0;
-        if self.slots.iter().any(serves) { Ok(()) } else { Err(Refusal::NobodyServes) }
+        self.replication.as_ref().map_or(Ok(()), |replication| replication.validate(self))?;
+        let serves = |(index, slot): (usize, &SlotEntry)| slot.state.serves() && self.weight_ever(index) > 0;
+        if self.slots.iter().enumerate().any(serves) { Ok(()) } else { Err(Refusal::NobodyServes) }
+    }
+
+    /// What a slot weighs now or after the movement, whichever is more: with 0 it holds nothing.
+    pub(super) fn weight_ever(&self, slot: usize) -> u16 {
+        let movement = self.replication.as_ref().and_then(|known| known.movement.as_ref());
+        self.slots[slot].weight.max(movement.map_or(0, |movement| movement.weights[slot]))
     }
 
     fn validate_copies(&self) -> Result<(), Refusal> {
@@ -345,11 +375,20 @@ impl RingDocument {
         if self.term < current.term && safeguard::holds(Safeguard::EpochsRise) {
             return Err(Refusal::TermFell { from: current.term, to: self.term });
         }
-        Ok(())
+        // Versions of two primaries must never be of one term.
+        let has_new_term = self.replication.is_none() || self.term > current.term;
+        let follows = self.format >= current.format && has_new_term;
+        if follows || !safeguard::holds(Safeguard::EpochsRise) { Ok(()) } else { Err(Refusal::DoesNotFollow) }
     }
 }
 
 impl SlotEntry {
+    /// What it weighs in placement: a member that is away weighs nothing, or with replication as much as ever.
+    pub(super) fn placed_weight(&self, stays: bool) -> u16 {
+        let counts = self.state.serves() || (stays && self.state.is_away());
+        if counts { self.weight } else { 0 }
+    }
+
     fn validate(&self) -> Result<(), Refusal> {
         if self.weight > Weight::FULL.parts() {
             return Err(Refusal::WeightRange { node: self.node.clone(), weight: self.weight });

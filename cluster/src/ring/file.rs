@@ -85,6 +85,7 @@ impl RingDocument {
             replicas: file.replicas,
             mode: file.mode.unwrap_or_else(|| Mode::default_for(file.replicas)),
             slots: file.nodes.into_iter().map(NodeInFile::into_slot).collect::<Result<_, _>>()?,
+            replication: None,
         })
     }
 
@@ -110,6 +111,7 @@ impl RingDocument {
             replicas: one_copy(),
             mode: Mode::Rf1,
             slots: peers.into_iter().map(|pair| in_file(pair).into_slot()).collect::<Result<_, _>>()?,
+            replication: None,
         })
     }
 }

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::names::{Address, ClusterId, Incarnation};
 
+mod replicated;
+
 fn three_nodes() -> RingDocument {
     RingDocument::from_toml(
         r#"
@@ -103,7 +105,7 @@ fn each_mistake_in_a_document_has_its_reason() {
     let node = three_nodes().slots[1].node.clone();
     let first_address: Address = "10.0.0.1:7000".parse().unwrap();
     let cases = [
-        (changed(|d| d.format = 2), Refusal::Format(2)),
+        (changed(|d| d.format = 3), Refusal::Format(3)),
         (changed(|d| d.epoch = Epoch::NONE), Refusal::EpochRange(Epoch(0))),
         (changed(|d| d.epoch = Epoch(1 << 48)), Refusal::EpochRange(Epoch(1 << 48))),
         (changed(|d| d.term = Term(1 << 24)), Refusal::TermRange(Term(1 << 24))),
@@ -165,6 +167,16 @@ fn the_longest_document_fits() {
             state: NodeState::Draining,
         })
         .collect();
+    let mut roles = partitions::Roles::default();
+    let mut flipped = partitions::PartitionSet::default();
+    PartitionId::all().for_each(|partition| {
+        roles.set(partition, 7);
+        flipped.insert(partition);
+    });
+    let weights = vec![256; crate::table::SLOT_COUNT_MAX];
+    let movement = Some(Movement { since: Epoch::MAX, weights, flipped });
+    let since = vec![Epoch::MAX; crate::table::SLOT_COUNT_MAX];
+    document.replication = Some(Box::new(Replication { since, roles, movement }));
     let json = document.to_json();
     assert!(json.len() <= document::DOCUMENT_BYTES_MAX, "{} bytes", json.len());
     assert_eq!(RingDocument::from_json(json.as_bytes()), Ok(document));

@@ -1,0 +1,187 @@
+//! The next document of a ring with replication: a member gone or back, weights on their way, roles levelled. Each function is
+//! one step that can be committed by compare-and-swap and repeated by another conductor. Never decides when.
+//!
+//! ```text
+//! a member:  Up --remove--> Down --bring_back--> Syncing --admit, when it holds everything--> Up
+//! weights:   begin --flip, 256 partitions at a time, those whose learners hold everything--> finish
+//! ```
+
+use crate::names::Incarnation;
+use crate::placement::{PARTITION_COUNT, PartitionId};
+use crate::ring::document::FORMAT_REPLICATED;
+use crate::ring::partitions::PartitionSet;
+use crate::ring::{Mode, Movement, NodeState, Replication, Ring, RingDocument};
+use crate::safeguard::{self, Safeguard};
+use crate::table::SlotId;
+
+/// Partitions that change hands in one document: each waits for its hand-over meanwhile.
+pub const FLIPS_MAX: usize = 256;
+
+/// Passes over all partitions to level roles: three were enough for every ring measured.
+const LEVEL_PASSES_MAX: usize = 16;
+
+/// The same ring under the next epoch and term; `None` after the last.
+pub fn next(ring: &Ring) -> Option<RingDocument> {
+    let document = ring.document();
+    let (epoch, term) = (document.epoch.next()?, document.term.next()?);
+    Some(RingDocument { epoch, term, ..document.clone() })
+}
+
+/// The ring in format 2: from here on members keep their places and are filled before they count.
+pub fn upgrade(ring: &Ring) -> Option<RingDocument> {
+    if ring.document().replication.is_some() {
+        return None;
+    }
+    let mut document = next(ring)?;
+    document.format = FORMAT_REPLICATED;
+    document.replication = Some(Box::new(Replication::fresh(&document)));
+    Some(document)
+}
+
+/// Takes a member out that does not answer; the others that hold its partitions go on. In [`Mode::Sync`] not the last one that
+/// holds a partition: nobody else has what was acknowledged.
+pub fn remove(ring: &Ring, slot: SlotId) -> Option<RingDocument> {
+    let state = ring.slot(slot).state;
+    let is_last = |partition| {
+        let others = ring.owners(partition).iter().filter(|&&other| other != slot);
+        let mut serving = others.filter(|&&other| ring.slot(other).state.serves());
+        ring.owners(partition).contains(&slot) && serving.next().is_none()
+    };
+    let keeps_last = ring.document().mode == Mode::Sync && state.serves();
+    if state == NodeState::Down || (keeps_last && PartitionId::all().any(is_last)) {
+        return None;
+    }
+    set_state(ring, slot, NodeState::Down)
+}
+
+/// Lets a member return, in the same life or another. It holds nothing until it is filled; where nobody is left to fill it, it
+/// begins empty.
+pub fn bring_back(ring: &Ring, slot: SlotId, incarnation: Incarnation) -> Option<RingDocument> {
+    let filled = set_state(ring, slot, NodeState::Syncing);
+    let mut document = filled.or_else(|| set_state(ring, slot, NodeState::Up))?;
+    document.slots[usize::from(slot.0)].incarnation = incarnation;
+    Some(document)
+}
+
+/// Counts a member that returned as in sync, when for each partition that it is to hold `is_ready` says so on the word of the
+/// primary under this very ring.
+pub fn admit(ring: &Ring, slot: SlotId, is_ready: impl Fn(PartitionId) -> bool) -> Option<RingDocument> {
+    let holds = |partition: &PartitionId| ring.owners(*partition).contains(&slot);
+    let is_syncing = ring.slot(slot).state == NodeState::Syncing;
+    let is_filled = PartitionId::all().filter(holds).all(is_ready);
+    if is_syncing && (is_filled || !safeguard::holds(Safeguard::PromotionNeedsSync)) {
+        set_state(ring, slot, NodeState::Up)
+    } else {
+        None
+    }
+}
+
+fn set_state(ring: &Ring, slot: SlotId, state: NodeState) -> Option<RingDocument> {
+    let mut document = next(ring)?;
+    let index = usize::from(slot.0);
+    document.slots[index].state = state;
+    document.replication.as_mut()?.since[index] = document.epoch;
+    document.validate().is_ok().then_some(document)
+}
+
+/// Begins to move to other weights, one for each slot: joining is a weight from 0, draining one to 0. One at a time.
+pub fn begin(ring: &Ring, weights: Vec<u16>) -> Option<RingDocument> {
+    let mut document = next(ring)?;
+    let since = document.epoch;
+    let replication = document.replication.as_mut()?;
+    let is_same = ring.document().slots.iter().map(|slot| slot.weight).eq(weights.iter().copied());
+    if replication.movement.is_some() || is_same {
+        return None;
+    }
+    replication.movement = Some(Movement { since, weights, flipped: PartitionSet::default() });
+    document.validate().is_ok().then_some(document)
+}
+
+/// Gives up to [`FLIPS_MAX`] partitions to their new owners: those for which `is_ready` says of each learner that it holds
+/// everything, on the word of the primary under this very ring. A primary that stays an owner stays primary.
+pub fn flip(ring: &Ring, is_ready: impl Fn(PartitionId, SlotId) -> bool) -> Option<RingDocument> {
+    let can_flip = |&partition: &PartitionId| {
+        let Some(coming) = ring.coming_owners(partition) else { return false };
+        let assignment = ring.assignment(partition);
+        let learns = |slot: &&SlotId| assignment.learner_since(**slot).is_some();
+        let is_held = coming.iter().any(|&slot| ring.slot(slot).state.serves());
+        is_held && coming.iter().filter(learns).all(|&slot| is_ready(partition, slot))
+    };
+    let flips: Vec<_> = PartitionId::all().filter(can_flip).take(FLIPS_MAX).collect();
+    if flips.is_empty() {
+        return None;
+    }
+    let mut document = next(ring)?;
+    let replication = document.replication.as_mut()?;
+    for &partition in &flips {
+        let coming = ring.coming_owners(partition)?;
+        let stays = coming.iter().position(|&slot| slot == ring.primary(partition));
+        let held = || coming.iter().position(|&slot| ring.slot(slot).state.serves());
+        replication.roles.set(partition, stays.or_else(held)?);
+        replication.movement.as_mut()?.flipped.insert(partition);
+    }
+    Some(document)
+}
+
+/// Ends a movement whose partitions all have their new owners. A draining member without a weight has left.
+pub fn finish(ring: &Ring) -> Option<RingDocument> {
+    let mut document = next(ring)?;
+    let replication = document.replication.as_mut()?;
+    if replication.movement.as_ref()?.flipped.len() < PARTITION_COUNT {
+        return None;
+    }
+    let movement = replication.movement.take()?;
+    for (slot, weight) in document.slots.iter_mut().zip(movement.weights) {
+        slot.weight = weight;
+        if slot.state == NodeState::Draining && weight == 0 {
+            slot.state = NodeState::Left;
+        }
+    }
+    document.validate().is_ok().then_some(document)
+}
+
+/// Moves up to [`FLIPS_MAX`] primary roles to copies whose nodes have too few for their weights: no data moves. `None`:
+/// they are level, or something else is under way.
+pub fn level(ring: &Ring) -> Option<RingDocument> {
+    let is_settled = ring.document().replication.as_ref()?.movement.is_none()
+        && !ring.document().slots.iter().any(|slot| slot.state.is_away());
+    let mut document = next(ring)?;
+    let roles = &mut document.replication.as_mut()?.roles;
+    let mut moves = if is_settled { level_moves(ring) } else { Vec::new() };
+    moves.truncate(FLIPS_MAX);
+    for &(partition, place) in &moves {
+        roles.set(partition, place);
+    }
+    (!moves.is_empty()).then_some(document)
+}
+
+fn level_moves(ring: &Ring) -> Vec<(PartitionId, usize)> {
+    let mut loads = vec![0_u64; ring.document().slots.len()];
+    let mut primaries: Vec<SlotId> = PartitionId::all().map(|partition| ring.primary(partition)).collect();
+    primaries.iter().for_each(|slot| loads[usize::from(slot.0)] += 1);
+    let weight = |slot: SlotId| u64::from(ring.slot(slot).weight.max(1));
+    for _ in 0..LEVEL_PASSES_MAX {
+        let mut is_level = true;
+        for (partition, primary) in PartitionId::all().zip(&mut primaries) {
+            // By cross-multiplication, whether another copy has less to do even with this partition.
+            let load = |slot: SlotId| loads[usize::from(slot.0)];
+            let eases = |&&to: &&SlotId| (load(to) + 1) * weight(*primary) < load(*primary) * weight(to);
+            let others = ring.owners(partition).iter().filter(|&slot| slot != primary).filter(eases);
+            if let Some(&to) = others.min_by_key(|&&slot| load(slot) * 65_536 / weight(slot)) {
+                loads[usize::from(primary.0)] -= 1;
+                loads[usize::from(to.0)] += 1;
+                *primary = to;
+                is_level = false;
+            }
+        }
+        if is_level {
+            break;
+        }
+    }
+    let place = |partition, slot| ring.owners(partition).iter().position(|&owner| owner == slot);
+    let moved = PartitionId::all().zip(primaries).filter(|&(partition, to)| ring.primary(partition) != to);
+    moved.filter_map(|(partition, to)| Some((partition, place(partition, to)?))).collect()
+}
+
+#[cfg(test)]
+mod tests;

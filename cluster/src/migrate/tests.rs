@@ -1,0 +1,127 @@
+//! Steps of a ring, walked through: nothing is held by nobody, and only what must move moves.
+
+use super::*;
+use crate::ring::Term;
+
+fn ring(nodes: u16, replicas: u8, mode: Mode) -> Ring {
+    let nodes: String = (1..=nodes)
+        .map(|n| format!("[[node]]\npeer = \"10.0.{n}.1:7000\"\nclient = \"10.0.{n}.1:11211\"\n"))
+        .collect();
+    let mut document = RingDocument::from_toml(&format!("replicas = {replicas}\n{nodes}")).unwrap();
+    document.mode = mode;
+    Ring::new(upgrade(&Ring::new(document).unwrap()).unwrap()).unwrap()
+}
+
+#[track_caller]
+fn step(ring: &mut Ring, next: Option<RingDocument>) {
+    let next = next.expect("the step can be made");
+    next.may_follow(ring.document()).unwrap();
+    *ring = Ring::new(next).unwrap();
+}
+
+fn loads(ring: &Ring) -> Vec<u32> {
+    let mut loads = vec![0; ring.document().slots.len()];
+    PartitionId::all().for_each(|partition| loads[usize::from(ring.primary(partition).0)] += 1);
+    loads
+}
+
+#[test]
+fn roles_are_level_within_a_hundredth_and_no_copy_moves() {
+    for (nodes, replicas) in [(3, 2), (10, 2), (32, 3)] {
+        let before = ring(nodes, replicas, Mode::Inval);
+        let mut after = before.clone();
+        while let Some(next) = level(&after) {
+            step(&mut after, Some(next));
+        }
+        let loads = loads(&after);
+        let mean = PARTITION_COUNT as f64 / f64::from(nodes);
+        let most = f64::from(*loads.iter().max().unwrap());
+        assert!(most / mean <= 1.01, "{nodes} nodes: {most} of {mean}");
+        assert!(PartitionId::all().all(|partition| before.owners(partition) == after.owners(partition)));
+    }
+}
+
+#[test]
+fn a_join_moves_what_the_walk_says_in_batches_and_primaries_stay_where_they_can() {
+    let mut ring = ring(4, 2, Mode::Sync);
+    // The fourth joins: it had no weight.
+    let mut without = next(&ring).unwrap();
+    without.slots[3].weight = 0;
+    step(&mut ring, Some(without));
+    let before = ring.clone();
+    let begun = begin(&ring, vec![256; 4]);
+    step(&mut ring, begun);
+    assert!(begin(&ring, vec![256, 256, 256, 9]).is_none(), "one movement at a time");
+    assert!(flip(&ring, |_, learner| learner != SlotId(3)).is_some(), "some do not move at all");
+    let mut batches = 0;
+    while finish(&ring).is_none() {
+        let flipped = flip(&ring, |_, _| true);
+        let was = ring.clone();
+        step(&mut ring, flipped);
+        let moved = PartitionId::all().filter(|&partition| was.owners(partition) != ring.owners(partition));
+        assert!(moved.count() <= FLIPS_MAX);
+        batches += 1;
+    }
+    let finished = finish(&ring);
+    step(&mut ring, finished);
+    assert_eq!(batches, PARTITION_COUNT / FLIPS_MAX);
+    let shape = crate::table::Slot { weight: crate::table::Weight::FULL, zone: crate::table::ZoneId(0) };
+    let walk = |partition| crate::table::walk(partition, &[shape; 4], 2);
+    for partition in PartitionId::all().step_by(7) {
+        assert_eq!(ring.owners(partition), walk(partition));
+        let was = before.primary(partition);
+        let stays = ring.owners(partition).contains(&was);
+        assert!(!stays || ring.primary(partition) == was, "{partition:?}");
+    }
+}
+
+#[test]
+fn a_drained_member_leaves_and_holds_nothing() {
+    let mut ring = ring(3, 2, Mode::Async);
+    let mut draining = next(&ring).unwrap();
+    draining.slots[0].state = NodeState::Draining;
+    step(&mut ring, Some(draining));
+    let begun = begin(&ring, vec![0, 256, 256]);
+    step(&mut ring, begun);
+    while finish(&ring).is_none() {
+        let flipped = flip(&ring, |_, _| true);
+        step(&mut ring, flipped);
+    }
+    let finished = finish(&ring);
+    step(&mut ring, finished);
+    assert_eq!(ring.slot(SlotId(0)).state, NodeState::Left);
+    assert!(PartitionId::all().all(|partition| !ring.owners(partition).contains(&SlotId(0))));
+}
+
+#[test]
+fn a_member_goes_and_returns_filled() {
+    let mut ring = ring(3, 2, Mode::Sync);
+    let before = ring.clone();
+    let removed = remove(&ring, SlotId(1));
+    step(&mut ring, removed);
+    assert!(remove(&ring, SlotId(1)).is_none(), "it is gone already");
+    assert!(remove(&ring, SlotId(0)).is_none(), "it holds the last copy of something");
+    let back = bring_back(&ring, SlotId(1), Incarnation(9));
+    step(&mut ring, back);
+    assert!(admit(&ring, SlotId(1), |partition| partition.index() != 5 && partition.index() != 6).is_none());
+    let admitted = admit(&ring, SlotId(1), |_| true);
+    step(&mut ring, admitted);
+    assert!(PartitionId::all().all(|partition| before.primary(partition) == ring.primary(partition)));
+    assert_eq!(ring.document().term, Term(5));
+}
+
+#[test]
+fn what_may_lose_data_may_also_lose_its_last_copy() {
+    let removed_all_but_one = |mode| {
+        let mut ring = ring(3, 2, mode);
+        for slot in [SlotId(0), SlotId(1)] {
+            let removed = remove(&ring, slot);
+            if removed.is_none() {
+                return false;
+            }
+            step(&mut ring, removed);
+        }
+        true
+    };
+    assert!(removed_all_but_one(Mode::Inval) && !removed_all_but_one(Mode::Sync));
+}

@@ -1,0 +1,35 @@
+//! Copies of partitions: how what the primary writes gets to the others, and who may answer when somebody is gone.
+//!
+//! ```text
+//! primary shard --Feed: states of keys, in order--> backup shard
+//!               <--Ack: how far, and a lease-------
+//! ```
+//!
+//! A [`Replicator`] is one shard's part in it, as primary and as backup. It replicates states, never operations, and decides
+//! nothing about the ring: who is primary, in sync, or being filled is what [`crate::ring::Assignment`] says.
+//! `docs/replication.md` has the promises of each mode.
+
+use crate::table::SlotId;
+
+#[cfg(test)]
+mod memory;
+pub mod message;
+mod replicator;
+#[cfg(test)]
+mod simulation;
+pub mod store;
+mod stream;
+mod version;
+
+pub use replicator::{Effect, Outcome, Refused, Replicator, Write};
+pub use store::{Content, Cursor, Portion, Record, Store};
+pub use version::{Version, VersionClock};
+
+/// One shard of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerShard {
+    /// The node's place in the ring.
+    pub slot: SlotId,
+    /// Which of its shards.
+    pub shard: u16,
+}

@@ -1,0 +1,62 @@
+//! A store that is obvious: a map. For the simulator.
+
+use std::collections::BTreeMap;
+
+use super::store::{Cursor, Portion, Record, Store};
+use crate::placement::PartitionId;
+use crate::replica::Version;
+use crate::time::Micros;
+
+const SCAN_STEP: usize = 3;
+
+#[derive(Debug, Default)]
+pub(crate) struct MemoryStore {
+    items: BTreeMap<(u64, Vec<u8>), Record>,
+}
+
+impl MemoryStore {
+    pub(crate) fn evict(&mut self, hash: u64, key: &[u8]) {
+        self.items.remove(&(hash, key.to_vec()));
+    }
+}
+
+fn is_live(now: Micros, record: &Record) -> bool {
+    record.content.as_ref().is_some_and(|content| content.dies_at.is_none_or(|at| at > now))
+}
+
+impl Store for MemoryStore {
+    fn version(&self, now: Micros, hash: u64, key: &[u8]) -> Option<Version> {
+        self.read(now, hash, key).map(|record| record.version)
+    }
+
+    fn read(&self, now: Micros, hash: u64, key: &[u8]) -> Option<Record> {
+        self.items.get(&(hash, key.to_vec())).filter(|record| is_live(now, record)).cloned()
+    }
+
+    fn apply(&mut self, _: Micros, record: &Record) {
+        let place = (record.hash, record.key.clone());
+        match record.content {
+            Some(_) => self.items.insert(place, record.clone()),
+            None => self.items.remove(&place),
+        };
+    }
+
+    fn flush(&mut self, partition: PartitionId, portion: Portion) {
+        self.items.retain(|_, record| record.partition() != partition || !portion.contains(record.hash));
+    }
+
+    fn scan(&self, now: Micros, cursor: &mut Cursor, show: &mut dyn FnMut(Record)) -> bool {
+        // The cursor is the lowest hash that was not passed; keys of one hash are shown together.
+        let mut rest = self.items.range((cursor.0, Vec::new())..).map(|(_, record)| record);
+        let mut last = None;
+        for record in rest.by_ref().take(SCAN_STEP) {
+            last = Some(record.hash);
+            if is_live(now, record) {
+                show(record.clone());
+            }
+        }
+        let next = last.filter(|_| rest.next().is_some()).and_then(|hash| hash.checked_add(1));
+        cursor.0 = next.unwrap_or(u64::MAX);
+        next.is_some()
+    }
+}

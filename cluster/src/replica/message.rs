@@ -1,0 +1,446 @@
+//! What the two ends of a stream say to each other, and its bytes. `docs/wire.md` has the tables. Never a connection.
+
+use super::store::{Content, Record};
+use super::{PeerShard, Version};
+use crate::names::Incarnation;
+use crate::placement::{PartitionId, hash_key, partition_of};
+use crate::ring::Epoch;
+use crate::ring::partitions::PartitionSet;
+use crate::table::SlotId;
+use crate::time::Micros;
+
+/// Bytes of a key.
+const KEY_BYTES_MAX: usize = 250;
+
+/// Bytes of the partition sets in entries.
+const SET_TEXT_BYTES_MAX: usize = 4 << 10;
+
+/// Who says it, and by which ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// The shard.
+    pub peer: PeerShard,
+    /// The life of its node.
+    pub incarnation: Incarnation,
+    /// Its ring.
+    pub epoch: Epoch,
+}
+
+/// Source to backup: what has changed, and that the source is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Feed {
+    /// Which stream: another number after every loss of its state at the source.
+    pub stream: u64,
+    /// The source's clock, which a grant repeats.
+    pub sent_at: Micros,
+    /// Entries after this one and up to [`Self::stable`] are with everybody who counts.
+    pub unknown: u64,
+    /// See [`Self::unknown`].
+    pub stable: u64,
+    /// The last entry sent so far, this message included.
+    pub sent: u64,
+    /// In order, without gaps.
+    pub entries: Vec<Numbered>,
+}
+
+/// An entry and its place in the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Numbered {
+    /// From 1, each one the next.
+    pub sequence: u64,
+    /// The source's ring when it was made.
+    pub epoch: Epoch,
+    /// What it says.
+    pub entry: Entry,
+}
+
+/// What a stream carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// The state of a key that was written just now.
+    Live(Record),
+    /// The state of a key that has had it for a while.
+    Bulk(Record),
+    /// Forget these partitions: all of their items follow.
+    Begin(PartitionSet),
+    /// They have followed.
+    End(PartitionSet),
+    /// The source is not primary of this partition any more, and has said everything about it.
+    Handoff(PartitionId),
+    /// Nothing: takes the place of what must not be said any more.
+    Void,
+}
+
+/// Backup to source: what has arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// Of which stream.
+    pub stream: u64,
+    /// Entries up to this one are applied.
+    pub applied: u64,
+    /// The backup will not be primary of what the source is primary of until a while after it got the message sent at
+    /// this time.
+    pub grant: Option<Micros>,
+    /// Send again what follows `applied`.
+    pub wants_again: bool,
+}
+
+/// Either.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Source to backup.
+    Feed(Feed),
+    /// Backup to source.
+    Ack(Ack),
+}
+
+/// Bytes that are no message: the link ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a message of replication")]
+pub struct Garbled;
+
+const FEED: u8 = 1;
+const ACK: u8 = 2;
+const GRANTED: u8 = 1;
+const AGAIN: u8 = 1 << 1;
+
+const LIVE: u8 = 1;
+const BULK: u8 = 2;
+const BEGIN: u8 = 3;
+const END: u8 = 4;
+const HANDOFF: u8 = 5;
+const VOID: u8 = 6;
+
+const HAS_CONTENT: u8 = 1;
+const DIES: u8 = 1 << 1;
+
+/// Appends a message. `now` is the sender's clock: what dies travels as the time that is left.
+pub fn encode(now: Micros, sender: &Sender, message: &Message, output: &mut Vec<u8>) {
+    let kind = if matches!(message, Message::Feed(_)) { FEED } else { ACK };
+    output.push(kind);
+    put(output, &sender.peer.slot.0.to_le_bytes());
+    put(output, &sender.peer.shard.to_le_bytes());
+    put(output, &sender.incarnation.0.to_le_bytes());
+    put(output, &sender.epoch.0.to_le_bytes());
+    match message {
+        Message::Feed(feed) => {
+            for number in [feed.stream, feed.sent_at.0, feed.unknown, feed.stable, feed.sent] {
+                put(output, &number.to_le_bytes());
+            }
+            feed.entries.iter().for_each(|entry| encode_entry(now, entry, output));
+        }
+        Message::Ack(ack) => {
+            let granted = if ack.grant.is_some() { GRANTED } else { 0 };
+            output.push(granted | if ack.wants_again { AGAIN } else { 0 });
+            for number in [ack.stream, ack.applied, ack.grant.unwrap_or_default().0] {
+                put(output, &number.to_le_bytes());
+            }
+        }
+    }
+}
+
+fn put(output: &mut Vec<u8>, bytes: &[u8]) {
+    output.extend_from_slice(bytes);
+}
+
+fn encode_entry(now: Micros, numbered: &Numbered, output: &mut Vec<u8>) {
+    let kind = match numbered.entry {
+        Entry::Live(_) => LIVE,
+        Entry::Bulk(_) => BULK,
+        Entry::Begin(_) => BEGIN,
+        Entry::End(_) => END,
+        Entry::Handoff(_) => HANDOFF,
+        Entry::Void => VOID,
+    };
+    output.push(kind);
+    put(output, &numbered.sequence.to_le_bytes());
+    put(output, &numbered.epoch.0.to_le_bytes());
+    match &numbered.entry {
+        Entry::Live(record) | Entry::Bulk(record) => encode_record(now, record, output),
+        Entry::Begin(set) | Entry::End(set) => {
+            let text = String::from(set.clone());
+            put_sized(output, text.as_bytes());
+        }
+        Entry::Handoff(partition) => {
+            let index = u16::try_from(partition.index()).expect("14 bits fit");
+            put(output, &index.to_le_bytes());
+        }
+        Entry::Void => {}
+    }
+}
+
+fn encode_record(now: Micros, record: &Record, output: &mut Vec<u8>) {
+    output.push(u8::try_from(record.key.len()).expect("a key has 250 bytes at most"));
+    put(output, &record.key);
+    put(output, &record.version.0.to_le_bytes());
+    let Some(content) = &record.content else { return output.push(0) };
+    output.push(HAS_CONTENT | if content.dies_at.is_some() { DIES } else { 0 });
+    if let Some(dies_at) = content.dies_at {
+        put(output, &dies_at.since(now).0.to_le_bytes());
+    }
+    output.push(content.marks);
+    put(output, &content.client_flags.to_le_bytes());
+    put_sized(output, &content.value);
+}
+
+fn put_sized(output: &mut Vec<u8>, bytes: &[u8]) {
+    let length = u32::try_from(bytes.len()).expect("a value has 1 GiB at most");
+    put(output, &length.to_le_bytes());
+    put(output, bytes);
+}
+
+/// Reads a message. `now` is the receiver's clock.
+pub fn decode(now: Micros, bytes: &[u8]) -> Result<(Sender, Message), Garbled> {
+    let mut reader = Reader { rest: bytes };
+    let kind = reader.byte()?;
+    let peer = PeerShard { slot: SlotId(reader.u16()?), shard: reader.u16()? };
+    let sender = Sender { peer, incarnation: Incarnation(reader.u64()?), epoch: Epoch(reader.u64()?) };
+    let message = match kind {
+        FEED => Message::Feed(decode_feed(now, &mut reader)?),
+        ACK => Message::Ack(decode_ack(&mut reader)?),
+        _ => return Err(Garbled),
+    };
+    if reader.rest.is_empty() { Ok((sender, message)) } else { Err(Garbled) }
+}
+
+fn decode_feed(now: Micros, reader: &mut Reader<'_>) -> Result<Feed, Garbled> {
+    let (stream, sent_at) = (reader.u64()?, Micros(reader.u64()?));
+    let (unknown, stable, sent) = (reader.u64()?, reader.u64()?, reader.u64()?);
+    let mut entries = Vec::new();
+    while !reader.rest.is_empty() {
+        entries.push(decode_entry(now, reader)?);
+    }
+    Ok(Feed { stream, sent_at, unknown, stable, sent, entries })
+}
+
+fn decode_ack(reader: &mut Reader<'_>) -> Result<Ack, Garbled> {
+    let flags = reader.byte()?;
+    let (stream, applied, granted) = (reader.u64()?, reader.u64()?, Micros(reader.u64()?));
+    if flags & !(GRANTED | AGAIN) != 0 {
+        return Err(Garbled);
+    }
+    let grant = (flags & GRANTED != 0).then_some(granted);
+    Ok(Ack { stream, applied, grant, wants_again: flags & AGAIN != 0 })
+}
+
+fn decode_entry(now: Micros, reader: &mut Reader<'_>) -> Result<Numbered, Garbled> {
+    let kind = reader.byte()?;
+    let (sequence, epoch) = (reader.u64()?, Epoch(reader.u64()?));
+    let entry = match kind {
+        LIVE => Entry::Live(decode_record(now, reader)?),
+        BULK => Entry::Bulk(decode_record(now, reader)?),
+        BEGIN => Entry::Begin(decode_set(reader)?),
+        END => Entry::End(decode_set(reader)?),
+        HANDOFF => Entry::Handoff(decode_partition(reader)?),
+        VOID => Entry::Void,
+        _ => return Err(Garbled),
+    };
+    Ok(Numbered { sequence, epoch, entry })
+}
+
+fn decode_set(reader: &mut Reader<'_>) -> Result<PartitionSet, Garbled> {
+    let text = reader.sized(SET_TEXT_BYTES_MAX)?.to_vec();
+    let text = String::from_utf8(text).map_err(|_| Garbled)?;
+    PartitionSet::try_from(text).map_err(|_| Garbled)
+}
+
+fn decode_partition(reader: &mut Reader<'_>) -> Result<PartitionId, Garbled> {
+    let index = u64::from(reader.u16()?);
+    let hash = index.checked_shl(50).filter(|hash| hash >> 50 == index).ok_or(Garbled)?;
+    Ok(partition_of(hash))
+}
+
+fn decode_record(now: Micros, reader: &mut Reader<'_>) -> Result<Record, Garbled> {
+    let key_bytes = usize::from(reader.byte()?);
+    if !(1..=KEY_BYTES_MAX).contains(&key_bytes) {
+        return Err(Garbled);
+    }
+    let key = reader.bytes(key_bytes)?.to_vec();
+    let version = Version(reader.u64()?);
+    let flags = reader.byte()?;
+    let content = match flags {
+        0 => None,
+        _ if flags & !(HAS_CONTENT | DIES) == 0 && flags & HAS_CONTENT != 0 => {
+            let left = if flags & DIES != 0 { Some(Micros(reader.u64()?)) } else { None };
+            let (marks, client_flags) = (reader.byte()?, reader.u32()?);
+            let value = reader.sized(usize::MAX)?.to_vec();
+            Some(Content { value, client_flags, marks, dies_at: left.map(|left| now + left) })
+        }
+        _ => return Err(Garbled),
+    };
+    Ok(Record { hash: hash_key(&key), key, version, content })
+}
+
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn bytes(&mut self, count: usize) -> Result<&'a [u8], Garbled> {
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or(Garbled)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], Garbled> {
+        let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or(Garbled)?;
+        self.rest = rest;
+        Ok(*taken)
+    }
+
+    fn byte(&mut self) -> Result<u8, Garbled> {
+        self.array::<1>().map(|[byte]| byte)
+    }
+
+    fn u16(&mut self) -> Result<u16, Garbled> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Result<u32, Garbled> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Result<u64, Garbled> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    fn sized(&mut self, bytes_max: usize) -> Result<&'a [u8], Garbled> {
+        let length = usize::try_from(self.u32()?).map_err(|_| Garbled)?;
+        if length > bytes_max { Err(Garbled) } else { self.bytes(length) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const NOW: Micros = Micros(1_000);
+
+    fn sender() -> Sender {
+        let peer = PeerShard { slot: SlotId(0x0201), shard: 3 };
+        Sender { peer, incarnation: Incarnation(4), epoch: Epoch(5) }
+    }
+
+    fn record() -> impl Strategy<Value = Record> {
+        let content = (any::<Vec<u8>>(), any::<(u32, u8)>(), prop::option::of(NOW.0..1 << 60)).prop_map(
+            |(value, (client_flags, marks), dies_at)| Content {
+                value,
+                client_flags,
+                marks,
+                dies_at: dies_at.map(Micros),
+            },
+        );
+        let key = prop::collection::vec(any::<u8>(), 1..=KEY_BYTES_MAX);
+        (key, any::<u64>(), prop::option::of(content)).prop_map(|(key, version, content)| Record {
+            hash: hash_key(&key),
+            key,
+            version: Version(version),
+            content,
+        })
+    }
+
+    fn entry() -> impl Strategy<Value = Entry> {
+        let set = prop::collection::vec(0_u16..1 << 14, 0..9).prop_map(|members| {
+            let mut set = PartitionSet::default();
+            for n in members {
+                set.insert(PartitionId::new(n));
+            }
+            set
+        });
+        prop_oneof![
+            record().prop_map(Entry::Live),
+            record().prop_map(Entry::Bulk),
+            set.clone().prop_map(Entry::Begin),
+            set.prop_map(Entry::End),
+            (0_u16..1 << 14).prop_map(|n| Entry::Handoff(PartitionId::new(n))),
+            Just(Entry::Void),
+        ]
+    }
+
+    fn message() -> impl Strategy<Value = Message> {
+        let numbered = (any::<u64>(), 0..1_u64 << 48, entry())
+            .prop_map(|(sequence, epoch, entry)| Numbered { sequence, epoch: Epoch(epoch), entry });
+        let entries = prop::collection::vec(numbered, 0..4);
+        let feed = (any::<[u64; 5]>(), entries).prop_map(|(numbers, entries)| {
+            let [stream, sent_at, unknown, stable, sent] = numbers;
+            Message::Feed(Feed { stream, sent_at: Micros(sent_at), unknown, stable, sent, entries })
+        });
+        let ack =
+            (any::<[u64; 2]>(), any::<(Option<u64>, bool)>()).prop_map(|(numbers, (grant, wants_again))| {
+                let [stream, applied] = numbers;
+                Message::Ack(Ack { stream, applied, grant: grant.map(Micros), wants_again })
+            });
+        prop_oneof![feed, ack]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_message_comes_back(message in message()) {
+            let mut bytes = Vec::new();
+            encode(NOW, &sender(), &message, &mut bytes);
+            prop_assert_eq!(decode(NOW, &bytes), Ok((sender(), message)));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(mut bytes: Vec<u8>, kind in 0_u8..8, message in message(), cut: prop::sample::Index) {
+            let _any_answer_will_do = decode(NOW, &bytes);
+            bytes.insert(0, kind);
+            let _nor_here = decode(NOW, &bytes);
+            let mut whole = Vec::new();
+            encode(NOW, &sender(), &message, &mut whole);
+            let _nor_of_a_part = decode(NOW, &whole[..cut.index(whole.len())]);
+        }
+    }
+
+    #[test]
+    fn messages_lie_as_the_tables_say() {
+        let key = b"k".to_vec();
+        let content =
+            Content { value: b"va".to_vec(), client_flags: 9, marks: 1, dies_at: Some(Micros(1_007)) };
+        let record = Record { hash: hash_key(&key), key, version: Version(6), content: Some(content) };
+        let numbered = Numbered { sequence: 8, epoch: Epoch(5), entry: Entry::Live(record) };
+        let feed = Feed {
+            stream: 0x11,
+            sent_at: Micros(0x22),
+            unknown: 3,
+            stable: 7,
+            sent: 8,
+            entries: vec![numbered],
+        };
+        let mut bytes = Vec::new();
+        encode(NOW, &sender(), &Message::Feed(feed), &mut bytes);
+        let number = |n: u8| [n, 0, 0, 0, 0, 0, 0, 0];
+        let head = [&[1, 1, 2, 3, 0][..], &number(4), &number(5)].concat();
+        let feed = [number(0x11), number(0x22), number(3), number(7), number(8)].concat();
+        let entry =
+            [&[1][..], &number(8), &number(5), b"\x01k", &number(6), &[3], &number(7), &[1, 9, 0, 0, 0]];
+        let value = [2, 0, 0, 0, b'v', b'a'];
+        assert_eq!(bytes, [head, feed, entry.concat(), value.to_vec()].concat());
+
+        let ack = Ack { stream: 0x11, applied: 8, grant: Some(Micros(0x22)), wants_again: true };
+        let mut bytes = Vec::new();
+        encode(NOW, &sender(), &Message::Ack(ack), &mut bytes);
+        let head = [&[2, 1, 2, 3, 0][..], &number(4), &number(5), &[3]].concat();
+        assert_eq!(bytes, [head, number(0x11).into(), number(8).into(), number(0x22).into()].concat());
+    }
+
+    #[test]
+    fn a_time_to_live_only_gets_shorter_on_the_way() {
+        let content = Content { dies_at: Some(Micros(50_000)), ..Content::default() };
+        let key = b"k".to_vec();
+        let record = Record { hash: hash_key(&key), key, version: Version(1), content: Some(content) };
+        let numbered = Numbered { sequence: 1, epoch: Epoch(1), entry: Entry::Bulk(record) };
+        let feed =
+            Feed { stream: 1, sent_at: Micros(0), unknown: 0, stable: 0, sent: 1, entries: vec![numbered] };
+        let mut bytes = Vec::new();
+        encode(Micros(20_000), &sender(), &Message::Feed(feed), &mut bytes);
+        let (_, message) = decode(Micros(7_000_000), &bytes).unwrap();
+        let Message::Feed(feed) = message else { panic!("a feed") };
+        let Entry::Bulk(record) = &feed.entries[0].entry else { panic!("an item") };
+        assert_eq!(record.content.as_ref().unwrap().dies_at, Some(Micros(7_030_000)));
+    }
+}

@@ -1,0 +1,336 @@
+//! One shard's part in replication, as primary and as backup: who may read and write here, what waits for whom, what is said
+//! to the others. Never a socket, a clock, or the meaning of a command.
+//!
+//! The owner calls what happened ([`Replicator::adopt`], [`Replicator::received`], [`Replicator::write`], ...), then
+//! [`Replicator::turn`], then [`Replicator::next_effect`] until it gives `None`: once a turn of its own.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::message::{Garbled, Message, Sender, decode, encode};
+use super::store::{Content, Portion, Record, Store};
+use super::stream::{Stream, WriteId, record_bytes};
+use super::{PeerShard, Version, VersionClock};
+use crate::jump::mix;
+use crate::names::Incarnation;
+use crate::placement::{PartitionId, partition_of};
+use crate::ring::{Epoch, Mode, Ring};
+use crate::safeguard::{Safeguard, holds};
+use crate::table::SlotId;
+use crate::time::Micros;
+
+mod adopt;
+mod backup;
+mod primary;
+
+/// A primary that has heard neither of half of the others nor of the coordinator for so long answers nothing: it may have
+/// been removed. It also bounds how long a new primary waits for the old one's word where there are no leases.
+const ISOLATED_AFTER: Micros = Micros::from_millis(3_000);
+
+/// Items of a partition that nobody holds live no longer.
+const GUTTER_TTL_MAX: Micros = Micros::from_millis(10_000);
+
+/// Clients are given up on this often.
+const GIVE_UP_EVERY: Micros = Micros::from_millis(5);
+
+/// Writes of one shard that wait for others.
+const WRITES_MAX: usize = 16 << 10;
+
+/// Why an operation is not carried out here and now. Nothing has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Another node is primary.
+    #[error("another node is primary")]
+    NotPrimary,
+    /// Soon, perhaps: the key is being written, or the partition is being handed over.
+    #[error("the key is being written or handed over")]
+    Wait,
+    /// Another node may have become primary meanwhile.
+    #[error("the other copies do not answer")]
+    NoLease,
+    /// Too much waits for others.
+    #[error("too much waits for the other copies")]
+    Overloaded,
+    /// The term has no versions left.
+    #[error("the term has no versions left")]
+    WornOut,
+}
+
+/// What became of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is where the mode says it must be.
+    Done,
+    /// It may come to be, or not.
+    Unknown,
+}
+
+/// What to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect<T> {
+    /// Send these bytes, after what was sent there before.
+    Send {
+        /// To whom.
+        to: PeerShard,
+        /// A message.
+        bytes: Vec<u8>,
+    },
+    /// Answer a client.
+    Answer {
+        /// Whose write it is.
+        token: T,
+        /// What became of it.
+        outcome: Outcome,
+    },
+}
+
+/// The state that a key is to have. The command that leads to it was evaluated on what the store holds.
+#[derive(Clone, Debug)]
+pub struct Write<T> {
+    /// Whose it is.
+    pub token: T,
+    /// [`crate::placement::hash_key`] of the key.
+    pub hash: u64,
+    /// The key.
+    pub key: Vec<u8>,
+    /// The item; `None` deletes.
+    pub content: Option<Content>,
+    /// In [`Mode::Inval`]: it makes values that clients hold invalid, so it waits for the copies.
+    pub invalidates: bool,
+    /// When the client is given up on: the outcome is unknown then.
+    pub deadline: Micros,
+}
+
+/// A partition that this node is primary of.
+#[derive(Clone, Debug)]
+struct Tenure {
+    since: Epoch,
+    receivers: Vec<SlotId>,
+    is_gutter: bool,
+}
+
+/// A shard of an earlier primary that may still believe that it is.
+#[derive(Clone, Copy, Debug)]
+struct Fence {
+    of: PeerShard,
+    epoch: Epoch,
+    until: Micros,
+}
+
+/// A write that others do not have yet.
+#[derive(Debug)]
+struct Open<T> {
+    token: Option<T>,
+    record: Record,
+    deadline: Micros,
+    /// Entries that are not acknowledged.
+    missing: u32,
+    /// In the store only when nothing is missing.
+    is_pending: bool,
+    /// It settles a doubt: the store has it, and nobody may see it yet.
+    settles: bool,
+}
+
+/// The receiving end of a stream.
+#[derive(Debug, Default)]
+struct Source {
+    stream: u64,
+    applied: u64,
+    /// An entry was not taken: all after it must be sent again.
+    has_gap: bool,
+    granted_at: Option<Micros>,
+    /// Entries whose keys are in doubt.
+    doubted: VecDeque<(u64, Vec<u8>)>,
+}
+
+/// A key whose state came from a primary that may not have brought it to everybody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Doubt {
+    of: PeerShard,
+    stream: u64,
+    sequence: u64,
+    hash: u64,
+}
+
+/// See the module. `T` says whose a write is.
+#[derive(Debug)]
+pub struct Replicator<T> {
+    incarnation: Incarnation,
+    shard: u16,
+    /// The partitions that it keeps account of: all, but in tests.
+    scope: Range<u16>,
+    ring: Option<Arc<Ring>>,
+    me: Option<SlotId>,
+    clock: VersionClock,
+    tenures: BTreeMap<PartitionId, Tenure>,
+    fences: BTreeMap<PartitionId, Vec<Fence>>,
+    /// Partitions that this node became primary of, and has doubts about.
+    unsettled: BTreeSet<PartitionId>,
+    /// Partitions that are being filled here, since which epoch.
+    filling: BTreeMap<PartitionId, Epoch>,
+    streams: BTreeMap<PeerShard, Stream>,
+    streams_made: u64,
+    sources: BTreeMap<PeerShard, Source>,
+    doubts: BTreeMap<Vec<u8>, Doubt>,
+    open: BTreeMap<WriteId, Open<T>>,
+    writes_made: WriteId,
+    /// Keys whose state is not to be seen or changed until it is with everybody.
+    pending: BTreeMap<Vec<u8>, WriteId>,
+    connected: BTreeSet<PeerShard>,
+    heard: BTreeMap<SlotId, Micros>,
+    confirmed_at: Micros,
+    give_up_at: Micros,
+    effects: VecDeque<Effect<T>>,
+}
+
+impl<T: Copy> Replicator<T> {
+    /// Shard `shard` of a node in its life `incarnation`, which no other life of the node had.
+    pub fn new(incarnation: Incarnation, shard: u16, scope: Range<u16>) -> Self {
+        Self {
+            incarnation,
+            shard,
+            scope,
+            ring: None,
+            me: None,
+            clock: VersionClock::default(),
+            tenures: BTreeMap::new(),
+            fences: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
+            filling: BTreeMap::new(),
+            streams: BTreeMap::new(),
+            streams_made: 0,
+            sources: BTreeMap::new(),
+            doubts: BTreeMap::new(),
+            open: BTreeMap::new(),
+            writes_made: 0,
+            pending: BTreeMap::new(),
+            connected: BTreeSet::new(),
+            heard: BTreeMap::new(),
+            confirmed_at: Micros::default(),
+            give_up_at: Micros::default(),
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// The ring it follows.
+    pub fn ring(&self) -> Option<&Arc<Ring>> {
+        self.ring.as_ref()
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.ring.as_ref().map_or(Epoch::NONE, |ring| ring.epoch())
+    }
+
+    fn mode(&self) -> Mode {
+        self.ring.as_ref().map_or(Mode::Rf1, |ring| ring.document().mode)
+    }
+
+    /// The coordinator said that the ring is still this one, or a newer one.
+    pub fn confirmed(&mut self, now: Micros) {
+        self.confirmed_at = self.confirmed_at.max(now);
+    }
+
+    /// A node gave a sign of life, on any link.
+    pub fn heard(&mut self, now: Micros, slot: SlotId) {
+        self.heard.insert(slot, now);
+    }
+
+    /// A connection to a shard of another node is up, with nothing in it.
+    pub fn connected(&mut self, peer: PeerShard) {
+        self.connected.insert(peer);
+        if let Some(stream) = self.streams.get_mut(&peer) {
+            stream.connect(true);
+        }
+    }
+
+    /// It is gone, and what was on the way with it.
+    pub fn lost(&mut self, peer: PeerShard) {
+        self.connected.remove(&peer);
+        if let Some(stream) = self.streams.get_mut(&peer) {
+            stream.connect(false);
+        }
+    }
+
+    /// A message came in.
+    pub fn received(&mut self, now: Micros, store: &mut impl Store, bytes: &[u8]) -> Result<(), Garbled> {
+        let (sender, message) = decode(now, bytes)?;
+        if self.knows(&sender) {
+            self.heard(now, sender.peer.slot);
+            match message {
+                Message::Feed(feed) => self.fed(now, store, &sender, &feed),
+                Message::Ack(ack) => self.acked(now, store, &sender, &ack),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the sender is who the ring says it is.
+    fn knows(&self, sender: &Sender) -> bool {
+        let slot = self.ring.as_ref().and_then(|ring| ring.find_slot(sender.peer.slot));
+        slot.is_some_and(|slot| {
+            slot.incarnation.admits(sender.incarnation) && sender.peer.shard < slot.shards
+        })
+    }
+
+    /// What time brings: hand-overs that are over, clients that are given up on, bulk, messages that are due.
+    pub fn turn(&mut self, now: Micros, store: &mut impl Store) {
+        self.lift_fences(now, store);
+        self.give_up(now, store);
+        self.fill(now, store);
+        self.send_feeds(now);
+    }
+
+    /// The next thing to do.
+    pub fn next_effect(&mut self) -> Option<Effect<T>> {
+        self.effects.pop_front()
+    }
+
+    /// The partitions that a learner has everything of, on all of its shards that get something from this one. Reported to the
+    /// conductor with the epoch of the ring; reads and writes here count on the learner from before on.
+    pub fn ready(&self, learner: SlotId) -> impl Iterator<Item = PartitionId> {
+        let ends: Vec<&Stream> = self.ends(learner).collect();
+        // What an earlier primary may still say, or has said to this node only, the learner does not have.
+        let is_settled = |partition: &PartitionId| {
+            !self.fences.contains_key(partition) && !self.unsettled.contains(partition)
+        };
+        let mine = self.tenures.keys().copied().filter(is_settled);
+        mine.filter(move |&partition| {
+            !ends.is_empty() && ends.iter().all(|stream| stream.is_ready(partition))
+        })
+    }
+
+    fn ends(&self, slot: SlotId) -> impl Iterator<Item = &Stream> {
+        let all = PeerShard { slot, shard: 0 }..=PeerShard { slot, shard: u16::MAX };
+        self.streams.range(all).map(|(_, stream)| stream)
+    }
+
+    fn portion(&self, ring: &Ring) -> Portion {
+        let me = self.me.expect("only a member has a portion");
+        Portion::of_shard(self.shard, ring.slot(me).shards)
+    }
+
+    fn next_stream(&mut self) -> u64 {
+        self.streams_made += 1;
+        mix(self.incarnation.0 ^ u64::from(self.shard) << 48) ^ self.streams_made
+    }
+
+    fn send(&mut self, now: Micros, to: PeerShard, message: &Message) {
+        let Some(slot) = self.me else { return };
+        let peer = PeerShard { slot, shard: self.shard };
+        let sender = Sender { peer, incarnation: self.incarnation, epoch: self.epoch() };
+        let mut bytes = Vec::new();
+        encode(now, &sender, message, &mut bytes);
+        self.effects.push_back(Effect::Send { to, bytes });
+    }
+
+    /// Checks every bound; for tests and debugging.
+    pub fn check_invariants(&self) {
+        self.streams.values().for_each(Stream::check_invariants);
+        assert!(self.open.len() <= WRITES_MAX, "{} writes are open", self.open.len());
+        assert!(self.doubts.len() <= backup::DOUBTS_MAX, "{} keys are in doubt", self.doubts.len());
+        for (key, write) in &self.pending {
+            assert_eq!(&self.open[write].record.key, key, "what is pending is open");
+        }
+    }
+}

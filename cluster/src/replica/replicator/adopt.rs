@@ -1,0 +1,205 @@
+//! What another ring changes: partitions that this node becomes or ceases to be primary of, and streams.
+
+use super::*;
+use crate::replica::message::Entry;
+use crate::replica::stream::LEASE_OVER;
+use crate::ring::Assignment;
+
+impl<T: Copy> Replicator<T> {
+    /// Follows a newer ring. `me` is this node's slot, if the ring means it in its present life.
+    ///
+    /// A look at every partition: a millisecond or two.
+    pub fn adopt(&mut self, now: Micros, store: &mut impl Store, ring: &Arc<Ring>, me: Option<SlotId>) {
+        assert!(self.ring.as_ref().is_none_or(|old| old.epoch() < ring.epoch()), "rings only go forward");
+        let old = self.ring.replace(Arc::clone(ring));
+        let was = std::mem::replace(&mut self.me, me);
+        self.clock.enter(ring.term());
+        if was != me {
+            self.begin_as_member();
+        }
+        let mut freed = self.drop_streams_of_others(ring, old.as_deref());
+        for partition in self.scope.clone().map(PartitionId::new) {
+            let before = old.as_ref().map(|old| old.primary(partition)).filter(|_| was == me);
+            freed.append(&mut self.follow(now, store, ring, partition, before));
+        }
+        // Only now: what was stepped down from is closed already, and stays unknown.
+        self.arrived(now, store, &freed);
+        self.ask_again(now);
+        self.streams.retain(|_, stream| !stream.is_idle());
+        self.streams.values_mut().for_each(Stream::hurry);
+    }
+
+    /// Another place in the ring: nothing that was held counts.
+    fn begin_as_member(&mut self) {
+        let lost: Vec<_> = self.tenures.keys().copied().collect();
+        lost.into_iter().for_each(|partition| self.step_down(partition));
+        self.fences.clear();
+        self.filling.clear();
+        self.streams.clear();
+    }
+
+    /// Whoever is not a member in the life that the stream was made for gets another stream.
+    fn drop_streams_of_others(&mut self, ring: &Ring, old: Option<&Ring>) -> Vec<WriteId> {
+        let life = |ring: &Ring, slot| ring.find_slot(slot).map(|slot| (slot.incarnation, slot.shards));
+        let is_same = |slot| old.is_some_and(|old| life(old, slot) == life(ring, slot));
+        let is_member =
+            |slot| ring.find_slot(slot).is_some_and(|slot| slot.state.serves() || slot.state.is_away());
+        let gone = |peer: &PeerShard| !is_same(peer.slot) || !is_member(peer.slot);
+        let peers: Vec<_> = self.streams.keys().copied().filter(gone).collect();
+        let mut freed = Vec::new();
+        for peer in peers {
+            let mut stream = self.streams.remove(&peer).expect("it was just seen");
+            let mine = self.tenures.keys();
+            freed.extend(mine.flat_map(|&partition| stream.leave(partition)));
+        }
+        freed
+    }
+
+    fn follow(
+        &mut self,
+        now: Micros,
+        store: &mut impl Store,
+        ring: &Ring,
+        partition: PartitionId,
+        before: Option<SlotId>,
+    ) -> Vec<WriteId> {
+        let assignment = ring.assignment(partition);
+        let is_mine = Some(assignment.primary) == self.me;
+        if before.is_some_and(|before| before != assignment.primary && Some(before) != self.me) {
+            self.fence(now, ring, partition, before.expect("just seen"));
+        }
+        if !is_mine && self.tenures.contains_key(&partition) {
+            self.step_down(partition);
+            self.hand_off(ring, partition, assignment.primary);
+        }
+        let Some(me) = self.me else { return Vec::new() };
+        self.keep_or_empty(store, partition, me, &assignment);
+        if !is_mine {
+            return Vec::new();
+        }
+        let (receivers, is_gutter) = (assignment.receivers().collect(), assignment.is_gutter);
+        let known = self.tenures.get(&partition).map(|tenure| tenure.since);
+        if known.is_none() {
+            self.unsettled.insert(partition);
+        }
+        let since = known.unwrap_or(ring.epoch());
+        self.tenures.insert(partition, Tenure { since, receivers, is_gutter });
+        self.connect_receivers(ring, partition, &assignment)
+    }
+
+    /// Items that nobody will keep up to date go, and those of a partition that is to be filled, once.
+    fn keep_or_empty(
+        &mut self,
+        store: &mut impl Store,
+        partition: PartitionId,
+        me: SlotId,
+        assignment: &Assignment,
+    ) {
+        let filled_since = assignment.learner_since(me);
+        let holds_it = assignment.in_sync.contains(&me)
+            || (assignment.primary == me && self.tenures.contains_key(&partition));
+        let is_filling = filled_since.is_some() && self.filling.get(&partition).copied() == filled_since;
+        if !holds_it && !is_filling && holds(Safeguard::FillingEmptiesFirst) {
+            self.flush(store, partition, Portion::ALL);
+        }
+        match filled_since {
+            Some(since) => self.filling.insert(partition, since),
+            None => self.filling.remove(&partition),
+        };
+    }
+
+    pub(super) fn flush(&mut self, store: &mut impl Store, partition: PartitionId, portion: Portion) {
+        store.flush(partition, portion);
+        self.doubts.retain(|_, doubt| partition_of(doubt.hash) != partition || !portion.contains(doubt.hash));
+    }
+
+    /// The node that was primary may believe so for a while.
+    fn fence(&mut self, now: Micros, ring: &Ring, partition: PartitionId, before: SlotId) {
+        let Some(slot) = ring.find_slot(before).filter(|_| holds(Safeguard::PromotionWaits)) else { return };
+        let mine = if self.me.is_some() { self.portion(ring) } else { return };
+        for shard in 0..slot.shards {
+            let of = PeerShard { slot: before, shard };
+            if !Portion::of_shard(shard, slot.shards).meets(mine) {
+                continue;
+            }
+            let granted_at = self.sources.get(&of).and_then(|source| source.granted_at);
+            let lease_over = granted_at.map_or(now, |at| at + LEASE_OVER);
+            // Without leases only its word counts, and nobody waits for ever.
+            let waits_for_word = self.mode() != Mode::Sync && slot.state.serves();
+            let until = if waits_for_word { now + ISOLATED_AFTER } else { lease_over };
+            let fences = self.fences.entry(partition).or_default();
+            fences.retain(|fence| fence.of != of || fence.until > until);
+            fences.push(Fence { of, epoch: ring.epoch(), until });
+        }
+    }
+
+    /// Ends being primary of a partition. What is open stays unknown to its clients.
+    fn step_down(&mut self, partition: PartitionId) {
+        self.tenures.remove(&partition);
+        self.unsettled.remove(&partition);
+        let mut has_lost = false;
+        for stream in self.streams.values_mut() {
+            has_lost |= stream.resign(partition);
+        }
+        let is_its = |open: &&WriteId| self.open[*open].record.partition() == partition;
+        let lost: Vec<_> = self.open.keys().filter(is_its).copied().collect();
+        for write in lost {
+            has_lost = true;
+            self.close(write, Outcome::Unknown);
+        }
+        if has_lost {
+            self.streams.values_mut().for_each(Stream::disown);
+        }
+    }
+
+    /// Tells the next primary that this node has said everything.
+    fn hand_off(&mut self, ring: &Ring, partition: PartitionId, to: SlotId) {
+        if self.me.is_none() {
+            return;
+        }
+        for peer in self.peers_of(ring, to) {
+            let epoch = ring.epoch();
+            self.stream(ring, peer).push(epoch, Entry::Handoff(partition));
+        }
+    }
+
+    fn connect_receivers(
+        &mut self,
+        ring: &Ring,
+        partition: PartitionId,
+        assignment: &Assignment,
+    ) -> Vec<WriteId> {
+        let receivers: Vec<_> = assignment.receivers().collect();
+        let peers: Vec<_> = receivers.iter().flat_map(|&slot| self.peers_of(ring, slot)).collect();
+        for peer in peers {
+            let since = assignment.learner_since(peer.slot);
+            let epoch = ring.epoch();
+            let stream = self.stream(ring, peer);
+            match since {
+                Some(since) => stream.fill(partition, since),
+                None => stream.count_in(partition, epoch),
+            }
+        }
+        let gone = self.streams.iter_mut().filter(|(peer, _)| !receivers.contains(&peer.slot));
+        gone.flat_map(|(_, stream)| stream.leave(partition)).collect()
+    }
+
+    /// The shards of a node that can have keys of this shard.
+    fn peers_of(&self, ring: &Ring, slot: SlotId) -> Vec<PeerShard> {
+        let (mine, shards) = (self.portion(ring), ring.slot(slot).shards);
+        let meets = |&shard: &u16| Portion::of_shard(shard, shards).meets(mine);
+        (0..shards).filter(meets).map(|shard| PeerShard { slot, shard }).collect()
+    }
+
+    fn stream(&mut self, ring: &Ring, peer: PeerShard) -> &mut Stream {
+        if !self.streams.contains_key(&peer) {
+            let theirs = Portion::of_shard(peer.shard, ring.slot(peer.slot).shards);
+            let mine = self.portion(ring);
+            let common = Portion { first: mine.first.max(theirs.first), last: mine.last.min(theirs.last) };
+            let mut stream = Stream::new(self.next_stream(), common);
+            stream.connect(self.connected.contains(&peer));
+            self.streams.insert(peer, stream);
+        }
+        self.streams.get_mut(&peer).expect("it was just made")
+    }
+}

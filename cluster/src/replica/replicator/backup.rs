@@ -1,0 +1,214 @@
+//! The backup's side: what it takes from whom, the leases that it grants, and what it does about other nodes' unfinished
+//! business when it becomes primary.
+
+use super::*;
+use crate::replica::message::{Ack, Entry, Feed, Numbered};
+
+/// Keys in doubt. With more, the oldest items are dropped: a miss is always right.
+pub(super) const DOUBTS_MAX: usize = 64 << 10;
+
+impl<T: Copy> Replicator<T> {
+    /// A message of a source.
+    pub(super) fn fed(&mut self, now: Micros, store: &mut impl Store, sender: &Sender, feed: &Feed) {
+        if self.me.is_none() {
+            return;
+        }
+        let epoch = self.epoch();
+        let grants = sender.epoch == epoch;
+        let source = self.sources.entry(sender.peer).or_default();
+        if source.stream != feed.stream {
+            *source = Source { stream: feed.stream, granted_at: source.granted_at, ..Source::default() };
+        }
+        if grants {
+            source.granted_at = Some(now);
+        }
+        let is_whole = feed.entries.iter().all(|numbered| self.take(now, store, sender, feed, numbered));
+        if sender.epoch == epoch {
+            self.trust(sender.peer, feed);
+        }
+        let source = self.sources.get_mut(&sender.peer).expect("it was just made");
+        source.has_gap = !is_whole || source.applied < feed.sent;
+        // Asked again too early it would be refused again.
+        let wants_again = source.has_gap && sender.epoch == epoch;
+        let grant = grants.then_some(feed.sent_at);
+        let ack = Ack { stream: feed.stream, applied: source.applied, grant, wants_again };
+        self.send(now, sender.peer, &Message::Ack(ack));
+    }
+
+    /// After another ring: what was refused may be taken now.
+    pub(super) fn ask_again(&mut self, now: Micros) {
+        let asks = |(&peer, source): (&PeerShard, &Source)| {
+            let ack = Ack { stream: source.stream, applied: source.applied, grant: None, wants_again: true };
+            source.has_gap.then_some((peer, ack))
+        };
+        let asked: Vec<_> = self.sources.iter().filter_map(asks).collect();
+        for (peer, ack) in asked {
+            self.send(now, peer, &Message::Ack(ack));
+        }
+    }
+
+    /// Takes one entry. False: not this one, and so none after it.
+    fn take(
+        &mut self,
+        now: Micros,
+        store: &mut impl Store,
+        sender: &Sender,
+        feed: &Feed,
+        numbered: &Numbered,
+    ) -> bool {
+        let peer = sender.peer;
+        let applied = self.sources[&peer].applied;
+        if numbered.sequence <= applied {
+            return true;
+        }
+        let sequence = numbered.sequence;
+        if sequence > applied + 1 || numbered.epoch > self.epoch() {
+            return false;
+        }
+        if !self.accepts(peer, numbered) {
+            // A source that follows the same ring knows that this does not count.
+            let is_void = sender.epoch == self.epoch();
+            self.sources.get_mut(&peer).expect("it is fed").applied += u64::from(is_void);
+            return is_void;
+        }
+        let is_sure = |record: &Record| {
+            sequence > feed.unknown
+                && sequence <= feed.stable
+                && !self.tenures.contains_key(&record.partition())
+        };
+        match &numbered.entry {
+            Entry::Live(record) if is_sure(record) => self.put(now, store, record, None),
+            Entry::Live(record) => {
+                let doubt = Doubt { of: peer, stream: feed.stream, sequence, hash: record.hash };
+                self.put(now, store, record, Some(doubt));
+            }
+            Entry::Bulk(record) => self.put(now, store, record, None),
+            Entry::Begin(partitions) => self.begin(store, peer, partitions),
+            Entry::Handoff(partition) => self.handed_over(peer, *partition, numbered.epoch),
+            Entry::End(_) | Entry::Void => {}
+        }
+        self.sources.get_mut(&peer).expect("it is fed").applied = sequence;
+        true
+    }
+
+    /// Whether the source may say this: as the primary, or as the one before until it has handed over.
+    fn accepts(&self, peer: PeerShard, numbered: &Numbered) -> bool {
+        let (Entry::Live(record) | Entry::Bulk(record)) = &numbered.entry else { return true };
+        if !holds(Safeguard::BackupsFence) {
+            return true;
+        }
+        let partition = record.partition();
+        // Only of whom this node took over from: what an earlier primary says has been overtaken.
+        let since = self.tenures.get(&partition).map(|tenure| tenure.since);
+        let is_last = |fence: &Fence| fence.of == peer && Some(fence.epoch) == since;
+        let fences = self.fences.get(&partition).filter(|_| numbered.epoch < self.epoch());
+        self.is_primary(peer, partition) || fences.is_some_and(|all| all.iter().any(is_last))
+    }
+
+    fn is_primary(&self, peer: PeerShard, partition: PartitionId) -> bool {
+        self.ring.as_ref().is_some_and(|ring| ring.primary(partition) == peer.slot)
+    }
+
+    fn put(&mut self, now: Micros, store: &mut impl Store, record: &Record, doubt: Option<Doubt>) {
+        let known = store.version(now, record.hash, &record.key);
+        if known.is_some_and(|known| known >= record.version) && holds(Safeguard::NewestWins) {
+            return;
+        }
+        store.apply(now, record);
+        let Some(doubt) = doubt else {
+            self.doubts.remove(&record.key);
+            return;
+        };
+        if self.doubts.len() == DOUBTS_MAX
+            && let Some((key, doubt)) = self.doubts.pop_first()
+        {
+            store.apply(now, &Record { key, hash: doubt.hash, version: Version(0), content: None });
+        }
+        self.doubts.insert(record.key.clone(), doubt);
+        let source = self.sources.get_mut(&doubt.of).expect("it is fed");
+        source.doubted.push_back((doubt.sequence, record.key.clone()));
+    }
+
+    fn begin(
+        &mut self,
+        store: &mut impl Store,
+        peer: PeerShard,
+        partitions: &crate::ring::partitions::PartitionSet,
+    ) {
+        let Some(ring) = self.ring.clone() else { return };
+        let portion = Portion::of_shard(peer.shard, ring.slot(peer.slot).shards);
+        let its = |partition: &PartitionId| {
+            ring.primary(*partition) == peer.slot && !self.tenures.contains_key(partition)
+        };
+        let scope = self.scope.clone().map(PartitionId::new);
+        let emptied: Vec<_> = scope.filter(|partition| partitions.contains(*partition)).filter(its).collect();
+        for partition in emptied.into_iter().filter(|_| holds(Safeguard::FillingEmptiesFirst)) {
+            self.flush(store, partition, portion);
+        }
+    }
+
+    fn handed_over(&mut self, peer: PeerShard, partition: PartitionId, epoch: Epoch) {
+        if let Some(fences) = self.fences.get_mut(&partition) {
+            fences.retain(|fence| fence.of != peer || fence.epoch > epoch);
+        }
+    }
+
+    /// The source says that everybody has what it said up to some entry.
+    fn trust(&mut self, peer: PeerShard, feed: &Feed) {
+        let source = self.sources.get_mut(&peer).expect("it is fed");
+        while let Some((sequence, _)) = source.doubted.front()
+            && *sequence <= feed.stable
+        {
+            let (sequence, key) = source.doubted.pop_front().expect("just seen");
+            let is_it =
+                |doubt: &Doubt| (doubt.of, doubt.stream, doubt.sequence) == (peer, feed.stream, sequence);
+            // This node's own receivers may be others than the source's.
+            let is_mine = |doubt: &Doubt| self.tenures.contains_key(&partition_of(doubt.hash));
+            let known = self.doubts.get(&key).filter(|doubt| is_it(doubt) && !is_mine(doubt));
+            if sequence > feed.unknown && known.is_some() {
+                self.doubts.remove(&key);
+            }
+        }
+    }
+
+    /// Ends fences whose time is over, and settles what became this node's.
+    pub(super) fn lift_fences(&mut self, now: Micros, store: &mut impl Store) {
+        self.fences.retain(|_, fences| {
+            fences.retain(|fence| fence.until > now);
+            !fences.is_empty()
+        });
+        let is_free = |partition: &&PartitionId| !self.fences.contains_key(partition);
+        let free: Vec<_> = self.unsettled.iter().filter(is_free).copied().collect();
+        for partition in free {
+            if self.settle(now, store, partition) {
+                self.unsettled.remove(&partition);
+            }
+        }
+    }
+
+    /// Says again what an earlier primary may have said to this node only: whoever reads it here must find it elsewhere
+    /// afterwards. False: there is more, and no room now.
+    fn settle(&mut self, now: Micros, store: &mut impl Store, partition: PartitionId) -> bool {
+        let is_its = |(_, doubt): &(&Vec<u8>, &Doubt)| partition_of(doubt.hash) == partition;
+        let its: Vec<_> =
+            self.doubts.iter().filter(is_its).map(|(key, doubt)| (key.clone(), doubt.hash)).collect();
+        for (key, hash) in its {
+            if self.open.len() >= WRITES_MAX / 2 {
+                return false;
+            }
+            self.doubts.remove(&key);
+            if !holds(Safeguard::DoubtsAreSettled) {
+                continue;
+            }
+            let Some(version) = self.clock.next_version() else { return false };
+            let content = store.read(now, hash, &key).and_then(|record| record.content);
+            let record = Record { key, hash, version, content };
+            store.apply(now, &record);
+            let settles = self.mode() == Mode::Sync;
+            let open =
+                Open { token: None, record, deadline: Micros::NEVER, missing: 0, is_pending: false, settles };
+            self.say(now, open, store);
+        }
+        true
+    }
+}

@@ -1,0 +1,233 @@
+//! The primary's side: who may read and write, what a write waits for, what is sent.
+
+use super::*;
+use crate::placement::shard_of;
+use crate::replica::message::Ack;
+
+impl<T: Copy> Replicator<T> {
+    /// Whether what was read of a key may be answered: asked after reading, since the lease must hold then.
+    pub fn may_read(&self, now: Micros, hash: u64, key: &[u8]) -> Result<(), Refused> {
+        self.may_serve(now, hash)?;
+        let write = self.pending.get(key).map(|write| &self.open[write]);
+        if write.is_some_and(|open| open.settles) { Err(Refused::Wait) } else { Ok(()) }
+    }
+
+    /// Whether a key may be written: asked before what is there is looked at.
+    pub fn may_write(&self, now: Micros, hash: u64, key: &[u8]) -> Result<(), Refused> {
+        self.may_serve(now, hash)?;
+        if self.pending.contains_key(key) { Err(Refused::Wait) } else { Ok(()) }
+    }
+
+    fn may_serve(&self, now: Micros, hash: u64) -> Result<(), Refused> {
+        let partition = partition_of(hash);
+        let tenure = self.tenures.get(&partition).ok_or(Refused::NotPrimary)?;
+        if self.fences.contains_key(&partition) || self.unsettled.contains(&partition) {
+            return Err(Refused::Wait);
+        }
+        if self.is_isolated(now) {
+            return Err(Refused::NoLease);
+        }
+        if self.mode() != Mode::Sync || !holds(Safeguard::LeaseIsChecked) {
+            return Ok(());
+        }
+        let granted = |stream: &Stream| stream.is_granted(now, tenure.since);
+        let mut counted = self.counted(hash, tenure);
+        if counted.all(|(_, stream)| granted(stream)) { Ok(()) } else { Err(Refused::NoLease) }
+    }
+
+    /// The streams whose other ends count for a key.
+    fn counted<'a>(&'a self, hash: u64, tenure: &'a Tenure) -> impl Iterator<Item = (PeerShard, &'a Stream)> {
+        self.receivers(hash, tenure).filter(move |(_, stream)| stream.counts(partition_of(hash)))
+    }
+
+    fn receivers<'a>(
+        &'a self,
+        hash: u64,
+        tenure: &'a Tenure,
+    ) -> impl Iterator<Item = (PeerShard, &'a Stream)> {
+        let ring = self.ring.as_ref().expect("a tenure is by a ring");
+        tenure.receivers.iter().filter_map(move |&slot| {
+            let peer = PeerShard { slot, shard: shard_of(hash, ring.slot(slot).shards) };
+            let stream = self.streams.get(&peer)?;
+            stream.gets(partition_of(hash)).then_some((peer, stream))
+        })
+    }
+
+    /// Whether this node hears so little that it may have been removed.
+    fn is_isolated(&self, now: Micros) -> bool {
+        let recent = |at: Micros| now.since(at) < ISOLATED_AFTER;
+        let Some(ring) = &self.ring else { return true };
+        if recent(self.confirmed_at) {
+            return false;
+        }
+        let others = (0..).map(SlotId).zip(&ring.document().slots);
+        let others = others.filter(|&(id, slot)| Some(id) != self.me && slot.state.serves());
+        let is_heard = |id: SlotId| self.heard.get(&id).is_some_and(|&at| recent(at));
+        let (heard, silent): (Vec<_>, Vec<_>) = others.partition(|&(id, _)| is_heard(id));
+        heard.len() < silent.len()
+    }
+
+    /// Gives a key another state. [`Self::may_write`] must have allowed it in this turn. The answer is an [`Effect::Answer`];
+    /// the version is the item's CAS token.
+    ///
+    /// Refused, nothing has changed.
+    pub fn write(
+        &mut self,
+        now: Micros,
+        store: &mut impl Store,
+        mut write: Write<T>,
+    ) -> Result<Version, Refused> {
+        self.may_write(now, write.hash, &write.key)?;
+        if self.open.len() >= WRITES_MAX {
+            return Err(Refused::Overloaded);
+        }
+        if let Some(content) = &mut write.content
+            && self.tenures[&partition_of(write.hash)].is_gutter
+        {
+            let latest = now + GUTTER_TTL_MAX;
+            content.dies_at = Some(content.dies_at.map_or(latest, |dies_at| dies_at.min(latest)));
+        }
+        let record = Record { key: write.key, hash: write.hash, version: Version(0), content: write.content };
+        let is_full = |(_, stream): (_, &Stream)| !stream.has_room(record_bytes(&record));
+        let tenure = &self.tenures[&record.partition()];
+        if self.mode() == Mode::Sync && self.receivers(record.hash, tenure).any(is_full) {
+            return Err(Refused::Overloaded);
+        }
+        let version = self.clock.next_version().ok_or(Refused::WornOut)?;
+        let record = Record { version, ..record };
+        let waits = match self.mode() {
+            Mode::Sync => true,
+            Mode::Inval => write.invalidates,
+            Mode::Async | Mode::Rf1 => false,
+        };
+        let is_pending = self.mode() == Mode::Sync && holds(Safeguard::PendingIsNotRead);
+        if !is_pending {
+            store.apply(now, &record);
+        }
+        let waits = waits && holds(Safeguard::WritesWaitForBackups);
+        let token = if waits { Some(write.token) } else { None };
+        let open = Open { token, record, deadline: write.deadline, missing: 0, is_pending, settles: false };
+        self.say(now, open, store);
+        if !waits {
+            self.effects.push_back(Effect::Answer { token: write.token, outcome: Outcome::Done });
+        }
+        Ok(version)
+    }
+
+    /// Sends a state to all who get it; what counts is waited for.
+    pub(super) fn say(&mut self, now: Micros, mut open: Open<T>, store: &mut impl Store) {
+        self.writes_made += 1;
+        let (write, epoch) = (self.writes_made, self.epoch());
+        let partition = open.record.partition();
+        let tenure = &self.tenures[&partition];
+        let peers: Vec<_> = self.receivers(open.record.hash, tenure).map(|(peer, _)| peer).collect();
+        if open.is_pending || open.settles {
+            let before = self.pending.insert(open.record.key.clone(), write);
+            assert!(before.is_none(), "a key that is pending is not written");
+        }
+        for peer in &peers {
+            let stream = self.streams.get_mut(peer).expect("a receiver has a stream");
+            let counts = stream.counts(partition);
+            if stream.has_room(record_bytes(&open.record)) {
+                stream.push_write(epoch, open.record.clone(), write, counts);
+                open.missing += u32::from(counts);
+            } else {
+                // The item is in the store: the bulk will bring it.
+                stream.break_off(mix(stream.id), epoch, counts.then_some(write));
+                open.missing += u32::from(counts);
+            }
+        }
+        let is_done = open.missing == 0;
+        self.open.insert(write, open);
+        if is_done {
+            self.complete(now, store, write);
+        }
+    }
+
+    /// An answer of a backup.
+    pub(super) fn acked(&mut self, now: Micros, store: &mut impl Store, sender: &Sender, ack: &Ack) {
+        let Some(stream) = self.streams.get_mut(&sender.peer) else { return };
+        let arrived = stream.acked(ack, sender.epoch);
+        self.arrived(now, store, &arrived);
+    }
+
+    /// Somebody has, or need not have, an entry of each of these writes.
+    pub(super) fn arrived(&mut self, now: Micros, store: &mut impl Store, writes: &[WriteId]) {
+        for &write in writes {
+            let Some(open) = self.open.get_mut(&write) else { continue };
+            open.missing -= 1;
+            if open.missing == 0 {
+                self.complete(now, store, write);
+            }
+        }
+    }
+
+    fn complete(&mut self, now: Micros, store: &mut impl Store, write: WriteId) {
+        let open = self.open.get(&write).expect("what completes is open");
+        if open.is_pending {
+            store.apply(now, &open.record);
+        }
+        self.close(write, Outcome::Done);
+    }
+
+    /// Ends a write.
+    pub(super) fn close(&mut self, write: WriteId, outcome: Outcome) {
+        let Some(open) = self.open.remove(&write) else { return };
+        if self.pending.get(&open.record.key) == Some(&write) {
+            self.pending.remove(&open.record.key);
+        }
+        if let Some(token) = open.token {
+            self.effects.push_back(Effect::Answer { token, outcome });
+        }
+    }
+
+    /// Answers clients that are given up on. What they wrote stays under way.
+    pub(super) fn give_up(&mut self, now: Micros, store: &mut impl Store) {
+        if now < self.give_up_at {
+            return;
+        }
+        self.give_up_at = now + GIVE_UP_EVERY;
+        let is_over = |open: &Open<T>| open.token.is_some() && open.deadline <= now;
+        let over = self.open.iter().filter(|(_, open)| is_over(open)).map(|(&write, _)| write);
+        for write in over.collect::<Vec<_>>() {
+            if !holds(Safeguard::BackupsStayUntilDown) {
+                self.complete(now, store, write);
+                continue;
+            }
+            let token = self.open.get_mut(&write).and_then(|open| open.token.take());
+            let outcome = Outcome::Unknown;
+            self.effects.extend(token.map(|token| Effect::Answer { token, outcome }));
+        }
+    }
+
+    /// Goes on to fill learners.
+    pub(super) fn fill(&mut self, now: Micros, store: &impl Store) {
+        let epoch = self.epoch();
+        let (pending, open) = (&self.pending, &self.open);
+        for stream in self.streams.values_mut() {
+            for partition in stream.begin_bulk(epoch) {
+                // The store does not have these, or has what nobody may count on yet.
+                let its = pending.values().map(|write| (write, &open[write].record));
+                for (&write, record) in its.filter(|(_, record)| record.partition() == partition) {
+                    if stream.portion.contains(record.hash) {
+                        stream.push_write(epoch, record.clone(), write, false);
+                    }
+                }
+            }
+            stream.step_bulk(now, epoch, store, |record| pending.contains_key(&record.key));
+        }
+    }
+
+    /// Says what there is to say to whom it is due.
+    pub(super) fn send_feeds(&mut self, now: Micros) {
+        let mut feeds = Vec::new();
+        for (&peer, stream) in &mut self.streams {
+            while let Some(feed) = stream.next_feed(now, |write| self.open.contains_key(&write)) {
+                feeds.push((peer, Message::Feed(feed)));
+            }
+        }
+        for (peer, feed) in feeds {
+            self.send(now, peer, &feed);
+        }
+    }
+}

@@ -1,0 +1,561 @@
+//! Replicating clusters in one thread from one seed: nodes of one or two shards, links that delay, go silent one way or both and
+//! end, nodes that pause, die and return, clocks that differ in speed, and a conductor that sees badly. Clients read and write
+//! a few keys; what they saw is judged afterwards.
+//!
+//! Judged in `sync`: a read gives the newest state that anyone was told of, or a newer one, or nothing (I3); nothing where a
+//! value must be is a loss (I2); of two changes of one state one is acknowledged (I4). In `inval` the same against invalidating
+//! writes, of reads by a ring that is not older. In every mode: while nobody fails the newest state is read; at the end all
+//! copies are equal (I7) and every key is served; every queue keeps its bound (I9).
+//!
+//! `SLABRING_SEEDS=N` runs N seeds, `SLABRING_SEED=S` one of them, with its events on stderr.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::memory::MemoryStore;
+use super::{Content, Effect, Outcome, PeerShard, Record, Refused, Replicator, Store, Write};
+use crate::migrate;
+use crate::names::Incarnation;
+use crate::placement::{PartitionId, hash_key, partition_of, shard_of};
+use crate::ring::{Mode, NodeState, Ring, RingDocument};
+use crate::safeguard::{Safeguard, holds};
+use crate::simulation::dice::Dice;
+use crate::simulation::ring_of;
+use crate::table::SlotId;
+use crate::time::Micros;
+
+mod conductor;
+mod history;
+mod tests;
+
+use history::{Did, History, Op};
+
+/// Partitions that keys are in.
+const SCOPE: u16 = 6;
+const KEYS_PER_PARTITION: usize = 2;
+const FAULTS_END: Micros = Micros::from_millis(14_000);
+const CLIENTS_END: Micros = Micros::from_millis(20_000);
+/// Nobody waits longer for the word of an earlier primary than three seconds after the last movement.
+const END: Micros = Micros::from_millis(30_000);
+const CLIENT_TIME_MAX: Micros = Micros::from_millis(250);
+const TURN_EVERY: Micros = Micros::from_millis(20);
+
+struct Key {
+    bytes: Vec<u8>,
+    hash: u64,
+}
+
+thread_local! {
+    static KEYS: RefCell<Arc<Vec<Key>>> = RefCell::new(Arc::new(keys()));
+}
+
+fn keys() -> Vec<Key> {
+    let mut keys: Vec<Key> = Vec::new();
+    for n in 0_u32.. {
+        let bytes = n.to_string().into_bytes();
+        let hash = hash_key(&bytes);
+        let index = partition_of(hash).index();
+        let like = keys.iter().filter(|key| partition_of(key.hash).index() == index).count();
+        if index < usize::from(SCOPE) && like < KEYS_PER_PARTITION {
+            keys.push(Key { bytes, hash });
+            if keys.len() == usize::from(SCOPE) * KEYS_PER_PARTITION {
+                break;
+            }
+        }
+    }
+    keys
+}
+
+struct Shard {
+    replicator: Replicator<usize>,
+    store: MemoryStore,
+}
+
+struct Node {
+    life: u64,
+    shards: Vec<Shard>,
+    /// Millionths by which its clock is fast or slow.
+    rate: u64,
+    paused_until: Micros,
+    /// Cut off from the coordinator.
+    is_cut_off: bool,
+}
+
+#[derive(Debug)]
+enum Happens {
+    Turn { node: usize, life: u64 },
+    Arrives { link: (usize, usize), generation: u64, to: u16, bytes: Vec<u8> },
+    Learns { node: usize, life: u64, ring: Arc<Ring> },
+    Client,
+    Tries { op: usize },
+    Replies { op: usize, life: u64 },
+    Fault,
+    Heals { from: usize, to: usize },
+    Returns { node: usize },
+    Conductor,
+}
+
+/// One direction between two nodes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Link {
+    generation: u64,
+    last_at: Micros,
+    is_cut: bool,
+}
+
+struct World {
+    dice: Dice,
+    now: Micros,
+    mode: Mode,
+    queue: BTreeMap<(Micros, u64), Happens>,
+    count: u64,
+    nodes: Vec<Option<Node>>,
+    shard_counts: Vec<u16>,
+    lives: Vec<u64>,
+    links: BTreeMap<(usize, usize), Link>,
+    rings: Vec<Arc<Ring>>,
+    conductor: conductor::Office,
+    keys: Arc<Vec<Key>>,
+    history: History,
+    may_evict: bool,
+    has_failed: bool,
+    is_loud: bool,
+}
+
+impl World {
+    fn new(seed: u64, mode: Mode, is_loud: bool) -> Self {
+        let mut dice = Dice(seed.wrapping_mul(4) + mode as u64);
+        let replicas = match mode {
+            Mode::Rf1 => 1,
+            _ => 2 + u8::from(dice.chance(400)),
+        };
+        let count = 3 + dice.index(2);
+        let shard_counts: Vec<_> = (0..count).map(|_| 1 + u16::from(dice.chance(300))).collect();
+        let ring = conductor::first_ring(&shard_counts, replicas, mode);
+        let mut world = Self {
+            may_evict: dice.chance(200),
+            dice,
+            now: Micros(0),
+            mode,
+            queue: BTreeMap::new(),
+            count: 0,
+            nodes: (0..count).map(|_| None).collect(),
+            lives: vec![0; count],
+            shard_counts,
+            links: BTreeMap::new(),
+            rings: vec![ring],
+            conductor: conductor::Office::default(),
+            keys: KEYS.with_borrow(Arc::clone),
+            history: History::default(),
+            has_failed: false,
+            is_loud,
+        };
+        (0..count).for_each(|node| world.start(node));
+        world.happen_in(2_000, Happens::Fault);
+        world.happen_in(600, Happens::Client);
+        world.happen_in(100, Happens::Conductor);
+        world
+    }
+
+    fn say(&self, text: impl FnOnce() -> String) {
+        if self.is_loud {
+            eprintln!("{:>9} {}", self.now.0, text());
+        }
+    }
+
+    fn happen_at(&mut self, at: Micros, what: Happens) {
+        self.count += 1;
+        self.queue.insert((at.max(self.now), self.count), what);
+    }
+
+    fn happen_in(&mut self, millis: u64, what: Happens) {
+        self.happen_at(self.now + Micros::from_millis(millis), what);
+    }
+
+    fn run(&mut self) {
+        while let Some(((at, _), what)) = self.queue.pop_first() {
+            if at > END {
+                break;
+            }
+            self.now = at;
+            self.happen(what);
+        }
+        self.history.check(self.mode, self.has_failed, self.may_evict);
+        self.check_end();
+    }
+
+    /// A node that runs now and in this life.
+    fn node(&mut self, node: usize, life: u64) -> Option<&mut Node> {
+        self.nodes[node].as_mut().filter(|node| node.life == life)
+    }
+
+    fn local(&self, node: usize) -> Micros {
+        let rate = self.nodes[node].as_ref().map_or(0, |node| node.rate);
+        Micros(1_000_000 + self.now.0 * rate / 1_000_000)
+    }
+
+    fn happen(&mut self, what: Happens) {
+        // A paused node does everything later.
+        let (Happens::Turn { node, .. }
+        | Happens::Learns { node, .. }
+        | Happens::Arrives { link: (_, node), .. }) = what
+        else {
+            return self.happen_to_world(&what);
+        };
+        let paused_until = self.nodes[node].as_ref().map_or(self.now, |node| node.paused_until);
+        if paused_until > self.now {
+            return self.happen_at(paused_until, what);
+        }
+        let now = self.local(node);
+        match what {
+            Happens::Turn { life, .. } => {
+                if self.node(node, life).is_some() {
+                    self.turn(node);
+                    self.happen_at(self.now + TURN_EVERY, Happens::Turn { node, life });
+                }
+            }
+            Happens::Learns { life, ring, .. } => self.learns(node, life, &ring),
+            Happens::Arrives { link, generation, to, bytes } => {
+                let known = self.links.get(&link).copied().unwrap_or_default();
+                let Some(at) = self.nodes[node].as_mut() else { return };
+                if known.generation != generation || known.is_cut {
+                    return;
+                }
+                let shard = &mut at.shards[usize::from(to)];
+                shard.replicator.received(now, &mut shard.store, &bytes).unwrap();
+                self.turn(node);
+            }
+            _ => unreachable!("nothing else is a node's"),
+        }
+    }
+
+    fn happen_to_world(&mut self, what: &Happens) {
+        match *what {
+            Happens::Client => self.client(),
+            Happens::Tries { op } => self.tries(op),
+            Happens::Replies { op, life } => self.replies(op, life),
+            Happens::Fault => self.fault(),
+            Happens::Heals { from, to } => {
+                self.links.entry((from, to)).or_default().is_cut = false;
+                self.reconnect(from, to);
+            }
+            Happens::Returns { node } => self.start(node),
+            Happens::Conductor => self.conduct(),
+            _ => unreachable!("the rest is a node's"),
+        }
+    }
+
+    fn start(&mut self, index: usize) {
+        if self.nodes[index].is_some() {
+            return;
+        }
+        self.lives[index] += 1;
+        let life = self.lives[index];
+        self.say(|| format!("n{index} starts its life {life}"));
+        let shard = |shard| Shard {
+            replicator: Replicator::new(Incarnation(life), shard, 0..SCOPE),
+            store: MemoryStore::default(),
+        };
+        let rate = 900_000 + self.dice.below(200_001);
+        let shards = (0..self.shard_counts[index]).map(shard).collect();
+        self.nodes[index] = Some(Node { life, shards, rate, paused_until: Micros(0), is_cut_off: false });
+        for other in 0..self.nodes.len() {
+            self.reconnect(index, other);
+        }
+        let ring = Arc::clone(self.rings.last().unwrap());
+        self.happen_in(1, Happens::Learns { node: index, life, ring });
+        self.happen_in(2, Happens::Turn { node: index, life });
+    }
+
+    /// A new connection between two nodes: what was on the way is lost.
+    fn reconnect(&mut self, one: usize, other: usize) {
+        if one == other {
+            return;
+        }
+        for (from, to) in [(one, other), (other, one)] {
+            let link = self.links.entry((from, to)).or_default();
+            *link = Link { generation: link.generation + 1, last_at: Micros(0), is_cut: link.is_cut };
+            let shards = self.shard_counts[to];
+            for shard in self.nodes[from].iter_mut().flat_map(|node| &mut node.shards) {
+                for peer in (0..shards).map(|shard| PeerShard { slot: slot(to), shard }) {
+                    shard.replicator.lost(peer);
+                    shard.replicator.connected(peer);
+                }
+            }
+        }
+    }
+
+    fn learns(&mut self, index: usize, life: u64, ring: &Arc<Ring>) {
+        let now = self.local(index);
+        let Some(node) = self.node(index, life) else { return };
+        let me = (ring.slot(slot(index)).incarnation == Incarnation(life)).then_some(slot(index));
+        for shard in &mut node.shards {
+            let epoch = shard.replicator.ring().map(|ring| ring.epoch());
+            if epoch.is_none_or(|epoch| epoch < ring.epoch()) {
+                shard.replicator.adopt(now, &mut shard.store, ring, me);
+            }
+        }
+        self.say(|| format!("n{index} follows {:?}", ring.epoch()));
+        self.turn(index);
+    }
+
+    fn turn(&mut self, index: usize) {
+        let now = self.local(index);
+        let Some(node) = self.nodes[index].as_mut() else { return };
+        if node.paused_until > self.now {
+            return;
+        }
+        let (mut sent, mut answers) = (Vec::new(), Vec::new());
+        for shard in &mut node.shards {
+            if !node.is_cut_off {
+                shard.replicator.confirmed(now);
+            }
+            shard.replicator.turn(now, &mut shard.store);
+            shard.replicator.check_invariants();
+            while let Some(effect) = shard.replicator.next_effect() {
+                match effect {
+                    Effect::Send { to, bytes } => sent.push((to, bytes)),
+                    Effect::Answer { token, outcome } => answers.push((token, outcome)),
+                }
+            }
+        }
+        for (to, bytes) in sent {
+            self.send(index, to, bytes);
+        }
+        for (op, outcome) in answers {
+            let is_done = outcome == Outcome::Done;
+            self.say(|| format!("op {op} is {outcome:?}"));
+            self.history.end(op, self.now, is_done);
+        }
+    }
+
+    fn send(&mut self, from: usize, to: PeerShard, bytes: Vec<u8>) {
+        let delay_max = if self.dice.chance(30) { 200_000 } else { 2_000 };
+        let delay = Micros(100 + self.dice.below(delay_max));
+        let link = self.links.entry((from, usize::from(to.slot.0))).or_default();
+        link.last_at = link.last_at.max(self.now + delay);
+        let (at, generation) = (link.last_at, link.generation);
+        let link = (from, usize::from(to.slot.0));
+        self.happen_at(at, Happens::Arrives { link, generation, to: to.shard, bytes });
+    }
+
+    fn client(&mut self) {
+        if self.now < CLIENTS_END {
+            let pause = 1 + self.dice.below(30);
+            self.happen_in(pause, Happens::Client);
+        }
+        let key = self.dice.index(self.keys.len());
+        let did = match self.dice.below(10) {
+            0..5 => Did::Get,
+            5..8 => Did::Set,
+            8 => Did::Change,
+            _ if key.is_multiple_of(2) => Did::Delete,
+            _ => Did::Set,
+        };
+        let op = self.history.begin(Op::new(key, did, self.now));
+        self.happen_in(0, Happens::Tries { op });
+    }
+
+    /// Some node takes the operation, by its own ring: a real one would forward it.
+    fn tries(&mut self, op: usize) {
+        let Op { key, did, from, .. } = self.history.ops[op];
+        if self.now.since(from) > CLIENT_TIME_MAX {
+            return;
+        }
+        let Key { bytes, hash } = &self.keys[key];
+        let (bytes, hash) = (bytes.clone(), *hash);
+        let asked = self.dice.index(self.nodes.len());
+        let view = self.nodes[asked].as_ref().and_then(|node| node.shards[0].replicator.ring().cloned());
+        let owner = view.map_or(asked, |ring| usize::from(ring.primary(partition_of(hash)).0));
+        let now = self.local(owner);
+        let retry = 2 + self.dice.below(20);
+        let Some(node) = self.nodes[owner].as_mut().filter(|node| node.paused_until <= self.now) else {
+            return self.happen_in(retry, Happens::Tries { op });
+        };
+        let life = node.life;
+        let index = shard_of(hash, u16::try_from(node.shards.len()).unwrap());
+        let shard = &mut node.shards[usize::from(index)];
+        if self.may_evict && self.dice.chance(20) {
+            shard.store.evict(hash, &bytes);
+        }
+        let epoch = shard.replicator.ring().map_or(0, |ring| ring.epoch().0);
+        if did == Did::Get {
+            if shard.replicator.may_read(now, hash, &bytes).is_err() {
+                return self.happen_in(retry, Happens::Tries { op });
+            }
+            let found = shard.store.read(now, hash, &bytes);
+            self.history.saw(op, owner, epoch, found.as_ref());
+            // The node may be stopped between reading and answering.
+            let may_stop = self.now < FAULTS_END && self.dice.chance(5);
+            let stop = if may_stop { self.dice.below(4_000) } else { 0 };
+            if stop > 0 {
+                let until = self.now + Micros::from_millis(stop);
+                self.nodes[owner].as_mut().unwrap().paused_until = until;
+                self.has_failed |= stop > 400;
+            }
+            return self.happen_in(stop, Happens::Replies { op, life });
+        }
+        if shard.replicator.may_write(now, hash, &bytes).is_err() {
+            return self.happen_in(retry, Happens::Tries { op });
+        }
+        let found = shard.store.read(now, hash, &bytes);
+        if did == Did::Change && found.is_none() {
+            return;
+        }
+        let content = Content { value: op.to_string().into_bytes(), ..Content::default() };
+        let write = Write {
+            token: op,
+            hash,
+            key: bytes,
+            content: (did != Did::Delete).then_some(content),
+            invalidates: did != Did::Set,
+            deadline: now + CLIENT_TIME_MAX,
+        };
+        match shard.replicator.write(now, &mut shard.store, write) {
+            Ok(version) => {
+                self.say(|| format!("op {op} {did:?} of {key} at n{owner} is {version:?}"));
+                self.history.wrote(op, owner, epoch, version, found.as_ref());
+            }
+            Err(refused) => assert!(matches!(refused, Refused::Overloaded), "{refused:?}"),
+        }
+        self.turn(owner);
+    }
+
+    /// What was read is answered, if the lease still holds.
+    fn replies(&mut self, op: usize, life: u64) {
+        let Op { key, node: owner, .. } = self.history.ops[op];
+        let now = self.local(owner);
+        let Key { bytes, hash } = &self.keys[key];
+        let (bytes, hash) = (bytes.clone(), *hash);
+        let Some(node) = self.node(owner, life) else { return };
+        let index = shard_of(hash, u16::try_from(node.shards.len()).unwrap());
+        let is_good = node.shards[usize::from(index)].replicator.may_read(now, hash, &bytes).is_ok();
+        if is_good || !holds(Safeguard::LeaseIsChecked) {
+            self.say(|| format!("op {op} get of {key} at n{owner}: {:?}", self.history.ops[op].seen));
+            self.history.end(op, self.now, true);
+        }
+    }
+
+    fn fault(&mut self) {
+        if self.now >= FAULTS_END {
+            return self.mend();
+        }
+        let pause = 100 + self.dice.below(1_500);
+        self.happen_in(pause, Happens::Fault);
+        let (one, other) = (self.dice.index(self.nodes.len()), self.dice.index(self.nodes.len()));
+        let span = 50 + self.dice.below(4_000);
+        match self.dice.below(7) {
+            0 => self.cut(one, other, span, self.dice.0 & 1 == 0),
+            1 => (0..self.nodes.len()).for_each(|other| self.cut(one, other, span, true)),
+            2 => self.reconnect(one, other),
+            3 => self.crash(one),
+            4 => {
+                let until = self.now + Micros::from_millis(span);
+                self.has_failed = true;
+                self.say(|| format!("n{one} stops until {}", until.0));
+                if let Some(node) = &mut self.nodes[one] {
+                    node.paused_until = node.paused_until.max(until);
+                }
+            }
+            5 => {
+                if let Some(node) = &mut self.nodes[one] {
+                    node.is_cut_off = !node.is_cut_off;
+                    self.has_failed = true;
+                }
+            }
+            _ => self.conductor.wants_change = true,
+        }
+    }
+
+    fn cut(&mut self, from: usize, to: usize, span: u64, is_both: bool) {
+        self.has_failed = true;
+        self.say(|| format!("n{from} to n{to} is cut for {span} ms, both ways: {is_both}"));
+        let back = if is_both { Some((to, from)) } else { None };
+        for pair in [(from, to)].into_iter().chain(back) {
+            self.links.entry(pair).or_default().is_cut = true;
+        }
+        self.happen_in(span, Happens::Heals { from, to });
+        self.happen_in(span, Happens::Heals { from: to, to: from });
+    }
+
+    /// A node loses everything. What only it held may be lost with it: those keys are not judged for losses from here on.
+    fn crash(&mut self, index: usize) {
+        if self.nodes[index].take().is_none() {
+            return;
+        }
+        self.has_failed = true;
+        self.say(|| format!("n{index} dies"));
+        self.note_losses();
+        let pause = self.dice.below(6_000);
+        self.happen_in(pause, Happens::Returns { node: index });
+    }
+
+    /// Whether by the ring somebody who lives holds each key.
+    fn note_losses(&mut self) {
+        let ring = Arc::clone(self.rings.last().unwrap());
+        for key in 0..self.keys.len() {
+            let assignment = ring.assignment(partition_of(self.keys[key].hash));
+            let lives = |at: usize| {
+                let incarnation = ring.slot(slot(at)).incarnation;
+                self.nodes[at].as_ref().is_some_and(|node| Incarnation(node.life) == incarnation)
+            };
+            if !assignment.in_sync.iter().any(|slot| lives(usize::from(slot.0))) {
+                self.history.may_lose(key);
+            }
+        }
+    }
+
+    fn mend(&mut self) {
+        self.say(|| "everything is mended".to_owned());
+        for index in 0..self.nodes.len() {
+            self.start(index);
+            if let Some(node) = &mut self.nodes[index] {
+                node.is_cut_off = false;
+                node.paused_until = node.paused_until.min(self.now);
+            }
+            for other in 0..self.nodes.len() {
+                self.links.entry((index, other)).or_default().is_cut = false;
+                self.reconnect(index, other);
+            }
+        }
+    }
+
+    /// I7, and that every key is served.
+    fn check_end(&mut self) {
+        let ring = Arc::clone(self.rings.last().unwrap());
+        for (key, Key { bytes, hash }) in self.keys.iter().enumerate() {
+            let assignment = ring.assignment(partition_of(*hash));
+            let read = |at: SlotId| {
+                let index = usize::from(at.0);
+                let node = self.nodes[index].as_ref().expect("everything is mended");
+                let shard =
+                    &node.shards[usize::from(shard_of(*hash, u16::try_from(node.shards.len()).unwrap()))];
+                (shard, self.local(index))
+            };
+            let (primary, now) = read(assignment.primary);
+            let served = primary.replicator.may_read(now, *hash, bytes);
+            let primary_slot = assignment.primary;
+            assert_eq!(served, Ok(()), "key {key} is not served by {primary_slot:?}");
+            let newest = primary.store.read(now, *hash, bytes);
+            for copy in assignment.in_sync.iter().filter(|&&copy| copy != assignment.primary) {
+                let (copy, now) = read(*copy);
+                let held = copy.store.read(now, *hash, bytes);
+                // What dies does so by clocks that differ, and what is evicted by chance.
+                let dies = |found: &Option<Record>| {
+                    found.as_ref().and_then(|record| record.content.as_ref()?.dies_at).is_some()
+                };
+                let may_differ = self.may_evict && (held.is_none() || newest.is_none());
+                let may_differ = may_differ || dies(&held) || dies(&newest);
+                let is_equal = held == newest || may_differ;
+                assert!(is_equal, "key {key}: copies differ at the end: {held:?} and {newest:?}");
+            }
+        }
+        let is_well = ring.document().slots.iter().all(|slot| slot.state == NodeState::Up);
+        assert!(is_well, "not all are members again: {:?}", ring.document().slots);
+    }
+}
+
+fn slot(node: usize) -> SlotId {
+    SlotId(u16::try_from(node).unwrap())
+}

@@ -1,0 +1,194 @@
+//! What clients did and saw, and whether they may have. Never looks at the cluster.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::*;
+use crate::replica::{Record, Version};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Did {
+    Get,
+    Set,
+    /// Replaces what it read, by compare-and-swap.
+    Change,
+    Delete,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Op {
+    pub(super) key: usize,
+    pub(super) did: Did,
+    pub(super) from: Micros,
+    /// When the client was told that it is done.
+    done_at: Option<Micros>,
+    pub(super) node: usize,
+    epoch: u64,
+    /// Of what was written, or read.
+    version: Option<Version>,
+    /// The write whose value was read, or was there when it was replaced.
+    pub(super) seen: Option<(Version, usize)>,
+    judged_for_loss: bool,
+}
+
+impl Op {
+    pub(super) fn new(key: usize, did: Did, from: Micros) -> Self {
+        let judged_for_loss = true;
+        Self { key, did, from, done_at: None, node: 0, epoch: 0, version: None, seen: None, judged_for_loss }
+    }
+
+    fn is_before(&self, other: &Self) -> bool {
+        self.done_at.is_some_and(|done| done < other.from)
+    }
+}
+
+#[derive(Default)]
+pub(super) struct History {
+    pub(super) ops: Vec<Op>,
+    may_lose: BTreeSet<usize>,
+}
+
+fn seen(found: Option<&Record>) -> Option<(Version, usize)> {
+    let record = found?;
+    let value = &record.content.as_ref().expect("it was read").value;
+    Some((record.version, String::from_utf8(value.clone()).unwrap().parse().unwrap()))
+}
+
+impl History {
+    pub(super) fn begin(&mut self, op: Op) -> usize {
+        self.ops.push(op);
+        self.ops.len() - 1
+    }
+
+    pub(super) fn saw(&mut self, op: usize, node: usize, epoch: u64, found: Option<&Record>) {
+        let is_judged = !self.may_lose.contains(&self.ops[op].key);
+        let op = &mut self.ops[op];
+        (op.node, op.epoch, op.seen, op.judged_for_loss) = (node, epoch, seen(found), is_judged);
+        op.version = op.seen.map(|(version, _)| version);
+    }
+
+    pub(super) fn wrote(
+        &mut self,
+        op: usize,
+        node: usize,
+        epoch: u64,
+        version: Version,
+        over: Option<&Record>,
+    ) {
+        let op = &mut self.ops[op];
+        (op.node, op.epoch, op.version, op.seen) = (node, epoch, Some(version), seen(over));
+    }
+
+    pub(super) fn end(&mut self, op: usize, now: Micros, is_done: bool) {
+        let op = &mut self.ops[op];
+        assert!(op.done_at.is_none(), "an operation is answered once");
+        op.done_at = is_done.then_some(now);
+    }
+
+    pub(super) fn may_lose(&mut self, key: usize) {
+        self.may_lose.insert(key);
+    }
+
+    /// Operations that were answered well.
+    pub(super) fn done(&self) -> usize {
+        self.ops.iter().filter(|op| op.done_at.is_some()).count()
+    }
+
+    pub(super) fn check(&self, mode: Mode, has_failed: bool, may_evict: bool) {
+        let mut keys: BTreeMap<usize, Vec<(usize, &Op)>> = BTreeMap::new();
+        for (number, op) in self.ops.iter().enumerate() {
+            keys.entry(op.key).or_default().push((number, op));
+        }
+        for ops in keys.values() {
+            self.check_values(ops);
+            if mode == Mode::Sync || !has_failed {
+                check_order(ops);
+                check_winners(ops);
+            }
+            if mode == Mode::Inval {
+                self.check_invalidations(ops);
+            }
+            if mode == Mode::Sync && !may_evict {
+                check_losses(ops);
+            }
+        }
+    }
+
+    /// What is read was written, to this key, and before the read ended.
+    fn check_values(&self, ops: &[(usize, &Op)]) {
+        for (number, op) in ops {
+            let Some((_, written_by)) = op.seen else { continue };
+            let write = &self.ops[written_by];
+            let is_late = op.done_at.is_some_and(|done| done < write.from);
+            assert!(write.key == op.key && !is_late, "op {number} reads what {written_by} wrote");
+        }
+    }
+
+    /// A read does not give what an invalidating write, acknowledged before by the same ring or an older one, had followed.
+    fn check_invalidations(&self, ops: &[(usize, &Op)]) {
+        let is_invalidating = |op: &Op| matches!(op.did, Did::Delete | Did::Change);
+        for (number, read) in ops.iter().filter(|(_, op)| op.did == Did::Get && op.done_at.is_some()) {
+            let Some((_, written_by)) = read.seen else { continue };
+            let write = &self.ops[written_by];
+            // A primary that was replaced and has not heard may acknowledge what nobody else has, for a while.
+            let is_told = |op: &Op| write.epoch <= op.epoch && op.epoch <= read.epoch;
+            let is_stale = |op: &Op| is_told(op) && write.is_before(op) && op.is_before(read);
+            let stale = ops.iter().find(|(_, op)| is_invalidating(op) && is_stale(op));
+            assert!(
+                stale.is_none(),
+                "op {number} reads what {written_by} wrote, invalidated by {:?}",
+                stale.map(|op| op.0)
+            );
+        }
+    }
+}
+
+/// I3: versions that clients were told of never go down. By the order of answers and questions.
+fn check_order(ops: &[(usize, &Op)]) {
+    let mut ends: Vec<_> =
+        ops.iter().filter_map(|(number, op)| Some((op.done_at?, op.version?, *number))).collect();
+    ends.sort_unstable();
+    let mut begins: Vec<_> = ops.iter().filter(|(_, op)| op.done_at.is_some()).collect();
+    begins.sort_unstable_by_key(|(_, op)| op.from);
+    let (mut ends, mut floor) = (ends.into_iter().peekable(), (Version(0), 0));
+    for (number, op) in begins {
+        while let Some((_, version, by)) = ends.next_if(|&(at, ..)| at < op.from) {
+            floor = floor.max((version, by));
+        }
+        let is_old = op.version.is_some_and(|version| version < floor.0);
+        assert!(
+            !is_old,
+            "op {number} {:?} of {} at n{} is stale: {:?}, and op {} was told {:?}",
+            op.did, op.key, op.node, op.version, floor.1, floor.0
+        );
+    }
+}
+
+/// I4: one state is replaced once.
+fn check_winners(ops: &[(usize, &Op)]) {
+    let mut replaced = BTreeMap::new();
+    for (number, op) in ops.iter().filter(|(_, op)| op.did == Did::Change && op.done_at.is_some()) {
+        let (base, _) = op.seen.expect("it replaced something");
+        let other = replaced.insert(base, number);
+        assert_eq!(other, None, "two changes of one state: by {number} too");
+    }
+}
+
+/// I2: a key that was never deleted is there after a write was acknowledged.
+fn check_losses(ops: &[(usize, &Op)]) {
+    if ops.iter().any(|(_, op)| op.did == Did::Delete) {
+        return;
+    }
+    for (number, read) in ops {
+        let is_miss = read.did == Did::Get && read.done_at.is_some() && read.seen.is_none();
+        if is_miss && read.judged_for_loss {
+            let written = ops.iter().find(|(_, op)| op.did == Did::Set && op.is_before(read));
+            assert!(
+                written.is_none(),
+                "op {number} of {} at n{} misses: lost {:?}",
+                read.key,
+                read.node,
+                written.map(|op| op.0)
+            );
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Seeds, and what happens when a safeguard is missing.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::*;
+use crate::safeguard::without;
+
+const SEEDS_DEFAULT: u64 = 200;
+const MODES: [Mode; 4] = [Mode::Sync, Mode::Inval, Mode::Async, Mode::Rf1];
+
+fn number_from(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
+}
+
+/// Runs one world; its complaint if it has one.
+fn complaint(seed: u64, mode: Mode, is_loud: bool) -> Option<String> {
+    let run = || World::new(seed, mode, is_loud).run();
+    let panic = catch_unwind(AssertUnwindSafe(run)).err()?;
+    let text = panic.downcast_ref::<String>().cloned();
+    Some(text.or_else(|| panic.downcast_ref::<&str>().map(|&text| text.to_owned())).unwrap_or_default())
+}
+
+#[test]
+fn copies_keep_the_promise_of_their_mode_whatever_fails() {
+    if let Some(seed) = number_from("SLABRING_SEED") {
+        let mode = MODES[usize::try_from(seed % 4).unwrap()];
+        assert_eq!(complaint(seed, mode, true), None, "seed {seed}, {mode:?}");
+        return;
+    }
+    let seeds = number_from("SLABRING_SEEDS").unwrap_or(SEEDS_DEFAULT);
+    let workers = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    std::thread::scope(|scope| {
+        for first in 0..workers {
+            scope.spawn(move || {
+                for seed in (first..seeds).step_by(usize::try_from(workers).unwrap()) {
+                    let mode = MODES[usize::try_from(seed % 4).unwrap()];
+                    let complaint = complaint(seed, mode, false);
+                    assert_eq!(complaint, None, "{mode:?}: SLABRING_SEED={seed} shows it again");
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn the_same_seed_is_the_same_world() {
+    for (seed, mode) in (0..).zip(MODES) {
+        let end = || {
+            let mut world = World::new(seed, mode, false);
+            world.run();
+            (world.count, world.history.ops.len(), world.history.done(), world.rings.len())
+        };
+        let (count, asked, done, rings) = end();
+        assert_eq!(end(), (count, asked, done, rings));
+        assert!(done * 2 > asked && rings > 3, "{mode:?}: {done} of {asked}, {rings} rings");
+    }
+}
+
+#[track_caller]
+fn check_missed(safeguard: Safeguard, mode: Mode, seeds_max: u64, words: &str) {
+    let find = |seed| without(safeguard, || complaint(seed, mode, false)).filter(|text| text.contains(words));
+    let found = (0..seeds_max).find_map(|seed| Some((seed, find(seed)?)));
+    let (seed, complaint) = found.unwrap_or_else(|| panic!("{seeds_max} seeds do not miss {safeguard:?}"));
+    eprintln!("{safeguard:?} is missed by seed {seed}: {complaint}");
+}
+
+#[test]
+fn without_the_check_of_the_lease_a_read_is_stale() {
+    check_missed(Safeguard::LeaseIsChecked, Mode::Sync, 300, "is stale");
+}
+
+#[test]
+fn without_the_wait_before_promotion_a_read_is_stale() {
+    check_missed(Safeguard::PromotionWaits, Mode::Sync, 300, "is stale");
+}
+
+#[test]
+fn without_the_fence_at_backups_an_old_primary_writes() {
+    check_missed(Safeguard::BackupsFence, Mode::Sync, 300, "");
+}
+
+#[test]
+fn without_holding_back_what_is_pending_a_read_goes_back() {
+    check_missed(Safeguard::PendingIsNotRead, Mode::Sync, 300, "is stale");
+}
+
+#[test]
+fn without_waiting_for_backups_an_acknowledged_write_is_lost() {
+    check_missed(Safeguard::WritesWaitForBackups, Mode::Sync, 300, "");
+}
+
+#[test]
+fn without_waiting_for_backups_an_invalidated_value_is_read() {
+    check_missed(Safeguard::WritesWaitForBackups, Mode::Inval, 300, "invalidated by");
+}
+
+#[test]
+fn without_keeping_silent_backups_an_acknowledged_write_is_lost() {
+    check_missed(Safeguard::BackupsStayUntilDown, Mode::Sync, 300, "");
+}
+
+#[test]
+fn without_filling_before_promotion_writes_are_lost() {
+    check_missed(Safeguard::PromotionNeedsSync, Mode::Sync, 300, "");
+}
+
+#[test]
+fn without_settling_doubts_a_read_goes_back() {
+    check_missed(Safeguard::DoubtsAreSettled, Mode::Sync, 300, "");
+}
+
+#[test]
+fn without_emptying_first_a_deleted_value_returns() {
+    check_missed(Safeguard::FillingEmptiesFirst, Mode::Sync, 300, "");
+}

@@ -1,0 +1,119 @@
+//! What replication asks of whatever keeps the items. Never how items are kept.
+//!
+//! The engine's shard can be one: a version is the explicit CAS of a store, [`Store::scan`] is its walk by hashes, and a flushed
+//! partition is a floor under the shard's own sequence of stores, compared when an item is found.
+
+use crate::placement::{PartitionId, partition_of};
+use crate::replica::Version;
+use crate::time::Micros;
+
+/// The state of one key: what is replicated, rather than the operation that made it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// 1 to 250 bytes.
+    pub key: Vec<u8>,
+    /// [`crate::placement::hash_key`] of the key.
+    pub hash: u64,
+    /// Which state of the key it is.
+    pub version: Version,
+    /// The item; `None`: the key was deleted.
+    pub content: Option<Content>,
+}
+
+impl Record {
+    /// The partition of its key.
+    pub fn partition(&self) -> PartitionId {
+        partition_of(self.hash)
+    }
+}
+
+/// An item but for its key and version.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Content {
+    /// The value.
+    pub value: Vec<u8>,
+    /// The client's flags.
+    pub client_flags: u32,
+    /// What else the server keeps of an item, one bit each: its own business.
+    pub marks: u8,
+    /// When it dies by this node's clock. Other nodes are told the time that is left.
+    pub dies_at: Option<Micros>,
+}
+
+/// Those keys of a partition that one shard of a source can have: `[first, last]` of a hash's low 32 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Portion {
+    /// The lowest.
+    pub first: u32,
+    /// The highest.
+    pub last: u32,
+}
+
+impl Portion {
+    /// All of them.
+    pub const ALL: Self = Self { first: 0, last: u32::MAX };
+
+    /// What shard `shard` of `shards` has.
+    pub fn of_shard(shard: u16, shards: u16) -> Self {
+        assert!(shard < shards, "shard {shard} of {shards}");
+        let start = |shard: u16| (u64::from(shard) << u32::BITS).div_ceil(u64::from(shards));
+        let low = |bound: u64| u32::try_from(bound).expect("below 2^32: the shard is one of them");
+        Self { first: low(start(shard)), last: low(start(shard + 1) - 1) }
+    }
+
+    /// Whether a hash is in it.
+    pub fn contains(self, hash: u64) -> bool {
+        let low = hash & u64::from(u32::MAX);
+        (u64::from(self.first)..=u64::from(self.last)).contains(&low)
+    }
+
+    /// Whether a hash can be in both.
+    pub fn meets(self, other: Self) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+}
+
+/// How far a walk over a store came: the store's own number, 0 before the first step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor(pub u64);
+
+/// The items of one shard. It may drop any item at any time.
+pub trait Store {
+    /// The version of a live item.
+    fn version(&self, now: Micros, hash: u64, key: &[u8]) -> Option<Version>;
+
+    /// A live item.
+    fn read(&self, now: Micros, hash: u64, key: &[u8]) -> Option<Record>;
+
+    /// Makes the key's state this one, whatever it was.
+    fn apply(&mut self, now: Micros, record: &Record);
+
+    /// Drops the items of a partition. In constant time when the portion is [`Portion::ALL`] or all that this shard has.
+    fn flush(&mut self, partition: PartitionId, portion: Portion);
+
+    /// Shows live items and moves the cursor, a bounded step; true: there is more. A key that is there from before the first
+    /// step until after the last is shown.
+    fn scan(&self, now: Micros, cursor: &mut Cursor, show: &mut dyn FnMut(Record)) -> bool;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::placement::shard_of;
+
+    #[test]
+    fn a_portion_is_what_the_shard_has() {
+        for shards in [1_u16, 2, 3, 7, 256] {
+            let portions: Vec<_> = (0..shards).map(|shard| Portion::of_shard(shard, shards)).collect();
+            assert_eq!((portions[0].first, portions[usize::from(shards) - 1].last), (0, u32::MAX));
+            for (shard, portion) in (0..).zip(&portions) {
+                for low in [portion.first, portion.last] {
+                    assert_eq!(shard_of(u64::from(low), shards), shard, "{low} of {shards}");
+                    assert!(portion.contains(7 << 40 | u64::from(low)));
+                }
+            }
+        }
+        assert!(!Portion::of_shard(0, 2).meets(Portion::of_shard(1, 2)));
+        assert!(Portion::of_shard(1, 3).meets(Portion::of_shard(0, 2)));
+    }
+}

@@ -1,0 +1,407 @@
+//! The sending end of one stream: from one shard of a primary to one shard of another node. What was sent is kept until it
+//! is acknowledged, so that a connection may end and another go on. Never reads a message.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::message::{Ack, Entry, Feed, Numbered};
+use super::store::{Cursor, Portion, Record, Store};
+use crate::placement::PartitionId;
+use crate::ring::Epoch;
+use crate::ring::partitions::PartitionSet;
+use crate::time::Micros;
+
+/// Entries that were sent and are not acknowledged.
+pub(super) const WINDOW_ENTRIES: u64 = 4_096;
+/// Bytes of them. One entry may have more when it is the only one.
+pub(super) const WINDOW_BYTES: usize = 4 << 20;
+/// Bytes of all that is kept. More of it breaks the stream: the backup gets everything anew.
+pub(super) const QUEUE_BYTES_MAX: usize = 16 << 20;
+/// Entries of all that is kept.
+pub(super) const QUEUE_ENTRIES_MAX: usize = 4 * 4_096;
+/// Bulk goes on while less than this waits before it.
+const BULK_BYTES_BEFORE: usize = 64 << 10;
+/// Entries of one message.
+const FEED_ENTRIES_MAX: usize = 256;
+/// Bytes of an entry but for its key and value.
+const ENTRY_BYTES: usize = 48;
+/// A source with nothing to say says that this often.
+const BEAT_EVERY: Micros = Micros::from_millis(200);
+/// A grant is good for so long from when the message was sent that it answers.
+pub(super) const LEASE: Micros = Micros::from_millis(1_000);
+/// A backup waits for so long after its last grant before it takes over: clocks may differ in speed by a fifth.
+pub(super) const LEASE_OVER: Micros = Micros::from_millis(1_500);
+
+const _: () = assert!(LEASE.0 * 12 / 10 < LEASE_OVER.0 && BEAT_EVERY.0 * 4 < LEASE.0);
+
+/// The number of a write of one shard.
+pub(super) type WriteId = u64;
+
+#[derive(Debug)]
+struct Queued {
+    numbered: Numbered,
+    bytes: usize,
+    /// Told when this entry is acknowledged. More than one after the stream was broken.
+    writes: Vec<WriteId>,
+}
+
+impl Queued {
+    fn is_of(&self, partition: PartitionId) -> bool {
+        match &self.numbered.entry {
+            Entry::Live(record) | Entry::Bulk(record) => record.partition() == partition,
+            _ => false,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Grant {
+    epoch: Epoch,
+    until: Micros,
+}
+
+#[derive(Debug)]
+struct Bulk {
+    cursor: Cursor,
+    partitions: PartitionSet,
+}
+
+/// How a partition stands at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It will be filled after what is being filled now.
+    Waits,
+    /// It is being filled, and gets what is written.
+    Fills,
+    /// It was filled: writes wait for it from now on. The end of it has this number.
+    Joined(u64),
+    /// It holds everything.
+    InSync,
+    /// It held everything until the stream broke. Writes wait for it.
+    Refills,
+}
+
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) id: u64,
+    /// The keys that both ends have.
+    pub(super) portion: Portion,
+    pub(super) is_connected: bool,
+    standings: BTreeMap<PartitionId, (Standing, Epoch)>,
+    queue: VecDeque<Queued>,
+    queue_bytes: usize,
+    /// Numbers of the last entries made, sent and acknowledged.
+    made: u64,
+    sent: u64,
+    acked: u64,
+    /// Writes whose outcome is open, by their entries.
+    open: VecDeque<(u64, WriteId)>,
+    unknown: u64,
+    grant: Option<Grant>,
+    bulk: Option<Bulk>,
+    beat_at: Micros,
+}
+
+impl Stream {
+    pub(super) fn new(id: u64, portion: Portion) -> Self {
+        Self {
+            id,
+            portion,
+            is_connected: false,
+            standings: BTreeMap::new(),
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            made: 0,
+            sent: 0,
+            acked: 0,
+            open: VecDeque::new(),
+            unknown: 0,
+            grant: None,
+            bulk: None,
+            beat_at: Micros::default(),
+        }
+    }
+
+    /// Whether what is written in a partition goes into this stream.
+    pub(super) fn gets(&self, partition: PartitionId) -> bool {
+        !matches!(self.standings.get(&partition), None | Some((Standing::Waits, _)))
+    }
+
+    /// Whether writes and reads of a partition wait for the other end.
+    pub(super) fn counts(&self, partition: PartitionId) -> bool {
+        matches!(
+            self.standings.get(&partition),
+            Some((Standing::Joined(_) | Standing::InSync | Standing::Refills, _))
+        )
+    }
+
+    /// Whether the other end has everything of a partition.
+    pub(super) fn is_ready(&self, partition: PartitionId) -> bool {
+        match self.standings.get(&partition) {
+            Some((Standing::Joined(end), _)) => *end <= self.acked,
+            Some((Standing::InSync, _)) => true,
+            _ => false,
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.standings.is_empty() && self.queue.is_empty()
+    }
+
+    /// The other end is in sync by the ring.
+    pub(super) fn count_in(&mut self, partition: PartitionId, since: Epoch) {
+        let standing = self.standings.entry(partition).or_insert((Standing::InSync, since));
+        if standing.0 != Standing::Refills {
+            *standing = (Standing::InSync, since);
+        }
+    }
+
+    /// The other end is to be filled, unless it was since the same epoch.
+    pub(super) fn fill(&mut self, partition: PartitionId, since: Epoch) {
+        let known = self.standings.get(&partition);
+        if known.is_none_or(|(standing, at)| *at != since || *standing == Standing::InSync) {
+            self.standings.insert(partition, (Standing::Waits, since));
+        }
+    }
+
+    /// The partition is not the other end's business any more: what waits to be said of it is not said. Gives the writes that
+    /// wait for it here.
+    pub(super) fn leave(&mut self, partition: PartitionId) -> Vec<WriteId> {
+        if self.standings.remove(&partition).is_none() {
+            return Vec::new();
+        }
+        let mut freed = Vec::new();
+        for queued in self.queue.iter_mut().filter(|queued| queued.is_of(partition)) {
+            queued.numbered.entry = Entry::Void;
+            freed.append(&mut queued.writes);
+        }
+        freed
+    }
+
+    /// This node is not primary of the partition any more: what it did say before is said to the end, and waited for by nobody.
+    /// True: something was waited for.
+    pub(super) fn resign(&mut self, partition: PartitionId) -> bool {
+        self.standings.remove(&partition);
+        let its = self.queue.iter_mut().filter(|queued| queued.is_of(partition));
+        let mut was_waited_for = false;
+        for queued in its {
+            was_waited_for |= !std::mem::take(&mut queued.writes).is_empty();
+        }
+        was_waited_for
+    }
+
+    /// What was said so far and is still open will stay unknown: somebody else decides it.
+    pub(super) fn disown(&mut self) {
+        self.unknown = self.made;
+        self.open.clear();
+    }
+
+    pub(super) fn has_room(&self, bytes: usize) -> bool {
+        let fits = self.queue_bytes + bytes <= QUEUE_BYTES_MAX && self.queue.len() < QUEUE_ENTRIES_MAX;
+        fits || self.queue.is_empty()
+    }
+
+    /// What a write says, which is in doubt until it is closed. It waits for this entry if the other end counts.
+    pub(super) fn push_write(&mut self, epoch: Epoch, record: Record, write: WriteId, counts: bool) {
+        self.push(epoch, Entry::Live(record));
+        self.open.push_back((self.made, write));
+        if counts && let Some(queued) = self.queue.back_mut() {
+            queued.writes.push(write);
+        }
+    }
+
+    pub(super) fn push(&mut self, epoch: Epoch, entry: Entry) {
+        self.made += 1;
+        let bytes = entry_bytes(&entry);
+        self.queue_bytes += bytes;
+        let numbered = Numbered { sequence: self.made, epoch, entry };
+        self.queue.push_back(Queued { numbered, bytes, writes: Vec::new() });
+    }
+
+    /// Gives up what is kept and begins anew: the other end forgets its partitions and is filled. Writes that wait for it
+    /// wait for the beginning.
+    pub(super) fn break_off(&mut self, id: u64, epoch: Epoch, write: Option<WriteId>) {
+        let kept = self.queue.drain(..).flat_map(|queued| queued.writes);
+        let writes: Vec<_> = kept.chain(write).collect();
+        let standings = std::mem::take(&mut self.standings);
+        let (portion, is_connected) = (self.portion, self.is_connected);
+        *self = Self { grant: self.grant, is_connected, ..Self::new(id, portion) };
+        let refill = |standing| match standing {
+            Standing::Waits | Standing::Fills => Standing::Waits,
+            Standing::Joined(_) | Standing::InSync | Standing::Refills => Standing::Refills,
+        };
+        let refilled = |(partition, (standing, since))| (partition, (refill(standing), since));
+        self.standings = standings.into_iter().map(refilled).collect();
+        self.begin_bulk(epoch);
+        if let Some(begin) = self.queue.back_mut() {
+            begin.writes = writes;
+        }
+    }
+
+    /// Begins to fill what waits for it. Gives the partitions: writes that are open must be said once more.
+    pub(super) fn begin_bulk(&mut self, epoch: Epoch) -> Vec<PartitionId> {
+        if self.bulk.is_some() {
+            return Vec::new();
+        }
+        let mut begun = Vec::new();
+        for (&partition, (standing, _)) in &mut self.standings {
+            if matches!(standing, Standing::Waits | Standing::Refills) {
+                begun.push(partition);
+            }
+            if *standing == Standing::Waits {
+                *standing = Standing::Fills;
+            }
+        }
+        if !begun.is_empty() {
+            let mut partitions = PartitionSet::default();
+            begun.iter().for_each(|&partition| assert!(partitions.insert(partition)));
+            self.push(epoch, Entry::Begin(partitions.clone()));
+            self.bulk = Some(Bulk { cursor: Cursor::default(), partitions });
+        }
+        begun
+    }
+
+    /// Goes on to fill. What is pending is left out: it was said when it was written.
+    pub(super) fn step_bulk(
+        &mut self,
+        now: Micros,
+        epoch: Epoch,
+        store: &impl Store,
+        is_pending: impl Fn(&Record) -> bool,
+    ) {
+        while let Some(mut bulk) = self.bulk.take() {
+            if self.queue_bytes >= BULK_BYTES_BEFORE || self.queue.len() >= QUEUE_ENTRIES_MAX / 2 {
+                self.bulk = Some(bulk);
+                return;
+            }
+            let mut shown = Vec::new();
+            let more = store.scan(now, &mut bulk.cursor, &mut |record| shown.push(record));
+            for record in shown {
+                let partition = record.partition();
+                let is_wanted = bulk.partitions.contains(partition) && self.portion.contains(record.hash);
+                if is_wanted && self.gets(partition) && !is_pending(&record) {
+                    self.push(epoch, Entry::Bulk(record));
+                }
+            }
+            if more {
+                self.bulk = Some(bulk);
+            } else {
+                self.push(epoch, Entry::End(bulk.partitions));
+                self.join();
+            }
+        }
+    }
+
+    fn join(&mut self) {
+        for (standing, _) in self.standings.values_mut() {
+            *standing = match *standing {
+                Standing::Fills => Standing::Joined(self.made),
+                Standing::Refills => Standing::InSync,
+                other => other,
+            };
+        }
+    }
+
+    /// Whether the other end grants, under the ring of `since` or a later one, that this node is primary.
+    pub(super) fn is_granted(&self, now: Micros, since: Epoch) -> bool {
+        self.grant.is_some_and(|grant| grant.epoch >= since && grant.until > now)
+    }
+
+    /// Takes what the other end says. Gives the writes that it has now.
+    pub(super) fn acked(&mut self, ack: &Ack, epoch: Epoch) -> Vec<WriteId> {
+        let mut arrived = Vec::new();
+        if ack.stream != self.id || ack.applied > self.made {
+            return arrived;
+        }
+        if let Some(sent_at) = ack.grant {
+            let grant = Grant { epoch, until: sent_at + LEASE };
+            let is_better = |known: Grant| grant.until >= known.until && grant.epoch >= known.epoch;
+            self.grant = self.grant.filter(|known| !is_better(*known)).or(Some(grant));
+        }
+        while self.queue.front().is_some_and(|queued| queued.numbered.sequence <= ack.applied) {
+            let queued = self.queue.pop_front().expect("just seen");
+            self.queue_bytes -= queued.bytes;
+            arrived.extend(queued.writes);
+        }
+        self.acked = self.acked.max(ack.applied);
+        self.sent = self.sent.max(self.acked);
+        if ack.wants_again {
+            self.sent = self.acked;
+            self.beat_at = Micros::default();
+        }
+        arrived
+    }
+
+    /// A connection is there, or is gone.
+    pub(super) fn connect(&mut self, is_connected: bool) {
+        self.is_connected = is_connected;
+        self.sent = self.acked;
+        self.beat_at = Micros::default();
+    }
+
+    /// Something changed that the other end should hear of at once.
+    pub(super) fn hurry(&mut self) {
+        self.beat_at = Micros::default();
+    }
+
+    /// The next message, if there is something to say or the other end has not heard for a while.
+    pub(super) fn next_feed(&mut self, now: Micros, is_open: impl Fn(WriteId) -> bool) -> Option<Feed> {
+        if !self.is_connected {
+            return None;
+        }
+        let entries = self.next_entries();
+        if entries.is_empty() && now < self.beat_at {
+            return None;
+        }
+        self.beat_at = now + BEAT_EVERY;
+        while self.open.front().is_some_and(|&(_, write)| !is_open(write)) {
+            self.open.pop_front();
+        }
+        let stable = self.open.front().map_or(self.made, |&(sequence, _)| sequence - 1);
+        let Self { id, unknown, sent, .. } = *self;
+        Some(Feed { stream: id, sent_at: now, unknown, stable: stable.max(unknown), sent, entries })
+    }
+
+    fn next_entries(&mut self) -> Vec<Numbered> {
+        let mut entries = Vec::new();
+        let (mut bytes, first) = (0, self.acked + 1);
+        for queued in &self.queue {
+            let sequence = queued.numbered.sequence;
+            bytes += queued.bytes;
+            let fits = sequence < first + WINDOW_ENTRIES && (bytes <= WINDOW_BYTES || sequence == first);
+            if !fits || entries.len() == FEED_ENTRIES_MAX {
+                break;
+            }
+            if sequence > self.sent {
+                entries.push(queued.numbered.clone());
+                self.sent = sequence;
+            }
+        }
+        entries
+    }
+
+    pub(super) fn check_invariants(&self) {
+        assert!(self.acked <= self.sent && self.sent <= self.made);
+        let bytes: usize = self.queue.iter().map(|queued| queued.bytes).sum();
+        assert_eq!(bytes, self.queue_bytes);
+        let numbers = self.queue.iter().map(|queued| queued.numbered.sequence);
+        assert!(numbers.eq(self.acked + 1..=self.made));
+        assert!(
+            self.queue.len() <= QUEUE_ENTRIES_MAX + FEED_ENTRIES_MAX,
+            "{} entries wait",
+            self.queue.len()
+        );
+    }
+}
+
+fn entry_bytes(entry: &Entry) -> usize {
+    let record = match entry {
+        Entry::Live(record) | Entry::Bulk(record) => record,
+        Entry::Begin(_) | Entry::End(_) => return ENTRY_BYTES + (4 << 10),
+        Entry::Handoff(_) | Entry::Void => return ENTRY_BYTES,
+    };
+    ENTRY_BYTES + record_bytes(record)
+}
+
+pub(super) fn record_bytes(record: &Record) -> usize {
+    record.key.len() + record.content.as_ref().map_or(0, |content| content.value.len())
+}
