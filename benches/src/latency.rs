@@ -1,6 +1,6 @@
 //! Latency at given rates, servers taking turns: what a user sees of a cache that is not at its limit.
 
-mod contender;
+pub(crate) mod contender;
 mod page;
 
 use std::fs;
@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::load::{Load, seconds};
 use crate::machine;
 use crate::median::median;
-use crate::process::{Process, beside_this, free_port, is_installed};
+use crate::process::{Process, beside_this, free_port};
 use contender::Contender;
 
 const EXAMPLES: &str = "\
@@ -27,6 +27,9 @@ Examples:
     slabring-bench latency --rates 20000,50000,100000 --seconds 20 --load-args=--value-size=1024 --load-args=--ratio=1:9
 
 Use an idle machine: every other process shows up in the tail.";
+
+/// Memory of each server: more than the keys fill.
+const SERVER_MEGABYTES: u32 = 1024;
 
 /// What part of the slowest server's saturation is tried where no rates are given, in percent.
 const SHARES: [u32; 6] = [10, 30, 50, 70, 80, 90];
@@ -119,7 +122,8 @@ struct Sweep {
 
 /// Measures all rates and prints the result.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let contenders = contenders(args);
+    let slabring = beside_this(args.slabring.as_ref(), "slabring");
+    let contenders = Contender::all(&args.servers, &args.server, &slabring, SERVER_MEGABYTES);
     ensure!(!contenders.is_empty(), "nobody is left to measure");
     // Before minutes are spent: somebody may have mistyped the folder.
     if let Some(path) = &args.html {
@@ -134,25 +138,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         false => print!("{}", page::table(&sweep)),
     }
     Ok(())
-}
-
-fn contenders(args: &Args) -> Vec<Contender> {
-    let slabring = beside_this(args.slabring.as_ref(), "slabring");
-    let known = args.servers.iter().filter_map(|name| {
-        let contender = Contender::known(name, &slabring);
-        if contender.is_none() {
-            eprintln!("SKIPPED {name}: give its command with --server '{name}=COMMAND'");
-        }
-        contender
-    });
-    let is_there = |contender: &Contender| {
-        let is_installed = is_installed(contender.program());
-        if !is_installed {
-            eprintln!("SKIPPED {}: cannot run {}", contender.name, contender.program());
-        }
-        is_installed
-    };
-    known.chain(args.server.iter().cloned()).filter(is_there).collect()
 }
 
 fn sweep(args: &Args, contenders: &[Contender]) -> anyhow::Result<Sweep> {
@@ -205,9 +190,8 @@ fn measure(args: &Args, contender: &Contender, rate: Option<u32>) -> anyhow::Res
     server.wait_for_port(port)?;
     let program = beside_this(args.load.as_ref(), "slabring-load");
     let common = || {
-        let protocol = if contender.is_redis { &["--protocol", "resp"][..] } else { &[] };
         let place = [String::from("--quiet"), "--json".into(), format!("127.0.0.1:{port}")];
-        protocol.iter().map(ToString::to_string).chain(args.load_args.clone()).chain(place)
+        contender.protocol_words().chain(args.load_args.clone()).chain(place)
     };
     let words =
         |own: Vec<String>| [program.clone()].into_iter().chain(own).chain(common()).collect::<Vec<_>>();

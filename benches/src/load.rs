@@ -16,6 +16,8 @@ pub(crate) struct Load {
     pub(crate) operations: u64,
     pub(crate) operations_per_second: f64,
     pub(crate) misses: u64,
+    /// Of gets; none without a get.
+    pub(crate) hit_ratio: Option<f64>,
     errors: u64,
     first_error: Option<String>,
     pub(crate) client_cpu_us_per_op: f64,

@@ -12,6 +12,7 @@ mod median;
 mod memory;
 mod peers;
 mod process;
+mod replay;
 mod worst;
 
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ enum Command {
     Latency(latency::Args),
     Memory(memory::Args),
     Peers(peers::Args),
+    Replay(replay::Args),
     Worst(worst::Args),
 }
 
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
         Command::Latency(args) => latency::run(&args),
         Command::Memory(args) => memory::run(&args),
         Command::Peers(args) => peers::run(args),
+        Command::Replay(args) => replay::run(&args),
         Command::Worst(args) => worst::run(&args),
     };
     match done {

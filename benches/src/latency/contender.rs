@@ -2,6 +2,8 @@
 
 use slabring_reactor::thread::is_root;
 
+use crate::process::is_installed;
+
 /// Where a command line names the port.
 const PORT: &str = "{port}";
 
@@ -11,20 +13,47 @@ pub(crate) struct Contender {
     /// In the table.
     pub(crate) name: String,
     /// Whether it is spoken to in Redis' protocol instead of memcached's.
-    pub(crate) is_redis: bool,
+    is_redis: bool,
     /// Program and arguments, with [`PORT`] in at least one of them.
     command: Vec<String>,
 }
 
 impl Contender {
+    /// Those `names` that are known, and `others`, with this much memory, as far as they are installed. Says who is not.
+    pub(crate) fn all(names: &[String], others: &[Self], slabring: &str, megabytes: u32) -> Vec<Self> {
+        let known = names.iter().filter_map(|name| {
+            let contender = Self::known(name, slabring, megabytes);
+            if contender.is_none() {
+                eprintln!("SKIPPED {name}: give its command with --server '{name}=COMMAND'");
+            }
+            contender
+        });
+        known.chain(others.iter().cloned()).filter(Self::is_there).collect()
+    }
+
+    fn is_there(&self) -> bool {
+        let is_installed = is_installed(self.program());
+        if !is_installed {
+            eprintln!("SKIPPED {}: cannot run {}", self.name, self.program());
+        }
+        is_installed
+    }
+
+    /// What slabring-load is told about its protocol.
+    pub(crate) fn protocol_words(&self) -> impl Iterator<Item = String> {
+        let words = if self.is_redis { &["--protocol", "resp"][..] } else { &[] };
+        words.iter().map(ToString::to_string)
+    }
+
     /// One of the servers that need no command line: memory for all keys, one thread, nothing written to a disk.
-    pub(crate) fn known(name: &str, slabring: &str) -> Option<Self> {
+    fn known(name: &str, slabring: &str, megabytes: u32) -> Option<Self> {
         let root = if is_root() { " -u root" } else { "" };
         let command = match name {
-            "slabring" => format!("{slabring} -l 127.0.0.1 -p {PORT} -t 1 -m 1024 -c 4096"),
-            "memcached" => format!("memcached -l 127.0.0.1 -p {PORT} -U 0 -t 1 -m 1024 -c 4096{root}"),
+            "slabring" => format!("{slabring} -l 127.0.0.1 -p {PORT} -t 1 -m {megabytes} -c 4096"),
+            "memcached" => format!("memcached -l 127.0.0.1 -p {PORT} -U 0 -t 1 -m {megabytes} -c 4096{root}"),
             "redis" => format!(
-                "redis-server --bind 127.0.0.1 --port {PORT} --appendonly no --loglevel warning --save"
+                "redis-server --bind 127.0.0.1 --port {PORT} --appendonly no --loglevel warning \
+                 --maxmemory {megabytes}mb --maxmemory-policy allkeys-lru --save"
             ),
             _ => return None,
         };
@@ -50,7 +79,7 @@ impl Contender {
     }
 
     /// What is started.
-    pub(crate) fn program(&self) -> &str {
+    fn program(&self) -> &str {
         self.command.first().map_or("", String::as_str)
     }
 
@@ -84,10 +113,10 @@ mod tests {
     #[test]
     fn known_servers_have_their_port_and_redis_its_protocol() {
         for name in ["slabring", "memcached", "redis"] {
-            let contender = Contender::known(name, "S").unwrap();
+            let contender = Contender::known(name, "S", 64).unwrap();
             assert!(contender.words(7).contains(&"7".to_owned()), "{contender:?}");
             assert_eq!(contender.is_redis, name == "redis");
         }
-        assert_eq!(Contender::known("other", "S"), None);
+        assert_eq!(Contender::known("other", "S", 64), None);
     }
 }
