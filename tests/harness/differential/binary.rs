@@ -226,7 +226,7 @@ impl Generator {
     /// its memory holds behind them.
     fn count(&mut self) -> Request {
         let (opcode, key) = (self.pick(&COUNTS), self.counter());
-        let (delta, initial) = (self.pick(&[0, 1, 7, u64::MAX]), self.pick(&[0, 40]));
+        let (delta, initial) = (self.pick(&[0, 1, 7, 1_u64 << 48]), self.pick(&[0, 40]));
         let extras =
             [delta.to_be_bytes().as_slice(), &u64::to_be_bytes(initial), &DO_NOT_CREATE.to_be_bytes()]
                 .concat();
