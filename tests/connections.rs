@@ -476,6 +476,11 @@ fn a_request_that_never_ends_is_closed_in_time_and_a_silent_client_is_not() {
         slow.send("get k").expect("the server listens");
         let mut value = server.connect();
         value.send("set key 0 0 100\r\nabc").expect("the server listens");
+        // Written where they will lie, in this shard or the other.
+        let mut large: Vec<_> = (0..4).map(|_| server.connect()).collect();
+        for (number, client) in large.iter_mut().enumerate() {
+            client.send(format!("set large:{number} 0 0 100000\r\nabc")).expect("the server listens");
+        }
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(10) && slow.send("k").is_ok() {
             thread::sleep(Duration::from_millis(100));
@@ -485,8 +490,11 @@ fn a_request_that_never_ends_is_closed_in_time_and_a_silent_client_is_not() {
             "--io {io}: a byte now and then keeps a request alive"
         );
         assert!(value.read_to_close().is_ok_and(|rest| rest.is_empty()), "--io {io}");
+        for mut client in large {
+            assert!(client.read_to_close().is_ok_and(|rest| rest.is_empty()), "--io {io}");
+        }
         assert_eq!(silent.get("key"), None, "--io {io}");
-        assert_eq!(silent.stat("slabring_slow_kicks"), 2, "--io {io}");
+        assert_eq!(silent.stat("slabring_slow_kicks"), 6, "--io {io}");
     }
 }
 

@@ -287,9 +287,13 @@ impl Connection {
     /// Whether it has begun a request and sends it so slowly that it only means to hold on to memory. Nobody is to blame for a
     /// request that this shard does not want to execute yet.
     pub fn is_too_slow(&self, patience_seconds: u32, now: Seconds) -> bool {
-        let earned_seconds = self.input.unread().len() / REQUEST_BYTES_PER_SECOND_MIN;
-        let seconds = now.0.saturating_sub(self.unfinished_since.0) as usize;
-        !self.input.is_empty()
+        let (since, taken_in_bytes) = match &self.intake {
+            Some(intake) => intake.progress(),
+            None => (self.unfinished_since, 0),
+        };
+        let earned_seconds = (taken_in_bytes + self.input.unread().len()) / REQUEST_BYTES_PER_SECOND_MIN;
+        let seconds = now.0.saturating_sub(since.0) as usize;
+        (self.intake.is_some() || !self.input.is_empty())
             && !self.stalled
             && !self.waits_for_memory
             && seconds > patience_seconds as usize + earned_seconds

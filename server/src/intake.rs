@@ -48,6 +48,8 @@ enum Room {
 pub struct Intake {
     kept: Kept,
     room: Room,
+    begun_at: Seconds,
+    value_bytes: usize,
     left: usize,
     /// What must follow the value.
     end: &'static [u8],
@@ -96,6 +98,11 @@ impl Kept {
 }
 
 impl Intake {
+    /// When it began, and the bytes that have come since.
+    pub fn progress(&self) -> (Seconds, usize) {
+        (self.begun_at, self.value_bytes - self.left)
+    }
+
     fn is_whole(&self) -> bool {
         self.left == 0 && self.end_came == self.end.len()
     }
@@ -132,7 +139,9 @@ impl Dispatcher {
         let Some(room) = self.make_room(client, owner, &kept) else { return 0 };
         client.input.need(0);
         let (end_came, end_is_wrong) = (0, false);
-        let intake = Intake { kept, room, left: value_bytes, end, end_came, end_is_wrong };
+        let begun_at = self.now;
+        let left = value_bytes;
+        let intake = Intake { kept, room, begun_at, value_bytes, left, end, end_came, end_is_wrong };
         client.intake = Some(Box::new(intake));
         head_bytes + self.take_in(client, &bytes[head_bytes..])
     }

@@ -37,16 +37,8 @@ const NO_NUMBERS: &[&str] = &["abc", "", "1x", "-", "--1", "1.5", "0x10", "99999
 
 /// Numbers, and one above them all. However often they are added up, a counter stays below 2^63: about a larger one the
 /// reference looks for a minus sign in its memory behind the value too, and refuses to count if there is one.
-const NUMBERS: &[&str] = &[
-    "0",
-    "1",
-    "7",
-    "99",
-    "4294967296",
-    "281474976710656",
-    "18446744073709551616",
-    "00012",
-];
+const NUMBERS: &[&str] =
+    &["0", "1", "7", "99", "4294967296", "281474976710656", "18446744073709551616", "00012"];
 
 const OPAQUE_TOO_LONG: &str = " O12345678901234567890123456789012345";
 
