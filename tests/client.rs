@@ -385,7 +385,8 @@ fn keys_of_a_cluster_are_asked_of_their_owners_and_of_any_node_when_one_is_away(
     let client = Client::new(&Servers::ring(seeds.iter().map(String::as_str)).unwrap(), options(Wire::Text));
     let is_up = || {
         let answers = (0..100).all(|n| client.set(format!("key:{n}"), "v", Ttl::Never).is_ok());
-        answers && client.ring().is_ok_and(|ring| ring.is_some())
+        let all_are_there = client.stats("").iter().all(|(_, stats)| stats.is_ok());
+        answers && all_are_there && client.ring().is_ok_and(|ring| ring.is_some())
     };
     let begin = Instant::now();
     while !is_up() {
@@ -407,8 +408,10 @@ fn keys_of_a_cluster_are_asked_of_their_owners_and_of_any_node_when_one_is_away(
     assert!(items.len() == NODES && items.iter().all(|items| (50..200).contains(items)), "{items:?}");
 
     nodes.0[0].kill().unwrap();
+    // The ring has its own order of the nodes: any of these may be that one's.
+    let away = items.iter().copied().max().unwrap();
     let alive = client.get_many(&keys).into_iter().filter(Result::is_ok).count();
-    assert!(alive >= keys.len() - items[0], "{alive} of {} with {} away", keys.len(), items[0]);
+    assert!(alive >= keys.len() - away, "{alive} of {} with at most {away} away", keys.len());
 }
 
 #[test]
