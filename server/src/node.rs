@@ -296,7 +296,7 @@ pub fn start(
         cluster::agreement::start(&node, cluster.news(), news)?;
     }
     if node.stopping.load(Ordering::Acquire) {
-        // A signal came before there was anybody to wake.
+        // A signal came before all of this was there to be stopped.
         node.stop();
     }
     Ok(Running { node, shards, memory_file, _socket_file: socket_file })
