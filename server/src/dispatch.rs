@@ -54,7 +54,8 @@ pub struct Output {
     pub loan: Option<LoanId>,
 }
 
-type Group<'a> = [Option<Parsed<'a>>; AHEAD_MAX];
+/// Room for the steps that are parsed ahead: they are large, so they are written where they are read.
+type Places<'a> = [Option<Parsed<'a>>; AHEAD_MAX];
 
 /// What executing requests needs, apart from the connections and the kernel.
 pub struct Dispatcher {
@@ -218,9 +219,11 @@ impl Dispatcher {
 
     fn execute_requests(&mut self, client: &mut Connection, bytes: &[u8]) -> usize {
         let mut used = 0;
+        let mut places = [const { None }; AHEAD_MAX];
         while used < bytes.len() && client.ending != Ending::AfterOutput {
-            let group = self.parse_ahead(&mut client.parser, bytes, used);
-            self.warm(&group);
+            let count = self.parse_ahead(&mut client.parser, &bytes[used..], &mut places);
+            let group = &places[..count];
+            self.warm(group);
             for parsed in group.iter().flatten() {
                 if client.ending == Ending::AfterOutput {
                     return used;
@@ -245,14 +248,10 @@ impl Dispatcher {
         used
     }
 
-    /// The next steps of the stream, up to one that ends it for now.
-    fn parse_ahead<'a>(&self, parser: &mut Parser, bytes: &'a [u8], used: usize) -> Group<'a> {
-        let mut group = [const { None }; AHEAD_MAX];
-        let mut rest = &bytes[used..];
-        for place in &mut group {
-            if rest.is_empty() {
-                break;
-            }
+    /// Puts the next steps of the stream, up to one that ends it for now, into the first of `places`. Returns how many they are.
+    fn parse_ahead<'a>(&self, parser: &mut Parser, mut rest: &'a [u8], places: &mut Places<'a>) -> usize {
+        let mut count = 0;
+        while count < AHEAD_MAX && !rest.is_empty() {
             let parser_before = parser.clone();
             let step = parser.next(rest, &self.limits);
             let (consumed, owner) = match &step {
@@ -264,12 +263,13 @@ impl Dispatcher {
             (raw, rest) = rest.split_at(consumed);
             let is_last =
                 matches!(&step, Step::Request { request, .. } if request.command.decides_what_follows());
-            *place = Some(Parsed { parser_before, step, raw, owner });
+            places[count] = Some(Parsed { parser_before, step, raw, owner });
+            count += 1;
             if is_last {
                 break;
             }
         }
-        group
+        count
     }
 
     /// The key of the request that `data` begins with, if this shard will execute it at once.
@@ -291,7 +291,7 @@ impl Dispatcher {
     }
 
     /// Begins to load what the group's requests to this shard will need.
-    fn warm(&mut self, group: &Group<'_>) {
+    fn warm(&mut self, group: &[Option<Parsed<'_>>]) {
         let keys = group.iter().flatten().filter(|parsed| parsed.owner == self.me()).filter_map(|parsed| {
             match &parsed.step {
                 Step::Request { request, .. } if request.command.is_keyed() => Some(request.key),
@@ -304,8 +304,8 @@ impl Dispatcher {
     /// Does what a step says. Returns the bytes it consumed, or nothing where the stream ends for now.
     fn take_step(&mut self, client: &mut Connection, parsed: &Parsed<'_>) -> Option<usize> {
         match parsed.step {
-            Step::Request { request, consumed } => {
-                self.dispatch(client, &request, parsed);
+            Step::Request { ref request, consumed } => {
+                self.dispatch(client, request, parsed);
                 Some(consumed)
             }
             Step::Incomplete { total_bytes } => {
@@ -364,6 +364,7 @@ impl Dispatcher {
                 }
             } else {
                 self.executor.traffic.requests_posted += 1;
+                client.posted(self.turn);
                 let sender = ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
                 self.post.request(owner, sender, request);
             }
@@ -386,8 +387,13 @@ impl Dispatcher {
         if is_alone || !request.command.is_keyed() {
             return self.me();
         }
-        let mut scratch = [0; KEY_SIZE_MAX];
-        let key = request.decoded_key(&mut scratch);
+        let mut scratch;
+        let key = if request.is_base64() {
+            scratch = [0; KEY_SIZE_MAX];
+            request.decoded_key(&mut scratch)
+        } else {
+            request.key
+        };
         match &self.cluster {
             None => Owner::Shard(self.shards.owner_of(key)),
             Some(links) => links.owner_of(key),
@@ -396,6 +402,7 @@ impl Dispatcher {
 
     /// Hands one outcome of a letter that has come back to its connection.
     pub fn deliver(&mut self, client: &mut Connection, to: ReturnAddress, outcome: Outcome<'_>) {
+        client.letter_came(self.turn);
         match outcome {
             Outcome::Reply(reply) => client.outbox.deliver(to.ticket, reply),
             Outcome::Lending(reply, lent) => {
@@ -436,7 +443,7 @@ impl Dispatcher {
 
     /// What a connection may send now, if there is anything and nothing is on its way.
     pub fn take_output(&mut self, client: &mut Connection) -> Option<Output> {
-        if client.sending {
+        if client.sending || client.holds_back() {
             return None;
         }
         let output = match client.session.take() {
