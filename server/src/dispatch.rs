@@ -349,10 +349,12 @@ impl Dispatcher {
         waits
     }
 
-    /// Whether a step is for another node and there is no room for it on the way.
+    /// Whether a step is for another node, and there is no room for it on the way or perhaps for its reply here.
     fn must_wait_for_node(&mut self, client: &Connection, parsed: &Parsed<'_>) -> bool {
         let (Owner::Elsewhere(hash), Some(links)) = (parsed.owner, &mut self.cluster) else { return false };
-        !client.lines.redirects && links.must_wait(hash, parsed.raw.len())
+        let owed = client.outbox.waiting();
+        !client.lines.redirects
+            && (owed > 0 && client.lines.expect_much(owed + 1) || links.must_wait(hash, parsed.raw.len()))
     }
 
     /// Decides who executes a request: this shard, its owner, or all.
