@@ -229,7 +229,11 @@ impl Dispatcher {
                     return used;
                 }
                 let had_its_part = !client.takes_part(self.turn, self.node.settings.requests_per_turn);
-                if had_its_part || !self.may_execute(client) || self.must_wait_for_value(parsed) {
+                if had_its_part
+                    || !self.may_execute(client)
+                    || self.must_wait_for_value(parsed)
+                    || self.must_wait_for_node(client, parsed)
+                {
                     client.parser = parsed.parser_before.clone();
                     client.stalled = true;
                     self.has_more |= had_its_part;
@@ -343,6 +347,14 @@ impl Dispatcher {
         let waits = self.executor.value_bytes_to_copy(self.now, request) > may_copy;
         self.value_waited |= waits;
         waits
+    }
+
+    /// Whether a step is for another node, and there is no room for it on the way or perhaps for its reply here.
+    fn must_wait_for_node(&mut self, client: &Connection, parsed: &Parsed<'_>) -> bool {
+        let (Owner::Elsewhere(hash), Some(links)) = (parsed.owner, &mut self.cluster) else { return false };
+        let owed = client.outbox.waiting();
+        !client.lines.redirects
+            && (owed > 0 && client.lines.expect_much(owed + 1) || links.must_wait(hash, parsed.raw.len()))
     }
 
     /// Decides who executes a request: this shard, its owner, or all.
