@@ -19,9 +19,15 @@ impl<T: Copy> Replicator<T> {
         }
         let mut freed = self.drop_streams_of_others(ring, old.as_deref());
         for partition in self.scope.clone().map(PartitionId::new) {
-            let before = old.as_ref().map(|old| old.primary(partition)).filter(|_| was == me);
+            let before = old.as_deref().filter(|_| was == me);
+            let before = before.map(|old| (old.primary(partition), old.epoch()));
             freed.append(&mut self.follow(now, store, ring, partition, before));
         }
+        let began = |partition: PartitionId| {
+            self.tenures.get(&partition).is_some_and(|tenure| tenure.since == ring.epoch())
+        };
+        // What this node said when it was primary of these before has been overtaken.
+        self.streams.values_mut().for_each(|stream| stream.retract(began));
         // Only now: what was stepped down from is closed already, and stays unknown.
         self.arrived(now, store, &freed);
         self.ask_again(now);
@@ -34,6 +40,7 @@ impl<T: Copy> Replicator<T> {
         let lost: Vec<_> = self.tenures.keys().copied().collect();
         lost.into_iter().for_each(|partition| self.step_down(partition));
         self.fences.clear();
+        self.rivals.clear();
         self.filling.clear();
         self.streams.clear();
     }
@@ -61,12 +68,15 @@ impl<T: Copy> Replicator<T> {
         store: &mut impl Store,
         ring: &Ring,
         partition: PartitionId,
-        before: Option<SlotId>,
+        before: Option<(SlotId, Epoch)>,
     ) -> Vec<WriteId> {
         let assignment = ring.assignment(partition);
         let is_mine = Some(assignment.primary) == self.me;
-        if before.is_some_and(|before| before != assignment.primary && Some(before) != self.me) {
-            self.fence(now, ring, partition, before.expect("just seen"));
+        if let Some((before, epoch)) = before.filter(|&(before, _)| before != assignment.primary) {
+            self.rivals.insert(partition, epoch);
+            if Some(before) != self.me {
+                self.fence(now, ring, partition, before);
+            }
         }
         if !is_mine && self.tenures.contains_key(&partition) {
             self.step_down(partition);
