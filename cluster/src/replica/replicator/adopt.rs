@@ -91,6 +91,9 @@ impl<T: Copy> Replicator<T> {
         let known = self.tenures.get(&partition).map(|tenure| tenure.since);
         if known.is_none() {
             self.unsettled.insert(partition);
+            if before.is_none() {
+                self.fence_own_past(now, ring, partition, me);
+            }
         }
         let since = known.unwrap_or(ring.epoch());
         self.tenures.insert(partition, Tenure { since, receivers, is_gutter });
@@ -140,6 +143,15 @@ impl<T: Copy> Replicator<T> {
             let fences = self.fences.entry(partition).or_default();
             fences.retain(|fence| fence.of != of || fence.until > until);
             fences.push(Fence { of, epoch: ring.epoch(), until });
+        }
+    }
+
+    /// An earlier life of this node may have granted a lease shortly before it ended.
+    fn fence_own_past(&mut self, now: Micros, ring: &Ring, partition: PartitionId, me: SlotId) {
+        if self.mode() == Mode::Sync && holds(Safeguard::PromotionWaits) {
+            let of = PeerShard { slot: me, shard: self.shard };
+            let fence = Fence { of, epoch: ring.epoch(), until: now + LEASE_OVER };
+            self.fences.entry(partition).or_default().push(fence);
         }
     }
 

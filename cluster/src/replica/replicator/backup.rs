@@ -98,8 +98,10 @@ impl<T: Copy> Replicator<T> {
             return true;
         }
         let partition = record.partition();
-        // Only of whom this node took over from: what an earlier primary says has been overtaken.
-        let since = self.tenures.get(&partition).map(|tenure| tenure.since);
+        // Only of whom this node took over from: what an earlier primary says has been overtaken. An heir took over nothing:
+        // it was not told all, and would give what it was told before for the newest.
+        let tenure = self.tenures.get(&partition).filter(|tenure| !tenure.is_gutter);
+        let since = tenure.map(|tenure| tenure.since);
         let is_last = |fence: &Fence| fence.of == peer && Some(fence.epoch) == since;
         let fences = self.fences.get(&partition).filter(|_| numbered.epoch < self.epoch());
         let is_overtaken = self.rivals.get(&partition).is_some_and(|&rival| numbered.epoch <= rival);
