@@ -108,6 +108,8 @@ struct Tenure {
     since: Epoch,
     receivers: Vec<SlotId>,
     is_gutter: bool,
+    /// It began with nothing.
+    is_heir: bool,
 }
 
 /// A shard of an earlier primary that may still believe that it is.

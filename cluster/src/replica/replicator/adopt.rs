@@ -88,15 +88,15 @@ impl<T: Copy> Replicator<T> {
             return Vec::new();
         }
         let (receivers, is_gutter) = (assignment.receivers().collect(), assignment.is_gutter);
-        let known = self.tenures.get(&partition).map(|tenure| tenure.since);
+        let known = self.tenures.get(&partition).map(|tenure| (tenure.since, tenure.is_heir));
         if known.is_none() {
             self.unsettled.insert(partition);
-            if before.is_none() {
-                self.fence_own_past(now, ring, partition, me);
+            if before.is_none() || is_gutter {
+                self.fence_past(now, ring, partition, me);
             }
         }
-        let since = known.unwrap_or(ring.epoch());
-        self.tenures.insert(partition, Tenure { since, receivers, is_gutter });
+        let (since, is_heir) = known.unwrap_or((ring.epoch(), is_gutter || before.is_none()));
+        self.tenures.insert(partition, Tenure { since, receivers, is_gutter, is_heir });
         self.connect_receivers(ring, partition, &assignment)
     }
 
@@ -146,8 +146,9 @@ impl<T: Copy> Replicator<T> {
         }
     }
 
-    /// An earlier life of this node may have granted a lease shortly before it ended.
-    fn fence_own_past(&mut self, now: Micros, ring: &Ring, partition: PartitionId, me: SlotId) {
+    /// Somebody may have a lease that this node does not know of: granted by an earlier life of it, or by those who held the
+    /// partition and are gone.
+    fn fence_past(&mut self, now: Micros, ring: &Ring, partition: PartitionId, me: SlotId) {
         if self.mode() == Mode::Sync && holds(Safeguard::PromotionWaits) {
             let of = PeerShard { slot: me, shard: self.shard };
             let fence = Fence { of, epoch: ring.epoch(), until: now + LEASE_OVER };

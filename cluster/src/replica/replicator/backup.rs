@@ -100,7 +100,7 @@ impl<T: Copy> Replicator<T> {
         let partition = record.partition();
         // Only of whom this node took over from: what an earlier primary says has been overtaken. An heir took over nothing:
         // it was not told all, and would give what it was told before for the newest.
-        let tenure = self.tenures.get(&partition).filter(|tenure| !tenure.is_gutter);
+        let tenure = self.tenures.get(&partition).filter(|tenure| !tenure.is_heir);
         let since = tenure.map(|tenure| tenure.since);
         let is_last = |fence: &Fence| fence.of == peer && Some(fence.epoch) == since;
         let fences = self.fences.get(&partition).filter(|_| numbered.epoch < self.epoch());
