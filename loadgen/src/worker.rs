@@ -327,7 +327,9 @@ impl<I: Io> Run<'_, I> {
                     self.replies += replies;
                     self.free += released;
                     self.taken[slot / self.servers] -= released;
-                    self.later.extend(self.scratch.steps.drain(..));
+                    if !self.scratch.steps.is_empty() {
+                        self.later.extend(self.scratch.steps.drain(..));
+                    }
                     self.touch(slot);
                 }
                 Event::Sent { connection, buffer, sent_bytes } => {
