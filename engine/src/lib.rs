@@ -74,7 +74,7 @@ pub use slab::{CLASSES_MAX, ClassId};
 pub use store::{Store, StoreMode, StoreOutcome};
 pub use sweep::Swept;
 pub use value::{Reading, Value};
-pub use warm::WARM_KEYS_MAX;
+pub use warm::{KeyHash, WARM_KEYS_MAX};
 
 /// Longest key in bytes, memcached's limit.
 pub const KEY_SIZE_MAX: usize = 250;

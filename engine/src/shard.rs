@@ -194,12 +194,12 @@ impl Shard {
     #[inline]
     pub fn get(&mut self, now: Seconds, key: &[u8]) -> Option<Item<'_>> {
         self.begin(now, key);
-        self.get_hashed(now, self.hash(key), key)
+        self.get_by(now, self.hash(key), key)
     }
 
     /// The item of a key whose hash is known.
     #[inline]
-    pub(crate) fn get_hashed(&mut self, now: Seconds, hash: u64, key: &[u8]) -> Option<Item<'_>> {
+    pub(crate) fn get_by(&mut self, now: Seconds, hash: u64, key: &[u8]) -> Option<Item<'_>> {
         let (location, before) = self.find_requested(now, hash, key)?;
         let after = before.after_hit(now);
         self.update_header(location, before, after);

@@ -16,45 +16,57 @@ pub const WARM_KEYS_MAX: usize = 16;
 /// Chunks of a page that are cleared together.
 pub(crate) const PAGE_GROUP: u32 = 16;
 
+/// The hash of a key in one shard. In another it means nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeyHash(u64);
+
 impl Shard {
     /// Gets any number of keys, as [`Shard::get`] would one after the other, and hands each answer to `each` with the
     /// key's place. In groups whose memory is fetched together: a quarter of the time where items do not fit the cache.
     pub fn get_many(&mut self, now: Seconds, keys: &[&[u8]], mut each: impl FnMut(usize, Option<Item<'_>>)) {
         for (group, start) in keys.chunks(WARM_KEYS_MAX).zip((0..).step_by(WARM_KEYS_MAX)) {
-            let (hashes, _) = self.hash_and_warm(group.iter().copied());
+            let hashes = self.warm(group.iter().copied());
             for (place, (&hash, key)) in hashes.iter().zip(group).enumerate() {
-                self.begin(now, key);
                 each(start + place, self.get_hashed(now, hash, key));
             }
         }
     }
 
-    /// Loads what gets, stores and deletes of up to [`WARM_KEYS_MAX`] keys will touch first. Worth while from two keys on
-    /// and where the items do not fit the cache anyway.
-    pub fn warm<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) {
-        self.hash_and_warm(keys);
-    }
-
-    /// The hashes of up to [`WARM_KEYS_MAX`] keys, and how many these are.
+    /// Loads what gets, stores and deletes of up to [`WARM_KEYS_MAX`] keys will touch first, and returns the hashes of the
+    /// keys in their order. Worth while from two keys on and where the items do not fit the cache anyway.
     #[inline]
-    fn hash_and_warm<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) -> ([u64; WARM_KEYS_MAX], usize) {
-        let mut hashes = [0; WARM_KEYS_MAX];
+    pub fn warm<'a>(&self, keys: impl Iterator<Item = &'a [u8]>) -> [KeyHash; WARM_KEYS_MAX] {
+        let mut hashes = [KeyHash(0); WARM_KEYS_MAX];
         let mut count = 0;
         for (hash, key) in hashes.iter_mut().zip(keys) {
-            assert!(key.len() <= KEY_SIZE_MAX);
-            *hash = self.hash(key);
+            *hash = self.hash_of(key);
             count += 1;
         }
-        for &hash in &hashes[..count] {
-            self.index.prefetch(hash);
-            self.sketch.iter().for_each(|sketch| sketch.prefetch(hash));
+        for hash in &hashes[..count] {
+            self.index.prefetch(hash.0);
+            self.sketch.iter().for_each(|sketch| sketch.prefetch(hash.0));
         }
-        for &hash in &hashes[..count] {
-            if let Some(location) = self.index.first_candidate(hash) {
+        for hash in &hashes[..count] {
+            if let Some(location) = self.index.first_candidate(hash.0) {
                 self.arena.prefetch(location);
             }
         }
-        (hashes, count)
+        hashes
+    }
+
+    /// What [`Shard::get_hashed`] wants to be told.
+    #[inline]
+    pub fn hash_of(&self, key: &[u8]) -> KeyHash {
+        assert!(key.len() <= KEY_SIZE_MAX);
+        KeyHash(self.hash(key))
+    }
+
+    /// As [`Shard::get`], for who has the hash of the key from this shard.
+    #[inline]
+    pub fn get_hashed(&mut self, now: Seconds, hash: KeyHash, key: &[u8]) -> Option<Item<'_>> {
+        debug_assert!(hash == self.hash_of(key), "another key's hash, or another shard's");
+        self.begin(now, key);
+        self.get_by(now, hash.0, key)
     }
 
     /// Loads what taking the next items of a page out of the index will touch.

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod ahead;
 mod base64;
 mod binary;
 pub mod client;
@@ -31,6 +32,7 @@ pub mod udp;
 mod users;
 
 pub use admin::{Admin, Classes, Decimal, ShutdownMode, WatchTopics};
+pub use ahead::KeysAhead;
 pub use binary::BinaryHead;
 pub use errors::{DialectError, ErrorReply};
 pub use limits::{
@@ -38,7 +40,7 @@ pub use limits::{
     META_TOKENS_MAX, OPAQUE_SIZE_MAX, VALUE_SIZE_MAX, VERBOSITY_MAX, WATCHERS_MAX,
 };
 pub use meta::{MetaFlags, MetaNumbers};
-pub use parser::{Announced, Auth, Parser, Protocol, Step};
+pub use parser::{Announced, Auth, KeysTaken, Parser, Protocol, Step};
 pub use request::{Command, Dialect, Request, StatsDetail, StatsTopic, StoreMode, Vivify};
 pub use users::{
     AUTH_ENTRY_SIZE_MAX, AUTH_USERS_MAX, SASL_MECHANISMS, SASL_USERS_MAX, Users, UsersError, UsersFormat,

@@ -35,9 +35,23 @@ pub(crate) fn parse_f64(text: &[u8]) -> Option<f64> {
     str::from_utf8(text).ok()?.parse().ok().filter(|number: &f64| number.is_finite())
 }
 
-/// Appends `number` in decimal. At most 20 bytes.
+/// Appends `number` in decimal. At most 20 bytes. Short ones, which sizes and flags are, without a call.
+#[inline]
 pub(crate) fn append(out: &mut Vec<u8>, number: impl Into<u64>) {
-    out.extend_from_slice(itoa::Buffer::new().format(number.into()).as_bytes());
+    let number = number.into();
+    match u16::try_from(number) {
+        Ok(number @ 0..10) => out.push(digit(number)),
+        Ok(number @ 10..100) => out.extend_from_slice(&[digit(number / 10), digit(number)]),
+        Ok(number @ 100..1000) => {
+            out.extend_from_slice(&[digit(number / 100), digit(number / 10), digit(number)]);
+        }
+        _ => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
+    }
+}
+
+/// The last digit.
+fn digit(number: u16) -> u8 {
+    b'0' + (number % 10) as u8
 }
 
 #[cfg(test)]
@@ -65,6 +79,15 @@ mod tests {
         assert_eq!(parse_i64(b"9223372036854775808"), None);
         assert_eq!(parse_i64(b"-9223372036854775808"), Some(i64::MIN));
         assert_eq!(parse_i64(b"-9223372036854775809"), None);
+    }
+
+    #[test]
+    fn short_numbers_are_written_as_long_ones_are() {
+        for number in 0..2000_u32 {
+            let mut out = Vec::new();
+            append(&mut out, number);
+            assert_eq!(out, number.to_string().as_bytes());
+        }
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! One connection's bytes cut into steps. It holds a mode and never bytes: the caller keeps what is not consumed.
 
+use crate::ahead::KeysAhead;
 use crate::binary::{self, Packet};
 use crate::errors::{DialectError, ErrorReply};
 use crate::limits::{AUTH_LINE_SIZE_MIN, KEYS_LINE_SIZE_MAX, LEADING_SPACES_MAX, LINE_SIZE_MAX, Limits};
@@ -79,6 +80,17 @@ pub enum Step<'a> {
     },
 }
 
+/// Keys of one line, see [`Parser::take_keys`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeysTaken {
+    /// Their answers show the CAS.
+    pub with_cas: bool,
+    /// How many, at least 1.
+    pub count: usize,
+    /// Bytes to drop.
+    pub consumed: usize,
+}
+
 /// A store command whose value is not all there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Announced<'a> {
@@ -146,6 +158,38 @@ impl Parser {
             Mode::Line { scanned } => self.next_other(input, scanned, limits),
             Mode::Keys { command, rest } => self.next_key(input, command, 0, rest),
             Mode::Swallowing { rest } => self.swallow(input, rest),
+        }
+    }
+
+    /// Whether [`Parser::take_keys`] is worth a call. O(1).
+    #[inline]
+    pub fn has_keys(&self) -> bool {
+        matches!(self.mode, Mode::Keys { command: KeysCommand::Get { .. }, rest } if rest > VALUE_END.len())
+    }
+
+    /// Takes the next keys of the line of a `get` or `gets` that the stream stands in, as many as there are places, without a step
+    /// for each: they may be executed as [`Request::get`]s. `None` if it stands elsewhere, or at the line's end.
+    #[inline]
+    pub fn take_keys<'a>(&mut self, input: &'a [u8], places: &mut [&'a [u8]]) -> Option<KeysTaken> {
+        let Mode::Keys { command: KeysCommand::Get { with_cas }, rest } = self.mode else { return None };
+        let mut keys = Tokens::new(without_line_end(&input[..rest]));
+        let text_bytes = keys.rest().len();
+        let count = places.iter_mut().zip(keys.by_ref()).map(|(place, key)| *place = key).count();
+        let consumed = text_bytes - keys.rest().len();
+        self.mode = Mode::Keys { command: KeysCommand::Get { with_cas }, rest: rest - consumed };
+        (count > 0).then_some(KeysTaken { with_cas, count, consumed })
+    }
+
+    /// The keys that a stream which goes on with `input` will most likely ask for. O(1) for each key, but that lines and keys are
+    /// looked for.
+    pub fn keys_ahead<'a>(&self, input: &'a [u8]) -> KeysAhead<'a> {
+        match self.mode {
+            Mode::Line { .. } => KeysAhead::new(&[], input),
+            Mode::Keys { rest, .. } => {
+                let (line, behind) = input.split_at(rest.min(input.len()));
+                KeysAhead::new(line.trim_ascii_end(), behind)
+            }
+            Mode::Swallowing { rest } => KeysAhead::new(&[], input.get(rest..).unwrap_or_default()),
         }
     }
 

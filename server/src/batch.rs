@@ -107,6 +107,13 @@ struct Entry {
 const _: () = assert!(size_of::<Entry>() == 32);
 const _: () = assert!(KEY_SIZE_MAX <= u8::MAX as usize);
 
+impl Entry {
+    /// Whether it is a request that is here whole.
+    fn has_key(&self) -> bool {
+        matches!(self.work, Work::Get { .. } | Work::Request)
+    }
+}
+
 /// What belongs to one entry.
 #[derive(Clone, Copy)]
 struct Parcel<'a> {
@@ -311,11 +318,11 @@ impl Batch {
         let mut cargo = Cargo { bytes, heads: heads.iter(), questions: questions.iter() };
         *bouncing &= !self.resumes;
         for group in entries.chunks_mut(WARM_KEYS_MAX) {
-            if !*bouncing {
-                executor.warm(keys_of(group, cargo.clone()));
-            }
+            let hashes = executor.shard().warm(keys_of(group, cargo.clone()));
+            let mut hashes = hashes.iter();
             for entry in group {
                 let parcel = cargo.take(entry);
+                let hash = if entry.has_key() { hashes.next() } else { None };
                 *bouncing |= replies.len() > REPLY_BYTES_MAX;
                 if *bouncing {
                     entry.state = State::Bounced;
@@ -331,11 +338,15 @@ impl Batch {
                     (Work::Get { .. } | Work::Request, _) => {
                         let request = parcel.request(entry);
                         let connection = shards.connection_number(sender, entry.sender.connection.slot);
-                        let lent = if is_answered_whole(entry.sender.connection) {
-                            executor.execute(now, &request, connection, replies);
-                            None
-                        } else {
-                            executor.execute_lending(now, &request, connection, replies)
+                        let lent = match (entry.work, hash) {
+                            _ if is_answered_whole(entry.sender.connection) => {
+                                executor.execute(now, &request, connection, replies);
+                                None
+                            }
+                            (Work::Get { .. }, Some(&hash)) => {
+                                executor.get_lending(now, &request, hash, connection, replies)
+                            }
+                            _ => executor.execute_lending(now, &request, connection, replies),
                         };
                         if let Some(lent) = lent {
                             let (place, lent) = *lent;
@@ -516,7 +527,7 @@ fn is_answered_whole(sender: ConnectionId) -> bool {
 fn keys_of<'a>(entries: &[Entry], mut cargo: Cargo<'a>) -> impl Iterator<Item = &'a [u8]> {
     entries.iter().filter_map(move |entry| {
         let parcel = cargo.take(entry);
-        matches!(entry.work, Work::Get { .. } | Work::Request).then(|| parcel.key(entry))
+        entry.has_key().then(|| parcel.key(entry))
     })
 }
 

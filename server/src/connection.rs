@@ -272,6 +272,11 @@ impl Connection {
         self.served <= requests_max
     }
 
+    /// How many more are within, in the turn of the last one.
+    pub fn rest_of_part(&self, requests_max: u32) -> u32 {
+        requests_max.saturating_sub(self.served)
+    }
+
     /// Notes that a request of it goes with this turn's letters.
     pub fn posted(&mut self, turn: u64) {
         self.awaits_letter |= self.letter_turn != turn;

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use slabring_engine::{Seconds, WARM_KEYS_MAX};
-use slabring_protocol::{Command, ErrorReply, KEY_SIZE_MAX, Limits, Parser, Request, Step, Users, reply};
+use slabring_protocol::{
+    Command, ErrorReply, KEY_SIZE_MAX, KeysAhead, KeysTaken, Limits, Request, Step, Users, reply,
+};
 use slabring_reactor::{ConnectionId, LoanId};
 
 use crate::batch::{Batch, Outcome, ReturnAddress, Visit};
@@ -13,6 +15,7 @@ use crate::cluster::links::{Links, Owner};
 use crate::connection::{Connection, Deferred, Ending, Input, Stream};
 use crate::datagrams::is_datagram;
 use crate::execute::Executor;
+use crate::gather::SMALL_PACKET_BYTES;
 use crate::lending::{
     COPIED_BYTES_MAX, LENT_BYTES_MIN, Remote, SEALED_BYTES_MAX, SLICE_BYTES, Value, WINDOW_BYTES_MAX,
 };
@@ -31,20 +34,6 @@ const SPARE_BUFFER_BYTES_MAX: usize = 16 << 10;
 /// What a TLS client's first record begins with. No command does.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Requests that are parsed ahead.
-const AHEAD_MAX: usize = WARM_KEYS_MAX;
-
-/// A step of a connection's stream that is parsed and not yet taken.
-struct Parsed<'a> {
-    /// To go back to if it cannot be taken now.
-    parser_before: Parser,
-    step: Step<'a>,
-    /// Its bytes.
-    raw: &'a [u8],
-    /// The owner of its key, or this shard.
-    owner: Owner,
-}
-
 /// What one send takes.
 #[derive(Debug)]
 pub struct Output {
@@ -53,9 +42,6 @@ pub struct Output {
     /// What is lent with them.
     pub loan: Option<LoanId>,
 }
-
-/// Room for the steps that are parsed ahead: they are large, so they are written where they are read.
-type Places<'a> = [Option<Parsed<'a>>; AHEAD_MAX];
 
 /// What executing requests needs, apart from the connections and the kernel.
 pub struct Dispatcher {
@@ -186,7 +172,7 @@ impl Dispatcher {
 
     /// Executes the requests in `bytes` as far as they are complete and may be executed. Returns the bytes done with.
     ///
-    /// A pipeline is parsed some requests ahead, so that the memory of all of them is fetched at the same time.
+    /// The keys of a pipeline are looked for some requests ahead, so that the memory of all of them is fetched at the same time.
     fn execute_bytes(&mut self, client: &mut Connection, bytes: &[u8]) -> usize {
         client.stalled = false;
         client.input.need(0);
@@ -218,62 +204,72 @@ impl Dispatcher {
     }
 
     fn execute_requests(&mut self, client: &mut Connection, bytes: &[u8]) -> usize {
-        let mut used = 0;
-        let mut places = [const { None }; AHEAD_MAX];
+        let (mut used, mut warmed) = (0, 0);
         while used < bytes.len() && client.ending != Ending::AfterOutput {
-            let count = self.parse_ahead(&mut client.parser, &bytes[used..], &mut places);
-            let group = &places[..count];
-            self.warm(group);
-            for parsed in group.iter().flatten() {
-                if client.ending == Ending::AfterOutput {
-                    return used;
-                }
-                let had_its_part = !client.takes_part(self.turn, self.node.settings.requests_per_turn);
-                if had_its_part
-                    || !self.may_execute(client)
-                    || self.must_wait_for_value(parsed)
-                    || self.must_wait_for_node(client, parsed)
-                {
-                    client.parser = parsed.parser_before.clone();
-                    client.stalled = true;
-                    self.has_more |= had_its_part;
-                    self.executor.traffic.stalls += 1;
-                    return used;
-                }
-                match self.take_step(client, parsed) {
-                    Some(consumed) => used += consumed,
-                    None => {
-                        let Step::Incomplete { total_bytes } = parsed.step else { return used };
-                        return used + self.begin_intake(client, &bytes[used..], total_bytes);
-                    }
+            let rest = &bytes[used..];
+            let had_its_part = !client.takes_part(self.turn, self.node.settings.requests_per_turn);
+            if had_its_part || !self.may_execute(client) {
+                self.stall(client);
+                self.has_more |= had_its_part;
+                return used;
+            }
+            if let Some(consumed) = self.execute_keys(client, rest) {
+                used += consumed;
+                continue;
+            }
+            if used >= warmed && rest.len() > SMALL_PACKET_BYTES {
+                warmed = bytes.len() - self.warm(client.parser.keys_ahead(rest));
+            }
+            // Copying what was written just now stalls the CPU, so it is done only where the copy may be needed.
+            let may_wait = self.cluster.is_some() || !self.executor.shard().has_room_for_any_pin();
+            let parser_before = may_wait.then(|| client.parser.clone());
+            let step = client.parser.next(rest, &self.limits);
+            if let Some(parser_before) = parser_before
+                && (self.must_wait_for_value(&step) || self.must_wait_for_node(client, &step))
+            {
+                client.parser = parser_before;
+                self.stall(client);
+                return used;
+            }
+            match self.take_step(client, &step, rest) {
+                Some(consumed) => used += consumed,
+                None => {
+                    let Step::Incomplete { total_bytes } = step else { return used };
+                    return used + self.begin_intake(client, rest, total_bytes);
                 }
             }
         }
         used
     }
 
-    /// Puts the next steps of the stream, up to one that ends it for now, into the first of `places`. Returns how many they are.
-    fn parse_ahead<'a>(&self, parser: &mut Parser, mut rest: &'a [u8], places: &mut Places<'a>) -> usize {
-        let mut count = 0;
-        while count < AHEAD_MAX && !rest.is_empty() {
-            let parser_before = parser.clone();
-            let step = parser.next(rest, &self.limits);
-            let (consumed, owner) = match &step {
-                Step::Request { request, consumed } => (*consumed, self.owner_of(request)),
-                Step::Swallowed { consumed } | Step::Reply { consumed, .. } => (*consumed, self.me()),
-                Step::Incomplete { .. } | Step::Close { .. } => (rest.len(), self.me()),
-            };
-            let raw;
-            (raw, rest) = rest.split_at(consumed);
-            let is_last =
-                matches!(&step, Step::Request { request, .. } if request.command.decides_what_follows());
-            places[count] = Some(Parsed { parser_before, step, raw, owner });
-            count += 1;
-            if is_last {
-                break;
-            }
+    /// Executes some more keys of a line, if they are all this shard's and nothing about them is special. Returns their bytes.
+    fn execute_keys(&mut self, client: &mut Connection, rest: &[u8]) -> Option<usize> {
+        let is_special = is_datagram(client.id)
+            || self.budget.outputs_are_full()
+            || !self.executor.shard().has_room_for_any_pin();
+        if !client.parser.has_keys() || !self.is_alone() || is_special {
+            return None;
         }
-        count
+        let mut keys = [&[][..]; WARM_KEYS_MAX];
+        // The one that has just been let through is among them.
+        let part = client.rest_of_part(self.node.settings.requests_per_turn).saturating_add(1);
+        let places = usize::try_from(part).map_or(WARM_KEYS_MAX, |part| part.min(WARM_KEYS_MAX));
+        let KeysTaken { with_cas, count, consumed } = client.parser.take_keys(rest, &mut keys[..places])?;
+        client.served += u32::try_from(count - 1).expect("a few");
+        let keys = &keys[..count];
+        let hashes = self.executor.shard().warm(keys.iter().copied());
+        let connection = self.shards.connection_number(self.shards.me, client.id.slot);
+        let (executor, now) = (&mut self.executor, self.now);
+        for (key, hash) in keys.iter().zip(hashes) {
+            let request = Request::get(key, with_cas);
+            client.outbox.local_lending(|out| executor.get_lending(now, &request, hash, connection, out));
+        }
+        Some(consumed)
+    }
+
+    fn stall(&mut self, client: &mut Connection) {
+        client.stalled = true;
+        self.executor.traffic.stalls += 1;
     }
 
     /// The key of the request that `data` begins with, if this shard will execute it at once.
@@ -286,30 +282,25 @@ impl Dispatcher {
         if !reads || !client.input.is_empty() {
             return None;
         }
-        match client.parser.clone().next(data, &self.limits) {
-            Step::Request { request, .. } if request.command.is_keyed() => {
-                (self.owner_of(&request) == self.me()).then_some(request.key)
-            }
-            _ => None,
-        }
+        client.parser.keys_ahead(data).next().filter(|key| self.is_mine(key))
     }
 
-    /// Begins to load what the group's requests to this shard will need.
-    fn warm(&mut self, group: &[Option<Parsed<'_>>]) {
-        let keys = group.iter().flatten().filter(|parsed| parsed.owner == self.me()).filter_map(|parsed| {
-            match &parsed.step {
-                Step::Request { request, .. } if request.command.is_keyed() => Some(request.key),
-                _ => None,
-            }
-        });
-        self.executor.warm(keys);
+    /// Begins to load what the next requests to this shard will need. Returns the bytes behind what it has looked at.
+    fn warm(&mut self, mut keys: KeysAhead<'_>) -> usize {
+        self.executor.warm(keys.by_ref().filter(|key| self.is_mine(key)));
+        keys.bytes_left()
+    }
+
+    /// Whether this shard has a key, as it is sent.
+    fn is_mine(&self, key: &[u8]) -> bool {
+        self.is_alone() || self.owner_of_key(key) == self.me()
     }
 
     /// Does what a step says. Returns the bytes it consumed, or nothing where the stream ends for now.
-    fn take_step(&mut self, client: &mut Connection, parsed: &Parsed<'_>) -> Option<usize> {
-        match parsed.step {
+    fn take_step(&mut self, client: &mut Connection, step: &Step<'_>, rest: &[u8]) -> Option<usize> {
+        match *step {
             Step::Request { ref request, consumed } => {
-                self.dispatch(client, request, parsed);
+                self.dispatch(client, request, &rest[..consumed]);
                 Some(consumed)
             }
             Step::Incomplete { total_bytes } => {
@@ -337,12 +328,13 @@ impl Dispatcher {
             && (!self.budget.outputs_are_full() || client.has_read_all())
     }
 
-    /// Whether a step asks for a large value that can neither be lent now, nor copied within the budget.
-    fn must_wait_for_value(&mut self, parsed: &Parsed<'_>) -> bool {
-        if self.executor.shard().has_room_for_any_pin() || parsed.owner != self.me() {
+    /// Where there is no room to lend: whether a step asks for a large value that can neither be lent now, nor copied within
+    /// the budget.
+    fn must_wait_for_value(&mut self, step: &Step<'_>) -> bool {
+        let Step::Request { request, .. } = step else { return false };
+        if self.owner_of(request) != self.me() {
             return false;
         }
-        let Step::Request { request, .. } = &parsed.step else { return false };
         let may_copy = self.budget.output_room().min(COPIED_BYTES_MAX);
         let waits = self.executor.value_bytes_to_copy(self.now, request) > may_copy;
         self.value_waited |= waits;
@@ -350,19 +342,21 @@ impl Dispatcher {
     }
 
     /// Whether a step is for another node, and there is no room for it on the way or perhaps for its reply here.
-    fn must_wait_for_node(&mut self, client: &Connection, parsed: &Parsed<'_>) -> bool {
-        let (Owner::Elsewhere(hash), Some(links)) = (parsed.owner, &mut self.cluster) else { return false };
+    fn must_wait_for_node(&mut self, client: &Connection, step: &Step<'_>) -> bool {
+        let Step::Request { ref request, consumed } = *step else { return false };
+        let Owner::Elsewhere(hash) = self.owner_of(request) else { return false };
+        let Some(links) = &mut self.cluster else { return false };
         let owed = client.outbox.waiting();
         !client.lines.redirects
-            && (owed > 0 && client.lines.expect_much(owed + 1) || links.must_wait(hash, parsed.raw.len()))
+            && (owed > 0 && client.lines.expect_much(owed + 1) || links.must_wait(hash, consumed))
     }
 
     /// Decides who executes a request: this shard, its owner, or all.
-    fn dispatch(&mut self, client: &mut Connection, request: &Request<'_>, parsed: &Parsed<'_>) {
+    fn dispatch(&mut self, client: &mut Connection, request: &Request<'_>, raw: &[u8]) {
         if request.command.is_keyed() {
-            let owner = match parsed.owner {
+            let owner = match self.owner_of(request) {
                 Owner::Shard(owner) => owner,
-                Owner::Elsewhere(hash) => return self.forward(client, request, parsed.raw, hash),
+                Owner::Elsewhere(hash) => return self.forward(client, request, raw, hash),
             };
             if owner == self.shards.me {
                 let connection = self.shards.connection_number(owner, client.id.slot);
@@ -395,17 +389,21 @@ impl Dispatcher {
 
     /// Who has the key of a request.
     pub fn owner_of(&self, request: &Request<'_>) -> Owner {
-        let is_alone = self.shards.count == 1 && self.cluster.is_none();
-        if is_alone || !request.command.is_keyed() {
+        if self.is_alone() || !request.command.is_keyed() {
             return self.me();
         }
-        let mut scratch;
-        let key = if request.is_base64() {
-            scratch = [0; KEY_SIZE_MAX];
-            request.decoded_key(&mut scratch)
-        } else {
-            request.key
-        };
+        if request.is_base64() {
+            return self.owner_of_key(request.decoded_key(&mut [0; KEY_SIZE_MAX]));
+        }
+        self.owner_of_key(request.key)
+    }
+
+    /// Whether all keys are this shard's.
+    fn is_alone(&self) -> bool {
+        self.shards.count == 1 && self.cluster.is_none()
+    }
+
+    fn owner_of_key(&self, key: &[u8]) -> Owner {
         match &self.cluster {
             None => Owner::Shard(self.shards.owner_of(key)),
             Some(links) => links.owner_of(key),

@@ -8,8 +8,8 @@ mod classic;
 mod meta;
 
 use slabring_engine::{
-    Arithmetic, ArithmeticOutcome, CLASSES_MAX, ClassId, Delete, DeleteOutcome, EvictedItem, Place, Seconds,
-    Shard, Store, StoreMode as EngineMode, StoreOutcome,
+    Arithmetic, ArithmeticOutcome, CLASSES_MAX, ClassId, Delete, DeleteOutcome, EvictedItem, KeyHash, Place,
+    Seconds, Shard, Store, StoreMode as EngineMode, StoreOutcome,
 };
 use slabring_protocol::reply::{LogItem, WatchEvent};
 use slabring_protocol::{Command, KEY_SIZE_MAX, Request, StoreMode, WatchTopics};
@@ -178,6 +178,25 @@ impl Executor {
         self.lent.take()
     }
 
+    /// As [`Executor::execute_lending`], for a get of lines whose key has this hash in the shard.
+    #[inline]
+    pub fn get_lending(
+        &mut self,
+        now: Seconds,
+        request: &Request<'_>,
+        hash: KeyHash,
+        connection: u32,
+        out: &mut Vec<u8>,
+    ) -> Option<Box<(usize, Lent)>> {
+        if self.observed {
+            return self.execute_lending(now, request, connection, out);
+        }
+        self.lends = true;
+        self.get(now, request, hash, out);
+        self.lends = false;
+        self.lent.take()
+    }
+
     /// Lends the value of the item that was just read, or copies it if that cannot be.
     fn append_large(&mut self, place: Place, out: &mut Vec<u8>) {
         match self.shard.pin_at(place) {
@@ -228,7 +247,7 @@ impl Executor {
     pub fn execute_unobserved(&mut self, now: Seconds, request: &Request<'_>, out: &mut Vec<u8>) {
         // Most requests are gets, and their keys are never encoded.
         if let Command::Get { .. } = request.command {
-            return self.get(now, request, out);
+            return self.get(now, request, self.shard.hash_of(request.key), out);
         }
         let mut scratch = [0; KEY_SIZE_MAX];
         let key = request.decoded_key(&mut scratch);

@@ -725,3 +725,30 @@ fn nothing_else_is_announced() {
         assert_eq!(announced_of(format!("{start}\r\n").as_bytes(), start.len(), Protocol::Text), None);
     }
 }
+
+#[test]
+fn keys_taken_together_are_those_of_the_steps_and_leave_the_end_to_the_parser() {
+    let stream = b"gets a  bb ccc d \r\nget e\r\n";
+    for places in 1..6 {
+        let (mut one_by_one, mut together) = (Parser::default(), Parser::default());
+        let (mut expected, mut got) = (Vec::new(), Vec::new());
+        let mut rest = &stream[..];
+        while !rest.is_empty() {
+            let Step::Request { request, consumed } = one_by_one.next(rest, &Limits::default()) else { panic!() };
+            expected.push(request);
+            rest = &rest[consumed..];
+        }
+        rest = &stream[..];
+        while !rest.is_empty() {
+            let mut keys = [&[][..]; 6];
+            if let Some(taken) = together.take_keys(rest, &mut keys[..places]) {
+                got.extend(keys[..taken.count].iter().map(|key| Request::get(key, taken.with_cas)));
+                rest = &rest[taken.consumed..];
+            }
+            let Step::Request { request, consumed } = together.next(rest, &Limits::default()) else { panic!() };
+            got.push(request);
+            rest = &rest[consumed..];
+        }
+        assert_eq!(got, expected);
+    }
+}

@@ -1,7 +1,8 @@
 //! The classic commands, which the text and the binary protocol share. The request says how its answer is written.
 
 use slabring_engine::{
-    Arithmetic, ArithmeticOutcome, Delete, DeleteMode, DeleteOutcome, Item, Place, Seconds, StoreOutcome,
+    Arithmetic, ArithmeticOutcome, Delete, DeleteMode, DeleteOutcome, Item, KeyHash, Place, Seconds,
+    StoreOutcome,
 };
 use slabring_protocol::reply::{self, Hit, Outcome};
 use slabring_protocol::{Command, ErrorReply, Request};
@@ -11,10 +12,10 @@ use crate::discovery::DISCOVERY_KEY;
 use crate::exptime::expiry_of;
 
 impl Executor {
-    pub(super) fn get(&mut self, now: Seconds, request: &Request<'_>, out: &mut Vec<u8>) {
+    pub(super) fn get(&mut self, now: Seconds, request: &Request<'_>, hash: KeyHash, out: &mut Vec<u8>) {
         let lent_bytes_min = self.lent_bytes_min();
         self.commands.cmd_get += 1;
-        match self.shard.get(now, request.key) {
+        match self.shard.get_hashed(now, hash, request.key) {
             Some(item) => {
                 self.commands.get_hits += 1;
                 class_counters(&mut self.by_class, item.class()).get_hits += 1;
