@@ -8,7 +8,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use slabring_tests::cluster::{Cluster, File, Neighbourhood};
-use slabring_tests::etcd::Etcd;
 use slabring_tests::process::run_to_end;
 use slabring_tests::replay::{Cuts, Report};
 use slabring_tests::{Connection, Server, Signal, Transcript, announce_skip, toolbox};
@@ -456,48 +455,4 @@ fn a_managed_services_client_finds_the_nodes_by_itself() {
     assert!(finished.status.success(), "{}{}", finished.stdout, finished.stderr);
     let sets = cluster.nodes.iter().map(|node| node.connect().stat("total_connections") - 1);
     assert!(sets.into_iter().all(|connections| connections > 1), "each node was asked");
-}
-
-#[test]
-fn with_etcd_nodes_find_each_other_and_go_on_while_it_is_away() {
-    let place = Neighbourhood::new();
-    let Some(mut etcd) = Etcd::start(place) else { return };
-    let start = |number| {
-        let peer = place.peer(number).to_string();
-        let args = ["--etcd", &etcd.url(), "--peer-listen", &peer, "-t", "1", "-v"];
-        Server::start_on(place.client(number), &args).expect("a node starts")
-    };
-    let mut cluster = Cluster { nodes: (1..=3).map(start).collect(), place };
-    let serving = |node: &Server| {
-        let mut connection = node.connect();
-        let head = connection.command("config get cluster");
-        let Some(length) = head.strip_prefix("CONFIG cluster 0 ") else { return 0 };
-        let value = connection.read_exact(length.parse().expect("a length")).expect("nodes");
-        value.iter().filter(|byte| **byte == b'|').count() / 2
-    };
-    wait_until("a ring of three", || cluster.nodes.iter().all(|node| serving(node) == 3));
-    cluster.wait_until_met();
-    let mut connection = cluster.nodes[0].connect();
-    (0..KEYS).for_each(|n| connection.set(&format!("key{n}"), "x"));
-    etcd.kill();
-    let until = Instant::now() + Duration::from_secs(8);
-    let mut slowest = Duration::ZERO;
-    while Instant::now() < until {
-        for n in 0..KEYS {
-            let sent = Instant::now();
-            assert!(connection.get(&format!("key{n}")).is_some(), "key{n} beside a dead etcd");
-            connection.set(&format!("key{n}"), "x");
-            slowest = slowest.max(sent.elapsed());
-        }
-    }
-    println!("slowest get and set beside a dead etcd: {slowest:?}");
-    etcd.restart();
-    // Nobody was removed meanwhile, and a node that goes now is.
-    std::thread::sleep(Duration::from_secs(3));
-    assert!((0..KEYS).all(|n| connection.get(&format!("key{n}")).is_some()));
-    drop(cluster.nodes.pop());
-    wait_until("a ring of two", || cluster.nodes.iter().all(|node| serving(node) == 2));
-    wait_until("all keys", || (0..KEYS).all(|n| connection.command(&format!("mg key{n}")) != "SERVER_ERROR"));
-    (0..KEYS).for_each(|n| connection.set(&format!("key{n}"), "x"));
-    assert!((0..KEYS).all(|n| connection.get(&format!("key{n}")).is_some()));
 }
