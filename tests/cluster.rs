@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -442,6 +442,25 @@ fn clients_that_look_for_the_nodes_find_all_of_them() {
     let json = connection.read_exact(length).expect("a document");
     assert!(json.starts_with(br#"{"format":1,"cluster":"slabring","epoch":1,"#), "{}", json.escape_ascii());
     assert_eq!(connection.read_exact(7).expect("an end"), b"\r\nEND\r\n");
+}
+
+#[test]
+fn a_managed_services_client_follows_the_nodes() {
+    let Some(python) = toolbox::python() else { return };
+    let place = Neighbourhood::new();
+    let ring = File::new(&place.ring(1, &[256, 256, 256]));
+    let cluster = Cluster::start(place, 3, &["-t", "1", "--cluster", ring.path()]);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join("following_round.py");
+    let mut command = Command::new(python);
+    command.arg(script).arg(place.client(2).to_string());
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("it runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    let said = lines.next().and_then(Result::ok);
+    // The last node of the file leaves.
+    ring.write(&(place.ring(2, &[256, 256, 256]) + "state = \"left\"\n"));
+    cluster.nodes[0].signal(Signal::Reload);
+    assert!(child.wait().expect("a child of ours").success());
+    assert_eq!(said.as_deref(), Some("found 3"));
 }
 
 #[test]
