@@ -17,10 +17,11 @@ use slabring_client::{
     Answer, AsyncClient, Client, Command, Direction, Distribution, LeaseOptions, Lookup, MetaRequest,
     MetaStatus, Options, Servers, StoreMode, StoreOptions, Stored, Tls, Ttl, Wire,
 };
+use slabring_tests::cluster::{Cluster, File, Neighbourhood};
 use slabring_tests::process::run_to_end;
 use slabring_tests::server::{free_address, slabring_command};
 use slabring_tests::toolbox::{clients_directory, python};
-use slabring_tests::{Server, announce_skip};
+use slabring_tests::{Server, Signal, announce_skip};
 
 /// Time for any single step, long because the machine may be compiling too.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -412,6 +413,105 @@ fn keys_of_a_cluster_are_asked_of_their_owners_and_of_any_node_when_one_is_away(
     let away = items.iter().copied().max().unwrap();
     let alive = client.get_many(&keys).into_iter().filter(Result::is_ok).count();
     assert!(alive >= keys.len() - away, "{alive} of {} with at most {away} away", keys.len());
+}
+
+/// Three nodes of two shards with ports of their own, whose ring is in a file.
+fn ring_of_three() -> (Cluster, File, Servers) {
+    let place = Neighbourhood::new();
+    let ring = File::new(&place.ring(1, &[256, 256, 256]));
+    let args = ["-t", "2", "--cluster", ring.path(), "--shard-ports", "12000"];
+    let cluster = Cluster::start(place, 3, &args);
+    let seeds = [place.client(1).to_string()];
+    let servers = Servers::ring(seeds.iter().map(String::as_str)).unwrap();
+    (cluster, ring, servers)
+}
+
+/// What the nodes have passed on to each other, and from shard to shard.
+fn passed_on(cluster: &Cluster) -> [u64; 2] {
+    ["slabring_forwarded", "slabring_requests_posted"]
+        .map(|name| cluster.nodes.iter().map(|node| node.connect().stat(name)).sum())
+}
+
+#[test]
+fn a_change_of_the_ring_under_load_costs_no_call_and_is_followed_to_the_shard() {
+    let (cluster, ring, servers) = ring_of_three();
+    for wire in [Wire::Text, Wire::Meta] {
+        let client = Client::new(&servers, options(wire));
+        let call_all = || {
+            for n in 0..300 {
+                let key = format!("key:{n}");
+                assert_eq!(client.set(&key, key.as_str(), Ttl::Never), Ok(Stored::Stored));
+                let item = client.get(&key).unwrap();
+                // Between the two the key may have moved.
+                assert!(item.is_none_or(|item| item.value == key.as_bytes()), "{key}");
+            }
+        };
+        let epoch = client.ring().unwrap().map_or(1, |ring| ring.epoch.0);
+        for (change, weights) in [[256, 0, 256], [0, 256, 256], [256, 256, 256]].iter().enumerate() {
+            let epoch = epoch + 1 + change as u64;
+            ring.write(&cluster.place.ring(epoch, weights));
+            cluster.nodes[change].signal(Signal::Reload);
+            let start = Instant::now();
+            while client.ring().unwrap().is_none_or(|ring| ring.epoch.0 < epoch) {
+                call_all();
+                assert!(start.elapsed() < PATIENCE, "the client does not follow");
+            }
+            call_all();
+        }
+        call_all();
+        let before = passed_on(&cluster);
+        call_all();
+        assert_eq!(passed_on(&cluster), before, "each request goes to the shard of its key: {wire:?}");
+    }
+}
+
+#[test]
+fn tasks_follow_a_change_of_the_ring_too_and_go_on_when_a_node_dies() {
+    let (mut cluster, ring, servers) = ring_of_three();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = AsyncClient::new(&servers, options(Wire::Meta));
+        let keys: Vec<_> = (0..300).map(|n| format!("key:{n}")).collect();
+        for (change, weights) in [[256, 0, 256], [0, 256, 256], [256, 256, 0]].iter().enumerate() {
+            ring.write(&cluster.place.ring(2 + change as u64, weights));
+            cluster.nodes[change].signal(Signal::Reload);
+            let start = Instant::now();
+            while client.ring().await.unwrap().is_none_or(|ring| ring.epoch.0 < 2 + change as u64) {
+                for key in &keys {
+                    assert_eq!(client.set(key, key.as_str(), Ttl::Never).await, Ok(Stored::Stored));
+                }
+                assert!(client.get_many(&keys).await.iter().all(Result::is_ok));
+                assert!(start.elapsed() < PATIENCE, "the client does not follow");
+            }
+        }
+        // The ring does not need it any more.
+        drop(cluster.nodes.pop());
+        for key in &keys {
+            assert_eq!(client.set(key, key.as_str(), Ttl::Never).await, Ok(Stored::Stored));
+            assert_eq!(client.get(key).await.unwrap().unwrap().value, key.as_bytes());
+        }
+    });
+}
+
+#[test]
+fn a_client_that_knows_no_ring_of_now_is_answered_by_any_node() {
+    let (cluster, ring, servers) = ring_of_three();
+    let mut patient = options(Wire::Text);
+    patient.ring_interval = Duration::from_secs(3_600);
+    let client = Client::new(&servers, patient);
+    client.set("k", "v", Ttl::Never).unwrap();
+    ring.write(&cluster.place.ring(9, &[256, 0, 0]));
+    cluster.nodes[2].signal(Signal::Reload);
+    let start = Instant::now();
+    while cluster.nodes.iter().any(|node| node.connect().stat("slabring_ring_epoch") != 9) {
+        assert!(start.elapsed() < PATIENCE, "the ring does not change");
+    }
+    for n in 0..300 {
+        let key = format!("key:{n}");
+        assert_eq!(client.set(&key, key.as_str(), Ttl::Never), Ok(Stored::Stored));
+        assert_eq!(client.get(&key).unwrap().unwrap().value, key.as_bytes());
+    }
+    assert!(passed_on(&cluster)[0] > 300, "nobody has told the client");
 }
 
 #[test]

@@ -3,12 +3,11 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use slabring_tests::cluster::{Cluster, File, Neighbourhood};
-use slabring_tests::etcd::Etcd;
 use slabring_tests::process::run_to_end;
 use slabring_tests::replay::{Cuts, Report};
 use slabring_tests::{Connection, Server, Signal, Transcript, announce_skip, toolbox};
@@ -446,6 +445,25 @@ fn clients_that_look_for_the_nodes_find_all_of_them() {
 }
 
 #[test]
+fn a_managed_services_client_follows_the_nodes() {
+    let Some(python) = toolbox::python() else { return };
+    let place = Neighbourhood::new();
+    let ring = File::new(&place.ring(1, &[256, 256, 256]));
+    let cluster = Cluster::start(place, 3, &["-t", "1", "--cluster", ring.path()]);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join("following_round.py");
+    let mut command = Command::new(python);
+    command.arg(script).arg(place.client(2).to_string());
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("it runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    let said = lines.next().and_then(Result::ok);
+    // The last node of the file leaves.
+    ring.write(&(place.ring(2, &[256, 256, 256]) + "state = \"left\"\n"));
+    cluster.nodes[0].signal(Signal::Reload);
+    assert!(child.wait().expect("a child of ours").success());
+    assert_eq!(said.as_deref(), Some("found 3"));
+}
+
+#[test]
 fn a_managed_services_client_finds_the_nodes_by_itself() {
     let Some(python) = toolbox::python() else { return };
     let cluster = Cluster::of_peers(3, &["-t", "1"]);
@@ -456,48 +474,4 @@ fn a_managed_services_client_finds_the_nodes_by_itself() {
     assert!(finished.status.success(), "{}{}", finished.stdout, finished.stderr);
     let sets = cluster.nodes.iter().map(|node| node.connect().stat("total_connections") - 1);
     assert!(sets.into_iter().all(|connections| connections > 1), "each node was asked");
-}
-
-#[test]
-fn with_etcd_nodes_find_each_other_and_go_on_while_it_is_away() {
-    let place = Neighbourhood::new();
-    let Some(mut etcd) = Etcd::start(place) else { return };
-    let start = |number| {
-        let peer = place.peer(number).to_string();
-        let args = ["--etcd", &etcd.url(), "--peer-listen", &peer, "-t", "1", "-v"];
-        Server::start_on(place.client(number), &args).expect("a node starts")
-    };
-    let mut cluster = Cluster { nodes: (1..=3).map(start).collect(), place };
-    let serving = |node: &Server| {
-        let mut connection = node.connect();
-        let head = connection.command("config get cluster");
-        let Some(length) = head.strip_prefix("CONFIG cluster 0 ") else { return 0 };
-        let value = connection.read_exact(length.parse().expect("a length")).expect("nodes");
-        value.iter().filter(|byte| **byte == b'|').count() / 2
-    };
-    wait_until("a ring of three", || cluster.nodes.iter().all(|node| serving(node) == 3));
-    cluster.wait_until_met();
-    let mut connection = cluster.nodes[0].connect();
-    (0..KEYS).for_each(|n| connection.set(&format!("key{n}"), "x"));
-    etcd.kill();
-    let until = Instant::now() + Duration::from_secs(8);
-    let mut slowest = Duration::ZERO;
-    while Instant::now() < until {
-        for n in 0..KEYS {
-            let sent = Instant::now();
-            assert!(connection.get(&format!("key{n}")).is_some(), "key{n} beside a dead etcd");
-            connection.set(&format!("key{n}"), "x");
-            slowest = slowest.max(sent.elapsed());
-        }
-    }
-    println!("slowest get and set beside a dead etcd: {slowest:?}");
-    etcd.restart();
-    // Nobody was removed meanwhile, and a node that goes now is.
-    std::thread::sleep(Duration::from_secs(3));
-    assert!((0..KEYS).all(|n| connection.get(&format!("key{n}")).is_some()));
-    drop(cluster.nodes.pop());
-    wait_until("a ring of two", || cluster.nodes.iter().all(|node| serving(node) == 2));
-    wait_until("all keys", || (0..KEYS).all(|n| connection.command(&format!("mg key{n}")) != "SERVER_ERROR"));
-    (0..KEYS).for_each(|n| connection.set(&format!("key{n}"), "x"));
-    assert!((0..KEYS).all(|n| connection.get(&format!("key{n}")).is_some()));
 }

@@ -16,6 +16,9 @@ use crate::router::Router;
 /// How long a cluster is left to settle before it is asked again.
 const SETTLE_TIME: Duration = Duration::from_millis(10);
 
+/// Where a node says how many shards it has and at which ports.
+const SHARDS_TOPIC: &str = "settings";
+
 /// Nodes that one command may be sent to besides its tries that failed: a ring names each owner once.
 const MOVES_MAX: u32 = 3;
 
@@ -46,7 +49,7 @@ pub(crate) struct Batch {
     pub(crate) exchange: Exchange,
     /// When it must have ended.
     pub(crate) deadline: Instant,
-    /// Whose commands these are. One more command than that is the ring's.
+    /// Whose commands these are. What comes behind them is the client's own: the ring, a node's shards.
     tasks: Vec<usize>,
 }
 
@@ -108,9 +111,12 @@ impl Call {
         let batches = self.by_server(&pending, router, options).into_iter().map(|(server, tasks)| {
             let taken = tasks.iter().map(|&task| self.tasks[task].command.take());
             let mut commands: Vec<_> = taken.map(|command| command.expect("it is not under way")).collect();
-            // The ring comes along with what is asked anyway: no connection more, and no wait.
+            // The ring comes along with what is asked anyway: no connection more, and no wait. So do a node's shards.
             if std::mem::take(&mut wants_ring) {
                 commands.push(Command::Ring);
+            }
+            if router.take_shards_due(&server, now, options) {
+                commands.push(Command::stats(SHARDS_TOPIC));
             }
             let exchange = Exchange::new(commands, context, options.reply_size_max);
             Batch { server, exchange, deadline, tasks }
@@ -130,6 +136,7 @@ impl Call {
         let Batch { server, exchange, tasks, .. } = batch;
         if let Some(failure) = failure {
             router.suspect_ring(now);
+            router.doubt_shards(&server, now);
             self.last_failure = Some((server.clone(), failure.clone()));
         }
         let mut tasks = tasks.into_iter();
@@ -138,7 +145,14 @@ impl Call {
                 Some(task) => {
                     self.settle_task(task, command, outcome, (&server, failure), router, now, options);
                 }
-                None => settle_ring(outcome, failure.is_some(), router, now, options),
+                None if command == Command::Ring => {
+                    settle_ring(outcome, failure.is_some(), router, now, options);
+                }
+                None => {
+                    if let Outcome::Answered(answer) = outcome {
+                        router.learn_shards(&server, shard_ports(&answer.stats()));
+                    }
+                }
             }
         }
         assert!(tasks.next().is_none(), "each task had its command");
@@ -267,6 +281,12 @@ impl Task {
         }
         self.failures <= options.retries && self.moves <= MOVES_MAX
     }
+}
+
+/// The port of a node's first shard and how many it has, if each has one.
+fn shard_ports(settings: &[(String, String)]) -> Option<(u16, u16)> {
+    let number = |name: &str| settings.iter().find(|(known, _)| known == name)?.1.parse().ok();
+    Some((number("slabring_shard_ports")?, number("num_threads")?))
 }
 
 fn settle_ring(outcome: Outcome, has_failed: bool, router: &mut Router, now: Instant, options: &Options) {

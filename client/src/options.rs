@@ -85,10 +85,12 @@ pub struct Options {
     pub back_off_min: Duration,
     /// For how long at most.
     pub back_off_max: Duration,
-    /// How often a cluster is asked for its ring when nothing suggests that it has changed.
+    /// How often a cluster is asked for its ring, beside other requests, when nothing suggests that it has changed: until then
+    /// the node that had a key passes requests for it on.
     pub ring_interval: Duration,
-    /// The port of shard 0 of every node of a cluster that was started with a port for each shard.
-    pub shard_port_base: Option<u16>,
+    /// Whether nodes of a cluster that have a port for each shard (`--shard-ports`) are asked there: the way from thread to thread
+    /// is saved, for more connections. Each node says itself how many shards it has.
+    pub shard_ports: bool,
     /// Longest reply that is kept, in bytes: all values of one multi-get to one server together.
     pub reply_size_max: usize,
     /// User and password, sent on each new connection.
@@ -110,8 +112,8 @@ impl Default for Options {
             failures_max: 2,
             back_off_min: Duration::from_millis(100),
             back_off_max: Duration::from_secs(5),
-            ring_interval: Duration::from_secs(10),
-            shard_port_base: None,
+            ring_interval: Duration::from_secs(1),
+            shard_ports: true,
             reply_size_max: 256 << 20,
             credentials: None,
             #[cfg(feature = "tls")]

@@ -1,6 +1,7 @@
 //! Which server is asked about a key: a list's rule, or the ring of a cluster as far as it is known. Asks nobody.
 
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use slabring_cluster::placement::{hash_key, partition_of, shard_of};
 use slabring_cluster::ring::{Offered, Refusal, Ring, RingDocument, RingHolder, SlotEntry};
@@ -8,6 +9,9 @@ use slabring_cluster::ring::{Offered, Refusal, Ring, RingDocument, RingHolder, S
 use crate::distribution::Placement;
 use crate::endpoint::Endpoint;
 use crate::options::{Options, Servers};
+
+/// A node is asked about its shards so often: it has to be started anew to have others.
+const SHARDS_INTERVAL: Duration = Duration::from_secs(30);
 
 /// See the module.
 #[derive(Debug)]
@@ -32,6 +36,19 @@ struct Cluster {
     seeds_failed: usize,
     /// Whose turn it is when any node will do.
     turn: usize,
+    /// What the ring's nodes say of themselves, by where clients reach them.
+    shards: BTreeMap<Endpoint, Shards>,
+    /// No node is to be asked about its shards before.
+    shards_due: Option<Instant>,
+}
+
+/// What is known of a node's shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shards {
+    /// The port of the first, and how many there are, if they have ports of their own.
+    ports: Option<(u16, u16)>,
+    /// When it is asked again.
+    due: Instant,
 }
 
 impl Router {
@@ -46,7 +63,15 @@ impl Router {
                 assert!(!seeds.is_empty(), "a cluster is found by its nodes");
                 let seeds = seeds.clone();
                 let ring = RingHolder::default();
-                Plan::Cluster(Cluster { seeds, ring, due: None, seeds_failed: 0, turn: 0 })
+                Plan::Cluster(Cluster {
+                    seeds,
+                    ring,
+                    due: None,
+                    seeds_failed: 0,
+                    turn: 0,
+                    shards: BTreeMap::new(),
+                    shards_due: None,
+                })
             }
         };
         Self { plan }
@@ -115,6 +140,38 @@ impl Router {
         is_due
     }
 
+    /// Whether this server should be asked about its shards beside what it is asked now: it is a node of the ring, or a shard of
+    /// one. Says so once per interval.
+    pub(crate) fn take_shards_due(&mut self, server: &Endpoint, now: Instant, options: &Options) -> bool {
+        let Plan::Cluster(cluster) = &mut self.plan else { return false };
+        if !options.shard_ports || cluster.shards_due.is_none_or(|due| due > now) {
+            return false;
+        }
+        let is_due = |node: &Endpoint, shards: &Shards| shards.due <= now && shards.has(node, server);
+        let found = cluster.shards.iter_mut().find(|(node, shards)| is_due(node, shards));
+        let Some((_, shards)) = found else { return false };
+        shards.due = now + SHARDS_INTERVAL;
+        cluster.shards_due = cluster.shards.values().map(|shards| shards.due).min();
+        true
+    }
+
+    /// A node has said how many shards it has, and at which port the first is, if they have ports.
+    pub(crate) fn learn_shards(&mut self, server: &Endpoint, ports: Option<(u16, u16)>) {
+        let Plan::Cluster(cluster) = &mut self.plan else { return };
+        if let Some((_, shards)) = cluster.shards.iter_mut().find(|(node, shards)| shards.has(node, server)) {
+            shards.ports = ports.filter(|(_, count)| *count > 0);
+        }
+    }
+
+    /// A server has failed: if it was a shard's port, its node may not have it any more.
+    pub(crate) fn doubt_shards(&mut self, server: &Endpoint, now: Instant) {
+        let Plan::Cluster(cluster) = &mut self.plan else { return };
+        if let Some((_, shards)) = cluster.shards.iter_mut().find(|(node, shards)| shards.has(node, server)) {
+            *shards = Shards { ports: None, due: now };
+            cluster.shards_due = Some(now);
+        }
+    }
+
     /// Something suggests that the ring has changed.
     pub(crate) fn suspect_ring(&mut self, now: Instant) {
         if let Plan::Cluster(Cluster { due: Some(due), .. }) = &mut self.plan {
@@ -130,8 +187,10 @@ impl Router {
             return Ok(());
         }
         match cluster.ring.offer(RingDocument::from_json(json)?)? {
-            Offered::Adopted(_) | Offered::Known => Ok(()),
+            Offered::Adopted(_) => cluster.meet_nodes(now),
+            Offered::Known => {}
         }
+        Ok(())
     }
 
     /// A node said that it has no ring: any node is asked until there is one.
@@ -150,6 +209,15 @@ impl Router {
     }
 }
 
+impl Shards {
+    /// Whether a server is this node, or one of its shards.
+    fn has(&self, node: &Endpoint, server: &Endpoint) -> bool {
+        let is_shard =
+            |(base, count)| (0..count).any(|shard| node.at_port(base, shard).as_ref() == Some(server));
+        node == server || self.ports.is_some_and(is_shard)
+    }
+}
+
 impl Cluster {
     /// The owner of a key, at its shard's own port where there are such.
     fn owner_of(&self, key: &[u8], options: &Options) -> Option<Endpoint> {
@@ -157,8 +225,17 @@ impl Cluster {
         let hash = hash_key(key);
         let slot = ring.slot(ring.primary(partition_of(hash)));
         let node = Endpoint::from(&slot.client);
-        let shard = |base| node.at_port(base, shard_of(hash, slot.shards));
-        Some(options.shard_port_base.and_then(shard).unwrap_or(node))
+        let ports = self.shards.get(&node).and_then(|shards| shards.ports).filter(|_| options.shard_ports);
+        let shard = ports.and_then(|(base, count)| node.at_port(base, shard_of(hash, count)));
+        Some(shard.unwrap_or(node))
+    }
+
+    /// Nodes that have come are asked about their shards; what is known of others stays.
+    fn meet_nodes(&mut self, now: Instant) {
+        let unknown = Shards { ports: None, due: now };
+        let known = |node: Endpoint| (node.clone(), self.shards.get(&node).copied().unwrap_or(unknown));
+        self.shards = self.nodes().into_iter().map(known).collect();
+        self.shards_due = self.shards.values().map(|shards| shards.due).min();
     }
 
     /// Some node, each in turn, none of `avoided` if there is another.

@@ -100,6 +100,8 @@ pub struct Call {
     pub path: &'static str,
     /// JSON.
     pub body: String,
+    /// What to send as `authorization`, if that is wanted.
+    pub token: Option<String>,
     /// Answered by one [`Answer::Reply`]; or by [`Answer::Chunk`]s as they come, without end.
     pub is_stream: bool,
     /// When to give up waiting for the head of the answer.

@@ -14,7 +14,7 @@ pub mod partitions;
 pub mod replication;
 
 pub use assignment::{Assignment, Learner};
-pub use document::{Epoch, Mode, NodeState, Refusal, RingDocument, SlotEntry, Term};
+pub use document::{Epoch, Mode, NodeState, Refusal, RingDocument, SlotEntry, Term, ZONE_BYTES_MAX};
 pub use replication::{Movement, Replication};
 
 /// A good document and what follows from it. About 32 KiB for each copy of a partition; shared by all shards.

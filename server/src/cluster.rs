@@ -7,6 +7,7 @@
 //! ```
 
 pub mod acceptor;
+pub mod access;
 pub mod agreement;
 pub mod forward;
 pub mod http;

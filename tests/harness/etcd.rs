@@ -1,5 +1,6 @@
 //! A real etcd of one member, with its data in a folder that goes with it.
 
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -22,11 +23,18 @@ pub struct Etcd {
     place: Neighbourhood,
     data: PathBuf,
     child: Option<Child>,
+    scheme: &'static str,
+    args: Vec<String>,
 }
 
 impl Etcd {
     /// Starts one at address 250 of `place`, or says on stderr that none is installed.
     pub fn start(place: Neighbourhood) -> Option<Self> {
+        Self::start_with(place, "http", &[])
+    }
+
+    /// As [`Self::start`], with arguments, over `http` or `https`.
+    pub fn start_with(place: Neighbourhood, scheme: &'static str, args: &[&str]) -> Option<Self> {
         if !Path::new(ETCD_PATH).exists() {
             announce_skip(format_args!(
                 "{ETCD_PATH} is not installed (etcd-server), so nothing is tried with it"
@@ -34,18 +42,31 @@ impl Etcd {
             return None;
         }
         let name = format!("slabring-etcd-{}-{}", std::process::id(), place.ip(250)).replace('.', "-");
-        let mut etcd = Self { place, data: std::env::temp_dir().join(name), child: None };
+        let args = args.iter().map(ToString::to_string).collect();
+        let mut etcd = Self { place, data: std::env::temp_dir().join(name), child: None, scheme, args };
         etcd.restart();
         Some(etcd)
     }
 
-    fn address(&self) -> SocketAddr {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
         (self.place.ip(250), CLIENT_PORT).into()
     }
 
     /// For `--etcd`.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address())
+        format!("{}://{}", self.scheme, self.address())
+    }
+
+    /// Calls its gateway, over http; the status line, the head and the body.
+    pub fn post(&self, path: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(self.address()).expect("it listens");
+        let head = format!("POST {path} HTTP/1.0\r\nhost: etcd\r\ncontent-length: {}\r\n\r\n", body.len());
+        stream.write_all((head + body).as_bytes()).expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers with text");
+        assert!(answer.lines().next().is_some_and(|line| line.contains(" 200 ")), "{path} {body}: {answer}");
+        answer
     }
 
     /// Ends it as a power cut would.
@@ -64,14 +85,27 @@ impl Etcd {
         command.arg("--data-dir").arg(&self.data);
         command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
         command.args(["--listen-peer-urls", &member, "--initial-advertise-peer-urls", &member]);
-        command.args(["--initial-cluster", &format!("default={member}")]);
+        command.args(["--initial-cluster", &format!("default={member}")]).args(&self.args);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.child = Some(command.spawn().expect("an installed etcd runs"));
         let deadline = Instant::now() + START_TIMEOUT;
-        while TcpStream::connect(self.address()).is_err() {
+        while !self.answers() {
             assert!(Instant::now() < deadline, "etcd does not start");
             thread::sleep(POLL_INTERVAL);
         }
+    }
+}
+
+impl Etcd {
+    /// It listens before it has a leader; over https, listening must do.
+    fn answers(&self) -> bool {
+        let Ok(mut stream) = TcpStream::connect(self.address()) else { return false };
+        if self.scheme == "https" {
+            return true;
+        }
+        let mut answer = String::new();
+        let asked = stream.write_all(b"GET /health HTTP/1.0\r\n\r\n");
+        asked.and_then(|()| stream.read_to_string(&mut answer)).is_ok() && answer.contains("\"true\"")
     }
 }
 

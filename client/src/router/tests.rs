@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use super::*;
 use crate::distribution::Distribution;
 
@@ -27,16 +25,52 @@ fn keys_go_to_the_owner_that_the_ring_names_and_to_its_shard() {
     let document = cluster(1, &["up", "up", "up"]);
     learn(&mut router, &document).unwrap();
     let ring = Ring::new(document).unwrap();
-    let by_shard = Options { shard_port_base: Some(12_000), ..Options::default() };
     for n in 0..1_000 {
         let key = format!("key:{n}");
         let hash = hash_key(key.as_bytes());
         let node = format!("node{}", ring.primary(partition_of(hash)).0);
         let expected = Endpoint::tcp(&node, 11_211);
         assert_eq!(router.server_of(key.as_bytes(), &[], &Options::default()), expected);
-        let expected = Endpoint::tcp(&node, 12_000 + shard_of(hash, 4));
-        assert_eq!(router.server_of(key.as_bytes(), &[], &by_shard), expected);
     }
+    for n in 0..3 {
+        // Not what the ring says: a list of addresses does not know.
+        router.learn_shards(&Endpoint::tcp(&format!("node{n}"), 11_211), Some((12_000, 4 + n)));
+    }
+    let off = Options { shard_ports: false, ..Options::default() };
+    for n in 0..1_000 {
+        let key = format!("key:{n}");
+        let hash = hash_key(key.as_bytes());
+        let owner = ring.primary(partition_of(hash)).0;
+        let node = Endpoint::tcp(&format!("node{owner}"), 11_211);
+        let shard = node.at_port(12_000, shard_of(hash, 4 + owner)).unwrap();
+        assert_eq!(router.server_of(key.as_bytes(), &[], &Options::default()), shard);
+        assert_eq!(router.server_of(key.as_bytes(), &[], &off), node);
+    }
+}
+
+#[test]
+fn nodes_are_asked_about_their_shards_when_they_come_once_an_interval_and_when_one_fails() {
+    let (mut router, options) = (router(), Options::default());
+    let start = Instant::now();
+    let node = Endpoint::tcp("node0", 11_211);
+    assert!(!router.take_shards_due(&node, start, &options), "nobody has said that it is one");
+    router.learn(cluster(1, &["up", "up"]).to_json().as_bytes(), start, &options).unwrap();
+    assert!(
+        router.take_shards_due(&node, start, &options) && !router.take_shards_due(&node, start, &options)
+    );
+    assert!(!router.take_shards_due(&Endpoint::tcp("seed0", 11_211), start, &options));
+    router.learn_shards(&node, Some((12_000, 2)));
+    let later = start + SHARDS_INTERVAL;
+    let shard = Endpoint::tcp("node0", 12_001);
+    assert!(
+        router.take_shards_due(&shard, later, &options) && !router.take_shards_due(&node, later, &options)
+    );
+    router.doubt_shards(&shard, later);
+    assert!(router.take_shards_due(&node, later, &options), "it is asked at its common port");
+    assert!(!router.take_shards_due(&shard, later, &options));
+    router.learn_shards(&node, Some((12_000, 2)));
+    router.learn(cluster(2, &["up"]).to_json().as_bytes(), later, &options).unwrap();
+    assert!(!router.take_shards_due(&node, later, &options), "it is known already");
 }
 
 #[test]

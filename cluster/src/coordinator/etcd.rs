@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::gateway::{self, Granted, KeyValue, LeaseId, Ranged, Transacted};
+use super::gateway::{self, Granted, KeyValue, LeaseId, LoggedIn, Ranged, Transacted};
 use super::{Answer, Call, CallId, Coordinator, Fence, Leader, Need, NodeDescription, Order, Revision, View};
 use crate::names::ClusterId;
 use crate::safeguard::{self, Safeguard};
@@ -35,6 +35,13 @@ const CONDUCTOR_READS_EVERY: Micros = Micros::from_millis(1_000);
 /// Pause after a call that failed; a watch that ended waits as long.
 const RETRY_AFTER: Micros = Micros::from_millis(500);
 
+/// Pause after a login that was refused.
+const LOGIN_AGAIN_AFTER: Micros = Micros::from_millis(5_000);
+
+/// What etcd answers to a token that it does not take (any more), and to a login that it does not ask for.
+const UNAUTHENTICATED: u16 = 401;
+const LOGIN_NOT_WANTED: &[u8] = b"authentication is not enabled";
+
 /// Bytes of one line of a watch.
 const LINE_BYTES_MAX: usize = 8 << 20;
 
@@ -46,6 +53,7 @@ const _: () = assert!(KEEP_EVERY.0 + CALL_TIME_MAX.0 < LEASE_SECONDS * 1_000_000
 /// What a call under way is for: one of each at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Task {
+    Login,
     Grant,
     Keep,
     Register,
@@ -71,11 +79,29 @@ struct Change<'a> {
     value: Option<&'a [u8]>,
 }
 
+/// Who this node is to an etcd that asks.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// Name.
+    pub name: String,
+    /// Password.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
 /// The cluster's keys in etcd.
 #[derive(Debug)]
 pub struct Etcd {
     prefix: String,
     me: NodeDescription,
+    login: Option<Login>,
+    /// What the last login gave; empty where none is wanted.
+    token: Option<String>,
     lease: Option<LeaseId>,
     is_registered: bool,
     keep_at: Micros,
@@ -101,6 +127,8 @@ impl Etcd {
         Self {
             prefix: format!("/slabring/{cluster}/"),
             me,
+            login: None,
+            token: None,
             lease: None,
             is_registered: false,
             keep_at: Micros::default(),
@@ -119,18 +147,34 @@ impl Etcd {
         }
     }
 
+    /// With a name and a password.
+    pub fn with_login(mut self, login: Option<Login>) -> Self {
+        self.login = login;
+        self
+    }
+
+    /// Whether nothing can be asked before a login.
+    fn is_locked_out(&self) -> bool {
+        self.login.is_some() && self.token.is_none()
+    }
+
     fn call(&mut self, task: Task) -> Call {
         self.calls += 1;
         let id = CallId(self.calls);
         let (path, body) = self.call_text(task);
         let before = self.under_way.insert(task, id);
         assert!(before.is_none(), "one {task:?} at a time");
-        Call { id, path, body, is_stream: task == Task::Watch, timeout: CALL_TIME_MAX }
+        let token = self.token.clone().filter(|token| !token.is_empty());
+        Call { id, path, body, token, is_stream: task == Task::Watch, timeout: CALL_TIME_MAX }
     }
 
     fn call_text(&self, task: Task) -> (&'static str, String) {
         let lease = || self.lease.expect("tasks that need a lease wait for it");
         match task {
+            Task::Login => {
+                let Login { name, password } = self.login.as_ref().expect("who logs in has a name");
+                (gateway::LOGIN, gateway::login(name, password))
+            }
             Task::Grant => (gateway::GRANT, gateway::grant(LEASE_SECONDS)),
             Task::Keep => (gateway::KEEP_ALIVE, gateway::keep_alive(lease())),
             Task::Register => {
@@ -165,6 +209,9 @@ impl Etcd {
     /// The task whose time has come.
     fn due(&self, now: Micros) -> Option<Task> {
         let idle = |task| !self.under_way.contains_key(&task);
+        if self.is_locked_out() {
+            return (idle(Task::Login) && now >= self.retry_at).then_some(Task::Login);
+        }
         if self.lease.is_none() {
             return (idle(Task::Grant) && now >= self.retry_at)
                 .then_some(Task::Grant)
@@ -196,10 +243,11 @@ impl Etcd {
         self.under_way.remove(&task);
         let body = match answer {
             Answer::Reply { status: 200, body } => body,
-            Answer::Reply { body, .. } => return self.refused(now, task, body),
+            Answer::Reply { status, body } => return self.refused(now, task, status, body),
             Answer::Chunk(_) | Answer::Failed => return self.failed(now, task),
         };
         let is_understood = match task {
+            Task::Login => self.logged_in(body),
             Task::Grant => self.granted(now, body),
             Task::Keep => self.kept(now, body),
             Task::Register => self.registered(body),
@@ -214,14 +262,27 @@ impl Etcd {
         }
     }
 
-    /// etcd answered with an error. Most often a lease is gone.
-    fn refused(&mut self, now: Micros, task: Task, body: &[u8]) {
-        if matches!(task, Task::Register | Task::Campaign)
-            && body.windows(15).any(|words| words == b"lease not found")
-        {
-            self.lose_lease();
-        }
+    /// etcd answered with an error. Most often a lease or a token is gone.
+    fn refused(&mut self, now: Micros, task: Task, status: u16, body: &[u8]) {
+        let says = |words: &[u8]| body.windows(words.len()).any(|said| said == words);
         self.failed(now, task);
+        if matches!(task, Task::Register | Task::Campaign) && says(b"lease not found") {
+            self.lose_lease();
+            self.view.is_reachable = true;
+        }
+        if task == Task::Login {
+            self.token = says(LOGIN_NOT_WANTED).then(String::new);
+            self.retry_at = now + if self.token.is_some() { Micros(0) } else { LOGIN_AGAIN_AFTER };
+        } else if status == UNAUTHENTICATED {
+            self.token = None;
+            self.retry_at = now;
+        }
+    }
+
+    fn logged_in(&mut self, body: &[u8]) -> Option<()> {
+        let LoggedIn { token } = gateway::read_answer(body)?;
+        self.token = Some(token);
+        Some(())
     }
 
     /// No answer that says anything. What was ordered may or may not have been done: reading tells.
@@ -231,7 +292,7 @@ impl Etcd {
             Task::Watch => self.watch_at = now + RETRY_AFTER,
             Task::Keep => self.keep_at = now + RETRY_AFTER,
             Task::Campaign | Task::Write => self.order = None,
-            Task::Read | Task::Grant | Task::Register => {}
+            Task::Login | Task::Read | Task::Grant | Task::Register => {}
         }
         if task != Task::Watch {
             self.view.is_reachable = false;
@@ -459,6 +520,10 @@ impl Coordinator for Etcd {
     }
 
     fn wake_at(&self) -> Micros {
+        if self.is_locked_out() {
+            let is_asked = self.under_way.contains_key(&Task::Login);
+            return if is_asked { Micros::NEVER } else { self.retry_at };
+        }
         let times = [
             (Task::Grant, if self.lease.is_none() { self.retry_at } else { Micros::NEVER }),
             (

@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 
 use super::{Fence, Revision};
 
+/// Gives a token for a name and a password.
+pub const LOGIN: &str = "/v3/auth/authenticate";
 /// Grants a lease.
 pub const GRANT: &str = "/v3/lease/grant";
 /// Keeps a lease.
@@ -24,6 +26,11 @@ pub const WATCH: &str = "/v3/watch";
 /// A lease: a promise of etcd to delete keys when nobody keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseId(pub i64);
+
+/// The body of a [`LOGIN`].
+pub fn login(name: &str, password: &str) -> String {
+    json!({ "name": name, "password": password }).to_string()
+}
 
 /// The body of a [`GRANT`] for whole seconds.
 pub fn grant(seconds: u64) -> String {
@@ -120,6 +127,13 @@ pub struct AnswerHeader {
     /// The store's revision.
     #[serde(default, deserialize_with = "number")]
     pub revision: u64,
+}
+
+/// The answer to a [`LOGIN`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct LoggedIn {
+    /// What calls are made with from now on, for as long as etcd pleases.
+    pub token: String,
 }
 
 /// The answer to a [`GRANT`].
@@ -272,6 +286,7 @@ mod tests {
 
     #[test]
     fn calls_are_those_that_etcd_understood() {
+        check_asked("login", LOGIN, &login("node", "secret"));
         check_asked("lease grant", GRANT, &grant(5));
         check_asked("keepalive", KEEP_ALIVE, &keep_alive(LEASE));
         check_asked("range: the nodes", RANGE, &range("/slabring/t/node/"));
@@ -284,6 +299,9 @@ mod tests {
 
     #[test]
     fn answers_say_what_etcd_said() {
+        let logged_in: LoggedIn = read_answer(answer("login")).unwrap();
+        assert_eq!(logged_in.token, "hmuodcbWOkowTAWh.13");
+        assert_eq!(read_answer::<LoggedIn>(answer("login with another password: status 400")), None);
         let granted: Granted = read_answer(answer("lease grant")).unwrap();
         assert_eq!(granted, Granted { id: LEASE.0, seconds: 5 });
         assert_eq!(read_kept_alive(answer("keepalive")), Some(5));

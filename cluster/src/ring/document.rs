@@ -31,7 +31,7 @@ const FRAME_BYTES_MAX: usize = 512 + REPLICATION_BYTES_MAX;
 const _: () = assert!(SLOT_BYTES_MAX * SLOT_COUNT_MAX + FRAME_BYTES_MAX <= DOCUMENT_BYTES_MAX);
 
 /// Bytes of a zone's name.
-const ZONE_BYTES_MAX: usize = 64;
+pub const ZONE_BYTES_MAX: usize = 64;
 
 /// Name of the JSON member that holds the checksum.
 const CHECKSUM_MEMBER: &str = "crc32c";

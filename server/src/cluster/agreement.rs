@@ -20,6 +20,7 @@ use slabring_cluster::time::Micros;
 use slabring_reactor::clock::Moment;
 use tracing::{info, warn};
 
+use super::access::EtcdAccess;
 use super::http::Caller;
 use super::{Cluster, News, View};
 use crate::discovery::Discovery;
@@ -48,21 +49,24 @@ fn agree(node: &Node, cluster: &Cluster, sender: &SyncSender<News>, news: &Recei
         CoordinatorSettings::Local(document) => {
             let control =
                 Control::new(settings.node.clone(), cluster.incarnation, Local::new(document), conductor);
-            Agreement::new(node, cluster, control, Caller::new(&[], sender)).run(news);
+            Agreement::new(node, cluster, control, Caller::new(&[], &EtcdAccess::default(), sender))
+                .run(news);
         }
-        CoordinatorSettings::Etcd { urls, client, peer } => {
+        CoordinatorSettings::Etcd { urls, client, peer, zone, access } => {
             let me = NodeDescription {
                 node: settings.node.clone(),
                 incarnation: cluster.incarnation,
-                zone: String::new(),
+                zone: zone.clone(),
                 client: client.clone(),
                 peer: peer.clone(),
                 shards: node.settings.threads,
                 weight: Weight::FULL.parts(),
             };
-            let etcd = Etcd::new(&settings.cluster, me);
+            // What cannot be read now was readable at the start: etcd will say that it wants it.
+            let login = access.login().unwrap_or_default();
+            let etcd = Etcd::new(&settings.cluster, me).with_login(login);
             let control = Control::new(settings.node.clone(), cluster.incarnation, etcd, conductor);
-            Agreement::new(node, cluster, control, Caller::new(urls, sender)).run(news);
+            Agreement::new(node, cluster, control, Caller::new(urls, access, sender)).run(news);
         }
     }
 }
@@ -182,12 +186,12 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
 
     fn tell_whether_reachable(&mut self) {
         let view = self.control.coordinator().view();
-        let is_reachable = view.is_reachable || !view.is_complete;
+        let is_reachable = view.is_reachable || !view.is_complete && self.caller.trouble().is_empty();
         if std::mem::replace(&mut self.was_reachable, is_reachable) != is_reachable {
             if is_reachable {
                 info!("the coordinator answers again");
             } else {
-                warn!("the coordinator does not answer: the ring stays as it is");
+                warn!("the coordinator does not answer, the ring stays as it is: {}", self.caller.trouble());
             }
         }
     }

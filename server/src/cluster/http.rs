@@ -2,22 +2,28 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use slabring_cluster::coordinator::{Call, CallId};
 use ureq::Agent;
+use ureq::tls::TlsConfig;
 
 use super::News;
+use super::access::EtcdAccess;
 
+/// The HTTP status of an answer that is none of refusal.
+const OK: u16 = 200;
 /// A whole answer has at most this many bytes: a ring of 1 MiB in base64, and the names of thousands of nodes.
 const REPLY_BYTES_MAX: u64 = 16 << 20;
 /// Bytes of a stream that are told at a time.
 const CHUNK_BYTES: usize = 64 << 10;
 /// A stream is begun anew after this time, so that one that died unnoticed costs no more.
 const STREAM_TIME_MAX: Duration = Duration::from_secs(60);
+/// Characters of an error that are told.
+const TROUBLE_CHARACTERS_MAX: usize = 200;
 /// Calls under way, with those that were given up and have not noticed; more fail.
 const CALLS_MAX: usize = 32;
 
@@ -26,21 +32,30 @@ pub struct Caller {
     urls: Arc<[String]>,
     /// The one that answered last.
     current: Arc<AtomicUsize>,
+    access: Arc<EtcdAccess>,
     under_way: Arc<AtomicUsize>,
     given_up: BTreeMap<CallId, Arc<AtomicBool>>,
+    trouble: Arc<Mutex<String>>,
     news: SyncSender<News>,
 }
 
 impl Caller {
     /// Calls whichever of `urls` answers. What comes of it is told as `news`.
-    pub fn new(urls: &[String], news: &SyncSender<News>) -> Self {
+    pub fn new(urls: &[String], access: &EtcdAccess, news: &SyncSender<News>) -> Self {
         Self {
             urls: urls.into(),
             current: Arc::default(),
+            access: Arc::new(access.clone()),
             under_way: Arc::default(),
             given_up: BTreeMap::new(),
+            trouble: Arc::default(),
             news: news.clone(),
         }
+    }
+
+    /// What went wrong last, for people.
+    pub fn trouble(&self) -> String {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Makes a call.
@@ -51,7 +66,9 @@ impl Caller {
         let one = Under {
             url: self.urls[self.current.load(Ordering::Relaxed) % self.urls.len()].clone(),
             current: Arc::clone(&self.current),
+            access: Arc::clone(&self.access),
             is_given_up,
+            trouble: Arc::clone(&self.trouble),
             news: self.news.clone(),
         };
         let under_way = Arc::clone(&self.under_way);
@@ -85,22 +102,41 @@ impl Caller {
 struct Under {
     url: String,
     current: Arc<AtomicUsize>,
+    access: Arc<EtcdAccess>,
     is_given_up: Arc<AtomicBool>,
+    trouble: Arc<Mutex<String>>,
     news: SyncSender<News>,
 }
 
 impl Under {
     fn run(&self, call: &Call) {
         let outcome = self.make(call);
-        if outcome.is_err() {
-            self.current.fetch_add(1, Ordering::Relaxed);
+        match &outcome {
+            Err(error) => {
+                self.current.fetch_add(1, Ordering::Relaxed);
+                self.remember(error);
+            }
+            Ok(News::Reply(_, status, body)) if *status != OK => {
+                self.remember(&format_args!("status {status}: {}", body.escape_ascii()));
+            }
+            Ok(_) => {}
         }
         if !self.is_given_up.load(Ordering::Relaxed) {
             tell(&self.news, outcome.unwrap_or(News::Failed(call.id)), true);
         }
     }
 
-    fn make(&self, call: &Call) -> Result<News, ureq::Error> {
+    fn remember(&self, trouble: &impl std::fmt::Display) {
+        let text = format!("{}: {trouble}", self.url).chars().take(TROUBLE_CHARACTERS_MAX).collect();
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+
+    fn make(&self, call: &Call) -> Result<News, String> {
+        let tls = self.access.tls()?;
+        self.ask(call, tls).map_err(|error| error.to_string())
+    }
+
+    fn ask(&self, call: &Call, tls: Option<TlsConfig>) -> Result<News, ureq::Error> {
         let head = Duration::from_micros(call.timeout.0);
         let body = if call.is_stream { STREAM_TIME_MAX } else { head };
         let config = Agent::config_builder()
@@ -109,11 +145,16 @@ impl Under {
             .timeout_recv_response(Some(head))
             .timeout_recv_body(Some(body))
             .proxy(None)
+            .tls_config(tls.unwrap_or_default())
             .build();
         let request = config.new_agent().post(format!("{}{}", self.url, call.path));
-        let mut response = request.header("content-type", "application/json").send(&call.body)?;
+        let mut request = request.header("content-type", "application/json");
+        if let Some(token) = &call.token {
+            request = request.header("authorization", token);
+        }
+        let mut response = request.send(&call.body)?;
         let status = response.status().as_u16();
-        if call.is_stream && status == 200 {
+        if call.is_stream && status == OK {
             self.stream(call.id, response.body_mut().as_reader())?;
             return Ok(News::Failed(call.id));
         }

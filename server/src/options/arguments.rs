@@ -226,9 +226,29 @@ pub struct Arguments {
     #[arg(long, value_name = "LIST", action = ArgAction::Append)]
     pub peers: Vec<String>,
 
-    /// As --cluster, with the ring in etcd, which also tells who fails: http://HOST:PORT of each of its members.
+    /// As --cluster, with the ring in etcd, which also tells who fails: http:// or https://HOST:PORT of each of its members.
     #[arg(long, value_name = "URLS", action = ArgAction::Append)]
     pub etcd: Vec<String>,
+
+    /// Who signs the certificates of etcd's members, in PEM: for https://.
+    #[arg(long, value_name = "FILE")]
+    pub etcd_cacert: Option<String>,
+
+    /// This node's certificates for an etcd that asks for them, in PEM.
+    #[arg(long, value_name = "FILE")]
+    pub etcd_cert: Option<String>,
+
+    /// The key of --etcd-cert.
+    #[arg(long, value_name = "FILE")]
+    pub etcd_key: Option<String>,
+
+    /// File with NAME:PASSWORD for an etcd that asks for them.
+    #[arg(long, value_name = "FILE")]
+    pub etcd_user_file: Option<String>,
+
+    /// Where this node stands: copies of a key are kept in different zones; with --etcd. A file of --cluster says it for each node.
+    #[arg(long, value_name = "NAME")]
+    pub zone: Option<String>,
 
     /// This node's name in the cluster [default: where other nodes reach it].
     #[arg(long, value_name = "NAME")]

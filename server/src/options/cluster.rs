@@ -5,11 +5,12 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 use slabring_cluster::names::{Address, ClusterId, NodeId};
-use slabring_cluster::ring::{Ring, RingDocument, SlotEntry};
+use slabring_cluster::ring::{Ring, RingDocument, SlotEntry, ZONE_BYTES_MAX};
 
 use super::listen::Listen;
 use super::sources::Given;
 use super::{EXIT_USAGE, Refused};
+use crate::cluster::access::EtcdAccess;
 
 /// The name of a cluster that was given none.
 const CLUSTER_DEFAULT: &str = "slabring";
@@ -17,6 +18,8 @@ const CLUSTER_DEFAULT: &str = "slabring";
 const THREADS_MAX: u16 = 256;
 /// Options that mean nothing to a node that stands alone.
 const FOR_CLUSTERS: [&str; 5] = ["node_id", "peer_listen", "cluster_secret_file", "cluster_id", "advertise"];
+/// Options that mean nothing where the ring is not in etcd.
+const FOR_ETCD: [&str; 5] = ["etcd_cacert", "etcd_cert", "etcd_key", "etcd_user_file", "zone"];
 
 /// A node's part in a cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -46,6 +49,10 @@ pub enum CoordinatorSettings {
         client: Address,
         /// Where nodes reach it.
         peer: Address,
+        /// Where it stands.
+        zone: String,
+        /// What etcd asks of who calls it.
+        access: EtcdAccess,
     },
 }
 
@@ -63,6 +70,11 @@ impl Given {
             _ => self.is_given(id),
         };
         let sources: Vec<_> = ["cluster", "peers", "etcd"].into_iter().filter(says).collect();
+        if sources != ["etcd"]
+            && let Some(id) = FOR_ETCD.into_iter().find(|id| self.is_given(id))
+        {
+            return self.misuse(id, "needs --etcd");
+        }
         let settings = match sources[..] {
             [] => return self.stands_alone(),
             ["etcd"] => self.over_etcd(listen)?,
@@ -202,8 +214,10 @@ impl Given {
     fn over_etcd(&self, listen: &[Listen]) -> Result<ClusterSettings, Refused> {
         let urls: Vec<_> =
             words(&self.arguments.etcd).map(|word| word.trim_end_matches('/').to_owned()).collect();
-        if let Some(url) = urls.iter().find(|url| !url.starts_with("http://")) {
-            return self.misuse("etcd", &format!("{url:?} is not http://HOST:PORT"));
+        let is_url = |url: &&String| url.starts_with("http://") || url.starts_with("https://");
+        if let Some(url) = urls.iter().find(|url| !is_url(url)) {
+            return self
+                .misuse("etcd", &format!("{url:?} is neither http://HOST:PORT nor https://HOST:PORT"));
         }
         if urls.is_empty() {
             return self.misuse("etcd", "give http://HOST:PORT of each of its members");
@@ -224,9 +238,48 @@ impl Given {
             cluster: self.cluster_id()?,
             node: NodeId(self.parsed("node_id", &node)?),
             listen: self.peer_listen(&peer.to_string())?,
-            coordinator: CoordinatorSettings::Etcd { urls, client, peer },
+            coordinator: CoordinatorSettings::Etcd {
+                access: self.etcd_access(&urls)?,
+                zone: self.zone()?,
+                urls,
+                client,
+                peer,
+            },
             secret_file: self.secret_file(),
         })
+    }
+
+    fn zone(&self) -> Result<String, Refused> {
+        let zone = self.arguments.zone.clone().unwrap_or_default();
+        if zone.len() > ZONE_BYTES_MAX || zone.chars().any(char::is_control) {
+            return self.misuse("zone", &format!("must be a text of at most {ZONE_BYTES_MAX} bytes"));
+        }
+        Ok(zone)
+    }
+
+    /// The files that etcd makes necessary. They are read once here, so that a mistake is told at the start.
+    fn etcd_access(&self, urls: &[String]) -> Result<EtcdAccess, Refused> {
+        let file = |text: &Option<String>| text.as_ref().map(|path| self.path(path));
+        let arguments = &self.arguments;
+        let (certificates, key) = (file(&arguments.etcd_cert), file(&arguments.etcd_key));
+        let access = EtcdAccess {
+            authorities: file(&arguments.etcd_cacert),
+            identity: certificates.clone().zip(key.clone()),
+            login: file(&arguments.etcd_user_file),
+        };
+        let is_secured = urls.iter().all(|url| url.starts_with("https://"));
+        if access.authorities.is_some() != urls.iter().any(|url| url.starts_with("https://"))
+            || access.authorities.is_some() && !is_secured
+        {
+            return self
+                .misuse("etcd", "https:// needs --etcd-cacert, and is for all of its members or none");
+        }
+        if certificates.is_some() != key.is_some() || key.is_some() && !is_secured {
+            return self.misuse("etcd", "--etcd-cert and --etcd-key go together, with https://");
+        }
+        let check = access.tls().and_then(|_| access.login());
+        check.map_err(|error| self.refuse("etcd", &error, EXIT_USAGE))?;
+        Ok(access)
     }
 
     /// Where to listen for other nodes: as told, else where the ring says they look.

@@ -331,7 +331,9 @@ fn a_ring_file_may_say_more_of_its_nodes() {
 fn a_node_over_etcd_says_where_it_is() {
     let part =
         cluster("-l 127.0.0.2 --etcd http://127.0.0.1:2379/,http://127.0.0.5:2379 --peer-listen 127.0.0.2:7");
-    let CoordinatorSettings::Etcd { urls, client, peer } = part.coordinator else { panic!("it is in etcd") };
+    let CoordinatorSettings::Etcd { urls, client, peer, .. } = part.coordinator else {
+        panic!("it is in etcd")
+    };
     assert_eq!(urls, ["http://127.0.0.1:2379", "http://127.0.0.5:2379"]);
     assert_eq!((client.to_string(), peer.to_string()), ("127.0.0.2:11211".into(), "127.0.0.2:7".into()));
 }
@@ -349,7 +351,14 @@ fn cluster_options_that_cannot_work_are_refused_with_what_to_do() {
         ("--peers 127.0.0.1:7,127.0.0.1:7", "127.0.0.1:7"),
         ("-l 10.0.0.1 --peers 10.0.0.1:7", "--cluster-secret-file"),
         ("--etcd http://a:1", "give --peer-listen"),
-        ("--etcd https://a:1 --peer-listen 127.0.0.1:7", "is not http://HOST:PORT"),
+        ("--etcd a:1 --peer-listen 127.0.0.1:7", "is neither http://HOST:PORT nor"),
+        ("--etcd https://a:1 --peer-listen 127.0.0.1:7", "https:// needs --etcd-cacert"),
+        ("--etcd http://a:1 --etcd-cacert x --peer-listen 127.0.0.1:7", "https:// needs --etcd-cacert"),
+        ("--etcd https://a:1 --etcd-cacert /no --peer-listen 127.0.0.1:7", "/no: No such file"),
+        ("--etcd http://a:1 --etcd-cert x --peer-listen 127.0.0.1:7", "go together"),
+        ("--etcd http://a:1 --etcd-user-file /no --peer-listen 127.0.0.1:7", "/no: No such file"),
+        ("--peers 127.0.0.1:7 --zone a", "needs --etcd"),
+        ("--zone a", "needs --etcd"),
         ("-l * --etcd http://a:1 --peer-listen 127.0.0.1:7", "give --advertise"),
         ("--peers 127.0.0.1:7 -t 257 -m 2000", "at most 256 shard threads"),
         ("--cluster x --cluster-id y", "names the cluster"),

@@ -141,3 +141,35 @@ fn no_answer_makes_it_panic() {
         }
     }
 }
+
+#[test]
+fn a_login_comes_first_and_again_when_the_token_is_too_old() {
+    let login = Login { name: "node".to_owned(), password: "secret".to_owned() };
+    let mut etcd = etcd().with_login(Some(login));
+    let first = calls(&mut etcd, Micros(0));
+    assert_eq!(paths(&first), [gateway::LOGIN]);
+    assert!(calls(&mut etcd, Micros(0)).is_empty() && etcd.wake_at() == Micros::NEVER);
+    reply(&mut etcd, Micros(0), &first[0], 200, captured("login")[0]);
+    let next = calls(&mut etcd, Micros(0));
+    assert_eq!(paths(&next), [gateway::GRANT, gateway::RANGE]);
+    assert!(next.iter().all(|call| call.token.as_deref() == Some("hmuodcbWOkowTAWh.13")));
+    let too_old = captured("call with a token that is too old: status 401")[0];
+    next.iter().for_each(|call| reply(&mut etcd, Micros(1), call, 401, too_old));
+    assert_eq!(paths(&calls(&mut etcd, Micros(1))), [gateway::LOGIN], "at once");
+    assert!(format!("{etcd:?}").contains("node") && !format!("{etcd:?}").contains("secret"));
+}
+
+#[test]
+fn a_login_that_is_refused_is_tried_again_later_and_one_that_is_not_wanted_never() {
+    let login = Login { name: "node".to_owned(), password: "wrong".to_owned() };
+    let mut etcd = etcd().with_login(Some(login));
+    let first = calls(&mut etcd, Micros(0)).remove(0);
+    reply(&mut etcd, Micros(0), &first, 400, captured("login with another password: status 400")[0]);
+    assert!(calls(&mut etcd, Micros(0)).is_empty());
+    assert_eq!(etcd.wake_at(), LOGIN_AGAIN_AFTER);
+    let again = calls(&mut etcd, LOGIN_AGAIN_AFTER).remove(0);
+    let not_wanted = br#"{"error":"etcdserver: authentication is not enabled","code":9}"#;
+    reply(&mut etcd, LOGIN_AGAIN_AFTER, &again, 400, not_wanted);
+    let next = calls(&mut etcd, LOGIN_AGAIN_AFTER + RETRY_AFTER);
+    assert!(next.len() == 2 && next.iter().all(|call| call.token.is_none()), "{next:?}");
+}
