@@ -1,14 +1,14 @@
 //! The load generator's binary against servers that are scripted to the byte, and against real ones.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use slabring_tests::load::{Directory, RUN_TIMEOUT, binary, empty, fake, load, run};
+use slabring_tests::load::{Directory, Json, RUN_TIMEOUT, binary, empty, fake, load, run};
 use slabring_tests::process::{Finished, run_to_end};
 use slabring_tests::server::target_directory;
 use slabring_tests::toolbox::{find_program, run_successfully};
@@ -226,19 +226,60 @@ fn what_is_missed_is_fetched_and_stored() {
 
 #[test]
 fn a_search_ends_at_what_the_server_can_do() {
-    // Two milliseconds for each request on one connection: 500 a second and not more.
-    let address = fake(|line, _| {
-        thread::sleep(Duration::from_millis(2));
+    // At most 80 requests in any tenth of a second are answered at once: 800 a second and not more.
+    let arrivals = Mutex::new(VecDeque::new());
+    let address = fake(move |line, _| {
+        let is_too_many = {
+            let (mut arrivals, now) = (arrivals.lock().expect("no panic"), Instant::now());
+            arrivals.push_back(now);
+            arrivals.retain(|at| now - *at < Duration::from_millis(100));
+            arrivals.len() > 82
+        };
+        if is_too_many {
+            thread::sleep(Duration::from_millis(150));
+        }
         empty(line)
     });
     let directory = Directory::new("slo");
     let page = directory.path("page.html");
-    let options = "--p99 50ms --seconds 1 --repeats 1 --precision 0.2 -c 1 -q --json";
+    let options = "--p99 100ms --seconds 0.5 --repeats 3 --precision 0.05 -c 20 -q --json";
     let finished = run(&format!("slo {options} --html {page} {address}"));
     assert!(finished.status.success(), "{}", finished.stderr);
-    let found = Json(finished.stdout).number(&["rate_per_second"]);
-    assert!((200.0..520.0).contains(&found), "{found}");
-    assert!(fs::read_to_string(page).expect("it was written").contains("data-chart=\"curve\""));
+    let result = Json(finished.stdout);
+    let (found, missed) = (result.number(&["rate_per_second"]), result.number(&["missed_per_second"]));
+    assert!((700.0..=825.0).contains(&found), "{found}");
+    assert!(missed > found && missed < 900.0, "{found} {missed}");
+    // Two that agreed in the search, and three more.
+    assert!(result.number(&["measured"]) >= 5.0 && result.number(&["kept"]) >= 3.0, "{}", result.0);
+    let points = result.0.matches("\"client_bound\":").count();
+    let page = fs::read_to_string(page).expect("it was written");
+    assert!(page.contains("data-chart=\"curve\""));
+    assert!(page.matches("<circle").count() >= points, "every measurement is drawn");
+}
+
+#[test]
+fn ctrl_c_ends_a_run_with_what_was_measured() {
+    let address = fake(|line, _| empty(line));
+    let slow = "slo --p99 1s --seconds 1 --repeats 1";
+    for (words, shown, seconds) in
+        [("--duration 60", "requests/s", 1), ("--rate 100 --duration 60", "from due", 1), (slow, "kept", 3)]
+    {
+        let mut command = Command::new(binary());
+        command.args(words.split(' ')).args(["-q", "-c", "2", &address]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+        thread::sleep(Duration::from_secs(seconds) + Duration::from_millis(300));
+        let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+        assert!(kill.is_ok_and(|status| status.success()));
+        let output = child.wait_with_output().expect("it ends");
+        let [stdout, stderr] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
+        assert_eq!(output.status.code(), Some(1), "{words}: {stderr}");
+        assert_eq!(
+            stderr.trim(),
+            "slabring-load: interrupted; what was measured until then follows",
+            "{words}"
+        );
+        assert!(stdout.contains(shown), "{words}: {stdout}");
+    }
 }
 
 #[test]
@@ -264,6 +305,78 @@ fn a_trace_is_played_and_its_hit_ratio_told() {
     assert!((0.8..3.0).contains(&again.number(&["seconds"])), "{}", again.0);
     assert_eq!(again.number(&["misses"]), 1.0);
     fs::remove_file(path).expect("it was written");
+}
+
+/// Rounds of gets of ten keys, one round a second, in each format; a file's name says which.
+fn traces() -> [(&'static str, Vec<u8>); 3] {
+    const ROUNDS: u32 = 4;
+    let requests = || (0..ROUNDS).flat_map(|round| (0..10_u32).map(move |key| (round, key)));
+    let mut oracle = Vec::new();
+    for (round, key) in requests() {
+        oracle.extend(
+            [&(7 + round).to_le_bytes()[..], &u64::from(key).to_le_bytes(), &(100 + key).to_le_bytes()]
+                .concat(),
+        );
+        oracle.extend((-1_i64).to_le_bytes());
+    }
+    let mut ctrace = b"CTRACE01".to_vec();
+    ctrace.extend([u64::from(ROUNDS * 10), 10].iter().flat_map(|number| number.to_le_bytes()));
+    // Records of 24 bytes that have times.
+    ctrace.extend([24_u32, 8].iter().flat_map(|number| number.to_le_bytes()));
+    ctrace.extend(1000_u64.to_le_bytes());
+    ctrace.extend(b"rounds\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
+    for (round, key) in requests() {
+        ctrace.extend(u64::from(key).to_le_bytes());
+        ctrace.extend([100 + key, 0, round, 0].iter().flat_map(|number| number.to_le_bytes()));
+    }
+    let twitter = requests()
+        .map(|(round, key)| format!("{round},key{key},4,{},1,get,0\n", 100 + key))
+        .collect::<String>();
+    [("t.ctr", ctrace), ("t.oracleGeneral", oracle), ("t.csv", twitter.into_bytes())]
+}
+
+#[test]
+fn every_format_is_played_at_the_speed_that_is_asked_for_and_a_broken_file_is_refused() {
+    let slabring = Server::start(&["-t", "1"]).expect("slabring starts");
+    let directory = Directory::new("traces");
+    for (name, bytes) in traces() {
+        slabring.connect().command("flush_all");
+        let path = directory.path(name);
+        fs::write(&path, &bytes).expect("room for a file");
+        let result = load(&format!("--replay {path} --speed 4 -c 1 --verify {}", slabring.address()));
+        assert_eq!((result.number(&["hits"]), result.number(&["misses"])), (30.0, 10.0), "{name}");
+        // Four seconds at four times the speed.
+        assert!((0.7..2.0).contains(&result.number(&["seconds"])), "{name}: {}", result.number(&["seconds"]));
+        for (cut, because) in [(bytes.len() - 5, path.as_str()), (0, path.as_str())] {
+            fs::write(&path, &bytes[..cut]).expect("room for a file");
+            let refused = run(&format!("--replay {path} {}", slabring.address()));
+            assert_eq!(refused.status.code(), Some(1), "{name} cut at {cut}: {}", refused.stdout);
+            assert!(
+                refused.stderr.contains(because) && refused.stderr.trim().lines().count() == 1,
+                "{}",
+                refused.stderr
+            );
+        }
+    }
+}
+
+#[test]
+fn a_generator_that_stood_still_says_that_the_latencies_are_its_own() {
+    let address = fake(|line, _| empty(line));
+    let mut command = Command::new(binary());
+    command.args(["--rate", "1000", "--duration", "2", &address]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    let signal = |name: &str| {
+        let kill = Command::new("kill").args([name, &child.id().to_string()]).status();
+        assert!(kill.is_ok_and(|status| status.success()));
+    };
+    thread::sleep(Duration::from_millis(700));
+    signal("-STOP");
+    thread::sleep(Duration::from_millis(300));
+    signal("-CONT");
+    let output = child.wait_with_output().expect("it ends");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains("warning: this client sent 1 % of its requests"), "{stdout}");
 }
 
 #[test]

@@ -90,6 +90,47 @@ fn agents_share_a_run_and_their_results_are_added() {
     ));
     assert_eq!((result.number(&["operations"]), result.number(&["misses"])), (5001.0, 0.0));
     assert_eq!(result.number(&["latency", "all", "count"]), 5001.0);
+    let mut doomed = start();
+    let mut command = Command::new(binary());
+    let words =
+        format!("--coordinator {},{} --rate 1000 --duration 4 -c 4 {}", one.1, doomed.1, server.address());
+    command.args(words.split(' '));
+    let running = thread::spawn(move || run_to_end(&mut command, RUN_TIMEOUT).expect("slabring-load ends"));
+    thread::sleep(Duration::from_secs(2));
+    doomed.0.kill().expect("a child of ours can be killed");
+    let finished = running.join().expect("no panic");
+    assert_eq!(finished.status.code(), Some(1));
+    assert_eq!(finished.stderr.trim().lines().count(), 1, "{}", finished.stderr);
+    assert!(
+        finished.stderr.contains(&doomed.1) && finished.stderr.contains("has gone"),
+        "{}",
+        finished.stderr
+    );
+    assert!(
+        finished.stdout.contains("requests                 2000"),
+        "what the other measured is kept: {}",
+        finished.stdout
+    );
+
+    let mut command = Command::new(binary());
+    let words =
+        format!("--coordinator {},{} --rate 1000 --duration 60 -c 4 {}", one.1, two.1, server.address());
+    let child = command
+        .args(words.split(' '))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    thread::sleep(Duration::from_secs(2));
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(kill.is_ok_and(|status| status.success()));
+    let output = child.wait_with_output().expect("it ends");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("interrupted"));
+    assert!(output.status.code() == Some(1) && stdout.contains("requests/s"), "{stdout}");
+    // Both wait for the next run.
+    load(&format!("--coordinator {},{} --requests 100 -c 2 {}", one.1, two.1, server.address()));
+
     let gone = run(&format!("--coordinator 127.0.0.1:1 {}", server.address()));
     assert!(!gone.status.success() && gone.stderr.contains("127.0.0.1:1"), "{}", gone.stderr);
 }

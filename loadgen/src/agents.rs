@@ -6,14 +6,18 @@
 //! {words, agent, agents}       ---->
 //!                              <----   {"Ready": keys stored} or {"Failed": text}     when it is prepared
 //! "Go"                         ---->                                                  when all are
+//! "Stop", or the end           ---->                                                  if it shall end early
 //!                              <----   {"Done": outcome} or {"Failed": text}
 //! ```
 //!
+//! An agent that goes takes its part of the result with it; those of the others are kept.
+//!
 //! An agent does what whoever reaches it says, within the options of a load: it belongs on a network of one's own.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream, ToSocketAddrs};
 use std::num::NonZeroU32;
+use std::thread;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -21,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::Args;
 use crate::failure::Failure;
+use crate::interrupt;
 use crate::keys::share;
 use crate::report::Report;
 use crate::run::{Outcome, Session};
@@ -30,6 +35,9 @@ use crate::tally::{ServerTally, Tally};
 pub(crate) const ADDRESS_DEFAULT: &str = "127.0.0.1:7070";
 
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often a coordinator that waits looks whether it was told to end.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Serialize, Deserialize)]
 struct Task {
@@ -42,6 +50,7 @@ struct Task {
 #[derive(Serialize, Deserialize)]
 enum Go {
     Go,
+    Stop,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -63,6 +72,14 @@ impl Line {
         Self { stream: BufReader::new(stream), peer }
     }
 
+    fn outcome(&self, answer: Answer) -> Result<Outcome, Failure> {
+        match answer {
+            Answer::Done(outcome) => Ok(*outcome),
+            Answer::Failed(text) => Err(self.fail(&text)),
+            Answer::Ready(_) => Err(self.fail(&"is ready twice")),
+        }
+    }
+
     fn fail(&self, text: &dyn ToString) -> Failure {
         Failure::Agent { agent: self.peer.clone(), text: text.to_string() }
     }
@@ -74,11 +91,21 @@ impl Line {
     }
 
     fn hear<T: DeserializeOwned>(&mut self) -> Result<T, Failure> {
-        let mut line = String::new();
-        match self.stream.read_line(&mut line) {
-            Ok(0) => Err(self.fail(&"has gone")),
-            Ok(_) => serde_json::from_str(&line).map_err(|error| self.fail(&error)),
-            Err(error) => Err(self.fail(&error)),
+        let mut line = Vec::new();
+        let mut was_told = false;
+        loop {
+            match self.stream.read_until(b'\n', &mut line) {
+                Ok(0) => return Err(self.fail(&"has gone")),
+                Ok(_) => return serde_json::from_slice(&line).map_err(|error| self.fail(&error)),
+                // Only a coordinator's reads end so.
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    if interrupt::came() && !was_told {
+                        was_told = true;
+                        self.say(&Go::Stop)?;
+                    }
+                }
+                Err(error) => return Err(self.fail(&error)),
+            }
         }
     }
 }
@@ -110,12 +137,24 @@ fn attend(mut line: Line) -> Result<(), Failure> {
         Err(failure) => return line.say(&Answer::Failed(failure.to_string())),
     };
     line.say(&Answer::Ready(stored))?;
-    let Go::Go = line.hear()?;
+    let Go::Go = line.hear()? else { return Ok(()) };
+    interrupt::clear();
+    let mut ears = line.stream.get_ref().try_clone()?;
+    let listener = thread::spawn(move || {
+        // Whatever is said now, or an end, ends the run.
+        match ears.read(&mut [0]) {
+            Ok(_) | Err(_) => interrupt::raise(),
+        }
+    });
     let answer = match session.load() {
         Ok(outcome) => Answer::Done(Box::new(outcome)),
         Err(failure) => Answer::Failed(failure.to_string()),
     };
-    line.say(&answer)
+    let said = line.say(&answer);
+    // One that has gone already is shut down.
+    drop(line.stream.get_ref().shutdown(Shutdown::Read));
+    listener.join().expect("reading a byte does not panic");
+    said
 }
 
 /// This agent's part of what all were told.
@@ -159,19 +198,16 @@ pub(crate) fn coordinate(args: &Args, words: &[String]) -> Result<Report, Failur
         }
     }
     lines.iter_mut().try_for_each(|line| line.say(&Go::Go))?;
-    let mut sum: Option<Outcome> = None;
+    let (mut sum, mut failure): (Option<Outcome>, Option<Failure>) = (None, None);
     for line in &mut lines {
-        let outcome = match line.hear()? {
-            Answer::Done(outcome) => *outcome,
-            Answer::Failed(text) => return Err(line.fail(&text)),
-            Answer::Ready(_) => return Err(line.fail(&"is ready twice")),
-        };
-        match &mut sum {
-            None => sum = Some(outcome),
-            Some(sum) => join(sum, outcome),
+        match (line.hear().and_then(|answer| line.outcome(answer)), &mut sum) {
+            (Ok(outcome), None) => sum = Some(outcome),
+            (Ok(outcome), Some(sum)) => join(sum, outcome),
+            (Err(other), _) => failure = failure.or(Some(other)),
         }
     }
-    let outcome = sum.expect("there is an agent");
+    let Some(mut outcome) = sum else { return Err(failure.expect("there is an agent")) };
+    outcome.failure = failure.map(|failure| failure.to_string()).or(outcome.failure);
     let threads = args.threads.saturating_mul(NonZeroU32::new(agents).expect("there is an agent"));
     let args = Args { threads, ..args.clone() };
     Ok(Report::new(&args, &args.addresses.join(" "), prefilled, &outcome))
@@ -182,6 +218,7 @@ fn connect(address: &str) -> Result<Line, Failure> {
     let found = address.to_socket_addrs().map_err(failed)?.next();
     let found = found.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
     let stream = TcpStream::connect_timeout(&found, CONNECT_PATIENCE).map_err(failed)?;
+    stream.set_read_timeout(Some(LOOK_INTERVAL)).map_err(failed)?;
     Ok(Line::new(stream, address.into()))
 }
 

@@ -50,6 +50,8 @@ pub(crate) enum Failure {
         "prefill stored {stored} of {keys} keys ({first_error}); give the server more memory or ask for less"
     )]
     Prefill { stored: u64, keys: u64, first_error: String },
+    #[error("interrupted")]
+    Interrupted,
     #[error("this machine failed the load generator: {0}")]
     Machine(#[from] io::Error),
 }

@@ -11,6 +11,7 @@ mod connection;
 mod decode;
 mod export;
 mod failure;
+mod interrupt;
 mod intervals;
 mod keys;
 mod kind;
@@ -98,7 +99,10 @@ pub fn main(words: &[String]) -> ExitCode {
 
 fn load(words: &[String]) -> ExitCode {
     let args = Args::from_words(words);
-    let result = if args.coordinator.is_empty() { run::run(&args) } else { agents::coordinate(&args, words) };
+    let listening = interrupt::listen();
+    let result = listening.map_err(Failure::from).and_then(|()| {
+        if args.coordinator.is_empty() { run::run(&args) } else { agents::coordinate(&args, words) }
+    });
     let report = match result {
         Ok(report) => report,
         Err(failure) => return fail(&failure),
@@ -154,16 +158,19 @@ fn search(words: &[String]) -> ExitCode {
         Ok(args)
     };
     let args: SloArgs = read().unwrap_or_else(|error: clap::Error| error.exit());
-    match slo::search(&args) {
+    match interrupt::listen().map_err(Failure::from).and_then(|()| slo::search(&args)) {
         Err(failure) => fail(&failure),
         Ok(search) => {
+            if let Some(failure) = &search.failure {
+                eprintln!("slabring-load: {failure}; what was measured until then follows");
+            }
             let exported = export_page(args.load.html.as_deref(), || page::render_search(&search));
             let text = if args.load.json {
                 serde_json::to_string(&search).map(|json| json + "\n").map_err(io::Error::from)
             } else {
                 Ok(search.to_string())
             };
-            let shown = finish(text.and_then(|text| print(&text)), search.rate_per_second > 0.0);
+            let shown = finish(text.and_then(|text| print(&text)), search.is_good());
             exported.map_or_else(|failure| fail(&failure), |()| shown)
         }
     }

@@ -36,7 +36,10 @@ svg{width:100%;height:auto}figcaption{font-weight:600;padding:.2rem .5rem}\
 table{border-collapse:collapse;margin:.5rem 0}td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #e5e5e5}\
 td:first-child,th:first-child{text-align:left}code{background:#f4f4f4;padding:.1rem .3rem;border-radius:3px;word-break:break-all}\
 .warning{background:#fff3cd;border-left:4px solid #e69f00;padding:.4rem .8rem;margin:.4rem 0}\
-.swatch{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.4em}";
+.swatch{display:inline-block;width:.8em;height:.8em;border-radius:2px;margin-right:.4em}\
+svg text{fill:currentColor}svg [stroke=\"#000000\"]{stroke:currentColor}\
+@media(prefers-color-scheme:dark){body{color:#d8dade;background:#15171a}figure{background:#1c1f23;border-color:#3a3f45}\
+td,th{border-color:#33383e}code{background:#25292e}.warning{background:#3a2f10}}";
 
 /// One run and what it is called.
 pub(crate) struct Run {

@@ -6,6 +6,8 @@ use std::path::Path;
 /// A workload that was measured somewhere.
 struct Preset {
     name: &'static str,
+    /// The sizes are distributions that were published as such; else a few sizes and shares stand for them.
+    is_published: bool,
     about: &'static str,
     words: &'static str,
 }
@@ -14,48 +16,66 @@ struct Preset {
 const ETC_VALUES: &str = "0@0.00536,1@0.00047,2@0.1782,3@0.09239,4@0.00018,5@0.0274,6@0.00065,7@0.00606,8@0.00023,\
 9@0.00837,10@0.00837,11@0.08989,12@0.00092,13@0.00326,14@0.0198,gpareto:15:214.476:0.348238";
 
-/// Atikoglu et al. publish fits for ETC only. The others are read off their figures 1 and 2 and table 2: main sizes
-/// and shares of requests, not whole distributions.
+/// Atikoglu, Xu, Frachtenberg, Jiang, Paleczny, "Workload Analysis of a Large-Scale Key-Value Store", SIGMETRICS 2012,
+/// has fits for ETC only. Of the others there are figure 1 (shares of requests) and figure 2 (sizes as curves): the main
+/// steps of the curves are taken as sizes, the rest is spread evenly. Popularity is published for none.
 const PRESETS: [Preset; 7] = [
     Preset {
         name: "etc",
-        about: "Facebook ETC: general purpose, the published fits (SIGMETRICS 2012, table 5; mutilate fb_key, fb_value)",
+        is_published: true,
+        about: "Facebook ETC, general purpose; sizes: the fits of SIGMETRICS 2012, section 5 (keys GEV, values 15 sizes and a \
+                generalised Pareto), GET:SET 30:1; popularity assumed",
         words: "--keys 1000000 --key-size gev:30.7984:8.20449:0.078688 --value-size {etc} --mix get:30,set:1 \
                 --distribution zipf:0.99",
     },
     Preset {
         name: "usr",
-        about: "Facebook USR: user status, tiny values, nearly only gets (same, figures 1, 2)",
+        is_published: false,
+        about: "Facebook USR, user status: two key sizes, values of 2 B, 99.8 % gets (same, figures 1 and 2)",
         words: "--keys 1000000 --key-size 16@0.5,21@0.5 --value-size 2 --mix get:998,set:2 --distribution zipf:0.99",
     },
     Preset {
         name: "app",
-        about: "Facebook APP: application objects (same, figures 1, 2)",
+        is_published: false,
+        about: "Facebook APP, application objects: most keys of 31 B, a step of the values at 270 B (same, figures 1 and 2)",
         words: "--keys 1000000 --key-size 31@0.9,16-60 --value-size 270@0.3,100-1000 --mix get:84,set:10,delete:6 \
                 --distribution zipf:0.99",
     },
     Preset {
         name: "var",
-        about: "Facebook VAR: browser state, mostly writes (same, figures 1, 2)",
+        is_published: false,
+        about: "Facebook VAR, browser state: most keys of 32 B and values of 50 B, more writes than reads (same, figures 1 and 2)",
         words: "--keys 1000000 --key-size 32@0.9,16-60 --value-size 50@0.8,10-1000 --mix get:18,set:82 \
                 --distribution zipf:0.99",
     },
     Preset {
         name: "sys",
-        about: "Facebook SYS: system data, few keys, values near 500 bytes (same, figures 1, 2)",
+        is_published: false,
+        about: "Facebook SYS, system data: few keys, most values near 500 B (same, figures 1 and 2)",
         words: "--keys 100000 --key-size 16-45 --value-size 500@0.7,64-2000 --mix get:67,set:33 --distribution zipf:0.99",
     },
     Preset {
         name: "ycsb-a",
-        about: "YCSB A: half reads, half updates of 1 KB records (workloads/workloada)",
+        is_published: true,
+        about: "YCSB A, half reads and half updates of 1 KB records (YCSB workloads/workloada: zipfian 0.99, 10 fields of 100 B)",
         words: "--keys 1000000 --key-size 23 --value-size 1000 --mix get:1,set:1 --distribution zipf:0.99",
     },
     Preset {
         name: "ycsb-b",
-        about: "YCSB B: 95 % reads (workloads/workloadb)",
+        is_published: true,
+        about: "YCSB B, 95 % reads (YCSB workloads/workloadb)",
         words: "--keys 1000000 --key-size 23 --value-size 1000 --mix get:95,set:5 --distribution zipf:0.99",
     },
 ];
+
+const PUBLISHED: &str = "published";
+const APPROXIMATE: &str = "approximate";
+
+const LEGEND: &str = "
+published: the sizes are the source's own distributions or constants. approximate: a few sizes and shares stand for the
+source's; twitter-N has the means of cluster N's keys and values, its times to live, operations and Zipf exponent
+(twitter/cache-trace, stat/2020Mar.md; Yang et al., OSDI 2020), not its distributions. docs/benchmarking.md has the formulas.
+";
 
 /// Twitter's clusters in figures. Source: twitter/cache-trace, `stat/2020Mar.md`, CC BY 4.0; Yang et al., OSDI 2020.
 const TWITTER: &str = include_str!("presets/twitter.csv");
@@ -73,16 +93,21 @@ pub(crate) fn expand(words: &[String]) -> Result<Vec<String>, String> {
     Ok(all)
 }
 
-/// All presets, a line for each.
+/// All presets, a line for each, and what the words in it mean.
 pub(crate) fn list() -> String {
-    let facebook = PRESETS.iter().map(|Preset { name, about, .. }| format!("{name:12} {about}\n"));
+    let line = |name: &str, is_published, about: &str| {
+        format!("{name:12} {:12} {about}\n", if is_published { PUBLISHED } else { APPROXIMATE })
+    };
+    let first =
+        PRESETS.iter().map(|Preset { name, is_published, about, .. }| line(name, *is_published, about));
     let twitter = rows().map(|row| {
-        format!(
-            "{:12} Twitter {}: keys of {} B, values of {} B, {}, zipf {} (OSDI 2020; means of twitter/cache-trace)\n",
-            row.preset, row.preset, row.key_size, row.value_size, row.mix, row.exponent
-        )
+        let Row { preset, key_size, value_size, mix, exponent, .. } = &row;
+        let about = format!(
+            "Twitter {preset}: keys of {key_size} B, values of {value_size} B, {mix}, zipf {exponent}"
+        );
+        line(preset, false, &about)
     });
-    facebook.chain(twitter).collect()
+    first.chain(twitter).collect::<String>() + LEGEND
 }
 
 fn value_of(words: &[String], option: &str) -> Option<String> {
@@ -172,7 +197,10 @@ mod tests {
             count += 1;
         }
         assert!(count > 50, "{count}");
-        assert_eq!(list().lines().count(), count);
+        let listed = list();
+        let of =
+            |word: &str| listed.lines().filter(|line| line.split_whitespace().nth(1) == Some(word)).count();
+        assert_eq!((of(PUBLISHED), of(PUBLISHED) + of(APPROXIMATE)), (3, count), "{listed}");
     }
 
     #[test]

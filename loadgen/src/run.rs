@@ -17,6 +17,7 @@ use crate::access;
 use crate::args::{Args, ReplayFormat};
 use crate::book::Book;
 use crate::failure::Failure;
+use crate::interrupt;
 use crate::intervals::{Interval, Sum};
 use crate::keys::{Keys, share};
 use crate::kind::{Kind, Mix};
@@ -490,6 +491,7 @@ impl Stage<'_> {
         cpu_us: u64,
         failure: Option<Failure>,
     ) -> Result<Outcome, Failure> {
+        let failure = failure.or(interrupt::came().then_some(Failure::Interrupted));
         let last_ns = sum.last_reply_ns();
         let elapsed = Duration::from_nanos(last_ns.saturating_sub(measure_from_ns));
         let (tally, intervals) = sum.finish(elapsed.as_secs_f64());

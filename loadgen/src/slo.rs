@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::args::Args;
 use crate::failure::Failure;
+use crate::interrupt;
 use crate::report::{Report, Summary, span_ns};
 use crate::run::Session;
 
@@ -20,7 +21,7 @@ const CLIENT_BOUND: &str = "this client was late itself when a rate was missed: 
 /// Finds the highest rate that keeps an objective.
 ///
 /// Begins low and doubles the rate until the objective is missed, then bisects. A rate counts as kept if most of its
-/// repeats keep it. All options of a run go with it.
+/// measurements keep it; the answer is measured as often again before it is given. All options of a run go with it.
 #[derive(Parser, Debug)]
 #[command(name = "slabring-load slo", max_term_width = 110)]
 pub(crate) struct SloArgs {
@@ -77,9 +78,29 @@ pub(crate) struct Search {
     pub(crate) rate_per_second: f64,
     /// Lowest rate that was not; none if all were.
     pub(crate) missed_per_second: Option<f64>,
+    /// How many measurements of the highest rate kept the objective, of how many.
+    pub(crate) kept: usize,
+    pub(crate) measured: usize,
     /// Every measurement, in its order.
     pub(crate) points: Vec<Point>,
     pub(crate) warnings: Vec<String>,
+    /// Why it ended before its time.
+    pub(crate) failure: Option<String>,
+}
+
+impl Search {
+    /// Whether it was completed and has an answer.
+    pub(crate) fn is_good(&self) -> bool {
+        self.failure.is_none() && self.rate_per_second > 0.0
+    }
+
+    /// Fastest and slowest p99 of the highest rate that was kept, in nanoseconds.
+    fn p99_ns(&self) -> Option<(u64, u64)> {
+        let own =
+            self.points.iter().filter(|point| point.rate_per_second.total_cmp(&self.rate_per_second).is_eq());
+        let p99 = own.map(|point| point.latency.p99_ns);
+        Some((p99.clone().min()?, p99.max()?))
+    }
 }
 
 impl SloArgs {
@@ -121,50 +142,102 @@ impl SloArgs {
     }
 }
 
-/// Searches. Blocks until it is done; tells on standard error how it goes.
+/// Searches. Blocks until it is done; tells on standard error how it goes. What ends a search early ends it with what was
+/// measured until then.
 pub(crate) fn search(args: &SloArgs) -> Result<Search, Failure> {
     let session = Session::new(args.load.clone())?;
     session.prefill()?;
     let mut points = Vec::new();
-    let time = Duration::from_secs_f64(args.seconds);
-    let (kept, missed) = bisect(args.precision, |rate| {
-        let mut votes = 0;
-        for _ in 0..args.repeats {
-            let report = measure(args, &session, rate, time)?;
-            let is_kept = args.keeps(&report);
-            votes += u32::from(is_kept);
-            points.push(Point {
-                rate_per_second: rate,
-                operations_per_second: report.operations_per_second,
-                latency: report.latency.all,
-                errors: report.errors,
-                kept: is_kept,
-                client_bound: report.is_client_bound(),
-            });
-        }
-        Ok::<_, Failure>(votes * 2 > args.repeats)
-    })?;
+    let searched = bisect(args.precision, |rate| is_kept(args, &session, rate, &mut points))
+        .and_then(|_| confirm(args, &session, &mut points));
+    let failure = match searched {
+        Err(failure) if points.is_empty() => return Err(failure),
+        searched => searched.err().map(|failure| failure.to_string()),
+    };
     let blames_client = points.iter().any(|point| !point.kept && point.client_bound);
-    let warnings = if blames_client { vec![CLIENT_BOUND.into()] } else { Vec::new() };
+    let rate_per_second = highest_kept(&points).unwrap_or(0.0);
+    let missed = points.iter().map(|point| point.rate_per_second).filter(|rate| *rate > rate_per_second);
     Ok(Search {
         command: args.load.command.clone(),
         objective: args.objective(),
-        rate_per_second: kept,
-        missed_per_second: missed,
+        rate_per_second,
+        missed_per_second: missed.min_by(f64::total_cmp),
+        kept: votes(&points, rate_per_second).0,
+        measured: votes(&points, rate_per_second).1,
         points,
-        warnings,
+        warnings: if blames_client { vec![CLIENT_BOUND.into()] } else { Vec::new() },
+        failure,
     })
 }
 
-fn measure(args: &SloArgs, session: &Session, rate: f64, time: Duration) -> Result<Report, Failure> {
+/// Measures a rate until most of its repeats have kept the objective, or can no more.
+fn is_kept(args: &SloArgs, session: &Session, rate: f64, points: &mut Vec<Point>) -> Result<bool, Failure> {
+    let (mut kept, mut missed) = (0, 0);
+    while kept * 2 <= args.repeats && missed * 2 < args.repeats {
+        let point = measure(args, session, rate)?;
+        if point.kept {
+            kept += 1;
+        } else {
+            missed += 1;
+        }
+        points.push(point);
+    }
+    Ok(kept * 2 > args.repeats)
+}
+
+/// The highest rate that was kept may have been lucky: it is measured as often again, and if most of all its measurements
+/// missed, so is the next lower one.
+fn confirm(args: &SloArgs, session: &Session, points: &mut Vec<Point>) -> Result<(), Failure> {
+    while let Some(rate) = highest_kept(points) {
+        let measured = votes(points, rate).1;
+        if measured > args.repeats as usize {
+            return Ok(());
+        }
+        for _ in 0..args.repeats {
+            points.push(measure(args, session, rate)?);
+        }
+        if highest_kept(points) == Some(rate) {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// How many measurements of a rate kept the objective, of how many.
+fn votes(points: &[Point], rate: f64) -> (usize, usize) {
+    let own = points.iter().filter(|point| point.rate_per_second.total_cmp(&rate).is_eq());
+    (own.clone().filter(|point| point.kept).count(), own.count())
+}
+
+/// The highest rate that most of its measurements kept.
+fn highest_kept(points: &[Point]) -> Option<f64> {
+    let is_kept = |rate: &f64| {
+        let (kept, measured) = votes(points, *rate);
+        kept * 2 > measured
+    };
+    points.iter().map(|point| point.rate_per_second).filter(is_kept).max_by(f64::total_cmp)
+}
+
+fn measure(args: &SloArgs, session: &Session, rate: f64) -> Result<Point, Failure> {
     let load = Args { rate: Some(rate), ..args.load.clone() };
-    let outcome = session.load_at(rate, time)?;
+    let outcome = session.load_at(rate, Duration::from_secs_f64(args.seconds))?;
+    if interrupt::came() {
+        return Err(Failure::Interrupted);
+    }
     let report = Report::new(&load, &session.shown_target(), None, &outcome);
+    let kept = args.keeps(&report);
     if !args.load.quiet {
         let p99 = span_ns(report.latency.all.p99_ns);
-        eprintln!("{rate:>12.0}/s  p99 {p99:>10}  {}", if args.keeps(&report) { "kept" } else { "missed" });
+        eprintln!("{rate:>12.0}/s  p99 {p99:>10}  {}", if kept { "kept" } else { "missed" });
     }
-    Ok(report)
+    Ok(Point {
+        rate_per_second: rate,
+        operations_per_second: report.operations_per_second,
+        latency: report.latency.all,
+        errors: report.errors,
+        kept,
+        client_bound: report.is_client_bound(),
+    })
 }
 
 /// The highest rate known to be kept, and the lowest known not to be.
@@ -215,6 +288,14 @@ impl std::fmt::Display for Search {
             }
             (rate, None) => writeln!(f, "\n{}: {rate:.0} requests/s and more", self.objective)?,
         }
+        if let Some((best, worst)) = self.p99_ns() {
+            let (best, worst) = (span_ns(best), span_ns(worst));
+            writeln!(
+                f,
+                "kept by {} of its {} measurements, p99 from {best} to {worst}",
+                self.kept, self.measured
+            )?;
+        }
         self.warnings.iter().try_for_each(|warning| writeln!(f, "warning: {warning}"))
     }
 }
@@ -247,6 +328,28 @@ mod tests {
         }
         assert_eq!(search(1e12, 0.1).1, None);
         assert_eq!(search(0.0, 0.1).0, 0.0);
+    }
+
+    fn point(rate_per_second: f64, kept: bool) -> Point {
+        let latency = Summary::of(&crate::tally::histogram());
+        Point {
+            rate_per_second,
+            operations_per_second: rate_per_second,
+            latency,
+            errors: 0,
+            kept,
+            client_bound: false,
+        }
+    }
+
+    #[test]
+    fn most_measurements_of_a_rate_decide_and_half_do_not() {
+        let points =
+            [(100.0, true), (200.0, true), (200.0, false), (150.0, false), (150.0, true), (150.0, true)];
+        let points = points.map(|(rate, kept)| point(rate, kept));
+        assert_eq!((votes(&points, 200.0), votes(&points, 150.0)), ((1, 2), (2, 3)));
+        assert_eq!(highest_kept(&points), Some(150.0));
+        assert_eq!(highest_kept(&points[2..4]), None);
     }
 
     #[test]

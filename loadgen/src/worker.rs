@@ -12,6 +12,7 @@ use slabring_reactor::{ConnectionId, EndCause, Event, Io, IoSettings, Wait};
 
 use crate::connection::{Answer, Connection, Flight};
 use crate::failure::Failure;
+use crate::interrupt;
 use crate::kind::Kind;
 use crate::ledger::Ledger;
 use crate::lines::{Lines, Manner};
@@ -260,7 +261,7 @@ impl<I: Io> Run<'_, I> {
             self.follow(now);
             self.mind_timeouts(now)?;
             odometer.0.store(self.replies, Ordering::Relaxed);
-            if watch.stop.load(Ordering::Relaxed) {
+            if watch.stop.load(Ordering::Relaxed) || interrupt::came() {
                 break;
             }
             // Replies were handled since the turn: what is sent now has not waited for that.
