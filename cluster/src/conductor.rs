@@ -1,16 +1,22 @@
 //! The conductor's judgement: which ring follows from who is there. One node at a time holds the office; it decides
 //! on what it sees and knows no other way to act than to propose the next document. Never writes it.
 //!
+//! A ring of one copy without wishes of the operator stays in format 1, and what moves in it is a miss; any other goes on in format
+//! 2, step by step: `replicated.rs`.
+//!
 //! Slow to remove, slower to remove again, and never below half: a conductor that sees badly does little harm.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::coordinator::NodeDescription;
+use crate::coordinator::{NodeDescription, View};
+use crate::migrate;
 use crate::names::{ClusterId, NodeId};
-use crate::ring::document::FORMAT;
-use crate::ring::{Epoch, Mode, NodeState, RingDocument, SlotEntry, Term};
+use crate::ring::document::{FORMAT, FORMAT_REPLICATED};
+use crate::ring::{Epoch, Mode, NodeState, Replication, Ring, RingDocument, SlotEntry, Term};
 use crate::table::SLOT_COUNT_MAX;
 use crate::time::Micros;
+
+mod replicated;
 
 /// How a conductor judges.
 #[derive(Clone, Debug)]
@@ -25,6 +31,15 @@ pub struct Judgement {
     pub first_nodes: usize,
     /// Copies in the first ring.
     pub first_replicas: u8,
+    /// What its writes wait for; unless given, [`Mode::default_for`] so many copies.
+    pub first_mode: Option<Mode>,
+    /// A member that was removed again and again returns after a longer and longer calm; after this much of it nothing is held
+    /// against it any more.
+    pub forgets_after: Micros,
+    /// A member with copies that is down for longer gives up its place.
+    pub grace: Micros,
+    /// Roles are levelled in a ring that did not change for this long.
+    pub level_after: Micros,
 }
 
 impl Default for Judgement {
@@ -35,6 +50,10 @@ impl Default for Judgement {
             removal_pause: Micros::from_millis(30_000),
             first_nodes: 1,
             first_replicas: 1,
+            first_mode: None,
+            forgets_after: Micros::from_millis(600_000),
+            grace: Micros::from_millis(600_000),
+            level_after: Micros::from_millis(5_000),
         }
     }
 }
@@ -49,13 +68,29 @@ pub struct Conductor {
     /// Since when each member has been missing.
     absent: BTreeMap<NodeId, Micros>,
     removed_at: Option<Micros>,
+    /// How often, and when last, members were removed.
+    removals: BTreeMap<NodeId, (u32, Micros)>,
+    /// The ring that it looks at, and since when.
+    ring_since: (Epoch, Micros),
+    /// The ring whose roles need no levelling.
+    level: Epoch,
 }
 
 impl Conductor {
     /// Remembers nothing yet.
     pub fn new(cluster: ClusterId, judgement: Judgement) -> Self {
         let (present, absent) = (BTreeMap::new(), BTreeMap::new());
-        Self { judgement, cluster, present, absent, removed_at: None }
+        let (removals, ring_since) = (BTreeMap::new(), (Epoch::NONE, Micros::default()));
+        Self {
+            judgement,
+            cluster,
+            present,
+            absent,
+            removed_at: None,
+            removals,
+            ring_since,
+            level: Epoch::NONE,
+        }
     }
 
     /// Forgets what it saw: it did not look for a while, so it cannot say since when anything is as it is.
@@ -85,25 +120,44 @@ impl Conductor {
         }
     }
 
-    /// The document that should follow `ring`, if any should. Its epoch is above `above` too. What it saw is what there was
-    /// at `confirmed`, however quiet the news: nobody is removed because a watch went silent.
+    /// The document that should follow `ring`, if any should. Its epoch is above `above` too. What it saw is what there was when
+    /// everything was read last, however quiet the news: nobody is removed because a watch went silent.
+    ///
+    /// A few milliseconds while something moves.
     pub fn decide(
         &mut self,
         now: Micros,
-        confirmed: Micros,
-        ring: Option<&RingDocument>,
+        view: &View,
+        ring: Option<&Ring>,
         above: Epoch,
     ) -> Option<RingDocument> {
-        let is_ready = |since: Micros| now.since(since) >= self.judgement.up_after;
-        let ready =
-            self.present.values().filter(|(_, since)| is_ready(*since)).map(|(described, _)| described);
-        let Some(ring) = ring else { return self.first_ring(&ready.collect::<Vec<_>>(), above) };
+        let Some(ring) = ring else { return self.first_ring(now, above) };
+        let document = ring.document();
+        let mut next = if document.replication.is_some() {
+            self.decide_replicated(now, view, ring)
+        } else if document.replicas > 1 || !view.wishes.is_empty() {
+            migrate::upgrade(ring)
+        } else {
+            self.decide_single(now, view.read_at, document)
+        }?;
+        next.epoch = next.epoch.max(above.next()?);
+        Some(next)
+    }
+
+    /// Those who were there for long enough.
+    fn ready(&self, now: Micros) -> impl Iterator<Item = &NodeDescription> {
+        let is_ready = move |since: Micros| now.since(since) >= self.judgement.up_after;
+        self.present.values().filter(move |(_, since)| is_ready(*since)).map(|(described, _)| described)
+    }
+
+    fn decide_single(&mut self, now: Micros, confirmed: Micros, ring: &RingDocument) -> Option<RingDocument> {
+        let ready = self.ready(now);
         let news: Vec<&NodeDescription> = ready.filter(|described| !is_welcomed(ring, described)).collect();
         let gone = if news.is_empty() { self.to_remove(now, confirmed, ring) } else { None };
         if news.is_empty() && gone.is_none() {
             return None;
         }
-        let (epoch, term) = (ring.epoch.max(above).next()?, ring.term.next()?);
+        let (epoch, term) = (ring.epoch.next()?, ring.term.next()?);
         let mut next = RingDocument { epoch, term, ..ring.clone() };
         let mut is_changed = false;
         for described in news {
@@ -120,11 +174,18 @@ impl Conductor {
     pub fn wake_at(&self, now: Micros) -> Micros {
         let ready = self.present.values().map(|(_, since)| *since + self.judgement.up_after);
         let pause_ends = self.removed_at.map(|at| at + self.judgement.removal_pause);
-        let gone = self.absent.values().map(|&since| since + self.judgement.down_after);
-        ready.chain(gone).chain(pause_ends).filter(|&at| at > now).min().unwrap_or(Micros::NEVER)
+        let gone = self
+            .absent
+            .values()
+            .flat_map(|&since| [since + self.judgement.down_after, since + self.judgement.grace]);
+        let calm = self.removals.keys().filter_map(|node| self.calm_at(node));
+        let level = self.ring_since.1 + self.judgement.level_after;
+        let times = ready.chain(gone).chain(pause_ends).chain(calm).chain([level]);
+        times.filter(|&at| at > now).min().unwrap_or(Micros::NEVER)
     }
 
-    fn first_ring(&self, ready: &[&NodeDescription], above: Epoch) -> Option<RingDocument> {
+    fn first_ring(&self, now: Micros, above: Epoch) -> Option<RingDocument> {
+        let ready: Vec<_> = self.ready(now).collect();
         if ready.len() < self.judgement.first_nodes.max(1) {
             return None;
         }
@@ -135,12 +196,16 @@ impl Conductor {
             epoch: above.next()?,
             term: Term(1),
             replicas,
-            mode: Mode::default_for(replicas),
+            mode: self.judgement.first_mode.unwrap_or_else(|| Mode::default_for(replicas)),
             slots: Vec::new(),
             replication: None,
         };
         for described in ready {
             attempt(&mut first, |first| welcome(first, described));
+        }
+        if replicas > 1 {
+            first.format = FORMAT_REPLICATED;
+            first.replication = Some(Box::new(Replication::fresh(&first)));
         }
         first.validate().is_ok().then_some(first)
     }
@@ -220,152 +285,4 @@ fn remove(ring: &mut RingDocument, node: &NodeId) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::names::Incarnation;
-
-    fn described(n: u16, incarnation: u64) -> NodeDescription {
-        NodeDescription {
-            node: NodeId(format!("n{n}").parse().unwrap()),
-            incarnation: Incarnation(incarnation),
-            zone: String::new(),
-            client: format!("127.0.0.1:{}", 11_000 + n).parse().unwrap(),
-            peer: format!("127.0.0.1:{}", 7_000 + n).parse().unwrap(),
-            shards: 2,
-            weight: 256,
-        }
-    }
-
-    fn registered(nodes: &[u16]) -> BTreeMap<NodeId, NodeDescription> {
-        nodes.iter().map(|&n| (described(n, 1).node, described(n, 1))).collect()
-    }
-
-    struct Office {
-        conductor: Conductor,
-        now: Micros,
-        ring: Option<RingDocument>,
-    }
-
-    impl Office {
-        fn new(first_nodes: usize) -> Self {
-            let judgement = Judgement { first_nodes, ..Judgement::default() };
-            let conductor = Conductor::new(ClusterId("c".parse().unwrap()), judgement);
-            Self { conductor, now: Micros(0), ring: None }
-        }
-
-        /// Looks twice a second for so many seconds and does what is decided. Gives the changes.
-        fn watch(&mut self, seconds: u64, nodes: &BTreeMap<NodeId, NodeDescription>) -> usize {
-            let mut changes = 0;
-            for _ in 0..seconds * 2 {
-                self.now = self.now + Micros::from_millis(500);
-                self.conductor.look(self.now, self.ring.as_ref(), nodes);
-                if let Some(next) = self.conductor.decide(self.now, self.now, self.ring.as_ref(), Epoch::NONE)
-                {
-                    next.validate().unwrap();
-                    if let Some(ring) = &self.ring {
-                        next.may_follow(ring).unwrap();
-                    }
-                    self.ring = Some(next);
-                    changes += 1;
-                }
-            }
-            changes
-        }
-
-        fn states(&self) -> Vec<NodeState> {
-            self.ring.as_ref().unwrap().slots.iter().map(|slot| slot.state).collect()
-        }
-    }
-
-    use NodeState::{Down, Up};
-
-    #[test]
-    fn the_first_ring_waits_for_its_nodes() {
-        let mut office = Office::new(3);
-        assert_eq!(office.watch(10, &registered(&[1, 2])), 0);
-        assert_eq!(office.watch(10, &registered(&[1, 2, 3])), 1);
-        assert_eq!(office.ring.as_ref().unwrap().epoch, Epoch(1));
-        assert_eq!(office.states(), [Up, Up, Up]);
-    }
-
-    #[test]
-    fn a_node_that_blinks_stays() {
-        let mut office = Office::new(3);
-        office.watch(10, &registered(&[1, 2, 3]));
-        for _ in 0..20 {
-            assert_eq!(office.watch(1, &registered(&[1, 2])), 0);
-            assert_eq!(office.watch(1, &registered(&[1, 2, 3])), 0);
-        }
-    }
-
-    #[test]
-    fn missing_nodes_go_one_by_one_and_half_of_them_stay() {
-        let mut office = Office::new(5);
-        office.watch(10, &registered(&[1, 2, 3, 4, 5]));
-        assert_eq!(office.watch(10, &registered(&[1])), 1);
-        assert_eq!(office.watch(600, &registered(&[1])), 1, "two of five are gone, three stay");
-        assert_eq!(office.states().iter().filter(|&&state| state == Down).count(), 2);
-        assert_eq!(office.watch(10, &registered(&[1, 2, 3, 4, 5])), 1, "they return together");
-        assert_eq!(office.states(), [Up; 5]);
-    }
-
-    #[test]
-    fn of_two_nodes_one_can_go_and_of_one_none() {
-        let mut office = Office::new(2);
-        office.watch(10, &registered(&[1, 2]));
-        assert_eq!(office.watch(100, &registered(&[2])), 1);
-        assert_eq!(office.states(), [Down, Up]);
-        assert_eq!(office.watch(100, &registered(&[])), 0);
-    }
-
-    #[test]
-    fn after_the_last_epoch_the_ring_stays() {
-        let mut office = Office::new(2);
-        office.watch(10, &registered(&[1, 2]));
-        office.ring.as_mut().unwrap().epoch = Epoch::MAX;
-        assert_eq!(office.watch(10, &registered(&[1, 2, 3])), 0);
-    }
-
-    #[test]
-    fn nobody_is_removed_on_old_news() {
-        let mut office = Office::new(3);
-        office.watch(10, &registered(&[1, 2, 3]));
-        let (read_at, gone) = (office.now, registered(&[1, 2]));
-        let (conductor, ring) = (&mut office.conductor, office.ring.as_ref());
-        conductor.look(read_at, ring, &gone);
-        let later = read_at + Micros::from_millis(60_000);
-        assert_eq!(conductor.decide(later, read_at, ring, Epoch::NONE), None);
-        assert!(conductor.decide(later, later, ring, Epoch::NONE).is_some());
-    }
-
-    #[test]
-    fn a_new_life_is_a_new_entry_in_the_same_slot() {
-        let mut office = Office::new(2);
-        office.watch(10, &registered(&[1, 2]));
-        let mut nodes = registered(&[1, 2]);
-        nodes.insert(described(2, 9).node, described(2, 9));
-        assert_eq!(office.watch(10, &nodes), 1);
-        assert_eq!(office.ring.as_ref().unwrap().slots[1].incarnation, Incarnation(9));
-        assert_eq!(office.states(), [Up, Up]);
-    }
-
-    #[test]
-    fn a_joiner_takes_the_lowest_free_slot() {
-        let mut office = Office::new(3);
-        office.watch(10, &registered(&[1, 2, 3]));
-        office.ring.as_mut().unwrap().slots[1].state = NodeState::Left;
-        office.watch(10, &registered(&[1, 3, 4]));
-        assert_eq!(office.ring.as_ref().unwrap().slots[1].node, described(4, 1).node);
-        office.watch(10, &registered(&[1, 3, 4, 5]));
-        assert_eq!(office.ring.as_ref().unwrap().slots[3].node, described(5, 1).node);
-    }
-
-    #[test]
-    fn a_joiner_with_anothers_address_is_left_out() {
-        let mut office = Office::new(2);
-        office.watch(10, &registered(&[1, 2]));
-        let mut nodes = registered(&[1, 2, 3]);
-        nodes.get_mut(&described(3, 1).node).unwrap().peer = described(1, 1).peer;
-        assert_eq!(office.watch(10, &nodes), 0);
-    }
-}
+mod tests;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::conductor::Conductor;
 use crate::coordinator::{Answer, CallId, Coordinator, Fence, Leader, Need, Order, Revision};
 use crate::names::{Incarnation, NodeId};
+use crate::report::Report;
 use crate::ring::{Epoch, Offered, Refusal, Ring, RingDocument, RingHolder};
 use crate::time::Micros;
 
@@ -40,8 +41,8 @@ pub struct Control<C> {
     conductor: Conductor,
     holder: RingHolder,
     make_ring: MakeRing,
-    /// The document that the coordinator has, if it could be read.
-    written: Option<(Revision, RingDocument)>,
+    /// The ring that the coordinator has, if it is one.
+    written: Option<(Revision, Arc<Ring>)>,
     /// The revision of the document that was looked at last.
     seen: Option<Revision>,
     leading: Option<Fence>,
@@ -87,6 +88,12 @@ impl<C: Coordinator> Control<C> {
     /// This conductor's number, while it is one.
     pub fn leading(&self) -> Option<Fence> {
         self.leading
+    }
+
+    /// What this node's shards have to say to the conductor: see [`crate::report::ReportBoard`]. As often as it likes: only what
+    /// is new goes out.
+    pub fn report(&mut self, report: &Report) {
+        self.coordinator.report(report);
     }
 
     /// Something came of a call.
@@ -141,8 +148,12 @@ impl<C: Coordinator> Control<C> {
         self.seen = Some(*revision);
         match RingDocument::from_json(json) {
             Ok(document) => {
-                self.written = Some((*revision, document.clone()));
-                self.offer_document(document);
+                let revision = *revision;
+                self.offer_document(document.clone());
+                let known = self.holder.current().filter(|ring| *ring.document() == document);
+                // Older than what this node heard elsewhere, it is what a conductor replaces all the same.
+                let made = known.cloned().or_else(|| (self.make_ring)(document).ok().map(Arc::new));
+                self.written = made.map(|ring| (revision, ring));
             }
             Err(refusal) => {
                 self.written = None;
@@ -189,15 +200,15 @@ impl<C: Coordinator> Control<C> {
             return;
         }
         let (expect, ring) = match &self.written {
-            Some((revision, document)) => (*revision, Some(document)),
+            Some((revision, ring)) => (*revision, Some(&**ring)),
             None => (Revision(0), None),
         };
-        self.conductor.look(now, ring, &view.nodes);
+        self.conductor.look(now, ring.map(Ring::document), &view.nodes);
         if self.coordinator.is_busy() {
             return;
         }
         let above = self.holder.current().map_or(Epoch::NONE, |ring| ring.epoch());
-        if let Some(next) = self.conductor.decide(now, view.read_at, ring, above) {
+        if let Some(next) = self.conductor.decide(now, view, ring, above) {
             self.coordinator.order(Order::WriteRing { expect, fence, json: next.to_json() });
         }
     }

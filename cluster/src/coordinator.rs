@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::names::{Address, Incarnation, NodeId};
+use crate::report::{Report, Wish};
 use crate::time::Micros;
 
 pub mod etcd;
@@ -69,6 +70,10 @@ pub struct View {
     pub leader: Option<Leader>,
     /// The nodes that live, as far as can be told.
     pub nodes: BTreeMap<NodeId, NodeDescription>,
+    /// What they say of copies and of each other.
+    pub reports: BTreeMap<NodeId, Report>,
+    /// What the operator wishes for members.
+    pub wishes: BTreeMap<NodeId, Wish>,
 }
 
 /// What a coordinator can be asked to change.
@@ -140,6 +145,9 @@ pub trait Coordinator {
 
     /// Asks for a change. One at a time: not while [`Self::is_busy`]. Whether it was made shows in the view.
     fn order(&mut self, order: Order);
+
+    /// What this node has to say, until it says something else. It is shown to all while the node lives.
+    fn report(&mut self, report: &Report);
 
     /// Whether the last order is under way.
     fn is_busy(&self) -> bool;

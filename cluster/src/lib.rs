@@ -19,7 +19,7 @@
 //! | [`forward`], [`peers`] | one shard's links and the requests under way on them |
 //! | [`replica`] | copies of partitions: streams, leases, hand-overs |
 //! | [`migrate`] | the documents that remove, return, fill and move members step by step |
-//! | [`coordinator`], [`conductor`], [`control`] | how nodes agree on the next ring |
+//! | [`coordinator`], [`conductor`], [`control`], [`report`] | how nodes agree on the next ring |
 //!
 //! Placement is frozen by `golden/placement.txt`: a change there moves every key of every running cluster, and
 //! breaks every client that routes by itself.
@@ -37,6 +37,7 @@ pub mod names;
 pub mod peers;
 pub mod placement;
 pub mod replica;
+pub mod report;
 pub mod ring;
 mod safeguard;
 pub mod table;

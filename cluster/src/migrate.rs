@@ -3,16 +3,16 @@
 //!
 //! ```text
 //! a member:  Up --remove--> Down --bring_back--> Syncing --admit, when it holds everything--> Up
-//! weights:   begin --flip, 256 partitions at a time, those whose learners hold everything--> finish
+//! weights:   begin, or join with new members --flip, 256 partitions at a time, those whose learners hold everything--> finish
 //! ```
 
 use crate::names::Incarnation;
 use crate::placement::{PARTITION_COUNT, PartitionId};
 use crate::ring::document::FORMAT_REPLICATED;
 use crate::ring::partitions::PartitionSet;
-use crate::ring::{Mode, Movement, NodeState, Replication, Ring, RingDocument};
+use crate::ring::{Mode, Movement, NodeState, Replication, Ring, RingDocument, SlotEntry};
 use crate::safeguard::{self, Safeguard};
-use crate::table::SlotId;
+use crate::table::{SLOT_COUNT_MAX, SlotId};
 
 /// Partitions that change hands in one document: each waits for its hand-over meanwhile.
 pub const FLIPS_MAX: usize = 256;
@@ -63,8 +63,8 @@ pub fn bring_back(ring: &Ring, slot: SlotId, incarnation: Incarnation) -> Option
     Some(document)
 }
 
-/// Counts a member that returned as in sync, when for each partition that it is to hold `is_ready` says so on the word of the
-/// primary under this very ring.
+/// Counts a member that returned as in sync, when for each partition that it is to hold the primary says under this very ring
+/// that its learners hold everything.
 pub fn admit(ring: &Ring, slot: SlotId, is_ready: impl Fn(PartitionId) -> bool) -> Option<RingDocument> {
     let holds = |partition: &PartitionId| ring.owners(*partition).contains(&slot);
     let is_syncing = ring.slot(slot).state == NodeState::Syncing;
@@ -93,19 +93,69 @@ pub fn begin(ring: &Ring, weights: Vec<u16>) -> Option<RingDocument> {
     if replication.movement.is_some() || is_same {
         return None;
     }
-    replication.movement = Some(Movement { since, weights, flipped: PartitionSet::default() });
+    let flipped = PartitionSet::default();
+    replication.movement = Some(Movement { since, weights, flipped, joined_from: None });
     document.validate().is_ok().then_some(document)
 }
 
-/// Gives up to [`FLIPS_MAX`] partitions to their new owners: those for which `is_ready` says of each learner that it holds
-/// everything, on the word of the primary under this very ring. A primary that stays an owner stays primary.
-pub fn flip(ring: &Ring, is_ready: impl Fn(PartitionId, SlotId) -> bool) -> Option<RingDocument> {
+/// Takes members in and begins to move to the weights that they bring: each in the slot that was its own, the lowest that is free, or a new one. Those
+/// for whom there is no room, or whose names or addresses are taken, stay outside.
+pub fn join(ring: &Ring, joiners: impl IntoIterator<Item = SlotEntry>) -> Option<RingDocument> {
+    let mut document = next(ring)?;
+    let since = document.epoch;
+    let before = document.slots.len();
+    let weights: Vec<_> = document.slots.iter().map(|slot| slot.weight).collect();
+    let replication = document.replication.as_mut()?;
+    if replication.movement.is_some() {
+        return None;
+    }
+    let (flipped, joined_from) = (PartitionSet::default(), u16::try_from(before).ok());
+    replication.movement = Some(Movement { since, weights, flipped, joined_from });
+    let mut has_joined = false;
+    for joiner in joiners {
+        let joined = with_member(&document, joiner).filter(|joined| joined.validate().is_ok());
+        has_joined |= joined.is_some();
+        document = joined.unwrap_or(document);
+    }
+    if let Some(movement) = document.replication.as_mut()?.movement.as_mut()
+        && document.slots.len() == before
+    {
+        movement.joined_from = None;
+    }
+    has_joined.then_some(document)
+}
+
+fn with_member(document: &RingDocument, joiner: SlotEntry) -> Option<RingDocument> {
+    let mut document = document.clone();
+    let since = document.epoch;
+    let weight = joiner.weight;
+    let entry = SlotEntry { weight: 0, state: NodeState::Up, ..joiner };
+    let replication = document.replication.as_mut()?;
+    let movement = replication.movement.as_mut()?;
+    let is_free = |slot: &SlotEntry| slot.state == NodeState::Left;
+    let was_its = |slot: &SlotEntry| is_free(slot) && slot.node == entry.node;
+    let free = document.slots.iter().position(was_its).or_else(|| document.slots.iter().position(is_free));
+    if let Some(free) = free {
+        document.slots[free] = entry;
+        (replication.since[free], movement.weights[free]) = (since, weight);
+        return Some(document);
+    }
+    document.slots.push(entry);
+    replication.since.push(since);
+    movement.weights.push(weight);
+    (document.slots.len() <= SLOT_COUNT_MAX).then_some(document)
+}
+
+/// Gives up to [`FLIPS_MAX`] partitions to their new owners: those without learners, and those of which the primary says under
+/// this very ring that its learners hold everything. An heir must have begun under this ring too: what it held before is void. A
+/// primary that stays an owner stays primary.
+pub fn flip(ring: &Ring, is_ready: impl Fn(PartitionId) -> bool) -> Option<RingDocument> {
     let can_flip = |&partition: &PartitionId| {
         let Some(coming) = ring.coming_owners(partition) else { return false };
         let assignment = ring.assignment(partition);
-        let learns = |slot: &&SlotId| assignment.learner_since(**slot).is_some();
+        let waits = assignment.is_gutter || !assignment.learners.is_empty();
         let is_held = coming.iter().any(|&slot| ring.slot(slot).state.serves());
-        is_held && coming.iter().filter(learns).all(|&slot| is_ready(partition, slot))
+        is_held && (!waits || is_ready(partition))
     };
     let flips: Vec<_> = PartitionId::all().filter(can_flip).take(FLIPS_MAX).collect();
     if flips.is_empty() {
@@ -123,7 +173,7 @@ pub fn flip(ring: &Ring, is_ready: impl Fn(PartitionId, SlotId) -> bool) -> Opti
     Some(document)
 }
 
-/// Ends a movement whose partitions all have their new owners. A draining member without a weight has left.
+/// Ends a movement whose partitions all have their new owners. A member without a weight that drains, or is down, has left.
 pub fn finish(ring: &Ring) -> Option<RingDocument> {
     let mut document = next(ring)?;
     let replication = document.replication.as_mut()?;
@@ -133,7 +183,7 @@ pub fn finish(ring: &Ring) -> Option<RingDocument> {
     let movement = replication.movement.take()?;
     for (slot, weight) in document.slots.iter_mut().zip(movement.weights) {
         slot.weight = weight;
-        if slot.state == NodeState::Draining && weight == 0 {
+        if matches!(slot.state, NodeState::Draining | NodeState::Down) && weight == 0 {
             slot.state = NodeState::Left;
         }
     }

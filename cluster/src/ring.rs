@@ -43,7 +43,8 @@ impl Ring {
     ) -> Result<Self, Refusal> {
         document.validate()?;
         let replicas = usize::from(document.replicas);
-        let table = build(&placement_slots(&document, SlotEntry::placed_weight), replicas);
+        let placed = placement_slots(&document, SlotEntry::placed_weight);
+        let table = build(&placed[..document.slots_before()], replicas);
         let mut ring = Self { json: document.to_json(), document, table, coming: None, heirs: None };
         if let Some(replication) = &ring.document.replication {
             if let Some(movement) = &replication.movement {

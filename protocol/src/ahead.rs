@@ -129,7 +129,8 @@ mod tests {
 
     #[test]
     fn a_stream_that_is_no_request_gives_what_it_gives_and_ends() {
-        for stream in [&b"\r\n\r\n"[..], b"GET / HTTP/1.1\r\n", b"\x80", b"set a 0 0 4294967295\r\nx", b"get"] {
+        for stream in [&b"\r\n\r\n"[..], b"GET / HTTP/1.1\r\n", b"\x80", b"set a 0 0 4294967295\r\nx", b"get"]
+        {
             assert!(Parser::default().keys_ahead(stream).count() <= 1, "{stream:?}");
         }
         let long = [&b"get "[..], &[b'k'; 251], b" short\r\n"].concat();

@@ -5,6 +5,8 @@
 //! /slabring/CLUSTER/ring             the ring document
 //! /slabring/CLUSTER/leader           the conductor's name, under its lease; created at its fence
 //! /slabring/CLUSTER/node/NODE        what a node says of itself, under its lease
+//! /slabring/CLUSTER/report/NODE      what it says of copies and of others, under its lease
+//! /slabring/CLUSTER/wish/NODE        what the operator wishes for a node
 //! ```
 //!
 //! A lease is a hint that a node lives, never a lock: what makes writes safe is that each one names the revision it
@@ -15,7 +17,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::gateway::{self, Granted, KeyValue, LeaseId, LoggedIn, Ranged, Transacted};
 use super::{Answer, Call, CallId, Coordinator, Fence, Leader, Need, NodeDescription, Order, Revision, View};
-use crate::names::ClusterId;
+use crate::names::{ClusterId, NodeId};
+use crate::report::Report;
 use crate::safeguard::{self, Safeguard};
 use crate::time::Micros;
 
@@ -57,6 +60,7 @@ enum Task {
     Grant,
     Keep,
     Register,
+    Report,
     Read,
     Watch,
     Campaign,
@@ -104,6 +108,9 @@ pub struct Etcd {
     token: Option<String>,
     lease: Option<LeaseId>,
     is_registered: bool,
+    /// What is to be said, and what is being said.
+    report: Report,
+    telling: String,
     keep_at: Micros,
     read_at: Micros,
     /// When the read under way was asked for.
@@ -131,6 +138,8 @@ impl Etcd {
             token: None,
             lease: None,
             is_registered: false,
+            report: Report::default(),
+            telling: String::new(),
             keep_at: Micros::default(),
             read_at: Micros::default(),
             read_asked_at: Micros::default(),
@@ -161,6 +170,10 @@ impl Etcd {
     fn call(&mut self, task: Task) -> Call {
         self.calls += 1;
         let id = CallId(self.calls);
+        if task == Task::Report {
+            self.telling =
+                serde_json::to_string(&self.report).expect("numbers and texts can always be written");
+        }
         let (path, body) = self.call_text(task);
         let before = self.under_way.insert(task, id);
         assert!(before.is_none(), "one {task:?} at a time");
@@ -181,6 +194,7 @@ impl Etcd {
                 let value = serde_json::to_string(&self.me).expect("texts and numbers can always be written");
                 (gateway::TRANSACTION, gateway::put(&self.node_key(), &value, lease()))
             }
+            Task::Report => (gateway::TRANSACTION, gateway::put(&self.report_key(), &self.telling, lease())),
             Task::Read => (gateway::RANGE, gateway::range(&self.prefix)),
             Task::Watch => (gateway::WATCH, gateway::watch(&self.prefix, Revision(self.known_up_to.0 + 1))),
             Task::Campaign => {
@@ -206,6 +220,10 @@ impl Etcd {
         self.key(&format!("node/{}", self.me.node))
     }
 
+    fn report_key(&self) -> String {
+        self.key(&format!("report/{}", self.me.node))
+    }
+
     /// The task whose time has come.
     fn due(&self, now: Micros) -> Option<Task> {
         let idle = |task| !self.under_way.contains_key(&task);
@@ -226,8 +244,16 @@ impl Etcd {
         match self.order {
             Some(Order::Campaign) if idle(Task::Campaign) => Some(Task::Campaign),
             Some(Order::WriteRing { .. }) if idle(Task::Write) => Some(Task::Write),
+            _ if self.has_news() && idle(Task::Report) && now >= self.retry_at => Some(Task::Report),
             _ => self.due_reads(now),
         }
+    }
+
+    /// Whether there is something to say that is not there yet. A node with nothing to say says nothing.
+    fn has_news(&self) -> bool {
+        let said = self.view.reports.get(&self.me.node);
+        let is_said = said.map_or(self.report.is_empty(), |said| *said == self.report);
+        self.lease.is_some() && !is_said
     }
 
     fn due_reads(&self, now: Micros) -> Option<Task> {
@@ -251,6 +277,7 @@ impl Etcd {
             Task::Grant => self.granted(now, body),
             Task::Keep => self.kept(now, body),
             Task::Register => self.registered(body),
+            Task::Report => self.told(body),
             Task::Read => self.have_read(now, body),
             Task::Campaign => self.campaigned(body),
             Task::Write => self.wrote(body),
@@ -266,7 +293,7 @@ impl Etcd {
     fn refused(&mut self, now: Micros, task: Task, status: u16, body: &[u8]) {
         let says = |words: &[u8]| body.windows(words.len()).any(|said| said == words);
         self.failed(now, task);
-        if matches!(task, Task::Register | Task::Campaign) && says(b"lease not found") {
+        if matches!(task, Task::Register | Task::Report | Task::Campaign) && says(b"lease not found") {
             self.lose_lease();
             self.view.is_reachable = true;
         }
@@ -292,7 +319,7 @@ impl Etcd {
             Task::Watch => self.watch_at = now + RETRY_AFTER,
             Task::Keep => self.keep_at = now + RETRY_AFTER,
             Task::Campaign | Task::Write => self.order = None,
-            Task::Login | Task::Read | Task::Grant | Task::Register => {}
+            Task::Login | Task::Read | Task::Grant | Task::Register | Task::Report => {}
         }
         if task != Task::Watch {
             self.view.is_reachable = false;
@@ -325,6 +352,14 @@ impl Etcd {
 
     fn registered(&mut self, body: &[u8]) -> Option<()> {
         self.is_registered = gateway::read_answer::<Transacted>(body)?.succeeded;
+        Some(())
+    }
+
+    fn told(&mut self, body: &[u8]) -> Option<()> {
+        let answer: Transacted = gateway::read_answer(body)?;
+        let at = Revision(answer.header.revision);
+        let (key, said) = (self.report_key(), std::mem::take(&mut self.telling));
+        self.apply(&Change { key: key.as_bytes(), revision: at, created: at, value: Some(said.as_bytes()) });
         Some(())
     }
 
@@ -461,12 +496,12 @@ impl Etcd {
         } else if name == "leader" {
             self.view.leader = change.value.and_then(|value| leader(value, Fence(change.created.0)));
         } else if let Some(node) = name.strip_prefix("node/") {
-            let Ok(node) = node.parse().map(crate::names::NodeId) else { return };
-            let described = change.value.and_then(gateway::read_answer::<NodeDescription>);
-            match described.filter(|described| described.node == node) {
-                Some(described) => self.view.nodes.insert(node, described),
-                None => self.view.nodes.remove(&node),
-            };
+            let is_its_own = |described: &NodeDescription| described.node.to_string() == node;
+            show_of(&mut self.view.nodes, node, change.value, is_its_own);
+        } else if let Some(node) = name.strip_prefix("report/") {
+            show_of(&mut self.view.reports, node, change.value, |_| true);
+        } else if let Some(node) = name.strip_prefix("wish/") {
+            show_of(&mut self.view.wishes, node, change.value, |_| true);
         }
     }
 
@@ -481,6 +516,20 @@ impl Etcd {
         assert_eq!(self.view.leader, leading);
         assert!(self.line.len() <= LINE_BYTES_MAX);
     }
+}
+
+/// Takes what a key says of a node; what cannot be read is as good as gone.
+fn show_of<T: serde::de::DeserializeOwned>(
+    shown: &mut BTreeMap<NodeId, T>,
+    node: &str,
+    value: Option<&[u8]>,
+    is_good: impl Fn(&T) -> bool,
+) {
+    let Ok(node) = node.parse().map(NodeId) else { return };
+    match value.and_then(gateway::read_answer::<T>).filter(is_good) {
+        Some(said) => shown.insert(node, said),
+        None => shown.remove(&node),
+    };
 }
 
 /// Reads `NODE INCARNATION`.
@@ -501,6 +550,10 @@ impl Coordinator for Etcd {
     fn order(&mut self, order: Order) {
         assert!(!self.is_busy(), "one order at a time");
         self.order = Some(order);
+    }
+
+    fn report(&mut self, report: &Report) {
+        self.report.clone_from(report);
     }
 
     fn is_busy(&self) -> bool {
@@ -530,6 +583,7 @@ impl Coordinator for Etcd {
                 Task::Register,
                 if self.lease.is_some() && !self.is_registered { self.retry_at } else { Micros::NEVER },
             ),
+            (Task::Report, if self.has_news() { self.retry_at } else { Micros::NEVER }),
             (Task::Keep, if self.lease.is_some() { self.keep_at } else { Micros::NEVER }),
             (Task::Read, self.read_at),
             (Task::Watch, if self.view.is_complete { self.watch_at } else { Micros::NEVER }),

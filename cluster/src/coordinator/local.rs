@@ -1,7 +1,9 @@
 //! The coordinator of those who have none: a list of nodes that an operator gave to each of them. Never removes a node
-//! that fails: its keys are errors until it is back, or until all nodes were given another list.
+//! that fails: its keys are errors until it is back, or until all nodes were given another list. Copies, where the list asks for them, are
+//! kept up to date all the same, and are there when the operator takes the node out of the list.
 
 use super::{Answer, CallId, Coordinator, Need, Order, Revision, View};
+use crate::report::Report;
 use crate::ring::RingDocument;
 use crate::time::Micros;
 
@@ -33,6 +35,8 @@ impl Coordinator for Local {
     fn order(&mut self, _: Order) {
         unreachable!("a list has no conductor");
     }
+
+    fn report(&mut self, _: &Report) {}
 
     fn is_busy(&self) -> bool {
         // Nobody leads and nobody can.

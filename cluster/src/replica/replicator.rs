@@ -15,7 +15,9 @@ use super::{PeerShard, Version, VersionClock};
 use crate::jump::mix;
 use crate::names::Incarnation;
 use crate::placement::{PartitionId, partition_of};
-use crate::ring::{Epoch, Mode, Ring};
+use crate::report::ShardReport;
+use crate::ring::partitions::PartitionSet;
+use crate::ring::{Epoch, Mode, NodeState, Ring, SlotEntry};
 use crate::safeguard::{Safeguard, holds};
 use crate::table::SlotId;
 use crate::time::Micros;
@@ -27,6 +29,9 @@ mod primary;
 /// A primary that has heard neither of half of the others nor of the coordinator for so long answers nothing: it may have
 /// been removed. It also bounds how long a new primary waits for the old one's word where there are no leases.
 const ISOLATED_AFTER: Micros = Micros::from_millis(3_000);
+
+/// A member that was to be heard of and was not for so long is called silent. Sources speak five times in a second.
+const SILENT_AFTER: Micros = Micros::from_millis(1_500);
 
 /// Items of a partition that nobody holds live no longer.
 const GUTTER_TTL_MAX: Micros = Micros::from_millis(10_000);
@@ -107,6 +112,7 @@ pub struct Write<T> {
 struct Tenure {
     since: Epoch,
     receivers: Vec<SlotId>,
+    learners: Vec<SlotId>,
     is_gutter: bool,
     /// It began with nothing.
     is_heir: bool,
@@ -183,6 +189,8 @@ pub struct Replicator<T> {
     pending: BTreeMap<Vec<u8>, WriteId>,
     connected: BTreeSet<PeerShard>,
     heard: BTreeMap<SlotId, Micros>,
+    /// Since when each member is one in its present life.
+    member_since: BTreeMap<SlotId, Micros>,
     confirmed_at: Micros,
     give_up_at: Micros,
     effects: VecDeque<Effect<T>>,
@@ -213,6 +221,7 @@ impl<T: Copy> Replicator<T> {
             connected: BTreeSet::new(),
             heard: BTreeMap::new(),
             confirmed_at: Micros::default(),
+            member_since: BTreeMap::new(),
             give_up_at: Micros::default(),
             effects: VecDeque::new(),
         }
@@ -291,23 +300,44 @@ impl<T: Copy> Replicator<T> {
         self.effects.pop_front()
     }
 
-    /// The partitions that a learner has everything of, on all of its shards that get something from this one. Reported to the
-    /// conductor with the epoch of the ring; reads and writes here count on the learner from before on.
-    pub fn ready(&self, learner: SlotId) -> impl Iterator<Item = PartitionId> {
-        let ends: Vec<&Stream> = self.ends(learner).collect();
-        // What an earlier primary may still say, or has said to this node only, the learner does not have; nor what was said
-        // again after the learner was filled.
+    /// What this shard has to say to the conductor. A look at every partition that it is primary of: now and then, not every turn.
+    pub fn report(&self, now: Micros) -> ShardReport {
+        let members = self.streams.iter().filter(|(_, stream)| !stream.is_idle()).map(|(peer, _)| peer.slot);
+        let mut members: Vec<_> = members.filter(|slot| self.member_since.contains_key(slot)).collect();
+        members.dedup();
+        let is_silent = |slot: &SlotId| {
+            let heard_at = self.heard.get(slot).max(self.member_since.get(slot)).copied();
+            now.since(heard_at.unwrap_or_default()) >= SILENT_AFTER
+        };
+        let (silent, heard) = members.into_iter().partition(is_silent);
+        ShardReport { epoch: self.epoch(), ready: self.ready(), silent, heard }
+    }
+
+    /// The partitions whose learners have everything, on all of their shards that get something from this one; and those that it
+    /// began as heir. The conductor counts on it, and reads and writes here count on the learners from before on.
+    fn ready(&self) -> PartitionSet {
+        // What was said again after a learner was filled it may not have.
         let settling = self.open.values().filter(|open| open.settles).map(|open| open.record.partition());
         let settling: BTreeSet<_> = settling.collect();
-        let is_settled = move |partition: &PartitionId| {
+        // Nor what an earlier primary may still say, or has said to this node only.
+        let is_settled = |partition: &PartitionId| {
             !self.fences.contains_key(partition)
                 && !self.unsettled.contains(partition)
                 && !settling.contains(partition)
         };
-        let mine = self.tenures.keys().copied().filter(is_settled);
-        mine.filter(move |&partition| {
-            !ends.is_empty() && ends.iter().all(|stream| stream.is_ready(partition))
-        })
+        let is_filled = |partition: PartitionId, learner: SlotId| {
+            let mut ends = self.ends(learner).peekable();
+            ends.peek().is_some() && ends.all(|stream| stream.is_ready(partition))
+        };
+        let mut ready = PartitionSet::default();
+        for (&partition, tenure) in &self.tenures {
+            let matters = tenure.is_gutter || !tenure.learners.is_empty();
+            let has_filled = || tenure.learners.iter().all(|&learner| is_filled(partition, learner));
+            if matters && is_settled(&partition) && has_filled() {
+                ready.insert(partition);
+            }
+        }
+        ready
     }
 
     fn ends(&self, slot: SlotId) -> impl Iterator<Item = &Stream> {

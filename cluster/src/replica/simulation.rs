@@ -15,9 +15,9 @@ use std::sync::Arc;
 
 use super::memory::MemoryStore;
 use super::{Content, Effect, Outcome, PeerShard, Record, Refused, Replicator, Store, Write};
-use crate::migrate;
 use crate::names::Incarnation;
 use crate::placement::{PartitionId, hash_key, partition_of, shard_of};
+use crate::report::Report;
 use crate::ring::{Mode, NodeState, Ring, RingDocument};
 use crate::safeguard::{Safeguard, holds};
 use crate::simulation::dice::Dice;
@@ -94,6 +94,8 @@ enum Happens {
     Heals { from: usize, to: usize },
     Returns { node: usize },
     Conductor,
+    Spoke { node: usize, life: u64, report: Report },
+    CoordinatorReturns,
 }
 
 /// One direction between two nodes.
@@ -115,7 +117,7 @@ struct World {
     lives: Vec<u64>,
     links: BTreeMap<(usize, usize), Link>,
     rings: Vec<Arc<Ring>>,
-    conductor: conductor::Office,
+    office: conductor::Office,
     keys: Arc<Vec<Key>>,
     history: History,
     may_evict: bool,
@@ -132,7 +134,9 @@ impl World {
         };
         let count = 3 + dice.index(2);
         let shard_counts: Vec<_> = (0..count).map(|_| 1 + u16::from(dice.chance(300))).collect();
-        let ring = conductor::first_ring(&shard_counts, replicas, mode);
+        // Sometimes one of them joins later.
+        let members = count - usize::from(dice.chance(300));
+        let ring = conductor::first_ring(&shard_counts[..members], replicas, mode);
         let mut world = Self {
             may_evict: dice.chance(200),
             dice,
@@ -145,7 +149,7 @@ impl World {
             shard_counts,
             links: BTreeMap::new(),
             rings: vec![ring],
-            conductor: conductor::Office::default(),
+            office: conductor::Office::new(),
             keys: KEYS.with_borrow(Arc::clone),
             history: History::default(),
             has_failed: false,
@@ -212,6 +216,9 @@ impl World {
             Happens::Turn { life, .. } => {
                 if self.node(node, life).is_some() {
                     self.turn(node);
+                    if self.dice.chance(250) {
+                        self.speak(node);
+                    }
                     self.happen_at(self.now + TURN_EVERY, Happens::Turn { node, life });
                 }
             }
@@ -242,6 +249,8 @@ impl World {
             }
             Happens::Returns { node } => self.start(node),
             Happens::Conductor => self.conduct(),
+            Happens::Spoke { node, life, ref report } => self.spoke(node, life, report),
+            Happens::CoordinatorReturns => self.office.is_away = false,
             _ => unreachable!("the rest is a node's"),
         }
     }
@@ -289,16 +298,15 @@ impl World {
     fn learns(&mut self, index: usize, life: u64, ring: &Arc<Ring>) {
         let now = self.local(index);
         let Some(node) = self.node(index, life) else { return };
-        let me = (ring.slot(slot(index)).incarnation == Incarnation(life)).then_some(slot(index));
+        let me = ring.find_slot(slot(index)).filter(|slot| slot.incarnation == Incarnation(life));
+        let me = me.map(|_| slot(index));
         for shard in &mut node.shards {
             let epoch = shard.replicator.ring().map(|ring| ring.epoch());
             if epoch.is_none_or(|epoch| epoch < ring.epoch()) {
                 shard.replicator.adopt(now, &mut shard.store, ring, me);
             }
         }
-        self.say(|| {
-            format!("n{index}, whose clock says {}, is told of {:?}", now.0, ring.epoch())
-        });
+        self.say(|| format!("n{index}, whose clock says {}, is told of {:?}", now.0, ring.epoch()));
         self.turn(index);
     }
 
@@ -447,7 +455,7 @@ impl World {
         self.happen_in(pause, Happens::Fault);
         let (one, other) = (self.dice.index(self.nodes.len()), self.dice.index(self.nodes.len()));
         let span = 50 + self.dice.below(4_000);
-        match self.dice.below(7) {
+        match self.dice.below(9) {
             0 => self.cut(one, other, span, self.dice.0 & 1 == 0),
             1 => (0..self.nodes.len()).for_each(|other| self.cut(one, other, span, true)),
             2 => self.reconnect(one, other),
@@ -466,7 +474,13 @@ impl World {
                     self.has_failed = true;
                 }
             }
-            _ => self.conductor.wants_change = true,
+            6 => self.replace_conductor(),
+            7 => {
+                self.say(|| format!("the coordinator is away for {span} ms"));
+                self.office.is_away = true;
+                self.happen_in(span, Happens::CoordinatorReturns);
+            }
+            _ => self.wish(one),
         }
     }
 
@@ -499,8 +513,8 @@ impl World {
         for key in 0..self.keys.len() {
             let assignment = ring.assignment(partition_of(self.keys[key].hash));
             let lives = |at: usize| {
-                let incarnation = ring.slot(slot(at)).incarnation;
-                self.nodes[at].as_ref().is_some_and(|node| Incarnation(node.life) == incarnation)
+                let incarnation = ring.find_slot(slot(at)).map(|slot| slot.incarnation);
+                self.nodes[at].as_ref().is_some_and(|node| Some(Incarnation(node.life)) == incarnation)
             };
             if !assignment.in_sync.iter().any(|slot| lives(usize::from(slot.0))) {
                 self.history.may_lose(key);
@@ -510,6 +524,8 @@ impl World {
 
     fn mend(&mut self) {
         self.say(|| "everything is mended".to_owned());
+        self.office.is_away = false;
+        self.office.view.wishes.clear();
         for index in 0..self.nodes.len() {
             self.start(index);
             if let Some(node) = &mut self.nodes[index] {

@@ -334,6 +334,12 @@ impl RingDocument {
         self.slots[slot].weight.max(movement.map_or(0, |movement| movement.weights[slot]))
     }
 
+    /// Slots that the walk of before the movement knows; without one, all.
+    pub(super) fn slots_before(&self) -> usize {
+        let movement = self.replication.as_ref().and_then(|known| known.movement.as_ref());
+        movement.and_then(|movement| movement.joined_from).map_or(self.slots.len(), usize::from)
+    }
+
     fn validate_copies(&self) -> Result<(), Refusal> {
         if !(1..=REPLICA_COUNT_MAX).contains(&usize::from(self.replicas)) {
             return Err(Refusal::Replicas(self.replicas));

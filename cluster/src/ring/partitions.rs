@@ -51,6 +51,16 @@ impl PartitionSet {
         was_in
     }
 
+    /// Puts all of another set in.
+    pub fn insert_all(&mut self, other: &Self) {
+        self.bytes.iter_mut().zip(&other.bytes).for_each(|(byte, more)| *byte |= more);
+    }
+
+    /// Keeps those that are in another set too.
+    pub fn retain_all(&mut self, other: &Self) {
+        self.bytes.iter_mut().zip(&other.bytes).for_each(|(byte, kept)| *byte &= kept);
+    }
+
     /// The partitions in it, in order.
     pub fn iter(&self) -> impl Iterator<Item = PartitionId> + '_ {
         PartitionId::all().filter(|&partition| self.contains(partition))
@@ -183,6 +193,20 @@ mod tests {
             prop_assert_eq!(set.is_empty(), twin.is_empty());
             prop_assert!(set.iter().eq(twin.iter().copied()));
             prop_assert_eq!(PartitionSet::try_from(String::from(set.clone())), Ok(set));
+        }
+
+        #[test]
+        fn sets_are_joined_and_met(one: BTreeSet<u8>, other: BTreeSet<u8>) {
+            let set = |members: &BTreeSet<u8>| {
+                let mut set = PartitionSet::default();
+                members.iter().for_each(|&n| assert!(set.insert(partition(u16::from(n) * 61))));
+                set
+            };
+            let (mut joined, mut met) = (set(&one), set(&one));
+            joined.insert_all(&set(&other));
+            met.retain_all(&set(&other));
+            prop_assert_eq!(joined, set(&(&one | &other)));
+            prop_assert_eq!(met, set(&(&one & &other)));
         }
 
         #[test]

@@ -34,6 +34,10 @@ pub struct Movement {
     pub weights: Vec<u16>,
     /// The partitions that have their new owners already.
     pub flipped: PartitionSet,
+    /// Slots behind so many joined with this movement: the walk of before does not know them, since a place more moves partitions
+    /// also while it weighs nothing. Unless given: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined_from: Option<u16>,
 }
 
 impl Replication {
@@ -55,6 +59,9 @@ impl Replication {
         let has_heirs =
             document.slots.iter().zip(weights).any(|(slot, &weight)| is_member(slot) && weight > 0);
         let in_range = weights.iter().all(|&weight| weight <= Weight::FULL.parts());
-        if fits && has_heirs && in_range { Ok(()) } else { Err(Refusal::Replication) }
+        let (before, joined) = document.slots.split_at_checked(document.slots_before()).unwrap_or_default();
+        let is_placed = before.iter().any(|slot| is_member(slot) && slot.weight > 0);
+        let is_placed = is_placed && joined.iter().all(|slot| slot.weight == 0);
+        if fits && has_heirs && in_range && is_placed { Ok(()) } else { Err(Refusal::Replication) }
     }
 }

@@ -734,7 +734,9 @@ fn keys_taken_together_are_those_of_the_steps_and_leave_the_end_to_the_parser() 
         let (mut expected, mut got) = (Vec::new(), Vec::new());
         let mut rest = &stream[..];
         while !rest.is_empty() {
-            let Step::Request { request, consumed } = one_by_one.next(rest, &Limits::default()) else { panic!() };
+            let Step::Request { request, consumed } = one_by_one.next(rest, &Limits::default()) else {
+                panic!()
+            };
             expected.push(request);
             rest = &rest[consumed..];
         }
@@ -745,7 +747,9 @@ fn keys_taken_together_are_those_of_the_steps_and_leave_the_end_to_the_parser() 
                 got.extend(keys[..taken.count].iter().map(|key| Request::get(key, taken.with_cas)));
                 rest = &rest[taken.consumed..];
             }
-            let Step::Request { request, consumed } = together.next(rest, &Limits::default()) else { panic!() };
+            let Step::Request { request, consumed } = together.next(rest, &Limits::default()) else {
+                panic!()
+            };
             got.push(request);
             rest = &rest[consumed..];
         }

@@ -14,6 +14,7 @@ impl<T: Copy> Replicator<T> {
         let old = self.ring.replace(Arc::clone(ring));
         let was = std::mem::replace(&mut self.me, me);
         self.clock.enter(ring.term());
+        self.note_members(now, ring, old.as_deref());
         if was != me {
             self.begin_as_member();
         }
@@ -33,6 +34,20 @@ impl<T: Copy> Replicator<T> {
         self.ask_again(now);
         self.streams.retain(|_, stream| !stream.is_idle());
         self.streams.values_mut().for_each(Stream::hurry);
+    }
+
+    /// Who becomes a member, or one in another life, has a while to be heard of.
+    fn note_members(&mut self, now: Micros, ring: &Ring, old: Option<&Ring>) {
+        let is_member = |slot: &SlotEntry| slot.state.serves() || slot.state == NodeState::Syncing;
+        let old_slots = old.map_or(&[][..], |old| &old.document().slots);
+        for (index, slot) in (0..).zip(&ring.document().slots) {
+            let was = old_slots.get(usize::from(index)).filter(|was| is_member(was));
+            if !is_member(slot) {
+                self.member_since.remove(&SlotId(index));
+            } else if was.is_none_or(|was| was.incarnation != slot.incarnation) {
+                self.member_since.insert(SlotId(index), now);
+            }
+        }
     }
 
     /// Another place in the ring: nothing that was held counts.
@@ -96,7 +111,8 @@ impl<T: Copy> Replicator<T> {
             }
         }
         let (since, is_heir) = known.unwrap_or((ring.epoch(), is_gutter || before.is_none()));
-        self.tenures.insert(partition, Tenure { since, receivers, is_gutter, is_heir });
+        let learners = assignment.learners.iter().map(|learner| learner.slot).collect();
+        self.tenures.insert(partition, Tenure { since, receivers, learners, is_gutter, is_heir });
         self.connect_receivers(ring, partition, &assignment)
     }
 

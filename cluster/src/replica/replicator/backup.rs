@@ -105,7 +105,8 @@ impl<T: Copy> Replicator<T> {
         let is_last = |fence: &Fence| fence.of == peer && Some(fence.epoch) == since;
         let fences = self.fences.get(&partition).filter(|_| numbered.epoch < self.epoch());
         let is_overtaken = self.rivals.get(&partition).is_some_and(|&rival| numbered.epoch <= rival);
-        (self.is_primary(peer, partition) && !is_overtaken) || fences.is_some_and(|all| all.iter().any(is_last))
+        (self.is_primary(peer, partition) && !is_overtaken)
+            || fences.is_some_and(|all| all.iter().any(is_last))
     }
 
     fn is_primary(&self, peer: PeerShard, partition: PartitionId) -> bool {

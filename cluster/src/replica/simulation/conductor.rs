@@ -1,16 +1,66 @@
-//! The conductor of the simulated world: it sees through heartbeats of its own that are late or wrong, and commits rings.
+//! The real conductor over a coordinator that is late, forgets who is silent, and is away at times.
+
+use std::sync::LazyLock;
 
 use super::*;
-use crate::ring::Assignment;
+use crate::conductor::{Conductor, Judgement};
+use crate::coordinator::{Fence, Leader, NodeDescription, View};
+use crate::migrate;
+use crate::names::{ClusterId, NodeId};
+use crate::report::{Report, ReportBoard, Wish};
+use crate::ring::partitions::PartitionSet;
+use crate::ring::{Assignment, Epoch};
 
-const LOOKS_EVERY: u64 = 300;
+const LOOKS_EVERY: u64 = 200;
+/// A node that did not speak to the coordinator for so long is not registered any more.
+const LEASE: Micros = Micros::from_millis(2_000);
 
-#[derive(Default)]
+/// Partitions that no key is in.
+static KEYLESS: LazyLock<PartitionSet> = LazyLock::new(|| {
+    let mut keyless = PartitionSet::default();
+    PartitionId::all().skip(usize::from(SCOPE)).for_each(|partition| assert!(keyless.insert(partition)));
+    keyless
+});
+
+/// What the coordinator knows, and who decides.
 pub(super) struct Office {
-    /// Since when each node has been silent.
-    silent: BTreeMap<usize, Micros>,
-    /// The operator asks for other weights.
-    pub(super) wants_change: bool,
+    conductor: Conductor,
+    pub(super) view: View,
+    seen_at: BTreeMap<usize, Micros>,
+    pub(super) is_away: bool,
+}
+
+impl Office {
+    pub(super) fn new() -> Self {
+        let judgement = Judgement {
+            down_after: Micros::from_millis(500),
+            up_after: Micros::from_millis(100),
+            removal_pause: Micros::from_millis(500),
+            forgets_after: Micros::from_millis(3_000),
+            level_after: Micros::from_millis(2_000),
+            ..Judgement::default()
+        };
+        let conductor = Conductor::new(ClusterId("slabring".parse().unwrap()), judgement);
+        let leader = Leader { node: name(0), incarnation: Incarnation(1), fence: Fence(1) };
+        let view = View { is_complete: true, is_reachable: true, leader: Some(leader), ..View::default() };
+        Self { conductor, view, seen_at: BTreeMap::new(), is_away: false }
+    }
+}
+
+fn name(node: usize) -> NodeId {
+    NodeId(format!("10.0.{node}.1:7000").parse().unwrap())
+}
+
+fn described(node: usize, life: u64, shards: u16) -> NodeDescription {
+    NodeDescription {
+        node: name(node),
+        incarnation: Incarnation(life),
+        zone: String::new(),
+        client: format!("10.0.{node}.1:11211").parse().unwrap(),
+        peer: format!("10.0.{node}.1:7000").parse().unwrap(),
+        shards,
+        weight: 256,
+    }
 }
 
 pub(super) fn first_ring(shard_counts: &[u16], replicas: u8, mode: Mode) -> Arc<Ring> {
@@ -26,15 +76,70 @@ pub(super) fn first_ring(shard_counts: &[u16], replicas: u8, mode: Mode) -> Arc<
 }
 
 impl World {
+    /// A node speaks to the coordinator: it is there, and what its shards say.
+    pub(super) fn speak(&mut self, index: usize) {
+        let now = self.local(index);
+        let Some(node) = &self.nodes[index] else { return };
+        if node.is_cut_off || self.office.is_away {
+            return;
+        }
+        let mut board = ReportBoard::new(Incarnation(node.life), self.shard_counts[index]);
+        for (shard, at) in (0..).zip(&node.shards) {
+            board.post(shard, at.replicator.report(now));
+        }
+        let mut report = board.report();
+        // Where there are no keys nothing need be waited for.
+        report.ready.insert_all(&KEYLESS);
+        let (life, delay) = (node.life, 1 + self.dice.below(40));
+        self.happen_in(delay, Happens::Spoke { node: index, life, report });
+    }
+
+    pub(super) fn spoke(&mut self, index: usize, life: u64, report: &Report) {
+        if life != self.lives[index] || self.office.is_away {
+            return;
+        }
+        self.office.seen_at.insert(index, self.now);
+        let described = described(index, life, self.shard_counts[index]);
+        self.office.view.reports.insert(described.node.clone(), report.clone());
+        self.office.view.nodes.insert(described.node.clone(), described);
+    }
+
     pub(super) fn conduct(&mut self) {
         let pause = LOOKS_EVERY / 2 + self.dice.below(LOOKS_EVERY);
         self.happen_in(pause, Happens::Conductor);
+        if self.office.is_away {
+            return self.office.conductor.look_away();
+        }
         let ring = Arc::clone(self.rings.last().unwrap());
-        let Some(next) = self.decide(&ring) else { return };
+        self.forget_the_silent();
+        let Office { conductor, view, .. } = &mut self.office;
+        view.read_at = self.now;
+        conductor.look(self.now, Some(ring.document()), &view.nodes);
+        let Some(mut next) = conductor.decide(self.now, view, Some(&ring), Epoch::NONE) else { return };
+        // What no key is in need not come in batches: those would be 64 rings.
+        if let Some(movement) = next.replication.as_mut().and_then(|known| known.movement.as_mut()) {
+            movement.flipped.insert_all(&KEYLESS);
+        }
         next.may_follow(ring.document()).unwrap();
-        let next = Arc::new(ring_of(next).unwrap());
-        self.say(|| describe(&next));
-        self.rings.push(Arc::clone(&next));
+        self.commit(&Arc::new(ring_of(next).unwrap()));
+    }
+
+    fn forget_the_silent(&mut self) {
+        let Office { view, seen_at, .. } = &mut self.office;
+        for (&node, _) in seen_at.iter().filter(|(_, at)| self.now.since(**at) > LEASE) {
+            view.nodes.remove(&name(node));
+            view.reports.remove(&name(node));
+        }
+    }
+
+    fn commit(&mut self, next: &Arc<Ring>) {
+        self.say(|| describe(next));
+        let slots = &next.document().slots;
+        assert!(
+            slots.iter().enumerate().all(|(index, slot)| slot.node == name(index)),
+            "places are numbers here"
+        );
+        self.rings.push(Arc::clone(next));
         self.note_losses();
         for node in 0..self.nodes.len() {
             // Late, seldom very late; the cut off hear of it from others.
@@ -43,86 +148,35 @@ impl World {
             let is_cut_off = self.nodes[node].as_ref().is_some_and(|node| node.is_cut_off);
             let delay = self.dice.below(lag) + if is_cut_off { 1_000 } else { 0 };
             let life = self.lives[node];
-            self.happen_in(delay, Happens::Learns { node, life, ring: Arc::clone(&next) });
+            self.happen_in(delay, Happens::Learns { node, life, ring: Arc::clone(next) });
         }
     }
 
-    fn decide(&mut self, ring: &Ring) -> Option<RingDocument> {
-        self.look();
-        let is_gone = |node: &usize| {
-            let since = self.conductor.silent.get(node);
-            since.is_some_and(|&since| self.now.since(since) > Micros::from_millis(700))
+    /// The operator changes his mind about a node.
+    pub(super) fn wish(&mut self, node: usize) {
+        let wishes = &mut self.office.view.wishes;
+        // Where a node is to join, nobody gives up his place: it would be taken.
+        let may_leave = self.shard_counts.len() == self.rings[0].document().slots.len();
+        let wish = match self.dice.below(5) {
+            0 | 1 if may_leave => Wish::Weight(0),
+            2 if may_leave => Wish::Drain,
+            3 => Wish::Down,
+            _ => Wish::Weight(128),
         };
-        let gone = (0..self.nodes.len())
-            .find(|node| is_gone(node) && ring.slot(slot(*node)).state != NodeState::Down);
-        let removed = gone.and_then(|node| migrate::remove(ring, slot(node)));
-        if removed.is_some() {
-            return removed;
+        // Whom nobody serves without his wish stays.
+        if wishes.remove(&name(node)).is_none() {
+            self.has_failed |= wish == Wish::Down;
+            wishes.insert(name(node), wish);
         }
-        let back = (0..self.nodes.len()).find(|&node| self.wants_back(ring, node));
-        if let Some(node) = back {
-            return migrate::bring_back(ring, slot(node), Incarnation(self.lives[node]));
-        }
-        let slots = 0..self.nodes.len();
-        let admitted = slots.map(slot).find_map(|learner| {
-            migrate::admit(ring, learner, |partition| self.is_ready(ring, partition, learner))
-        });
-        admitted.or_else(|| self.move_weights(ring))
+        self.say(|| format!("the operator wishes {:?}", self.office.view.wishes));
     }
 
-    /// Most of the time the truth.
-    fn look(&mut self) {
-        for (index, node) in self.nodes.iter().enumerate() {
-            let links = self.links.iter().filter(|((from, _), link)| *from == index && link.is_cut).count();
-            let is_there =
-                node.as_ref().is_some_and(|node| node.paused_until <= self.now && !node.is_cut_off);
-            if is_there && links + 1 < self.nodes.len() {
-                self.conductor.silent.remove(&index);
-            } else {
-                self.conductor.silent.entry(index).or_insert(self.now);
-            }
-        }
-    }
-
-    fn wants_back(&self, ring: &Ring, node: usize) -> bool {
-        let entry = ring.slot(slot(node));
-        let is_new = entry.incarnation != Incarnation(self.lives[node]);
-        let is_there = self.nodes[node].is_some() && !self.conductor.silent.contains_key(&node);
-        is_there && (entry.state == NodeState::Down || is_new)
-    }
-
-    /// On the word of the primary's shards, under this very ring.
-    fn is_ready(&self, ring: &Ring, partition: PartitionId, learner: SlotId) -> bool {
-        if partition.index() >= usize::from(SCOPE) {
-            return true;
-        }
-        let Some(node) = &self.nodes[usize::from(ring.primary(partition).0)] else { return false };
-        node.shards.iter().all(|shard| {
-            let follows = shard.replicator.ring().is_some_and(|known| known.epoch() == ring.epoch());
-            follows && shard.replicator.ready(learner).any(|ready| ready == partition)
-        })
-    }
-
-    fn move_weights(&mut self, ring: &Ring) -> Option<RingDocument> {
-        let replication = ring.document().replication.as_ref()?;
-        if replication.movement.is_none() {
-            if !std::mem::take(&mut self.conductor.wants_change) {
-                return None;
-            }
-            let mut weights: Vec<_> = ring.document().slots.iter().map(|slot| slot.weight).collect();
-            let node = self.dice.index(weights.len());
-            weights[node] = if weights[node] == 0 { 256 } else { 0 };
-            return migrate::begin(ring, weights);
-        }
-        // What no key is in need not come in batches: those would be 64 rings.
-        let mut next = migrate::flip(ring, |partition, learner| self.is_ready(ring, partition, learner))
-            .or_else(|| migrate::finish(ring))?;
-        if let Some(movement) = next.replication.as_mut().and_then(|known| known.movement.as_mut()) {
-            PartitionId::all().skip(usize::from(SCOPE)).for_each(|partition| {
-                movement.flipped.insert(partition);
-            });
-        }
-        Some(next)
+    /// Another conductor, who remembers nothing.
+    pub(super) fn replace_conductor(&mut self) {
+        let view = std::mem::take(&mut self.office.view);
+        let seen_at = std::mem::take(&mut self.office.seen_at);
+        let is_away = self.office.is_away;
+        self.office = Office { view, seen_at, is_away, ..Office::new() };
     }
 }
 
@@ -136,7 +190,10 @@ fn describe(ring: &Ring) -> String {
         let number = |slot: &SlotId| slot.0;
         let in_sync: Vec<_> = in_sync.iter().map(number).collect();
         let learners: Vec<_> = learners.iter().map(|learner| learner.slot.0).collect();
-        format!("\n    {n}: primary {}, in sync {in_sync:?}, learners {learners:?}, gutter {is_gutter}", primary.0)
+        format!(
+            "\n    {n}: primary {}, in sync {in_sync:?}, learners {learners:?}, gutter {is_gutter}",
+            primary.0
+        )
     });
     format!("{:?}: {states:?}, moving: {is_moving}{}", ring.epoch(), parts.collect::<String>())
 }

@@ -1,11 +1,12 @@
 //! Seeds, and what happens when a safeguard is missing.
 
+use std::num::NonZero;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
 use crate::safeguard::without;
 
-const SEEDS_DEFAULT: u64 = 200;
+const SEEDS_DEFAULT: u64 = 2_000;
 const MODES: [Mode; 4] = [Mode::Sync, Mode::Inval, Mode::Async, Mode::Rf1];
 
 fn number_from(variable: &str) -> Option<u64> {
@@ -29,7 +30,7 @@ fn copies_keep_the_promise_of_their_mode_whatever_fails() {
     }
     let first = number_from("SLABRING_FIRST_SEED").unwrap_or(0);
     let seeds = first..first + number_from("SLABRING_SEEDS").unwrap_or(SEEDS_DEFAULT);
-    let workers = std::thread::available_parallelism().map_or(1, |count| count.get());
+    let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
     let failed = std::sync::Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for worker in 0..workers {

@@ -31,8 +31,12 @@ fn moving() -> RingDocument {
     with(|document| {
         let mut flipped = PartitionSet::default();
         PartitionId::all().step_by(3).for_each(|partition| assert!(flipped.insert(partition)));
-        replication(document).movement =
-            Some(Movement { since: Epoch(6), weights: vec![256, 256, 256, 256, 0], flipped });
+        replication(document).movement = Some(Movement {
+            since: Epoch(6),
+            weights: vec![256, 256, 256, 256, 0],
+            flipped,
+            joined_from: None,
+        });
     })
 }
 

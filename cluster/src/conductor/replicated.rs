@@ -1,0 +1,230 @@
+//! What follows a ring whose members hold copies: one step of [`crate::migrate`] at a time, the most urgent first. Each looks at the
+//! ring and at what nodes say now, so another conductor goes on where the last one ended.
+
+use super::{Conductor, entry, leaves_half};
+use crate::coordinator::{NodeDescription, View};
+use crate::migrate;
+use crate::names::NodeId;
+use crate::placement::PartitionId;
+use crate::report::{Report, Wish};
+use crate::ring::{NodeState, Ring, RingDocument, SlotEntry};
+use crate::table::SlotId;
+use crate::time::Micros;
+
+/// Removals after which the calm that a member must show does not grow any more: a minute.
+const CALM_DOUBLINGS_MAX: u32 = 6;
+
+impl Conductor {
+    /// The next document of a ring in format 2.
+    pub(super) fn decide_replicated(
+        &mut self,
+        now: Micros,
+        view: &View,
+        ring: &Ring,
+    ) -> Option<RingDocument> {
+        if self.ring_since.0 != ring.epoch() {
+            self.ring_since = (ring.epoch(), now);
+        }
+        self.remove(now, view, ring)
+            .or_else(|| self.bring_back(now, view, ring))
+            .or_else(|| admit(view, ring))
+            .or_else(|| go_on(view, ring))
+            .or_else(|| self.take_in(now, view, ring))
+            .or_else(|| self.reweigh(now, view, ring))
+            .or_else(|| self.level(now, ring))
+    }
+
+    /// Takes out a member that does not answer, or is to be out: first whom most others call silent.
+    fn remove(&mut self, now: Micros, view: &View, ring: &Ring) -> Option<RingDocument> {
+        let mut gone: Vec<_> = members(ring).filter_map(|slot| self.is_gone(view, ring, slot)).collect();
+        gone.sort_by_key(|(urgency, _)| std::cmp::Reverse(*urgency));
+        for (urgency, (slot, entry)) in gone {
+            let is_wished = urgency == u32::MAX;
+            let rests = self.removed_at.is_some_and(|at| now.since(at) < self.judgement.removal_pause);
+            let may_go = is_wished || !entry.state.serves() || (!rests && leaves_half(ring.document()));
+            let Some(next) = migrate::remove(ring, slot).filter(|_| may_go) else { continue };
+            if entry.state.serves() && !is_wished {
+                self.removed_at = Some(now);
+            }
+            self.note_removal(now, &entry.node);
+            return Some(next);
+        }
+        None
+    }
+
+    /// How urgent it is to remove a member, if it is: by the operator's wish, by the number of those who miss it, or because its
+    /// own word is missing.
+    fn is_gone<'r>(
+        &self,
+        view: &View,
+        ring: &'r Ring,
+        (slot, entry): (SlotId, &'r SlotEntry),
+    ) -> Option<(u32, (SlotId, &'r SlotEntry))> {
+        let accusers = self.accusers(view, ring, slot);
+        let is_pair = members(ring).filter(|(_, entry)| entry.state.serves()).count() == 2;
+        let needed = if is_pair { 1 } else { 2 };
+        let is_over = |since: &Micros| view.read_at.since(*since) >= self.judgement.down_after;
+        let is_absent = self.absent.get(&entry.node).is_some_and(is_over);
+        let is_unwished = view.wishes.get(&entry.node) == Some(&Wish::Down);
+        let urgency = if is_unwished { u32::MAX } else { accusers };
+        let is_gone = is_unwished || is_absent || accusers >= needed;
+        is_gone.then_some((urgency, (slot, entry)))
+    }
+
+    /// Members that are there and miss another one, under a ring that knew it in its present state. Of two who miss each other the
+    /// conductor is believed.
+    fn accusers(&self, view: &View, ring: &Ring, accused: SlotId) -> u32 {
+        let since = ring.document().replication.as_ref().map(|known| known.since[usize::from(accused.0)]);
+        let leads = |entry: &SlotEntry| view.leader.as_ref().is_some_and(|leader| leader.node == entry.node);
+        let is_pair = members(ring).filter(|(_, entry)| entry.state.serves()).count() == 2;
+        let is_trusted = is_pair && leads(ring.slot(accused));
+        let says = |entry: &SlotEntry, report: &Report| {
+            let is_its_own = entry.incarnation.admits(report.incarnation) && Some(report.epoch) >= since;
+            is_its_own && report.silent.contains(&accused.0)
+        };
+        let mut accusers = 0;
+        for (_, entry) in members(ring).filter(|(_, entry)| entry.state.serves() && !is_trusted) {
+            let is_there = view.nodes.contains_key(&entry.node);
+            let report = view.reports.get(&entry.node).filter(|report| is_there && says(entry, report));
+            accusers += u32::from(report.is_some());
+        }
+        accusers
+    }
+
+    fn note_removal(&mut self, now: Micros, node: &NodeId) {
+        let known = self.removals.get(node).filter(|(_, at)| now.since(*at) < self.judgement.forgets_after);
+        let count = known.map_or(0, |(count, _)| *count) + 1;
+        self.removals.insert(node.clone(), (count, now));
+    }
+
+    /// From when on a member that was removed may return: it must have been there for so long.
+    pub(super) fn calm_at(&self, node: &NodeId) -> Option<Micros> {
+        let (_, since) = self.present.get(node)?;
+        let doublings = self.removals.get(node).map_or(0, |(count, _)| (count - 1).min(CALM_DOUBLINGS_MAX));
+        Some(*since + Micros(self.judgement.up_after.0 << doublings))
+    }
+
+    /// Lets a member return that was removed, or that is there in another life: it is filled before it counts.
+    fn bring_back(&self, now: Micros, view: &View, ring: &Ring) -> Option<RingDocument> {
+        let all = ring.document().slots.iter().enumerate();
+        for (index, entry) in all.filter(|(_, entry)| entry.state != NodeState::Left) {
+            let slot = SlotId(u16::try_from(index).expect("a ring has at most SLOT_COUNT_MAX slots"));
+            let Some(described) = view.nodes.get(&entry.node) else { continue };
+            let is_down = entry.state == NodeState::Down;
+            let is_calm = || self.calm_at(&entry.node).is_some_and(|at| at <= now);
+            let is_heard = || self.accusers(view, ring, slot) == 0;
+            let is_unwished = view.wishes.get(&entry.node) == Some(&Wish::Down);
+            // The life that the ring means is over, whatever else: nobody is served by it.
+            let is_new = !entry.incarnation.admits(described.incarnation) && !is_down;
+            if !is_unwished && (is_new || (is_down && is_calm() && is_heard())) {
+                return return_of(ring, slot, described);
+            }
+        }
+        None
+    }
+
+    /// Takes in those who are there and have no place.
+    fn take_in(&self, now: Micros, view: &View, ring: &Ring) -> Option<RingDocument> {
+        let has_place = |node: &NodeId| {
+            ring.document().slots.iter().any(|slot| slot.node == *node && slot.state != NodeState::Left)
+        };
+        let joiners = self.ready(now).filter(|described| !has_place(&described.node));
+        let joiners = joiners.filter_map(|described| match view.wishes.get(&described.node) {
+            None => Some(entry(described)),
+            Some(Wish::Weight(weight)) if *weight > 0 => {
+                Some(SlotEntry { weight: *weight, ..entry(described) })
+            }
+            Some(_) => None,
+        });
+        let joiners: Vec<_> = joiners.collect();
+        if joiners.is_empty() { None } else { migrate::join(ring, joiners) }
+    }
+
+    /// Begins to move to the weights that are wished for. Who was down for too long weighs nothing.
+    fn reweigh(&self, now: Micros, view: &View, ring: &Ring) -> Option<RingDocument> {
+        let is_over = |since: &Micros| now.since(*since) >= self.judgement.grace;
+        let is_given_up = |entry: &SlotEntry| {
+            entry.state == NodeState::Down && self.absent.get(&entry.node).is_some_and(is_over)
+        };
+        let wished = |entry: &SlotEntry| match view.wishes.get(&entry.node) {
+            _ if is_given_up(entry) => 0,
+            Some(Wish::Weight(weight)) => *weight,
+            Some(Wish::Drain) => 0,
+            Some(Wish::Down) | None => entry.weight,
+        };
+        let slots = &ring.document().slots;
+        let weights = slots
+            .iter()
+            .map(|entry| if entry.state == NodeState::Left { entry.weight } else { wished(entry) });
+        let mut next = migrate::begin(ring, weights.collect())?;
+        for entry in next.slots.iter_mut().filter(|entry| entry.state == NodeState::Up) {
+            if view.wishes.get(&entry.node) == Some(&Wish::Drain) {
+                entry.state = NodeState::Draining;
+            }
+        }
+        Some(next)
+    }
+
+    /// Levels the roles of a ring that has been quiet for a while.
+    fn level(&mut self, now: Micros, ring: &Ring) -> Option<RingDocument> {
+        let is_quiet = now.since(self.ring_since.1) >= self.judgement.level_after;
+        if !is_quiet || self.level == ring.epoch() {
+            return None;
+        }
+        let next = migrate::level(ring);
+        if next.is_none() {
+            self.level = ring.epoch();
+        }
+        next
+    }
+}
+
+/// Slots of those who serve or are being filled.
+fn members(ring: &Ring) -> impl Iterator<Item = (SlotId, &SlotEntry)> {
+    let slots = (0..).map(SlotId).zip(&ring.document().slots);
+    slots.filter(|(_, entry)| entry.state.serves() || entry.state == NodeState::Syncing)
+}
+
+/// Its zone and weight stay what the ring says: another zone would move what nobody has streamed.
+fn return_of(ring: &Ring, slot: SlotId, described: &NodeDescription) -> Option<RingDocument> {
+    let mut next = migrate::bring_back(ring, slot, described.incarnation)?;
+    let entry = &mut next.slots[usize::from(slot.0)];
+    let NodeDescription { client, peer, shards, .. } = described.clone();
+    (entry.client, entry.peer, entry.shards) = (client, peer, shards);
+    next.validate().is_ok().then_some(next)
+}
+
+fn admit(view: &View, ring: &Ring) -> Option<RingDocument> {
+    let words = Words::of(view, ring);
+    let syncing = members(ring).filter(|(_, entry)| entry.state == NodeState::Syncing);
+    syncing
+        .map(|(slot, _)| slot)
+        .find_map(|slot| migrate::admit(ring, slot, |partition| words.is_ready(partition)))
+}
+
+fn go_on(view: &View, ring: &Ring) -> Option<RingDocument> {
+    ring.document().replication.as_ref()?.movement.as_ref()?;
+    let words = Words::of(view, ring);
+    migrate::flip(ring, |partition| words.is_ready(partition)).or_else(|| migrate::finish(ring))
+}
+
+/// What each member says under this very ring.
+struct Words<'a> {
+    ring: &'a Ring,
+    by_slot: Vec<Option<&'a Report>>,
+}
+
+impl<'a> Words<'a> {
+    fn of(view: &'a View, ring: &'a Ring) -> Self {
+        let counts = |entry: &SlotEntry, report: &Report| {
+            entry.incarnation.admits(report.incarnation) && report.epoch == ring.epoch()
+        };
+        let word = |entry: &SlotEntry| view.reports.get(&entry.node).filter(|report| counts(entry, report));
+        Self { ring, by_slot: ring.document().slots.iter().map(word).collect() }
+    }
+
+    fn is_ready(&self, partition: PartitionId) -> bool {
+        let primary = self.ring.primary(partition);
+        self.by_slot[usize::from(primary.0)].is_some_and(|report| report.ready.contains(partition))
+    }
+}

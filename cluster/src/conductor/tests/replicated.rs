@@ -1,0 +1,283 @@
+//! Rings with copies: each step that the conductor takes, and what it waits for.
+
+use super::*;
+use crate::coordinator::{Fence, Leader};
+use crate::migrate::FLIPS_MAX;
+use crate::placement::{PARTITION_COUNT, PartitionId};
+use crate::report::{Report, Wish};
+use crate::ring::partitions::PartitionSet;
+
+/// Nodes that say what they are told to, and a conductor that looks ten times a second.
+struct Cluster {
+    conductor: Conductor,
+    now: Micros,
+    ring: Ring,
+    view: View,
+    /// What the next reports call ready.
+    ready: PartitionSet,
+    /// Who calls whom silent.
+    silent: Vec<(u16, u16)>,
+    /// Reports are of this ring; unless given, of the present one.
+    reported: Option<Epoch>,
+}
+
+impl Cluster {
+    fn new(nodes: u16, replicas: u8, mode: Mode) -> Self {
+        let judgement = Judgement {
+            first_nodes: usize::from(nodes),
+            first_replicas: replicas,
+            first_mode: Some(mode),
+            ..Judgement::default()
+        };
+        let mut conductor = Conductor::new(ClusterId("c".parse().unwrap()), judgement);
+        let leader = Leader { node: described(1, 1).node, incarnation: Incarnation(1), fence: Fence(1) };
+        let nodes = registered(&(1..=nodes).collect::<Vec<_>>());
+        let view = View { leader: Some(leader), nodes, ..View::default() };
+        conductor.look(Micros(0), None, &view.nodes);
+        let now = Micros::from_millis(1_000);
+        let first = conductor.decide(now, &view, None, Epoch(4)).unwrap();
+        let ring = Ring::new(first).unwrap();
+        let mut ready = PartitionSet::default();
+        PartitionId::all().for_each(|partition| assert!(ready.insert(partition)));
+        Self { conductor, now, ring, view, ready, silent: Vec::new(), reported: None }
+    }
+
+    fn report(&mut self) {
+        let epoch = self.reported.unwrap_or(self.ring.epoch());
+        for n in 1..=9 {
+            let Some(NodeDescription { node, incarnation, .. }) = self.view.nodes.get(&described(n, 1).node)
+            else {
+                continue;
+            };
+            let silent = self.silent.iter().filter(|(by, _)| *by == n).map(|(_, whom)| whom - 1).collect();
+            let report = Report { incarnation: *incarnation, epoch, ready: self.ready.clone(), silent };
+            self.view.reports.insert(node.clone(), report);
+        }
+    }
+
+    /// Looks ten times a second. Gives the changes.
+    fn watch(&mut self, millis: u64) -> usize {
+        let mut changes = 0;
+        for _ in 0..millis / 100 {
+            self.now = self.now + Micros::from_millis(100);
+            self.view.read_at = self.now;
+            self.report();
+            self.conductor.look(self.now, Some(self.ring.document()), &self.view.nodes);
+            if let Some(next) = self.conductor.decide(self.now, &self.view, Some(&self.ring), Epoch::NONE) {
+                next.may_follow(self.ring.document()).unwrap();
+                self.ring = Ring::new(next).unwrap();
+                changes += 1;
+            }
+        }
+        changes
+    }
+
+    fn states(&self) -> Vec<NodeState> {
+        self.ring.document().slots.iter().map(|slot| slot.state).collect()
+    }
+
+    fn is_moving(&self) -> bool {
+        self.ring.document().replication.as_ref().unwrap().movement.is_some()
+    }
+
+    fn wish(&mut self, n: u16, wish: Wish) {
+        self.view.wishes.insert(described(n, 1).node, wish);
+    }
+
+    fn primaries(&self, n: u16) -> usize {
+        PartitionId::all().filter(|&partition| self.ring.primary(partition).0 == n - 1).count()
+    }
+}
+
+use NodeState::{Down, Left, Syncing, Up};
+
+#[test]
+fn a_first_ring_with_copies_has_its_mode_and_is_levelled_when_it_is_quiet() {
+    let mut cluster = Cluster::new(3, 2, Mode::Sync);
+    let first = cluster.ring.document();
+    assert_eq!((first.format, first.mode, first.epoch), (FORMAT_REPLICATED, Mode::Sync, Epoch(5)));
+    assert_eq!(cluster.watch(4_000), 0);
+    let changes = cluster.watch(60_000);
+    assert!((1..=4).contains(&changes), "{changes} documents to level roles");
+    let most = (1..=3).map(|n| cluster.primaries(n)).max().unwrap();
+    assert!(most * 300 <= PARTITION_COUNT * 101, "{most} of {PARTITION_COUNT} in three");
+}
+
+#[test]
+fn a_ring_of_format_1_with_copies_goes_on_in_format_2() {
+    let mut cluster = Cluster::new(3, 2, Mode::Inval);
+    let bare = RingDocument { format: FORMAT, replication: None, ..cluster.ring.document().clone() };
+    cluster.ring = Ring::new(bare).unwrap();
+    assert_eq!(cluster.watch(100), 1);
+    assert!(cluster.ring.document().replication.is_some());
+}
+
+#[test]
+fn who_is_missed_by_two_is_removed_long_before_its_lease_ends() {
+    let mut cluster = Cluster::new(4, 2, Mode::Sync);
+    cluster.silent = vec![(2, 4)];
+    assert_eq!(cluster.watch(3_000), 0, "one accuser may be the one who is cut off");
+    cluster.silent.push((3, 4));
+    assert_eq!(cluster.watch(100), 1);
+    assert_eq!(cluster.states(), [Up, Up, Up, Down]);
+    assert_eq!(cluster.watch(3_000), 0, "it is registered and stays away while it is missed");
+    cluster.silent.clear();
+    cluster.watch(1_000);
+    assert_eq!(cluster.states(), [Up; 4], "it came back and was filled");
+}
+
+#[test]
+fn of_two_who_miss_each_other_the_conductor_stays() {
+    let mut cluster = Cluster::new(2, 2, Mode::Inval);
+    cluster.silent = vec![(1, 2), (2, 1)];
+    cluster.watch(100);
+    assert_eq!(cluster.states(), [Up, Down]);
+}
+
+#[test]
+fn who_is_missed_by_most_goes_first_and_never_more_than_half() {
+    let mut cluster = Cluster::new(5, 2, Mode::Inval);
+    let (one_side, other_side) = ([1, 2], [3, 4, 5]);
+    for one in one_side {
+        for other in other_side {
+            cluster.silent.extend([(one, other), (other, one)]);
+        }
+    }
+    cluster.watch(120_000);
+    assert_eq!(cluster.states(), [Down, Down, Up, Up, Up]);
+}
+
+#[test]
+fn old_accusations_do_not_remove_who_returned() {
+    let mut cluster = Cluster::new(3, 2, Mode::Inval);
+    cluster.silent = vec![(1, 3), (2, 3)];
+    cluster.watch(100);
+    assert_eq!(cluster.states(), [Up, Up, Down]);
+    cluster.silent.clear();
+    cluster.watch(1_100);
+    cluster.reported = Some(Epoch(5));
+    cluster.silent = vec![(1, 3), (2, 3)];
+    cluster.watch(2_000);
+    assert_ne!(cluster.states(), [Up, Up, Down], "they are of an earlier ring");
+}
+
+#[test]
+fn a_restart_within_a_second_is_another_life_that_is_filled_first() {
+    let mut cluster = Cluster::new(3, 2, Mode::Sync);
+    cluster.ready = PartitionSet::default();
+    cluster.view.nodes.insert(described(2, 1).node, described(2, 8));
+    assert_eq!(cluster.watch(100), 1);
+    assert_eq!(cluster.states(), [Up, Syncing, Up]);
+    assert_eq!(cluster.ring.document().slots[1].incarnation, Incarnation(8));
+    assert_eq!(cluster.watch(1_000), 0, "nobody said that it holds everything");
+    PartitionId::all().for_each(|partition| assert!(cluster.ready.insert(partition)));
+    cluster.reported = Some(Epoch(5));
+    assert_eq!(cluster.watch(1_000), 0, "what was said of another ring is void");
+    cluster.reported = None;
+    assert_eq!(cluster.watch(100), 1);
+    assert_eq!(cluster.states(), [Up; 3]);
+}
+
+#[test]
+fn who_fails_again_and_again_returns_later_and_later() {
+    let mut cluster = Cluster::new(3, 2, Mode::Inval);
+    let mut pauses = Vec::new();
+    for _ in 0..4 {
+        cluster.silent = vec![(1, 3), (2, 3)];
+        cluster.watch(40_000);
+        assert_eq!(cluster.states(), [Up, Up, Down]);
+        cluster.silent.clear();
+        cluster.view.nodes.remove(&described(3, 1).node);
+        cluster.watch(100);
+        cluster.view.nodes.insert(described(3, 1).node, described(3, 1));
+        let began = cluster.now;
+        while cluster.states()[2] == Down {
+            cluster.watch(100);
+        }
+        pauses.push(cluster.now.since(began).0 / 1_000_000);
+        cluster.watch(200);
+    }
+    assert_eq!(pauses, [1, 2, 4, 8]);
+}
+
+#[test]
+fn a_joiner_is_filled_and_nothing_else_moves() {
+    let mut cluster = Cluster::new(3, 2, Mode::Sync);
+    cluster.watch(60_000);
+    let before = cluster.ring.clone();
+    cluster.ready = PartitionSet::default();
+    cluster.view.nodes.insert(described(4, 1).node, described(4, 1));
+    cluster.watch(3_000);
+    assert!(cluster.is_moving());
+    PartitionId::all().for_each(|partition| {
+        assert!(!cluster.ring.owners(partition).contains(&crate::table::SlotId(3)), "it holds nothing yet");
+    });
+    PartitionId::all().for_each(|partition| assert!(cluster.ready.insert(partition)));
+    let changes = cluster.watch(20_000);
+    assert!(changes > PARTITION_COUNT / FLIPS_MAX, "{changes} batches, and an end");
+    assert!(!cluster.is_moving());
+    assert_eq!(cluster.states(), [Up; 4]);
+    for partition in PartitionId::all() {
+        let (was, is) = (before.owners(partition), cluster.ring.owners(partition));
+        let is_kept = is.iter().all(|slot| was.contains(slot) || slot.0 == 3);
+        assert!(is_kept, "{partition:?} moved between others: {was:?} to {is:?}");
+    }
+    assert!(cluster.primaries(4) > 0);
+}
+
+#[test]
+fn who_is_drained_leaves_and_stays_away_until_the_wish_is_taken_back() {
+    let mut cluster = Cluster::new(3, 2, Mode::Async);
+    cluster.wish(3, Wish::Drain);
+    cluster.watch(60_000);
+    assert_eq!(cluster.states(), [Up, Up, Left]);
+    cluster.view.wishes.clear();
+    cluster.watch(60_000);
+    assert_eq!(cluster.states(), [Up; 3]);
+}
+
+#[test]
+fn a_weight_is_moved_to_and_back_also_by_another_conductor() {
+    let mut cluster = Cluster::new(3, 1, Mode::Rf1);
+    assert_eq!(cluster.ring.document().format, FORMAT, "one copy that nobody wishes elsewhere");
+    cluster.wish(2, Wish::Weight(64));
+    cluster.watch(2_000);
+    assert!(cluster.is_moving());
+    cluster.conductor = Conductor::new(ClusterId("c".parse().unwrap()), Judgement::default());
+    cluster.watch(60_000);
+    let weights: Vec<_> = cluster.ring.document().slots.iter().map(|slot| slot.weight).collect();
+    assert_eq!((weights, cluster.is_moving()), (vec![256, 64, 256], false));
+}
+
+#[test]
+fn who_is_wished_down_is_out_at_once_and_returns_when_it_is_not() {
+    let mut cluster = Cluster::new(3, 2, Mode::Inval);
+    cluster.wish(2, Wish::Down);
+    assert_eq!(cluster.watch(100), 1);
+    assert_eq!(cluster.states(), [Up, Down, Up]);
+    assert_eq!(cluster.watch(3_000), 0);
+    cluster.view.wishes.clear();
+    cluster.watch(2_000);
+    assert_eq!(cluster.states(), [Up; 3]);
+}
+
+#[test]
+fn who_is_away_for_too_long_gives_up_its_place_and_copies_are_made_elsewhere() {
+    let mut cluster = Cluster::new(4, 2, Mode::Sync);
+    cluster.view.nodes.remove(&described(4, 1).node);
+    cluster.watch(590_000);
+    assert_eq!(cluster.states(), [Up, Up, Up, Down]);
+    cluster.watch(40_000);
+    assert_eq!(cluster.states(), [Up, Up, Up, Left]);
+    let is_whole = |partition| cluster.ring.assignment(partition).in_sync.len() == 2;
+    assert!(PartitionId::all().all(is_whole));
+}
+
+#[test]
+fn in_sync_the_last_copy_is_never_removed() {
+    let mut cluster = Cluster::new(4, 2, Mode::Sync);
+    cluster.view.nodes.remove(&described(4, 1).node);
+    cluster.view.nodes.remove(&described(3, 1).node);
+    cluster.watch(100_000);
+    assert_eq!(cluster.states().iter().filter(|&&state| state == Down).count(), 1);
+}
