@@ -52,7 +52,7 @@ impl Shard {
             // After growth the bucket may hold keys that were passed already.
             let next = self.index.walk(scan.next, |location| {
                 let header = self.arena.header(location);
-                if self.hash_at(location) >= scan.next && self.death(header, now).is_none() {
+                if self.hash_at(location) >= scan.next && self.death(location, header, now).is_none() {
                     show(&Item::new(self, location, header, now));
                 }
             });
