@@ -46,6 +46,10 @@ pub const GREETING_TIME_MAX: Micros = Micros::from_millis(2_000);
 /// Time for the kernel to take what one turn gathered. A peer that is alive reads.
 pub const SENDING_TIME_MAX: Micros = Micros::from_millis(10_000);
 
+/// Bytes of one message about copies, but for one that has a single item. [`crate::replica`] sends no more before it is told that
+/// they have come.
+pub const REPLICA_BYTES_MAX: usize = crate::replica::WINDOW_BYTES + (64 << 10);
+
 /// Waiting replies from which on requests are not read.
 pub const OUTPUT_STALL_BYTES: usize = 1 << 20;
 
@@ -146,6 +150,8 @@ pub enum Event {
     RingWanted(Epoch),
     /// The peer's ring is [`Link::body`].
     RingDocument,
+    /// A message about copies is [`Link::body`].
+    Replica,
 }
 
 /// No credit for a request now: nothing was sent.
@@ -385,8 +391,9 @@ impl Link {
         !self.stalls() && self.input.len() - self.consumed < FRAME_BYTES_MAX
     }
 
+    /// The dialler's input is bounded by its credit; two sides that both wait for the other to read would wait for ever.
     fn stalls(&self) -> bool {
-        self.output_bytes() >= OUTPUT_STALL_BYTES
+        self.side == Side::Acceptor && self.output_bytes() >= OUTPUT_STALL_BYTES
     }
 
     /// Bytes came from the socket.
@@ -462,6 +469,17 @@ impl Link {
         let header =
             Header { opaque: owed.opaque, detail: status as u8, ..Header::new(Kind::Response, self.epoch) };
         self.append_message(header, body);
+    }
+
+    /// Gathers a message about copies: dialler only, while up. Takes no credit: its senders wait for acknowledgements of their own.
+    pub(crate) fn send_replica(&mut self, message: &[u8]) {
+        assert!(self.side == Side::Dialler && self.is_up(), "messages go out on dialled links that are up");
+        self.append_message(Header::new(Kind::Replica, self.epoch), message);
+    }
+
+    /// The last event was a message about copies that is none.
+    pub(crate) fn refuse_message(&mut self) {
+        self.close(CloseReason::Message);
     }
 
     /// Asks for the peer's ring if it is of `epoch` or later.
@@ -632,6 +650,7 @@ impl Link {
             (Kind::Heartbeat, _) => Ok(None),
             (Kind::RingWanted, _) => Ok(Some(Event::RingWanted(Epoch(header.opaque)))),
             (Kind::RingDocument, _) => Ok(Some(Event::RingDocument)),
+            (Kind::Replica, Side::Acceptor) => Ok(Some(Event::Replica)),
             (Kind::Request, Side::Acceptor) => self.take_request(header).map(Some),
             (Kind::Response, Side::Dialler) => {
                 let status = Status::of(header.detail).ok_or(CloseReason::Message)?;
@@ -645,23 +664,29 @@ impl Link {
     fn assemble(&mut self, header: Header, body: Range<usize>) -> Result<Option<Header>, CloseReason> {
         let whole = Header { flags: header.flags.without(Flags::MORE), ..header };
         let goes_on = header.flags.has(Flags::MORE);
-        let may_be_cut = matches!(header.kind, Kind::Request | Kind::Response);
+        let may_be_cut = matches!(header.kind, Kind::Request | Kind::Response | Kind::Replica);
+        let bytes_max = self.message_bytes_max(header.kind);
         match self.assembling {
             None if !goes_on => {
-                let fits = !may_be_cut || body.len() <= self.identity.message_bytes_max;
+                let fits = !may_be_cut || body.len() <= bytes_max;
                 return if fits { Ok(Some(header)) } else { Err(CloseReason::Message) };
             }
             None if may_be_cut => self.assembly.clear(),
             Some(first) if first == whole => {}
             _ => return Err(CloseReason::Message),
         }
-        if self.assembly.len() + body.len() > self.identity.message_bytes_max {
+        if self.assembly.len() + body.len() > bytes_max {
             return Err(CloseReason::Message);
         }
         self.assembly.extend_from_slice(&self.input[body]);
         self.assembling = goes_on.then_some(whole);
         self.body = Body::Assembled;
         Ok((!goes_on).then_some(whole))
+    }
+
+    fn message_bytes_max(&self, kind: Kind) -> usize {
+        let replica = if kind == Kind::Replica { REPLICA_BYTES_MAX } else { 0 };
+        self.identity.message_bytes_max.max(replica)
     }
 
     fn take_request(&mut self, header: Header) -> Result<Event, CloseReason> {
@@ -692,8 +717,10 @@ impl Link {
             self.used,
             self.granted
         );
-        assert!(self.assembly.len() <= self.identity.message_bytes_max);
-        let requests = usize::try_from(self.granted.bytes).expect("32 bits fit") + FRAME_BYTES_MAX;
+        assert!(self.assembly.len() <= self.message_bytes_max(Kind::Replica));
+        let requests = usize::try_from(self.granted.bytes).expect("32 bits fit")
+            + FRAME_BYTES_MAX
+            + 2 * REPLICA_BYTES_MAX;
         let replies = OUTPUT_STALL_BYTES + self.identity.message_bytes_max + FRAME_BYTES_MAX;
         assert!(self.output_bytes() <= requests.max(replies), "{} bytes wait", self.output_bytes());
     }

@@ -23,6 +23,7 @@ mod version;
 
 pub use replicator::{Effect, Outcome, Refused, Replicator, Write};
 pub use store::{Content, Cursor, Portion, Record, Store};
+pub use stream::WINDOW_BYTES;
 pub use version::{Version, VersionClock};
 
 /// One shard of one node.

@@ -13,7 +13,7 @@ use crate::time::Micros;
 /// Entries that were sent and are not acknowledged.
 pub(super) const WINDOW_ENTRIES: u64 = 4_096;
 /// Bytes of them. One entry may have more when it is the only one.
-pub(super) const WINDOW_BYTES: usize = 4 << 20;
+pub const WINDOW_BYTES: usize = 4 << 20;
 /// Bytes of all that is kept. More of it breaks the stream: the backup gets everything anew.
 pub(super) const QUEUE_BYTES_MAX: usize = 16 << 20;
 /// Entries of all that is kept.
