@@ -7,7 +7,7 @@ use crate::header::Extension;
 use crate::shard::Shard;
 use crate::write::Draft;
 
-/// All that is known of an item, but for how often and when it was read.
+/// All that is known of an item, but for how often and when it was read last.
 #[derive(Clone, Copy, Debug)]
 pub struct Image<'a> {
     /// 1 to [`KEY_SIZE_MAX`](crate::KEY_SIZE_MAX) bytes of any kind.
@@ -26,6 +26,8 @@ pub struct Image<'a> {
     pub token_sent: bool,
     /// The client sent the key encoded.
     pub binary_key: bool,
+    /// A get has hit it.
+    pub fetched: bool,
 }
 
 impl Shard {
@@ -35,11 +37,12 @@ impl Shard {
         let hash = self.hash(image.key);
         self.warm_ghost(hash);
         let old = self.find_live(now, hash, image.key);
-        let Image { key, value, client_flags, expiry, cas, stale, token_sent, binary_key } = *image;
+        let Image { key, value, client_flags, expiry, cas, stale, token_sent, binary_key, fetched } = *image;
         let extension = Extension { stale, token_sent, binary_key, explicit_cas: Some(cas), chain: None };
         let fits = value.len() <= self.item_size_max;
         let is_stored = fits && {
-            let header = self.new_header(now, key, expiry);
+            let mut header = self.new_header(now, key, expiry);
+            header.set_fetched(fetched);
             let draft =
                 Draft { header, client_flags, extension, key, before: value, keep_value: false, after: &[] };
             self.put(now, hash, old, &draft).is_ok()
@@ -58,5 +61,9 @@ impl Shard {
     /// one operation at a time on a shard that serves nothing else.
     pub fn fix_cas(&mut self, cas: u64) {
         self.cas = Some(CasSeries { offset: cas, step: 0 });
+    }
+
+    pub(crate) fn fixed_cas(&self) -> Option<u64> {
+        self.cas.filter(|series| series.step == 0).map(|series| series.offset)
     }
 }

@@ -30,6 +30,16 @@ impl Scan {
     pub fn new() -> Scan {
         Scan::default()
     }
+
+    /// As it was when its [place](Scan::place) was told.
+    pub fn resumed(place: u64) -> Scan {
+        Scan { next: place, done: false }
+    }
+
+    /// How far it came, as a number: 0 before the first item. Good for as long as the shard lives.
+    pub fn place(&self) -> u64 {
+        self.next
+    }
 }
 
 impl Shard {

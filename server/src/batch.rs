@@ -11,6 +11,7 @@ use crate::execute::Executor;
 use crate::intake::Kept;
 use crate::lending::LentAway;
 use crate::outbox::Ticket;
+use crate::replication::{Executed, Manner, Waiter};
 use crate::report::{Answer, Question};
 use crate::shards::{ShardId, Shards};
 
@@ -56,6 +57,8 @@ enum Work {
     ValuePart { bytes: usize },
     /// All of it has come.
     EndValue,
+    /// A reply that was promised to a connection of the receiver.
+    Delivery { to: ReturnAddress, bytes: usize },
     /// A question to the shard itself.
     Question(Question),
 }
@@ -80,7 +83,7 @@ impl Work {
                 key_bytes + value_bytes + flags_bytes
             }
             Self::BeginValue { key_bytes, flags_bytes, .. } => key_bytes + flags_bytes,
-            Self::ValuePart { bytes } => bytes,
+            Self::ValuePart { bytes } | Self::Delivery { bytes, .. } => bytes,
             Self::EndValue | Self::Question(_) => 0,
         }
     }
@@ -101,6 +104,8 @@ enum State {
     /// Not executed: it asks for a large value that cannot be lent now, or stands behind one of its connection that does. Its
     /// connection posts it again after a while, with all that is behind it.
     Deferred,
+    /// The reply comes later, as a `Work::Delivery` of the owner.
+    Promised,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +132,8 @@ pub enum Outcome<'a> {
     Deferred,
     /// There is nothing to be said.
     Silence,
+    /// The reply comes later.
+    Promised,
 }
 
 /// The connections behind the requests of a batch.
@@ -231,6 +238,19 @@ impl Batch {
         self.entries.push(Entry { sender, work: Work::EndValue, state: State::Posted, retries: false });
     }
 
+    /// Copies a reply in that was promised to a connection of the receiver.
+    pub fn deliver(&mut self, to: ReturnAddress, reply: &[u8]) {
+        self.bytes.extend_from_slice(reply);
+        let work = Work::Delivery { to, bytes: reply.len() };
+        // Nobody of the sender's waits for what becomes of it.
+        self.entries.push(Entry {
+            sender: ReturnAddress::NOBODY,
+            work,
+            state: State::Posted,
+            retries: false,
+        });
+    }
+
     /// Adds a question to the shard itself. It is asked after what is in before it.
     pub fn ask(&mut self, sender: ReturnAddress, question: Question) {
         self.entries.push(Entry {
@@ -290,9 +310,27 @@ impl Batch {
                     Work::Question(question) => {
                         self.answers.push(executor.answer(now, question, &mut self.replies));
                     }
+                    Work::Delivery { to, bytes } => {
+                        executor.deliveries.push((to, split_off(&mut rest, bytes).to_vec()));
+                    }
                     work @ Work::Request { .. } => {
                         let request = request_of(work, split_off(&mut rest, work.bytes()));
                         let connection = shards.connection_number(sender, entry.sender.connection.slot);
+                        if executor.replicates() {
+                            match executor.execute_copied(now, &request, connection, &mut self.replies) {
+                                Executed::Now => {}
+                                Executed::Refused(error) => {
+                                    self.replies.extend(Manner::of(&request).reply(Err(error)));
+                                }
+                                Executed::Later(id) => {
+                                    executor.attend(id, Waiter::Shard(sender, entry.sender));
+                                    entry.state = State::Promised;
+                                    continue;
+                                }
+                            }
+                            entry.state = State::Done { reply_bytes: self.replies.len() - before };
+                            continue;
+                        }
                         let lent = if is_answered_whole(entry.sender.connection) {
                             executor.execute(now, &request, connection, &mut self.replies);
                             None
@@ -321,7 +359,10 @@ impl Batch {
         let mut lent = self.lent.iter();
         self.entries.iter().map(move |entry| {
             let outcome = match (entry.state, entry.work) {
-                (State::Done { .. }, Work::BeginValue { .. } | Work::ValuePart { .. }) => Outcome::Silence,
+                (
+                    State::Done { .. },
+                    Work::BeginValue { .. } | Work::ValuePart { .. } | Work::Delivery { .. },
+                ) => Outcome::Silence,
                 (State::Done { reply_bytes }, Work::Request { .. } | Work::EndValue) => {
                     Outcome::Reply(split_off(&mut rest, reply_bytes))
                 }
@@ -335,6 +376,7 @@ impl Batch {
                 }
                 (State::Bounced, _) => Outcome::Bounced,
                 (State::Deferred, _) => Outcome::Deferred,
+                (State::Promised, _) => Outcome::Promised,
                 (State::Posted, _) => unreachable!("the owner has gone through all of them"),
             };
             (entry.sender, outcome)
@@ -388,7 +430,9 @@ impl Batch {
             let verdict = match entry.work {
                 _ if letter.is_full() => Gate::Keep,
                 // It is owed to the owner, whoever was the reader.
-                Work::Question(Question::TakeBack(_) | Question::Forget(_)) => Gate::Send,
+                Work::Question(Question::TakeBack(_) | Question::Forget(_)) | Work::Delivery { .. } => {
+                    Gate::Send
+                }
                 _ => senders.gate(entry.sender.connection),
             };
             let to = match verdict {
@@ -420,7 +464,9 @@ fn must_defer(entry: &Entry, rest: &[u8], executor: &mut Executor, now: Seconds,
     if executor.deferring.is_empty() && executor.shard().has_room_for_any_pin() {
         return false;
     }
-    if matches!(entry.work, Work::Question(_)) || is_answered_whole(entry.sender.connection) {
+    if matches!(entry.work, Work::Question(_) | Work::Delivery { .. })
+        || is_answered_whole(entry.sender.connection)
+    {
         return false;
     }
     let name = (sender, entry.sender.connection);
@@ -435,7 +481,7 @@ fn must_defer(entry: &Entry, rest: &[u8], executor: &mut Executor, now: Seconds,
             let request = request_of(entry.work, &rest[..entry.work.bytes()]);
             executor.value_bytes_to_copy(now, &request) > 0
         }
-        Work::ValuePart { .. } | Work::EndValue | Work::Question(_) => false,
+        Work::ValuePart { .. } | Work::EndValue | Work::Question(_) | Work::Delivery { .. } => false,
     };
     if waits {
         executor.deferring.push(name);
@@ -455,7 +501,11 @@ fn keys_of<'a>(entries: &[Entry], mut rest: &'a [u8]) -> impl Iterator<Item = &'
         rest = &rest[bytes.len()..];
         match entry.work {
             Work::Request { key_bytes, .. } => Some(&bytes[..key_bytes]),
-            Work::BeginValue { .. } | Work::ValuePart { .. } | Work::EndValue | Work::Question(_) => None,
+            Work::BeginValue { .. }
+            | Work::ValuePart { .. }
+            | Work::EndValue
+            | Work::Question(_)
+            | Work::Delivery { .. } => None,
         }
     })
 }
@@ -468,7 +518,9 @@ fn request_of(work: Work, mut bytes: &[u8]) -> Request<'_> {
         Work::BeginValue { command, noreply, dialect, key_bytes, flags_bytes, .. } => {
             (command, noreply, dialect, key_bytes, 0, flags_bytes)
         }
-        Work::ValuePart { .. } | Work::EndValue | Work::Question(_) => unreachable!("it is no request"),
+        Work::ValuePart { .. } | Work::EndValue | Work::Question(_) | Work::Delivery { .. } => {
+            unreachable!("it is no request")
+        }
     };
     Request {
         command,
@@ -542,6 +594,7 @@ mod tests {
             }
             Outcome::Bounced => "bounced".into(),
             Outcome::Deferred => "deferred".into(),
+            Outcome::Promised => "promised".into(),
             Outcome::Silence => String::new(),
         };
         batch.outcomes().map(|(to, outcome)| (to.connection.slot, text(outcome))).collect()

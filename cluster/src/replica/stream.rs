@@ -101,7 +101,23 @@ pub(super) struct Stream {
     beat_at: Micros,
 }
 
+/// What one stream has still to bring.
+pub(super) struct Backlog {
+    pub(super) entries: usize,
+    pub(super) bytes: usize,
+    /// The other end does not hold all of what it is to hold.
+    pub(super) is_out_of_sync: bool,
+}
+
 impl Stream {
+    pub(super) fn backlog(&self) -> Backlog {
+        let lacks = |(standing, _): &(Standing, Epoch)| {
+            matches!(standing, Standing::Waits | Standing::Fills | Standing::Refills)
+        };
+        let is_out_of_sync = self.standings.values().any(lacks);
+        Backlog { entries: self.queue.len(), bytes: self.queue_bytes, is_out_of_sync }
+    }
+
     pub(super) fn new(id: u64, portion: Portion) -> Self {
         Self {
             id,

@@ -312,6 +312,7 @@ impl Pair {
             stale: self.random.random_bool(0.3),
             token_sent: self.random.random_bool(0.3),
             binary_key: self.random.random_bool(0.2),
+            fetched: self.random.random_bool(0.2),
         };
         let is_stored = self.shard.put_image(self.now, &image);
         self.users.forget(key);
@@ -321,9 +322,8 @@ impl Pair {
             assert!(is_too_large || !self.may_forget || self.may_refuse(value.len()));
             return assert!(self.shard.peek(self.now, key).is_none());
         }
-        let Image { client_flags, expiry, cas, stale, token_sent, binary_key, .. } = image;
+        let Image { client_flags, expiry, cas, stale, token_sent, binary_key, fetched, .. } = image;
         let cas = if self.cas_enabled { cas } else { 0 };
-        let fetched = false;
         let item = TwinItem { value, client_flags, expiry, cas, stale, token_sent, binary_key, fetched };
         self.twin.insert(key.to_vec(), item);
     }
@@ -386,7 +386,7 @@ impl Pair {
                 return;
             }
             (Fetched::NoMemory, None) => {
-                assert!(!self.may_forget && request.vivify.is_some());
+                assert!(request.vivify.is_some() && (!self.may_forget || self.may_refuse(0)));
                 return;
             }
             (Fetched::Hit { item, won, stale, token_sent, created, .. }, None) => {
@@ -469,7 +469,7 @@ impl Pair {
                 assert!(!matches!(request.compare, None | Some(0)) && request.compare != Some(old.cas));
             }
             (ArithmeticOutcome::NonNumeric, number) => assert!(number.is_none(), "{:?}", old.value),
-            (ArithmeticOutcome::NoMemory, Some(_)) => assert!(!self.may_forget),
+            (ArithmeticOutcome::NoMemory, Some(_)) => assert!(!self.may_forget || self.may_refuse(0)),
             (
                 ArithmeticOutcome::Value { value, cas, expiry, expiry_before, created: false },
                 Some(number),
@@ -507,7 +507,7 @@ impl Pair {
     fn check_created(&mut self, request: &Arithmetic<'_>, outcome: ArithmeticOutcome) {
         match (outcome, request.vivify) {
             (ArithmeticOutcome::NotFound, None) => {}
-            (ArithmeticOutcome::NoMemory, Some(_)) => assert!(!self.may_forget),
+            (ArithmeticOutcome::NoMemory, Some(_)) => assert!(!self.may_forget || self.may_refuse(0)),
             (
                 ArithmeticOutcome::Value { value, cas, expiry, expiry_before, created: true },
                 Some(initial),

@@ -42,6 +42,17 @@ enum Part {
 }
 
 impl Place {
+    /// Keeps a place for the reply to a request of this client.
+    pub fn keep(client: &mut Connection, request: &Request<'_>) -> Self {
+        let is_part = is_part_of_line(request);
+        Self {
+            to: ReturnAddress { connection: client.id, ticket: client.outbox.expect() },
+            dialect: request.dialect,
+            is_silent: request.noreply,
+            part: if is_part { Part::Line(client.lines.expect()) } else { Part::Whole },
+        }
+    }
+
     /// The client's facts, as far as they matter to who executes the request.
     pub fn flags(&self) -> Flags {
         if matches!(self.dialect, Dialect::Binary(_)) { Flags::BINARY } else { Flags::NONE }
@@ -147,12 +158,7 @@ impl Dispatcher {
     pub fn forward(&mut self, client: &mut Connection, request: &Request<'_>, raw: &[u8], hash: u64) {
         assert!(self.cluster.is_some(), "who stands alone owns every key");
         let is_part = is_part_of_line(request);
-        let place = Place {
-            to: ReturnAddress { connection: client.id, ticket: client.outbox.expect() },
-            dialect: request.dialect,
-            is_silent: request.noreply,
-            part: if is_part { Part::Line(client.lines.expect()) } else { Part::Whole },
-        };
+        let place = Place::keep(client, request);
         if client.lines.redirects && request.dialect == Dialect::Text {
             return self.redirect(client, place, hash);
         }
@@ -190,19 +196,10 @@ impl Dispatcher {
         let failed = outcome.err();
         self.executor.traffic.forwards_failed += u64::from(failed.is_some());
         self.executor.traffic.forwards_refused += u64::from(failed == Some(Failure::NoCredit));
-        match (place.part, outcome) {
-            (Part::Gathering, _) => self.add_node(client, place, outcome),
-            (Part::Whole, Ok(reply)) => client.outbox.deliver(place.to.ticket, reply),
-            (Part::Whole, Err(_)) if place.is_silent => client.outbox.deliver(place.to.ticket, b""),
-            (Part::Whole, Err(failure)) => {
-                let mut text = Vec::new();
-                reply::error(&mut text, DialectError { error: told(failure), dialect: place.dialect });
-                client.outbox.deliver(place.to.ticket, &text);
-            }
-            (Part::Line(line), Ok(reply)) => settle(client, place.to.ticket, line, reply, None),
-            (Part::Line(line), Err(failure)) => {
-                settle(client, place.to.ticket, line, b"", Some(told(failure).text().into()));
-            }
+        if matches!(place.part, Part::Gathering) {
+            self.add_node(client, place, outcome);
+        } else {
+            answer_later(client, place, outcome.map_err(told));
         }
     }
 
@@ -264,6 +261,24 @@ impl Dispatcher {
             Err(failure) => Answer::Refused(told(failure)),
         };
         self.deliver(client, place.to, Outcome::Answer(&answer, b""));
+    }
+}
+
+/// Fills in a reply that was waited for, or why there is none.
+pub fn answer_later(client: &mut Connection, place: Place, outcome: Result<&[u8], ErrorReply>) {
+    match (place.part, outcome) {
+        (Part::Gathering, _) => unreachable!("it is answered by what all say"),
+        (Part::Whole, Ok(reply)) => client.outbox.deliver(place.to.ticket, reply),
+        (Part::Whole, Err(_)) if place.is_silent => client.outbox.deliver(place.to.ticket, b""),
+        (Part::Whole, Err(error)) => {
+            let mut text = Vec::new();
+            reply::error(&mut text, DialectError { error, dialect: place.dialect });
+            client.outbox.deliver(place.to.ticket, &text);
+        }
+        (Part::Line(line), Ok(reply)) => settle(client, place.to.ticket, line, reply, None),
+        (Part::Line(line), Err(error)) => {
+            settle(client, place.to.ticket, line, b"", Some(error.text().into()));
+        }
     }
 }
 
