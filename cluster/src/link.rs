@@ -51,6 +51,10 @@ pub const SENDING_TIME_MAX: Micros = Micros::from_millis(10_000);
 /// How long requests wait for room while the other side answers nothing.
 pub const ROOM_WAIT_MAX: Micros = Micros::from_millis(500);
 
+/// Bytes of one message about copies, but for one that has a single item. [`crate::replica`] sends no more before it is told that
+/// they have come.
+pub const REPLICA_BYTES_MAX: usize = crate::replica::WINDOW_BYTES + (64 << 10);
+
 /// Waiting replies from which on requests are not read.
 pub const OUTPUT_STALL_BYTES: usize = 1 << 20;
 
@@ -151,6 +155,8 @@ pub enum Event {
     RingWanted(Epoch),
     /// The peer's ring is [`Link::body`].
     RingDocument,
+    /// A message about copies is [`Link::body`].
+    Replica,
 }
 
 /// No credit for a request now: nothing was sent.
@@ -473,6 +479,17 @@ impl Link {
         self.output.append_message(header, body);
     }
 
+    /// Gathers a message about copies: dialler only, while up. Takes no credit: its senders wait for acknowledgements of their own.
+    pub(crate) fn send_replica(&mut self, message: &[u8]) {
+        assert!(self.side == Side::Dialler && self.is_up(), "messages go out on dialled links that are up");
+        self.output.append_message(Header::new(Kind::Replica, self.epoch), message);
+    }
+
+    /// The last event was a message about copies that is none.
+    pub(crate) fn refuse_message(&mut self) {
+        self.close(CloseReason::Message);
+    }
+
     /// Asks for the peer's ring if it is of `epoch` or later.
     pub fn ask_ring(&mut self, epoch: Epoch) {
         if self.is_up() {
@@ -616,13 +633,14 @@ impl Link {
             return Err(CloseReason::Unexpected(header.kind));
         }
         self.peer_epoch = self.peer_epoch.max(header.epoch);
-        let Some(header) = self.input.assemble(header, self.identity.message_bytes_max)? else {
+        let Some(header) = self.input.assemble(header, self.message_bytes_max(header.kind))? else {
             return Ok(None);
         };
         match (header.kind, self.side) {
             (Kind::Heartbeat, _) => Ok(None),
             (Kind::RingWanted, _) => Ok(Some(Event::RingWanted(Epoch(header.opaque)))),
             (Kind::RingDocument, _) => Ok(Some(Event::RingDocument)),
+            (Kind::Replica, Side::Acceptor) => Ok(Some(Event::Replica)),
             (Kind::Request, Side::Acceptor) => self.take_request(header).map(Some),
             (Kind::Response, Side::Dialler) => {
                 let status = Status::of(header.detail).ok_or(CloseReason::Message)?;
@@ -630,6 +648,11 @@ impl Link {
             }
             (kind, _) => Err(CloseReason::Unexpected(kind)),
         }
+    }
+
+    fn message_bytes_max(&self, kind: Kind) -> usize {
+        let replica = if kind == Kind::Replica { REPLICA_BYTES_MAX } else { 0 };
+        self.identity.message_bytes_max.max(replica)
     }
 
     fn take_request(&mut self, header: Header) -> Result<Event, CloseReason> {
@@ -651,7 +674,7 @@ impl Link {
 
     /// Checks every bound; for tests and debugging.
     pub fn check_invariants(&self) {
-        self.input.check_invariants(self.identity.message_bytes_max);
+        self.input.check_invariants(self.message_bytes_max(Kind::Replica));
         let may_be_alone = self.used.operations <= 1;
         assert!(self.used.operations <= self.granted.operations, "{:?} of {:?}", self.used, self.granted);
         assert!(
@@ -660,7 +683,9 @@ impl Link {
             self.used,
             self.granted
         );
-        let requests = usize::try_from(self.granted.bytes).expect("32 bits fit") + FRAME_BYTES_MAX;
+        let requests = usize::try_from(self.granted.bytes).expect("32 bits fit")
+            + FRAME_BYTES_MAX
+            + 2 * REPLICA_BYTES_MAX;
         let replies = OUTPUT_STALL_BYTES + self.identity.message_bytes_max + FRAME_BYTES_MAX;
         assert!(self.output_bytes() <= requests.max(replies), "{} bytes wait", self.output_bytes());
     }

@@ -11,6 +11,7 @@ use crate::forward::{Failure, Forward, NODE_SHARE, Opaque, PendingTable, Stage, 
 use crate::link::{CloseReason, Credit, Event, Expected, Identity, Inbound, Link, Nonce, Owed};
 use crate::names::{Address, NodeId};
 use crate::placement::{partition_of, shard_of};
+use crate::replica::PeerShard;
 use crate::ring::{Epoch, Ring, SlotEntry};
 use crate::table::SlotId;
 use crate::time::Micros;
@@ -97,6 +98,11 @@ pub enum Effect<P> {
     ExecuteHere {
         /// Whose.
         place: P,
+    },
+    /// A message about copies is [`Peers::body`]: give it to the shard's [`crate::replica::Replicator`].
+    Replica {
+        /// The link it came on.
+        link: LinkId,
     },
     /// A ring document of another node is [`Peers::body`]: offer it to the holder, and [`Peers::adopt`] what comes of it.
     RingReceived,
@@ -459,6 +465,30 @@ impl<P: Copy> Peers<P> {
         }
     }
 
+    /// The shard of another node that a dialled link leads to.
+    pub fn leads_to(&self, id: LinkId) -> Option<PeerShard> {
+        let place = self.places.get(usize::try_from(id.index).ok()?)?;
+        let entry = place.entry.as_ref().filter(|_| place.generation == id.generation)?;
+        let target = entry.target.as_ref()?;
+        Some(PeerShard { slot: target.slot, shard: target.shard.into() })
+    }
+
+    /// Sends a message about copies to a shard of another node, behind those sent there before. False: there is no link to it
+    /// that is up; [`Effect::Up`] tells when there is.
+    pub fn send_replica(&mut self, to: PeerShard, message: &[u8]) -> bool {
+        let lanes = self.dialled.range((to.slot, 0)..=(to.slot, u8::MAX)).map(|(_, &id)| id);
+        let Some(id) = lanes.into_iter().find(|&id| self.leads_to(id) == Some(to)) else { return false };
+        let link = self.link_mut(id).filter(|link| link.is_up());
+        let is_sent = link.is_some();
+        link.into_iter().for_each(|link| link.send_replica(message));
+        is_sent
+    }
+
+    /// The message of an [`Effect::Replica`] is none: ends its link.
+    pub fn refuse_message(&mut self, link: LinkId) {
+        self.link_mut(link).into_iter().for_each(Link::refuse_message);
+    }
+
     /// When [`Self::next`] has something to do although nothing came.
     pub fn wake_at(&self) -> Micros {
         let by_ring = if self.is_behind() { self.ask_at } else { Micros::NEVER };
@@ -525,6 +555,7 @@ impl<P: Copy> Peers<P> {
                 None
             }
             Event::RingDocument => Some(Effect::RingReceived),
+            Event::Replica => Some(Effect::Replica { link: id }),
         }
     }
 

@@ -499,6 +499,7 @@ impl World {
                 self.execute(index, &request);
                 self.answer(place, None);
             }
+            Effect::Replica { .. } => unreachable!("one copy is all there is"),
             Effect::RingReceived => {
                 let json = node.peers.body().to_vec();
                 node.control.offer(&json);

@@ -67,10 +67,12 @@ pub enum Kind {
     RingWanted = 8,
     /// A ring document as JSON.
     RingDocument = 9,
+    /// Dialler to acceptor: what the shards at both ends say about copies. [`crate::replica`] knows what it means.
+    Replica = 10,
 }
 
 impl Kind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Hello,
         Self::Challenge,
         Self::Proof,
@@ -80,6 +82,7 @@ impl Kind {
         Self::Response,
         Self::RingWanted,
         Self::RingDocument,
+        Self::Replica,
     ];
 
     fn of(byte: u8) -> Option<Self> {

@@ -110,7 +110,9 @@ impl Shard {
         if let Some(expiry) = request.touch {
             head.header.set_expiry(expiry);
         }
-        head.extension.explicit_cas = request.explicit_cas;
+        // Where all new values are the same, the number can stay where it is, as one without its own would.
+        let fixed = self.fixed_cas().filter(|_| head.extension.explicit_cas.is_some());
+        head.extension.explicit_cas = request.explicit_cas.or(fixed);
         head
     }
 

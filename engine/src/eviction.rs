@@ -165,7 +165,7 @@ impl Shard {
                 Chunk::Free { .. } | Chunk::Reserved { .. } => continue,
             };
             // An item that a fetch gave an expiry in the past may be about to be written anew.
-            if item != self.protected && self.death(self.arena.header(item), now).is_some() {
+            if item != self.protected && self.death(item, self.arena.header(item), now).is_some() {
                 self.reclaim(self.hash_at(item), item);
                 return true;
             }
@@ -329,7 +329,7 @@ impl Shard {
             let header = self.arena.header(location);
             if location == self.protected {
                 self.requeue(class, location, header.frequency());
-            } else if self.death(header, now).is_some() {
+            } else if self.death(location, header, now).is_some() {
                 self.pop_window(class);
                 self.reclaim(self.hash_at(location), location);
                 return Found::Freed;
@@ -407,7 +407,7 @@ impl Shard {
         for _ in 0..HAND_STEPS_MAX {
             let location = self.slabs.hand(class);
             if let Some((item, mut header)) = self.item_of_main(location) {
-                if self.death(header, now).is_some() {
+                if self.death(item, header, now).is_some() {
                     self.reclaim(self.hash_at(item), item);
                     return Found::Freed;
                 }
@@ -442,7 +442,7 @@ impl Shard {
         let evictable = oldest.find(|&item| item != self.protected);
         drop(oldest);
         let Some(item) = evictable else { return Found::Nothing };
-        if self.death(self.arena.header(item), now).is_some() {
+        if self.death(item, self.arena.header(item), now).is_some() {
             self.reclaim(self.hash_at(item), item);
             return Found::Freed;
         }
@@ -457,7 +457,7 @@ impl Shard {
             let location = self.slabs.hand(class);
             self.slabs.advance_hand(class);
             let Some((item, header)) = self.item_of_main(location) else { continue };
-            if self.death(header, now).is_some() {
+            if self.death(item, header, now).is_some() {
                 self.reclaim(self.hash_at(item), item);
                 return Found::Freed;
             }

@@ -89,6 +89,11 @@ impl<'a> Item<'a> {
         self.head().extension.stale
     }
 
+    /// Whether somebody has won the right to recache the item, and not stored it since.
+    pub fn is_token_sent(&self) -> bool {
+        self.head().extension.token_sent
+    }
+
     /// Whether the client that stored the item sent the key encoded.
     pub fn is_binary_key(&self) -> bool {
         self.head().extension.binary_key

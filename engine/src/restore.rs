@@ -65,6 +65,7 @@ impl Shard {
     pub(crate) fn resume(&mut self, remembered: &Remembered) {
         self.version = remembered.version.clamp(self.version, VERSION_MAX);
         self.flushed_version = remembered.flushed_version.min(self.version);
+        self.doubted_version = self.flushed_version;
         self.flush_due = remembered.flush_due();
         self.index.begin_with(remembered.buckets);
     }
@@ -126,7 +127,7 @@ impl Restorer<'_> {
         let head = shard.arena.checked_head(location, shard.slabs.class(class).chunk_size)?;
         let is_known = head.header.version() <= shard.version;
         let is_whole = head.value_len() <= shard.item_size_max && self.has_whole_chain(location, &head);
-        let is_live = shard.death(head.header, self.now).is_none();
+        let is_live = shard.death(location, head.header, self.now).is_none();
         (is_known && is_whole && is_live).then_some(head)
     }
 

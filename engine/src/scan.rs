@@ -30,6 +30,16 @@ impl Scan {
     pub fn new() -> Scan {
         Scan::default()
     }
+
+    /// As it was when its [place](Scan::place) was told.
+    pub fn resumed(place: u64) -> Scan {
+        Scan { next: place, done: false }
+    }
+
+    /// How far it came, as a number: 0 before the first item. Good for as long as the shard lives.
+    pub fn place(&self) -> u64 {
+        self.next
+    }
 }
 
 impl Shard {
@@ -52,7 +62,7 @@ impl Shard {
             // After growth the bucket may hold keys that were passed already.
             let next = self.index.walk(scan.next, |location| {
                 let header = self.arena.header(location);
-                if self.hash_at(location) >= scan.next && self.death(header, now).is_none() {
+                if self.hash_at(location) >= scan.next && self.death(location, header, now).is_none() {
                     show(&Item::new(self, location, header, now));
                 }
             });

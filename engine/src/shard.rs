@@ -12,6 +12,7 @@ use crate::counters::{ClassStats, Counters, MemoryUse, PolicyMemory};
 use crate::evicted::Evicted;
 use crate::expiry::{Expiry, Seconds};
 use crate::ghost::Ghost;
+use crate::group::Groups;
 use crate::header::{Head, Header, HeaderSize, VERSION_COMPACT_MAX, VERSION_MAX};
 use crate::held::Holds;
 use crate::index::Index;
@@ -97,6 +98,10 @@ pub struct Shard {
     pub(crate) version: u64,
     /// Items of this version and older are dead.
     pub(crate) flushed_version: u64,
+    /// Younger items are not flushed, neither all nor their group.
+    pub(crate) doubted_version: u64,
+    /// Only for who flushes groups.
+    pub(crate) groups: Option<Groups>,
     pub(crate) flush_due: Option<Seconds>,
     pub(crate) cas: Option<CasSeries>,
 }
@@ -179,6 +184,8 @@ impl Shard {
             hasher: hasher(config.hash_seed),
             version: VERSION_START,
             flushed_version: 0,
+            doubted_version: 0,
+            groups: None,
             flush_due: None,
             cas: config.cas_enabled.then_some(config.cas),
         })
@@ -228,7 +235,7 @@ impl Shard {
         check_key(key);
         let location = self.find(self.hash(key), key)?;
         let header = self.arena.header(location);
-        self.death(header, now).is_none().then(|| Item::new(self, location, header, now))
+        self.death(location, header, now).is_none().then(|| Item::new(self, location, header, now))
     }
 
     /// Makes every item stored so far a miss. O(1); the memory comes back as dead items are met. Takes the place of a
@@ -238,10 +245,12 @@ impl Shard {
     pub fn flush(&mut self) {
         self.flush_due = None;
         self.flushed_version = self.version;
+        self.doubted_version = self.version;
         if self.cas.is_none() && self.version == VERSION_COMPACT_MAX {
             self.free_flushed();
             self.version = VERSION_START;
             self.flushed_version = VERSION_START;
+            self.doubted_version = VERSION_START;
         }
     }
 
@@ -331,8 +340,8 @@ impl Shard {
 
     /// Why an item is dead, if it is.
     #[inline]
-    pub(crate) fn death(&self, header: Header, now: Seconds) -> Option<Death> {
-        if self.is_flushed(header) || self.flush_due.is_some_and(|at| now >= at) {
+    pub(crate) fn death(&self, location: Location, header: Header, now: Seconds) -> Option<Death> {
+        if self.is_flushed(location, header) || self.flush_due.is_some_and(|at| now >= at) {
             Some(Death::Flushed)
         } else if header.expiry().is_past(now) {
             Some(Death::Expired)
@@ -342,14 +351,14 @@ impl Shard {
     }
 
     #[inline]
-    pub(crate) fn is_flushed(&self, header: Header) -> bool {
-        header.version() <= self.flushed_version
+    pub(crate) fn is_flushed(&self, location: Location, header: Header) -> bool {
+        header.version() <= self.doubted_version && self.was_flushed(location, header)
     }
 
     /// The live item of a key; frees a dead one.
     pub(crate) fn find_live(&mut self, now: Seconds, hash: u64, key: &[u8]) -> Option<Location> {
         let location = self.find(hash, key)?;
-        if self.death(self.arena.header(location), now).is_some() {
+        if self.death(location, self.arena.header(location), now).is_some() {
             self.reclaim(hash, location);
             return None;
         }
@@ -366,7 +375,7 @@ impl Shard {
     ) -> Option<(Location, Header)> {
         let location = self.find(hash, key)?;
         let header = self.arena.header(location);
-        match self.death(header, now) {
+        match self.death(location, header, now) {
             None => return Some((location, header)),
             Some(Death::Expired) => self.counters.get_expired += 1,
             Some(Death::Flushed) => self.counters.get_flushed += 1,
@@ -394,6 +403,7 @@ impl Shard {
         if self.version == VERSION_MAX {
             self.version = self.renumber(VERSION_START);
             self.flushed_version = 0;
+            self.forget_floors();
         }
         self.version += 1;
         self.version

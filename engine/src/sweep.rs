@@ -53,7 +53,7 @@ impl Shard {
             for chunk in 0..self.slabs.touched_in(page) {
                 let location = self.slabs.chunk_at(page, chunk);
                 let Chunk::Item(mut header) = self.arena.chunk(location) else { continue };
-                if self.is_flushed(header) {
+                if self.is_flushed(location, header) {
                     self.reclaim(self.hash_at(location), location);
                     continue;
                 }
@@ -83,7 +83,7 @@ impl Shard {
 
     /// Whether the item was dead and is freed now.
     fn sweep_item(&mut self, now: Seconds, location: Location, header: Header) -> bool {
-        if self.death(header, now).is_some() {
+        if self.death(location, header, now).is_some() {
             self.reclaim(self.hash_at(location), location);
             return true;
         }

@@ -153,6 +153,16 @@ pub enum ErrorReply {
     OwnerBusy,
     /// Keys change their owners faster than this request finds its own. Not executed.
     RingUnsettled,
+    /// The nodes that hold copies of the key do not answer, so another may be its primary by now. Not executed.
+    CopiesSilent,
+    /// Not all copies have confirmed a write in time. It may be done, or be done yet.
+    CopiesUnconfirmed,
+    /// Too many writes wait for copies. Not executed.
+    CopiesOverloaded,
+    /// The key is being written by somebody else, or changes its primary. Not executed.
+    KeyUnsettled,
+    /// `E` where items have copies. Not executed.
+    CasIsVersion,
 }
 
 /// A refusal and the form it is written in.
@@ -253,6 +263,13 @@ impl ErrorReply {
             Self::OwnerSilent => b"SERVER_ERROR the key's node did not answer in time\r\n",
             Self::OwnerBusy => b"SERVER_ERROR the key's node is busy\r\n",
             Self::RingUnsettled => b"SERVER_ERROR the ring is changing\r\n",
+            Self::CopiesSilent => b"SERVER_ERROR the key's copies do not answer\r\n",
+            Self::CopiesUnconfirmed => b"SERVER_ERROR the key's copies did not confirm in time\r\n",
+            Self::CopiesOverloaded => b"SERVER_ERROR too much waits for the key's copies\r\n",
+            Self::KeyUnsettled => b"SERVER_ERROR the key is being written or handed over\r\n",
+            Self::CasIsVersion => {
+                b"CLIENT_ERROR no E where items have copies: the CAS value is the version\r\n"
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::execute::Executor;
 use crate::intake::Kept;
 use crate::lending::LentAway;
 use crate::outbox::Ticket;
+use crate::replication::{Executed, Manner, Waiter};
 use crate::report::{Answer, Question};
 use crate::shards::{ShardId, Shards};
 
@@ -45,6 +46,8 @@ enum Work {
     ValuePart,
     /// All of it has come.
     EndValue,
+    /// A reply that was promised to a connection of the receiver.
+    Delivery,
     /// A question to the shard itself.
     Question,
 }
@@ -88,6 +91,8 @@ enum State {
     /// Not executed: it asks for a large value that cannot be lent now, or stands behind one of its connection that does. Its
     /// connection posts it again after a while, with all that is behind it.
     Deferred,
+    /// The reply comes later, as a `Work::Delivery` of the owner.
+    Promised,
 }
 
 /// It travels from core to core and back, by cache lines.
@@ -120,6 +125,8 @@ struct Parcel<'a> {
     bytes: &'a [u8],
     head: Option<&'a Head>,
     question: Option<Question>,
+    /// Who was promised these bytes.
+    promised: Option<ReturnAddress>,
 }
 
 /// What belongs to the entries that follow.
@@ -128,23 +135,23 @@ struct Cargo<'a> {
     bytes: &'a [u8],
     heads: std::slice::Iter<'a, Head>,
     questions: std::slice::Iter<'a, Question>,
+    promised: std::slice::Iter<'a, ReturnAddress>,
 }
 
 impl<'a> Cargo<'a> {
     /// What belongs to the next entry.
     fn take(&mut self, entry: &Entry) -> Parcel<'a> {
         let bytes = split_off(&mut self.bytes, entry.bytes as usize);
+        let mut parcel = Parcel { bytes, head: None, question: None, promised: None };
         match entry.work {
-            Work::Get { .. } | Work::ValuePart | Work::EndValue => {
-                Parcel { bytes, head: None, question: None }
-            }
+            Work::Get { .. } | Work::ValuePart | Work::EndValue => {}
             Work::Request | Work::BeginValue => {
-                Parcel { bytes, head: Some(self.heads.next().expect("each has one")), question: None }
+                parcel.head = Some(self.heads.next().expect("each has one"));
             }
-            Work::Question => {
-                Parcel { bytes, head: None, question: Some(*self.questions.next().expect("each has one")) }
-            }
+            Work::Delivery => parcel.promised = Some(*self.promised.next().expect("each has one")),
+            Work::Question => parcel.question = Some(*self.questions.next().expect("each has one")),
         }
+        parcel
     }
 }
 
@@ -182,6 +189,8 @@ pub enum Outcome<'a> {
     Deferred,
     /// There is nothing to be said.
     Silence,
+    /// The reply comes later.
+    Promised,
 }
 
 /// The connections behind the requests of a batch.
@@ -224,6 +233,7 @@ pub struct Batch {
     bytes: Vec<u8>,
     heads: Vec<Head>,
     questions: Vec<Question>,
+    promised: Vec<ReturnAddress>,
     replies: Vec<u8>,
     answers: Vec<Answer>,
     lent: Vec<LentAway>,
@@ -248,12 +258,14 @@ impl Batch {
     pub fn capacity_bytes(&self) -> usize {
         let heads = self.heads.capacity() * size_of::<Head>();
         let questions = self.questions.capacity() * size_of::<Question>();
+        let promised = self.promised.capacity() * size_of::<ReturnAddress>();
         let entries = self.entries.capacity() * size_of::<Entry>();
-        self.bytes.capacity() + self.replies.capacity() + entries + heads + questions
+        self.bytes.capacity() + self.replies.capacity() + entries + heads + questions + promised
     }
 
     fn cargo(&self) -> Cargo<'_> {
-        Cargo { bytes: &self.bytes, heads: self.heads.iter(), questions: self.questions.iter() }
+        let (heads, questions) = (self.heads.iter(), self.questions.iter());
+        Cargo { bytes: &self.bytes, heads, questions, promised: self.promised.iter() }
     }
 
     fn add(&mut self, sender: ReturnAddress, work: Work, key: &[u8], parts: [&[u8]; 2]) {
@@ -271,6 +283,7 @@ impl Batch {
         self.bytes.extend_from_slice(parcel.bytes);
         self.heads.extend(parcel.head);
         self.questions.extend(parcel.question);
+        self.promised.extend(parcel.promised);
         self.entries.push(entry);
     }
 
@@ -302,6 +315,13 @@ impl Batch {
         self.add(sender, Work::EndValue, b"", [b"", b""]);
     }
 
+    /// Copies a reply in that was promised to a connection of the receiver.
+    pub fn deliver(&mut self, to: ReturnAddress, reply: &[u8]) {
+        self.promised.push(to);
+        // Nobody of the sender's waits for what becomes of it.
+        self.add(ReturnAddress::NOBODY, Work::Delivery, b"", [reply, b""]);
+    }
+
     /// Adds a question to the shard itself. It is asked after what is in before it.
     pub fn ask(&mut self, sender: ReturnAddress, question: Question) {
         self.questions.push(question);
@@ -314,8 +334,9 @@ impl Batch {
     /// sender bounce too, so that nothing overtakes, until one comes that resumes.
     pub fn execute(&mut self, visit: Visit<'_>, bouncing: &mut bool) {
         let Visit { executor, census, now, shards, sender } = visit;
-        let Self { entries, bytes, heads, questions, replies, answers, lent: all_lent, .. } = self;
-        let mut cargo = Cargo { bytes, heads: heads.iter(), questions: questions.iter() };
+        let Self { entries, bytes, heads, questions, promised, replies, answers, lent: all_lent, .. } = self;
+        let (heads, questions) = (heads.iter(), questions.iter());
+        let mut cargo = Cargo { bytes, heads, questions, promised: promised.iter() };
         *bouncing &= !self.resumes;
         for group in entries.chunks_mut(WARM_KEYS_MAX) {
             let hashes = executor.shard().warm(keys_of(group, cargo.clone()));
@@ -338,6 +359,20 @@ impl Batch {
                     (Work::Get { .. } | Work::Request, _) => {
                         let request = parcel.request(entry);
                         let connection = shards.connection_number(sender, entry.sender.connection.slot);
+                        if executor.replicates() {
+                            match executor.execute_copied(now, &request, connection, replies) {
+                                Executed::Now => {}
+                                Executed::Refused(error) => {
+                                    replies.extend(Manner::of(&request).reply(Err(error)));
+                                }
+                                Executed::Later(id) => {
+                                    executor.attend(id, Waiter::Shard(sender, entry.sender));
+                                    entry.state = State::Promised;
+                                }
+                            }
+                            entry.reply_bytes = count(replies.len() - before);
+                            continue;
+                        }
                         let lent = match (entry.work, hash) {
                             _ if is_answered_whole(entry.sender.connection) => {
                                 executor.execute(now, &request, connection, replies);
@@ -367,6 +402,10 @@ impl Batch {
                     (Work::EndValue, _) => {
                         executor.end_visit(now, sender, entry.sender.connection, replies);
                     }
+                    (Work::Delivery, _) => {
+                        let to = parcel.promised.expect("it has one");
+                        executor.deliveries.push((to, parcel.bytes.to_vec()));
+                    }
                     (Work::Question, Some(Question::Connections)) => {
                         census(replies);
                         answers.push(Answer::Done);
@@ -394,7 +433,7 @@ impl Batch {
         self.entries.iter().map(move |entry| {
             let reply = split_off(&mut rest, entry.reply_bytes as usize);
             let outcome = match (entry.state, entry.work) {
-                (State::Done, Work::BeginValue | Work::ValuePart) => Outcome::Silence,
+                (State::Done, Work::BeginValue | Work::ValuePart | Work::Delivery) => Outcome::Silence,
                 (State::Done, Work::Get { .. } | Work::Request | Work::EndValue) => Outcome::Reply(reply),
                 (State::Done, Work::Question) => {
                     let answer = answers.next().expect("every question that was asked has one");
@@ -406,6 +445,7 @@ impl Batch {
                 }
                 (State::Bounced, _) => Outcome::Bounced,
                 (State::Deferred, _) => Outcome::Deferred,
+                (State::Promised, _) => Outcome::Promised,
                 (State::Posted, _) => unreachable!("the owner has gone through all of them"),
             };
             (entry.sender, outcome)
@@ -456,7 +496,8 @@ impl Batch {
             let parcel = cargo.take(entry);
             let verdict = match parcel.question {
                 _ if letter.is_full() => Gate::Keep,
-                // It is owed to the owner, whoever was the reader.
+                // It is owed to the other shard, whoever was the reader.
+                _ if entry.work == Work::Delivery => Gate::Send,
                 Some(Question::TakeBack(_) | Question::Forget(_)) => Gate::Send,
                 _ => senders.gate(entry.sender.connection),
             };
@@ -475,6 +516,7 @@ impl Batch {
         self.entries.clear();
         self.heads.clear();
         self.questions.clear();
+        self.promised.clear();
         self.answers.clear();
         self.lent.clear();
         self.resumes = false;
@@ -496,7 +538,7 @@ fn must_defer(
     if executor.deferring.is_empty() && executor.shard().has_room_for_any_pin() {
         return false;
     }
-    if entry.work == Work::Question || is_answered_whole(entry.sender.connection) {
+    if matches!(entry.work, Work::Question | Work::Delivery) || is_answered_whole(entry.sender.connection) {
         return false;
     }
     let name = (sender, entry.sender.connection);
@@ -598,6 +640,7 @@ mod tests {
             }
             Outcome::Bounced => "bounced".into(),
             Outcome::Deferred => "deferred".into(),
+            Outcome::Promised => "promised".into(),
             Outcome::Silence => String::new(),
         };
         batch.outcomes().map(|(to, outcome)| (to.connection.slot, text(outcome))).collect()

@@ -28,7 +28,9 @@ use slabring_cluster::coordinator::CallId;
 use slabring_cluster::link::{CREDIT_DEFAULT, Identity, NONCE_BYTES, Nonce, Secret};
 use slabring_cluster::names::{Address, Incarnation};
 use slabring_cluster::ring::{Ring, RingDocument};
+use slabring_cluster::time::Micros;
 use slabring_cluster::wire::VERSIONS;
+use slabring_reactor::clock::Moment;
 
 use crate::discovery::Discovery;
 use crate::live::Live;
@@ -87,6 +89,10 @@ pub struct Cluster {
     message_bytes_max: usize,
     news: SyncSender<News>,
     documents_refused: AtomicU64,
+    /// When the clocks of the node's part in the cluster began.
+    pub start: Moment,
+    /// When the coordinator was last heard of, in microseconds since then.
+    confirmed_at: AtomicU64,
 }
 
 impl Cluster {
@@ -110,6 +116,8 @@ impl Cluster {
             message_bytes_max: item_size_max + MESSAGE_BYTES_BEYOND_ITEM,
             news,
             documents_refused: AtomicU64::new(0),
+            start: Moment::now(),
+            confirmed_at: AtomicU64::new(0),
         };
         (cluster, receiver)
     }
@@ -145,6 +153,15 @@ impl Cluster {
     pub fn epoch(&self) -> u64 {
         let view = self.view.now();
         view.as_ref().as_ref().map_or(0, |view| view.ring.epoch().0)
+    }
+
+    /// When the coordinator was last heard of: the ring was what it is.
+    pub fn confirmed_at(&self) -> Micros {
+        Micros(self.confirmed_at.load(Ordering::Relaxed))
+    }
+
+    fn confirm(&self, at: Micros) {
+        self.confirmed_at.fetch_max(at.0, Ordering::Relaxed);
     }
 
     /// Ring documents that were not followed.

@@ -11,6 +11,7 @@ use slabring_reactor::{ConnectionId, LoanId};
 
 use crate::batch::{Batch, Outcome, ReturnAddress, Visit};
 use crate::budget::Budget;
+use crate::cluster::forward::{Place, answer_later};
 use crate::cluster::links::{Links, Owner};
 use crate::connection::{Connection, Deferred, Ending, Input, Stream};
 use crate::datagrams::is_datagram;
@@ -23,6 +24,7 @@ use crate::live::Held;
 use crate::node::Node;
 use crate::outbox::{Next, Ticket};
 use crate::post::Post;
+use crate::replication::{Executed, Waiter};
 use crate::report::{Answer, Gathering, Question};
 use crate::session::{Failure, Session};
 use crate::shards::{ShardId, Shards};
@@ -225,7 +227,9 @@ impl Dispatcher {
             let parser_before = may_wait.then(|| client.parser.clone());
             let step = client.parser.next(rest, &self.limits);
             if let Some(parser_before) = parser_before
-                && (self.must_wait_for_value(&step) || self.must_wait_for_node(client, &step))
+                && (self.must_wait_for_value(&step)
+                    || self.must_wait_for_node(client, &step)
+                    || self.must_wait_for_copies(client, &step))
             {
                 client.parser = parser_before;
                 self.stall(client);
@@ -351,6 +355,13 @@ impl Dispatcher {
             && (owed > 0 && client.lines.expect_much(owed + 1) || links.must_wait(hash, consumed))
     }
 
+    /// Whether a flush would overtake writes of the same client that wait for their copies.
+    fn must_wait_for_copies(&self, client: &Connection, step: &Step<'_>) -> bool {
+        let Step::Request { request, .. } = step else { return false };
+        let is_flush = matches!(request.command, Command::FlushAll { .. });
+        is_flush && self.executor.replicates() && client.outbox.waiting() > 0
+    }
+
     /// Decides who executes a request: this shard, its owner, or all.
     fn dispatch(&mut self, client: &mut Connection, request: &Request<'_>, raw: &[u8]) {
         if request.command.is_keyed() {
@@ -358,7 +369,9 @@ impl Dispatcher {
                 Owner::Shard(owner) => owner,
                 Owner::Elsewhere(hash) => return self.forward(client, request, raw, hash),
             };
-            if owner == self.shards.me {
+            if owner == self.shards.me && self.executor.replicates() {
+                self.execute_copied(client, request);
+            } else if owner == self.shards.me {
                 let connection = self.shards.connection_number(owner, client.id.slot);
                 let (executor, now) = (&mut self.executor, self.now);
                 if is_datagram(client.id) {
@@ -380,6 +393,25 @@ impl Dispatcher {
             Command::EndOfKeys => client.lines.end(&mut client.outbox),
             Command::MetaNoop => client.outbox.local(|out| reply::noop(out, request)),
             _ => self.dispatch_unkeyed(client, request),
+        }
+    }
+
+    /// Executes a request for an item that has copies on other nodes: the reply may come later.
+    fn execute_copied(&mut self, client: &mut Connection, request: &Request<'_>) {
+        let connection = self.shards.connection_number(self.shards.me, client.id.slot);
+        let (executor, now) = (&mut self.executor, self.now);
+        let mut executed = Executed::Now;
+        client.outbox.local(|out| executed = executor.execute_copied(now, request, connection, out));
+        match executed {
+            Executed::Now => {}
+            Executed::Refused(error) => {
+                let place = Place::keep(client, request);
+                answer_later(client, place, Err(error));
+            }
+            Executed::Later(id) => {
+                let place = Place::keep(client, request);
+                self.executor.attend(id, Waiter::Client(place));
+            }
         }
     }
 
@@ -421,7 +453,7 @@ impl Dispatcher {
                 self.ask_for_slice(client);
             }
             // The post office keeps it.
-            Outcome::Bounced | Outcome::Deferred | Outcome::Silence => {}
+            Outcome::Bounced | Outcome::Deferred | Outcome::Silence | Outcome::Promised => {}
             Outcome::Answer(Answer::Walked(walked), text) => {
                 client.outbox.deliver(to.ticket, text);
                 self.walked(client, walked);
@@ -622,7 +654,8 @@ impl Dispatcher {
         let spare: usize = self.spare_buffers.iter().map(Vec::capacity).sum();
         let logs = self.executor.log_capacity_bytes();
         let links = self.cluster.as_ref().map_or(0, |links| links.buffer_bytes());
-        let bytes = self.budget.bytes() + spare + logs + self.post.capacity_bytes() + links;
+        let waiting = self.executor.replication.as_ref().map_or(0, |replication| replication.buffer_bytes());
+        let bytes = self.budget.bytes() + spare + logs + self.post.capacity_bytes() + links + waiting;
         self.executor.traffic.buffer_bytes = bytes as u64;
         bytes
     }

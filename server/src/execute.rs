@@ -15,12 +15,14 @@ use slabring_protocol::reply::{LogItem, WatchEvent};
 use slabring_protocol::{Command, KEY_SIZE_MAX, Request, StoreMode, WatchTopics};
 use slabring_reactor::{ConnectionId, IoCounters, LoanId};
 
+use crate::batch::ReturnAddress;
 use crate::exptime::{expiry_of, ttl_of};
 use crate::intake::Visitor;
 use crate::lending::{LENT_BYTES_MIN, Lent, Loans};
 use crate::node::Node;
 use crate::observe::REQUEST_TOPICS;
 use crate::prefixes::{PrefixCounts, Prefixes};
+use crate::replication::{Executed, Replication, WaitId, Waiter};
 use crate::report::{
     Answer, ByClass, ClassCounters, CommandCounters, Question, ShardReport, Traffic, class_number,
 };
@@ -50,6 +52,10 @@ pub struct Executor {
     /// A large value need not be copied into the reply: it may be left in `lent`.
     lends: bool,
     lent: Option<Box<(usize, Lent)>>,
+    /// Copies on other nodes, if the ring says that there are any.
+    pub replication: Option<Box<Replication>>,
+    /// Replies that other shards have made later than in their letters, for connections of this one.
+    pub deliveries: Vec<(ReturnAddress, Vec<u8>)>,
     /// What is lent.
     pub loans: Loans,
     /// Connections of other shards that have to wait until a large value can be lent: nothing of them is executed but in order.
@@ -89,6 +95,8 @@ impl Executor {
             settling: false,
             lends: false,
             lent: None,
+            replication: None,
+            deliveries: Vec::new(),
             loans: Loans::default(),
             deferring: Vec::new(),
             visitors: Vec::new(),
@@ -97,8 +105,7 @@ impl Executor {
         }
     }
 
-    /// An executor without a node around it.
-    #[cfg(test)]
+    /// An executor without a node around it: nobody watches.
     pub fn alone(shard: Shard) -> Self {
         let shards = Shards { count: 1, me: crate::shards::ShardId(0) };
         Self::with_log(shard, WatchLog::new(slabring_reactor::clock::Clock::start(), shards))
@@ -161,6 +168,31 @@ impl Executor {
         } else {
             self.execute_unobserved(now, request, out);
         }
+    }
+
+    /// Whether items have copies on other nodes: then requests are executed by [`Executor::execute_copied`].
+    #[inline]
+    pub fn replicates(&self) -> bool {
+        self.replication.is_some()
+    }
+
+    /// As [`Executor::execute`], where items have copies on other nodes.
+    pub fn execute_copied(
+        &mut self,
+        now: Seconds,
+        request: &Request<'_>,
+        connection: u32,
+        out: &mut Vec<u8>,
+    ) -> Executed {
+        let mut replication = self.replication.take().expect("the caller has looked");
+        let executed = replication.execute(self, now, request, connection, out);
+        self.replication = Some(replication);
+        executed
+    }
+
+    /// Says who waits for the reply to a request that was executed so.
+    pub fn attend(&mut self, id: WaitId, waiter: Waiter) {
+        self.replication.as_mut().expect("it has made the request wait").attend(id, waiter);
     }
 
     /// As [`Executor::execute`], but a large value may be lent in place of copying it: then it belongs at that place of `out`.
@@ -277,6 +309,9 @@ impl Executor {
             Question::Report => return Answer::Numbers(Box::new(self.report())),
             Question::ResetCounters => {
                 self.commands = CommandCounters::default();
+                if let Some(replication) = &mut self.replication {
+                    replication.bench_mut().commands = CommandCounters::default();
+                }
                 self.by_class.fill(ClassCounters::default());
                 let buffer_bytes = self.traffic.buffer_bytes;
                 self.traffic = Traffic { buffer_bytes, ..Traffic::default() };
@@ -383,13 +418,18 @@ impl Executor {
     /// All numbers of this shard.
     pub fn report(&self) -> ShardReport {
         let counters = self.watch_log.counters;
+        let mut traffic = self.traffic;
+        self.replication.iter().for_each(|replication| replication.report_to(&mut traffic));
+        let mut commands = self.commands;
+        let bench = self.replication.as_ref().map(|replication| replication.bench().commands);
+        bench.iter().for_each(|bench| commands.add(bench));
         ShardReport {
-            commands: self.commands,
+            commands,
             traffic: Traffic {
                 log_written: counters.written,
                 log_sent: counters.sent,
                 log_skipped: counters.skipped,
-                ..self.traffic
+                ..traffic
             },
             engine: *self.shard.counters(),
             memory: Some(self.shard.memory()),

@@ -128,7 +128,9 @@ impl Dispatcher {
     /// Begins to take in the value that `bytes` announce, if it is large. Returns the bytes done with: none if it is collected
     /// first, like a small one.
     pub fn begin_intake(&mut self, client: &mut Connection, bytes: &[u8], total_bytes: usize) -> usize {
-        if total_bytes < TAKEN_IN_BYTES_MIN || self.executor.is_observed() {
+        // What has copies is written when it is whole: others get it too.
+        let is_collected = self.executor.is_observed() || self.executor.replicates();
+        if total_bytes < TAKEN_IN_BYTES_MIN || is_collected {
             return 0;
         }
         let Some(announced) = client.parser.announced(bytes, &self.limits) else { return 0 };

@@ -36,6 +36,7 @@ mod pid_file;
 mod post;
 mod prefixes;
 mod reload;
+mod replication;
 mod report;
 mod session;
 mod shard_thread;

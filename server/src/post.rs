@@ -148,6 +148,11 @@ impl Post {
         self.write(owner, |open| open.end_value(sender));
     }
 
+    /// Sends a reply that was promised to a connection of another shard.
+    pub fn deliver(&mut self, shard: ShardId, to: ReturnAddress, reply: &[u8]) {
+        self.change(self.place_of(shard), |peer| peer.open.deliver(to, reply));
+    }
+
     /// Posts requests again that were deferred. There must be room; together they may be more than a letter should hold.
     pub fn again(&mut self, owner: ShardId, deferred: &Batch) {
         self.write(owner, |open| open.absorb(deferred, |_known| {}));

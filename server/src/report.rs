@@ -68,6 +68,14 @@ counters! {
         forwards_refused, forwards_pending,
         /// Links with other nodes, now; those that were lost, and those that were refused.
         peer_links, peer_links_lost, peer_links_refused,
+        /// Partitions that this shard is primary of, holds a copy of, and is being filled with, now.
+        copies_primary, copies_backup, copies_learner,
+        /// Writes that the copies do not have yet, and requests and replies that wait, now.
+        copies_writes_open, copies_waiting,
+        /// What is on its way to the copies, now, and streams whose other ends do not hold everything.
+        copies_lag_entries, copies_lag_bytes, copies_out_of_sync,
+        /// Writes that the copies did not confirm in time, and requests that were refused for the copies' sake.
+        copies_unconfirmed, copies_refused,
         /// Bytes of connection buffers and letters, now.
         buffer_bytes,
     }

@@ -21,6 +21,7 @@ use tracing::warn;
 use crate::arrivals::{Arrival, place_for};
 use crate::batch::{Batch, Gate, Outcome, ReturnAddress, Senders};
 use crate::census::describe;
+use crate::cluster::forward::answer_later;
 use crate::cluster::links::{Links, is_errand};
 use crate::connection::{Connection, Connections, Deferred, Ending, OUTPUT_BYTES_LOW, Peer};
 use crate::datagrams::{Datagrams, Sender, is_datagram};
@@ -31,6 +32,7 @@ use crate::listeners::Entrance;
 use crate::live::Held;
 use crate::node::Node;
 use crate::post::{Letter, Post};
+use crate::replication::{Finished, Waiter};
 use crate::report::Answer;
 use crate::session::Session;
 use crate::shards::Shards;
@@ -167,6 +169,7 @@ impl<I: Io> ShardThread<I> {
         self.handle_events();
         self.handle_letters();
         self.run_links();
+        self.run_copies();
         self.tell_connections();
         self.continue_waiting();
         self.retry_deferred();
@@ -198,6 +201,9 @@ impl<I: Io> ShardThread<I> {
             return Wait::Poll;
         }
         let for_links = self.dispatcher.cluster.as_ref().map_or(SLEEP_MAX, |links| links.sleep_max());
+        let copies = self.dispatcher.executor.replication.as_ref();
+        let for_copies = copies.map_or(SLEEP_MAX, |copies| Duration::from_micros(copies.sleep_max().0));
+        let for_links = for_links.min(for_copies);
         Wait::AtMost(for_links.min(match self.phase {
             Phase::Serving if self.sweep_due_chunks > 0 || self.settling => SWEEP_PAUSE,
             Phase::Serving if !self.deferring.is_empty() => RETRY_PAUSE,
@@ -274,6 +280,7 @@ impl<I: Io> ShardThread<I> {
             && let Some(view) = links.view()
         {
             self.dispatcher.executor.set_discovery(view.discovery.value());
+            links.follow_copies(&mut self.dispatcher.executor, self.dispatcher.now);
         }
     }
 
@@ -283,6 +290,50 @@ impl<I: Io> ShardThread<I> {
         let note = |client: &mut Connection| touch(&mut self.touched, client);
         links.run(&mut self.io, &mut self.dispatcher, &mut self.connections, note);
         self.dispatcher.cluster = Some(links);
+    }
+
+    /// Does what copies on other nodes ask for, and hands out the replies that waited for them.
+    fn run_copies(&mut self) {
+        let Some(mut replication) = self.dispatcher.executor.replication.take() else { return };
+        let links = self.dispatcher.cluster.as_mut().expect("only a node of several has copies elsewhere");
+        replication.turn(&mut self.dispatcher.executor, self.dispatcher.now, links.confirmed_at());
+        for (to, message) in replication.take_sends() {
+            links.send_replica(to, &message);
+        }
+        for Finished { waiter, manner, outcome } in replication.take_finished() {
+            let outcome = outcome.as_deref().map_err(|error| *error);
+            match waiter {
+                Waiter::Client(place) => {
+                    if let Some(client) = self.connections.get_mut(place.to.connection) {
+                        answer_later(client, place, outcome);
+                        touch(&mut self.touched, client);
+                    }
+                }
+                Waiter::Shard(shard, to) => {
+                    let reply = manner.reply(outcome);
+                    self.dispatcher.post.deliver(shard, to, &reply);
+                }
+                Waiter::Node(asked) => {
+                    let links = self.dispatcher.cluster.as_mut().expect("seen above");
+                    links.respond_later(asked, manner, outcome);
+                }
+            }
+        }
+        self.dispatcher.executor.replication = Some(replication);
+    }
+
+    /// Hands out replies that other shards have made later than in their letters.
+    fn hand_out_deliveries(&mut self) {
+        for (to, reply) in std::mem::take(&mut self.dispatcher.executor.deliveries) {
+            match self.connections.get_mut(to.connection) {
+                Some(client) => {
+                    self.dispatcher.deliver(client, to, Outcome::Reply(&reply));
+                    touch(&mut self.touched, client);
+                }
+                None if is_errand(to.connection) => self.deliver_errand(to, Outcome::Reply(&reply)),
+                None => {}
+            }
+        }
     }
 
     fn flush_links(&mut self) {
@@ -380,6 +431,7 @@ impl<I: Io> ShardThread<I> {
                 }
             }
         }
+        self.hand_out_deliveries();
     }
 
     /// Tells those of this shard who asked of this shard's connections.
@@ -401,6 +453,7 @@ impl<I: Io> ShardThread<I> {
                     self.dispatcher.deliver(client, to, outcome);
                     touch(&mut self.touched, client);
                 }
+                None if matches!(outcome, Outcome::Promised) => {}
                 None if is_errand(to.connection) => self.deliver_errand(to, outcome),
                 None => {
                     if let Outcome::Lending(_, lent) = outcome {

@@ -7,6 +7,7 @@ mod settings;
 
 use std::sync::atomic::Ordering;
 
+use slabring_cluster::ring::Mode;
 use slabring_protocol::StatsTopic;
 use slabring_protocol::reply::{self, StatText};
 use slabring_reactor::thread::cpu_time_us;
@@ -260,6 +261,36 @@ fn cluster_fields(out: &mut Vec<u8>, cluster: &Cluster, report: &ShardReport) {
             ("slabring_forwards_refused", traffic.forwards_refused),
             ("slabring_forwards_pending", traffic.forwards_pending),
             ("slabring_peer_requests", traffic.peer_requests),
+        ],
+    );
+    let view = cluster.view.now();
+    let Some(document) = view.as_ref().as_ref().map(|view| view.ring.document()) else { return };
+    if document.replicas < 2 {
+        return;
+    }
+    // A partition is served by all shards of its node.
+    let shards = cluster.arrivals.len() as u64;
+    let mode = match document.mode {
+        Mode::Rf1 => "rf1",
+        Mode::Async => "async",
+        Mode::Inval => "inval",
+        Mode::Sync => "sync",
+    };
+    reply::stat(out, "slabring_replication_mode", mode);
+    all(
+        out,
+        [
+            ("slabring_replication_copies", u64::from(document.replicas)),
+            ("slabring_replication_partitions_primary", traffic.copies_primary / shards),
+            ("slabring_replication_partitions_backup", traffic.copies_backup / shards),
+            ("slabring_replication_partitions_learner", traffic.copies_learner / shards),
+            ("slabring_replication_writes_pending", traffic.copies_writes_open),
+            ("slabring_replication_waiting", traffic.copies_waiting),
+            ("slabring_replication_lag_entries", traffic.copies_lag_entries),
+            ("slabring_replication_lag_bytes", traffic.copies_lag_bytes),
+            ("slabring_replication_streams_out_of_sync", traffic.copies_out_of_sync),
+            ("slabring_replication_writes_unconfirmed", traffic.copies_unconfirmed),
+            ("slabring_replication_refused", traffic.copies_refused),
         ],
     );
 }

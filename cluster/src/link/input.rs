@@ -93,7 +93,7 @@ impl Input {
     ) -> Result<Option<Header>, CloseReason> {
         let whole = Header { flags: header.flags.without(Flags::MORE), ..header };
         let goes_on = header.flags.has(Flags::MORE);
-        let may_be_cut = matches!(header.kind, Kind::Request | Kind::Response);
+        let may_be_cut = matches!(header.kind, Kind::Request | Kind::Response | Kind::Replica);
         match self.assembling {
             None if !goes_on => {
                 let fits = !may_be_cut || self.body().len() <= message_bytes_max;

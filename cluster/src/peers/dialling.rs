@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::{Entry, LinkId, Peers, Target, name, place_of};
 use crate::jump::mix;
 use crate::link::{Expected, Link};
+use crate::replica::Portion;
 use crate::ring::{NodeState, SlotEntry};
 use crate::table::SlotId;
 use crate::time::Micros;
@@ -68,8 +69,33 @@ impl<P: Copy> Peers<P> {
             for lane in 0..self.lanes(slot) {
                 targets.insert((slot, lane), self.target(slot, entry, lane));
             }
+            self.add_replica_targets(slot, entry, &mut targets);
         }
         targets
+    }
+
+    /// With copies there is a link to every shard that has keys of this one, however many shards there are.
+    fn add_replica_targets(
+        &self,
+        slot: SlotId,
+        entry: &SlotEntry,
+        targets: &mut BTreeMap<(SlotId, u8), Target>,
+    ) {
+        let ring = self.ring.as_ref().expect("a ring was adopted");
+        let shards = self.shards[usize::from(slot.0)];
+        if ring.document().replicas < 2 || u16::from(self.lanes(slot)) == shards {
+            return;
+        }
+        let mine = Portion::of_shard(u16::from(self.identity.shard), self.identity.shards);
+        let has_link = |shard: u16| {
+            targets.range((slot, 0)..=(slot, u8::MAX)).any(|(_, target)| u16::from(target.shard) == shard)
+        };
+        let meets = |&shard: &u16| Portion::of_shard(shard, shards).meets(mine) && !has_link(shard);
+        let wanted: Vec<_> = (0..shards).filter(meets).filter_map(|shard| u8::try_from(shard).ok()).collect();
+        for (lane, shard) in (self.lanes(slot)..=u8::MAX).zip(wanted) {
+            let target = Target { lane, shard, ..self.target(slot, entry, lane) };
+            targets.insert((slot, lane), target);
+        }
     }
 
     /// Links from this shard to a node.

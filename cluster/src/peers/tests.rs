@@ -39,6 +39,8 @@ struct Pair {
     sockets: [BTreeMap<LinkId, LinkId>; 2],
     /// What each side executed.
     executed: [Vec<Vec<u8>>; 2],
+    /// Messages about copies that came to either.
+    copies: Vec<Vec<u8>>,
     /// What the clients of `a` got.
     answers: Vec<(u32, Result<Vec<u8>, Failure>)>,
     answers_at_once: bool,
@@ -57,6 +59,7 @@ impl Pair {
             sides: [Peers::new(side("a"), 1, 1), Peers::new(side("b"), 1, 2)],
             sockets: Default::default(),
             executed: Default::default(),
+            copies: Vec::new(),
             answers: Vec::new(),
             answers_at_once: true,
             held: Vec::new(),
@@ -121,6 +124,7 @@ impl Pair {
                 self.sides[side].connected(self.now, link, [2; NONCE_BYTES]);
             }
             Effect::Up { .. } | Effect::RingReceived => {}
+            Effect::Replica { .. } => self.copies.push(self.sides[side].body().to_vec()),
             Effect::Closed { link, .. } => {
                 let there = self.sockets[side].remove(&link);
                 if let Some(there) = there.filter(|there| self.sockets[1 - side].remove(there).is_some()) {
@@ -174,6 +178,41 @@ fn a_request_goes_to_its_owner_and_the_reply_comes_back() {
     assert_eq!(pair.executed[1], [b"get key\r\n"]);
     assert_eq!(pair.answers, [(7, Ok(DONE.to_vec()))]);
     assert_eq!(pair.sides[0].pending_count(), 0);
+}
+
+#[test]
+fn messages_about_copies_arrive_whole_and_in_order_and_only_where_a_link_leads() {
+    let mut pair = Pair::linked();
+    let to = |slot, shard| PeerShard { slot: SlotId(slot), shard };
+    let messages = [vec![1], vec![2; crate::link::REPLICA_BYTES_MAX], vec![3; 100]];
+    for message in &messages {
+        assert!(pair.sides[0].send_replica(to(1, 0), message));
+    }
+    for nowhere in [to(1, 1), to(0, 0), to(9, 0)] {
+        assert!(!pair.sides[0].send_replica(nowhere, b"x"));
+    }
+    pair.run();
+    assert!(pair.copies == messages);
+    let link = pair.sockets[0].keys().copied().find(|&link| pair.sides[0].leads_to(link) == Some(to(1, 0)));
+    pair.sides[0].lost(link.unwrap());
+    pair.run();
+    assert!(!pair.sides[0].send_replica(to(1, 0), b"x"), "the link is gone");
+    pair.pass(100);
+    assert!(pair.sides[0].send_replica(to(1, 0), b"x"), "there is another");
+}
+
+#[test]
+fn what_is_no_message_about_copies_ends_its_link() {
+    let mut pair = Pair::linked();
+    assert!(pair.sides[0].send_replica(PeerShard { slot: SlotId(1), shard: 0 }, b"garbage"));
+    pair.carry(0);
+    let Some(Effect::Replica { link }) = pair.sides[1].next(pair.now) else { panic!("it has arrived") };
+    pair.sides[1].refuse_message(link);
+    let closed = pair.sides[1].next(pair.now);
+    assert!(
+        matches!(closed, Some(Effect::Closed { reason: CloseReason::Message, was_up: true, .. })),
+        "{closed:?}"
+    );
 }
 
 #[test]

@@ -24,7 +24,10 @@ use crate::time::Micros;
 
 mod adopt;
 mod backup;
+mod counts;
 mod primary;
+
+pub use counts::Counts;
 
 /// A primary that has heard neither of half of the others nor of the coordinator for so long answers nothing: it may have
 /// been removed. It also bounds how long a new primary waits for the old one's word where there are no leases.

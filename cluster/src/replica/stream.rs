@@ -13,7 +13,7 @@ use crate::time::Micros;
 /// Entries that were sent and are not acknowledged.
 pub(super) const WINDOW_ENTRIES: u64 = 4_096;
 /// Bytes of them. One entry may have more when it is the only one.
-pub(super) const WINDOW_BYTES: usize = 4 << 20;
+pub const WINDOW_BYTES: usize = 4 << 20;
 /// Bytes of all that is kept. More of it breaks the stream: the backup gets everything anew.
 pub(super) const QUEUE_BYTES_MAX: usize = 16 << 20;
 /// Entries of all that is kept.
@@ -106,7 +106,23 @@ pub(super) struct Stream {
     beat_at: Micros,
 }
 
+/// What one stream has still to bring.
+pub(super) struct Backlog {
+    pub(super) entries: usize,
+    pub(super) bytes: usize,
+    /// The other end does not hold all of what it is to hold.
+    pub(super) is_out_of_sync: bool,
+}
+
 impl Stream {
+    pub(super) fn backlog(&self) -> Backlog {
+        let lacks = |(standing, _): &(Standing, Epoch)| {
+            matches!(standing, Standing::Waits | Standing::Fills | Standing::Refills)
+        };
+        let is_out_of_sync = self.standings.values().any(lacks);
+        Backlog { entries: self.queue.len(), bytes: self.queue_bytes, is_out_of_sync }
+    }
+
     pub(super) fn new(id: u64, portion: Portion) -> Self {
         Self {
             id,

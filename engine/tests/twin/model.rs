@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
 use slabring_engine::{
     Arithmetic, ArithmeticOutcome, CasSeries, Config, Delete, DeleteMode, DeleteOutcome, Expiry, Fetch,
-    Fetched, Item, Seconds, Shard, Store, StoreMode, StoreOutcome,
+    Fetched, GROUPS, Image, Item, Seconds, Shard, Store, StoreMode, StoreOutcome,
 };
 
 use crate::users::Users;
@@ -76,7 +76,9 @@ impl Pair {
             88..92 => self.fill_one(),
             92..95 => self.scan(),
             95..97 => self.pass_time(),
-            97..99 => self.maintain(),
+            97 => self.maintain(),
+            98 if self.random.random() => self.flush_group(&key),
+            98 => self.put_image(&key),
             99 if self.random.random_bool(0.1) => self.flush(),
             _ => self.get(&key),
         }
@@ -298,6 +300,42 @@ impl Pair {
         Ok(TwinItem { value, stale: false, token_sent: false, fetched: false, binary_key, ..old.clone() })
     }
 
+    /// A copy of an item that never was here, or of a later state of one that is.
+    fn put_image(&mut self, key: &[u8]) {
+        let value = self.any_value();
+        let image = Image {
+            key,
+            value: &value,
+            client_flags: if self.random.random_bool(0.3) { self.random.random() } else { 0 },
+            expiry: self.any_expiry(),
+            cas: self.random.random_range(1_000_000..u64::MAX),
+            stale: self.random.random_bool(0.3),
+            token_sent: self.random.random_bool(0.3),
+            binary_key: self.random.random_bool(0.2),
+            fetched: self.random.random_bool(0.2),
+        };
+        let is_stored = self.shard.put_image(self.now, &image);
+        self.users.forget(key);
+        self.twin.remove(key);
+        if !is_stored {
+            let is_too_large = value.len() > self.value_size_max;
+            assert!(is_too_large || !self.may_forget || self.may_refuse(value.len()));
+            return assert!(self.shard.peek(self.now, key).is_none());
+        }
+        let Image { client_flags, expiry, cas, stale, token_sent, binary_key, fetched, .. } = image;
+        let cas = if self.cas_enabled { cas } else { 0 };
+        let item = TwinItem { value, client_flags, expiry, cas, stale, token_sent, binary_key, fetched };
+        self.twin.insert(key.to_vec(), item);
+    }
+
+    fn flush_group(&mut self, key: &[u8]) {
+        if self.cas_enabled {
+            self.shard.flush_group(group_of(key), group_of);
+            self.twin.retain(|other, _| group_of(other) != group_of(key));
+            self.users.forget_all();
+        }
+    }
+
     fn get(&mut self, key: &[u8]) {
         let twin = self.twin.get_mut(key);
         let item = self.shard.get(self.now, key);
@@ -348,7 +386,7 @@ impl Pair {
                 return;
             }
             (Fetched::NoMemory, None) => {
-                assert!(!self.may_forget && request.vivify.is_some());
+                assert!(request.vivify.is_some() && (!self.may_forget || self.may_refuse(0)));
                 return;
             }
             (Fetched::Hit { item, won, stale, token_sent, created, .. }, None) => {
@@ -431,7 +469,7 @@ impl Pair {
                 assert!(!matches!(request.compare, None | Some(0)) && request.compare != Some(old.cas));
             }
             (ArithmeticOutcome::NonNumeric, number) => assert!(number.is_none(), "{:?}", old.value),
-            (ArithmeticOutcome::NoMemory, Some(_)) => assert!(!self.may_forget),
+            (ArithmeticOutcome::NoMemory, Some(_)) => assert!(!self.may_forget || self.may_refuse(0)),
             (
                 ArithmeticOutcome::Value { value, cas, expiry, expiry_before, created: false },
                 Some(number),
@@ -469,7 +507,7 @@ impl Pair {
     fn check_created(&mut self, request: &Arithmetic<'_>, outcome: ArithmeticOutcome) {
         match (outcome, request.vivify) {
             (ArithmeticOutcome::NotFound, None) => {}
-            (ArithmeticOutcome::NoMemory, Some(_)) => assert!(!self.may_forget),
+            (ArithmeticOutcome::NoMemory, Some(_)) => assert!(!self.may_forget || self.may_refuse(0)),
             (
                 ArithmeticOutcome::Value { value, cas, expiry, expiry_before, created: true },
                 Some(initial),
@@ -585,6 +623,15 @@ impl Pair {
             self.shard.flush_at(at);
             self.flush_at = Some(at);
         }
+    }
+}
+
+/// Few groups, so that each has some keys, at both ends of the table.
+fn group_of(key: &[u8]) -> u16 {
+    let sum = key.iter().fold(0, |sum: u16, &byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
+    match sum % 8 {
+        group @ 0..4 => group,
+        group => GROUPS - group,
     }
 }
 

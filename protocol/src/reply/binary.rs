@@ -169,10 +169,14 @@ fn status_of(error: ErrorReply) -> Status {
         | ErrorReply::OutOfMemory
         | ErrorReply::OutOfMemoryWriting
         | ErrorReply::OutOfMemoryReading => Status::OutOfMemory,
-        ErrorReply::OwnerOverloaded | ErrorReply::OwnerBusy => Status::Busy,
-        ErrorReply::NoRing | ErrorReply::OwnerGone | ErrorReply::OwnerSilent | ErrorReply::RingUnsettled => {
-            Status::TemporaryFailure
-        }
+        ErrorReply::OwnerOverloaded | ErrorReply::OwnerBusy | ErrorReply::CopiesOverloaded => Status::Busy,
+        ErrorReply::NoRing
+        | ErrorReply::OwnerGone
+        | ErrorReply::OwnerSilent
+        | ErrorReply::RingUnsettled
+        | ErrorReply::CopiesSilent
+        | ErrorReply::CopiesUnconfirmed
+        | ErrorReply::KeyUnsettled => Status::TemporaryFailure,
         _ => Status::InvalidArguments,
     }
 }

@@ -85,7 +85,7 @@ struct Agreement<'n, C> {
 
 impl<'n, C: Coordinator> Agreement<'n, C> {
     fn new(node: &'n Node, cluster: &'n Cluster, control: Control<C>, caller: Caller) -> Self {
-        let start = Moment::now();
+        let start = cluster.start;
         Self {
             node,
             cluster,
@@ -94,7 +94,7 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
             start,
             view: None,
             addresses: BTreeMap::new(),
-            looked_up: start,
+            looked_up: Moment::now(),
             was_reachable: true,
         }
     }
@@ -186,6 +186,9 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
 
     fn tell_whether_reachable(&mut self) {
         let view = self.control.coordinator().view();
+        if view.is_reachable && view.is_complete {
+            self.cluster.confirm(view.read_at);
+        }
         let is_reachable = view.is_reachable || !view.is_complete && self.caller.trouble().is_empty();
         if std::mem::replace(&mut self.was_reachable, is_reachable) != is_reachable {
             if is_reachable {

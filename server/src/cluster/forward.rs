@@ -47,6 +47,17 @@ enum Part {
 }
 
 impl Place {
+    /// Keeps a place for the reply to a request of this client.
+    pub fn keep(client: &mut Connection, request: &Request<'_>) -> Self {
+        let is_part = is_part_of_line(request);
+        Self {
+            to: ReturnAddress { connection: client.id, ticket: client.outbox.expect() },
+            dialect: request.dialect,
+            is_silent: request.noreply,
+            part: if is_part { Part::Line(client.lines.expect()) } else { Part::Whole },
+        }
+    }
+
     /// The client's facts, as far as they matter to who executes the request.
     pub fn flags(&self) -> Flags {
         if matches!(self.dialect, Dialect::Binary(_)) { Flags::BINARY } else { Flags::NONE }
@@ -171,12 +182,7 @@ impl Dispatcher {
     pub fn forward(&mut self, client: &mut Connection, request: &Request<'_>, raw: &[u8], hash: u64) {
         assert!(self.cluster.is_some(), "who stands alone owns every key");
         let is_part = is_part_of_line(request);
-        let place = Place {
-            to: ReturnAddress { connection: client.id, ticket: client.outbox.expect() },
-            dialect: request.dialect,
-            is_silent: request.noreply,
-            part: if is_part { Part::Line(client.lines.expect()) } else { Part::Whole },
-        };
+        let place = Place::keep(client, request);
         if client.lines.redirects && request.dialect == Dialect::Text {
             return self.redirect(client, place, hash);
         }
@@ -221,19 +227,7 @@ impl Dispatcher {
             Ok(reply) if self.is_too_much(client, reply.len()) => Err(ErrorReply::OutOfMemoryWriting),
             outcome => outcome.map_err(told),
         };
-        match (place.part, reply) {
-            (Part::Line(line), Ok(reply)) => settle(client, place.to.ticket, line, reply, None),
-            (Part::Line(line), Err(error)) => {
-                settle(client, place.to.ticket, line, b"", Some(error.text().into()));
-            }
-            (_, Ok(reply)) => client.outbox.deliver(place.to.ticket, reply),
-            (_, Err(_)) if place.is_silent => client.outbox.deliver(place.to.ticket, b""),
-            (_, Err(error)) => {
-                let mut text = Vec::new();
-                reply::error(&mut text, DialectError { error, dialect: place.dialect });
-                client.outbox.deliver(place.to.ticket, &text);
-            }
-        }
+        answer_later(client, place, reply);
     }
 
     /// Whether there is no memory for a reply of another node: clients read too slowly what they ask for too fast.
@@ -304,6 +298,24 @@ impl Dispatcher {
             Err(failure) => Answer::Refused(told(failure)),
         };
         self.deliver(client, place.to, Outcome::Answer(&answer, b""));
+    }
+}
+
+/// Fills in a reply that was waited for, or why there is none.
+pub fn answer_later(client: &mut Connection, place: Place, outcome: Result<&[u8], ErrorReply>) {
+    match (place.part, outcome) {
+        (Part::Gathering, _) => unreachable!("it is answered by what all say"),
+        (Part::Whole, Ok(reply)) => client.outbox.deliver(place.to.ticket, reply),
+        (Part::Whole, Err(_)) if place.is_silent => client.outbox.deliver(place.to.ticket, b""),
+        (Part::Whole, Err(error)) => {
+            let mut text = Vec::new();
+            reply::error(&mut text, DialectError { error, dialect: place.dialect });
+            client.outbox.deliver(place.to.ticket, &text);
+        }
+        (Part::Line(line), Ok(reply)) => settle(client, place.to.ticket, line, reply, None),
+        (Part::Line(line), Err(error)) => {
+            settle(client, place.to.ticket, line, b"", Some(error.text().into()));
+        }
     }
 }
 

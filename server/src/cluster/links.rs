@@ -11,27 +11,31 @@ use slabring_cluster::forward::{Failure, Forward};
 use slabring_cluster::link::CloseReason;
 use slabring_cluster::peers::{Asked, Effect, LINKS_PER_PEER_MAX, LinkId, Peers, Route};
 use slabring_cluster::placement::hash_key;
+use slabring_cluster::replica::PeerShard;
 use slabring_cluster::table::SlotId;
 use slabring_cluster::time::Micros;
 use slabring_cluster::wire::{Flags, Status};
+use slabring_engine::Seconds;
 use slabring_protocol::{
-    Auth, Command, ErrorReply, KEY_SIZE_MAX, Limits, Parser, Protocol, Request, Step, reply,
+    Auth, Command, DialectError, ErrorReply, KEY_SIZE_MAX, Limits, Parser, Protocol, Request, Step, reply,
 };
 use slabring_reactor::clock::Moment;
 use slabring_reactor::{ConnectionId, Io};
 use socket2::{Domain, Socket, TcpKeepalive, Type};
 use tracing::{debug, info, warn};
 
-use super::forward::Place;
+use super::forward::{Place, answer_later};
 use super::{Cluster, News, View};
 use crate::batch::{Outcome, ReturnAddress};
 use crate::connection::{Connection, Connections};
 use crate::discovery::DISCOVERY_KEY;
 use crate::dispatch::Dispatcher;
+use crate::execute::Executor;
 use crate::exptime::flush_due;
 use crate::live::Held;
 use crate::node::Node;
 use crate::outbox::Ticket;
+use crate::replication::{Executed, Manner, Replication, Waiter};
 use crate::report::Question;
 use crate::shards::{ShardId, Shards};
 
@@ -223,6 +227,70 @@ impl Links {
     pub fn tell(&mut self, node: SlotId, place: Place, request: &Forward<'_>) -> Result<(), Failure> {
         self.has_news = true;
         self.peers.tell(self.now, node, place, request)
+    }
+
+    /// Sends a message about copies. What cannot be sent now is sent again by those who wait for its answer.
+    pub fn send_replica(&mut self, to: PeerShard, message: &[u8]) {
+        self.has_news |= self.peers.send_replica(to, message);
+    }
+
+    /// Answers a request of another node that had to wait.
+    pub fn respond_later(&mut self, asked: Asked, manner: Manner, outcome: Result<&[u8], ErrorReply>) {
+        self.has_news = true;
+        match outcome {
+            Ok(reply) => self.peers.respond(asked, Status::Done, reply),
+            Err(error) => self.refuse(asked, manner, error),
+        }
+    }
+
+    /// Says why a request of another node was not executed.
+    fn refuse(&mut self, asked: Asked, manner: Manner, error: ErrorReply) {
+        if manner.is_part {
+            // An error has no place between the values of a line: its origin tells one instead of the end.
+            return self.peers.respond(asked, Status::Busy, &[]);
+        }
+        self.reply.clear();
+        if !manner.is_silent {
+            reply::error(&mut self.reply, DialectError { error, dialect: manner.dialect });
+        }
+        self.peers.respond(asked, Status::Done, &self.reply);
+    }
+
+    /// When the coordinator was last heard of.
+    pub fn confirmed_at(&self) -> Micros {
+        self.cluster().confirmed_at()
+    }
+
+    /// Follows the ring of now with this shard's copies. They begin with the first ring that asks for them.
+    pub fn follow_copies(&self, executor: &mut Executor, now: Seconds) {
+        let Some(View { ring, .. }) = self.view() else { return };
+        if executor.replication.is_none() {
+            if ring.document().replicas < 2 {
+                return;
+            }
+            executor.replication = self.begin_copies();
+        }
+        let cluster = self.cluster();
+        let is_meant = |slot: &SlotId| ring.slot(*slot).incarnation.admits(cluster.incarnation);
+        let me = ring.slot_of(&cluster.settings.node).filter(is_meant);
+        if let Some(mut replication) = executor.replication.take() {
+            replication.follow(now, executor.shard_mut(), ring, me);
+            executor.replication = Some(replication);
+        }
+    }
+
+    fn begin_copies(&self) -> Option<Box<Replication>> {
+        let mut replication = match Replication::new(&self.node, self.cluster(), self.shards) {
+            Ok(replication) => Box::new(replication),
+            Err(error) => {
+                warn!("this shard keeps no copies: {error:#}");
+                return None;
+            }
+        };
+        let up = self.peers.links().filter(|(_, link)| link.is_up());
+        let peers = up.filter_map(|(link, _)| self.peers.leads_to(link));
+        peers.for_each(|peer| replication.link_changed(peer, true));
+        Some(replication)
     }
 
     /// A turn begins. True if there is another view, which [`Links::view`] tells.
@@ -456,6 +524,7 @@ impl Links {
                     self.connect(io, link, target, address.to_string());
                 }
                 Effect::Up { link } => self.came_up(link, dispatcher),
+                Effect::Replica { link } => self.take_replica(link, dispatcher),
                 Effect::Closed { link, reason, was_up } => {
                     self.closed(io, link, &reason, was_up, dispatcher);
                 }
@@ -482,8 +551,28 @@ impl Links {
         }
     }
 
+    fn take_replica(&mut self, link: LinkId, dispatcher: &mut Dispatcher) {
+        let now = dispatcher.now;
+        let executor = &mut dispatcher.executor;
+        // Who is ahead of this node's ring sends again.
+        let Some(mut replication) = executor.replication.take() else { return };
+        if replication.received(now, executor.shard_mut(), self.peers.body()).is_err() {
+            self.peers.refuse_message(link);
+        }
+        executor.replication = Some(replication);
+    }
+
+    fn tell_copies(&self, link: LinkId, is_up: bool, dispatcher: &mut Dispatcher) {
+        if let (Some(replication), Some(peer)) =
+            (&mut dispatcher.executor.replication, self.peers.leads_to(link))
+        {
+            replication.link_changed(peer, is_up);
+        }
+    }
+
     fn came_up(&mut self, link: LinkId, dispatcher: &mut Dispatcher) {
         self.up += 1;
+        self.tell_copies(link, true, dispatcher);
         dispatcher.executor.traffic.peer_links = self.up;
         let peer = self.peers.link(link).and_then(|link| link.peer());
         if let (Some(peer), Some(socket)) = (peer, self.sockets.get_mut(&link)) {
@@ -501,6 +590,9 @@ impl Links {
         dispatcher: &mut Dispatcher,
     ) {
         self.up -= u64::from(was_up);
+        if was_up {
+            self.tell_copies(link, false, dispatcher);
+        }
         dispatcher.executor.traffic.peer_links = self.up;
         let Some(Link { connection, name, .. }) = self.sockets.remove(&link) else { return };
         self.by_slot[connection.slot as usize] = None;
@@ -547,8 +639,17 @@ impl Links {
         if owner == self.shards.me {
             self.reply.clear();
             let connection = self.shards.connection_number(owner, ERRAND_SLOTS);
-            dispatcher.executor.execute(dispatcher.now, &request, connection, &mut self.reply);
-            self.peers.respond(asked, Status::Done, &self.reply);
+            let (executor, now) = (&mut dispatcher.executor, dispatcher.now);
+            if !executor.replicates() {
+                executor.execute(now, &request, connection, &mut self.reply);
+                return self.peers.respond(asked, Status::Done, &self.reply);
+            }
+            let manner = Manner::of(&request);
+            match executor.execute_copied(now, &request, connection, &mut self.reply) {
+                Executed::Now => self.peers.respond(asked, Status::Done, &self.reply),
+                Executed::Refused(error) => self.refuse(asked, manner, error),
+                Executed::Later(id) => executor.attend(id, Waiter::Node(asked)),
+            }
         } else {
             let body = body.to_vec();
             self.send_errand(dispatcher, Whose::Node(asked), body);
@@ -591,8 +692,16 @@ impl Links {
         if owner == self.shards.me {
             self.reply.clear();
             let connection = self.shards.connection_number(owner, client.id.slot);
-            dispatcher.executor.execute(dispatcher.now, &request, connection, &mut self.reply);
-            dispatcher.answer_from_afar(client, place, Ok(&self.reply));
+            let (executor, now) = (&mut dispatcher.executor, dispatcher.now);
+            if !executor.replicates() {
+                executor.execute(now, &request, connection, &mut self.reply);
+                return dispatcher.answer_from_afar(client, place, Ok(&self.reply));
+            }
+            match executor.execute_copied(now, &request, connection, &mut self.reply) {
+                Executed::Now => dispatcher.answer_from_afar(client, place, Ok(&self.reply)),
+                Executed::Refused(error) => answer_later(client, place, Err(error)),
+                Executed::Later(id) => executor.attend(id, Waiter::Client(place)),
+            }
         } else {
             let body = self.peers.body().to_vec();
             self.send_errand(dispatcher, Whose::Client(place), body);

@@ -250,6 +250,15 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME")]
     pub zone: Option<String>,
 
+    /// Copies of each item, on as many nodes: 1 to 8. With --cluster the file says it.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub replicas: Option<u8>,
+
+    /// What a write waits for: nothing (async), the copies if it makes a value invalid (inval), or the copies (sync); inval
+    /// unless given.
+    #[arg(long, value_name = "MODE", value_parser = ["async", "inval", "sync"])]
+    pub replication: Option<String>,
+
     /// This node's name in the cluster [default: where other nodes reach it].
     #[arg(long, value_name = "NAME")]
     pub node_id: Option<String>,

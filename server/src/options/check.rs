@@ -11,9 +11,10 @@ use super::extended::{self, Extended};
 use super::listen::{Listen, TlsUse, addresses};
 use super::sources::{Given, Origin, Sources};
 use super::{
-    Authentication, CoordinatorSettings, EXIT_FAILURE, EXIT_SYSTEM, EXIT_USAGE, ITEMS_PER_SHARD_MIN, Refused,
-    Settings, TlsSettings, UnixListen, Verify,
+    Authentication, ClusterSettings, CoordinatorSettings, EXIT_FAILURE, EXIT_SYSTEM, EXIT_USAGE,
+    ITEMS_PER_SHARD_MIN, Refused, Settings, TlsSettings, UnixListen, Verify,
 };
+use crate::replication::COPIED_ITEM_BYTES_MAX;
 
 const MIB: usize = 1 << 20;
 const THREADS_MAX: u16 = 1024;
@@ -63,6 +64,10 @@ impl Given {
             threads,
             ..self.plain_settings()
         };
+        let copied = settings.cluster.as_ref().is_some_and(ClusterSettings::has_copies);
+        if copied && settings.item_size_max > COPIED_ITEM_BYTES_MAX {
+            return self.misuse("max_item_size", "items with copies have 8m at most");
+        }
         self.warn(&settings);
         Ok(settings)
     }

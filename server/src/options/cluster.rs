@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 use slabring_cluster::names::{Address, ClusterId, NodeId};
-use slabring_cluster::ring::{Ring, RingDocument, SlotEntry, ZONE_BYTES_MAX};
+use slabring_cluster::ring::{Mode, Ring, RingDocument, SlotEntry, ZONE_BYTES_MAX};
 
 use super::listen::Listen;
 use super::sources::Given;
@@ -17,7 +17,8 @@ const CLUSTER_DEFAULT: &str = "slabring";
 /// Shards of a node as other nodes name them in a byte.
 const THREADS_MAX: u16 = 256;
 /// Options that mean nothing to a node that stands alone.
-const FOR_CLUSTERS: [&str; 5] = ["node_id", "peer_listen", "cluster_secret_file", "cluster_id", "advertise"];
+const FOR_CLUSTERS: [&str; 7] =
+    ["node_id", "peer_listen", "cluster_secret_file", "cluster_id", "advertise", "replicas", "replication"];
 /// Options that mean nothing where the ring is not in etcd.
 const FOR_ETCD: [&str; 5] = ["etcd_cacert", "etcd_cert", "etcd_key", "etcd_user_file", "zone"];
 
@@ -56,6 +57,18 @@ pub enum CoordinatorSettings {
     },
 }
 
+impl ClusterSettings {
+    /// Whether items have copies from the start.
+    pub fn has_copies(&self) -> bool {
+        matches!(&self.coordinator, CoordinatorSettings::Local(document) if document.replicas > 1)
+    }
+
+    /// Whether somebody decides on the ring while the nodes run.
+    pub fn has_coordinator(&self) -> bool {
+        matches!(self.coordinator, CoordinatorSettings::Etcd { .. })
+    }
+}
+
 impl Given {
     /// The node's part in a cluster, if it has one.
     pub(super) fn cluster(
@@ -78,7 +91,7 @@ impl Given {
         let settings = match sources[..] {
             [] => return self.stands_alone(),
             ["etcd"] => self.over_etcd(listen)?,
-            ["peers"] => self.local(listen, self.peers_document(listen)?)?,
+            ["peers"] => self.local(listen, self.peers_document(listen, threads)?)?,
             ["cluster"] => self.local(listen, self.file_document()?)?,
             [first, second, ..] => {
                 let why =
@@ -93,6 +106,7 @@ impl Given {
                 &format!("a node of a cluster has at most {THREADS_MAX} shard threads (-t)"),
             );
         }
+        self.check_copies(sources[0], &settings, threads)?;
         if settings.secret_file.is_none() && !settings.listen.ip().is_loopback() {
             let why = format!(
                 "{} is beyond this machine, so give --cluster-secret-file=FILE, the same 16 to 1024 bytes on all nodes",
@@ -101,6 +115,42 @@ impl Given {
             return self.misuse(sources[0], &why);
         }
         Ok(Some(settings))
+    }
+
+    /// What must hold where items have copies.
+    fn check_copies(&self, source: &str, settings: &ClusterSettings, threads: u16) -> Result<(), Refused> {
+        let CoordinatorSettings::Local(document) = &settings.coordinator else { return Ok(()) };
+        if document.replicas < 2 {
+            return Ok(());
+        }
+        if self.arguments.disable_cas {
+            return self.misuse("disable_cas", "items with copies need their CAS values");
+        }
+        if document.slots.len() < usize::from(document.replicas) {
+            let id = if self.is_given("replicas") { "replicas" } else { source };
+            return self.misuse(id, "there are fewer nodes than copies");
+        }
+        let own = document.slots.iter().find(|slot| slot.node == settings.node);
+        if own.is_some_and(|own| own.shards != threads) {
+            return self.misuse(
+                source,
+                "with copies the file must say how many shards each node has (-t): shards = N",
+            );
+        }
+        Ok(())
+    }
+
+    /// How many copies each item has, and what a write waits for.
+    fn copies(&self) -> Result<(u8, Mode), Refused> {
+        let replicas = self.arguments.replicas.unwrap_or(1);
+        let mode = match self.arguments.replication.as_deref() {
+            None => Mode::default_for(replicas),
+            Some(_) if replicas < 2 => return self.misuse("replication", "needs --replicas=2 or more"),
+            Some("async") => Mode::Async,
+            Some("sync") => Mode::Sync,
+            Some(_) => Mode::Inval,
+        };
+        Ok((replicas, mode))
     }
 
     fn stands_alone(&self) -> Result<Option<ClusterSettings>, Refused> {
@@ -133,6 +183,9 @@ impl Given {
         if self.is_given("cluster_id") {
             return self.misuse("cluster_id", "the file of --cluster names the cluster");
         }
+        if let Some(id) = ["replicas", "replication"].into_iter().find(|id| self.is_given(id)) {
+            return self.misuse(id, "the file of --cluster says it: replicas = N, mode = MODE");
+        }
         let path = self.path(self.arguments.cluster.as_deref().expect("it is given"));
         let cannot = |error: &dyn std::fmt::Display| {
             self.refuse(ID, &format!("{}: {error}", path.display()), EXIT_USAGE)
@@ -142,7 +195,7 @@ impl Given {
     }
 
     /// `PEER` or `PEER=CLIENT`, each `host:port`.
-    fn peers_document(&self, listen: &[Listen]) -> Result<RingDocument, Refused> {
+    fn peers_document(&self, listen: &[Listen], threads: u16) -> Result<RingDocument, Refused> {
         const ID: &str = "peers";
         let own_port = listen.first().map_or(0, |listen| listen.address.port());
         let mut pairs = Vec::new();
@@ -161,7 +214,13 @@ impl Given {
         }
         let document = RingDocument::from_peers(pairs)
             .map_err(|error| self.refuse(ID, &error.to_string(), EXIT_USAGE))?;
-        Ok(RingDocument { cluster: self.cluster_id()?, ..document })
+        let (replicas, mode) = self.copies()?;
+        let mut document = RingDocument { cluster: self.cluster_id()?, replicas, mode, ..document };
+        if replicas > 1 {
+            // Copies go from shard to shard, so all must know how many there are: the same number everywhere.
+            document.slots.iter_mut().for_each(|slot| slot.shards = threads);
+        }
+        Ok(document)
     }
 
     fn local(&self, listen: &[Listen], document: RingDocument) -> Result<ClusterSettings, Refused> {
@@ -221,6 +280,9 @@ impl Given {
         }
         if urls.is_empty() {
             return self.misuse("etcd", "give http://HOST:PORT of each of its members");
+        }
+        if let Some(id) = ["replicas", "replication"].into_iter().find(|id| self.is_given(id)) {
+            return self.misuse(id, "not with --etcd yet");
         }
         let Some(peer) = &self.arguments.peer_listen else {
             return self.misuse("etcd", "other nodes must find this one: give --peer-listen=HOST:PORT");

@@ -1,0 +1,350 @@
+//! One shard's copies: commands whose effect other nodes must have too, as primary, and what other primaries send, as backup.
+//! The state machine is `slabring-cluster`'s; this is what it means for items, commands and replies. No I/O.
+//!
+//! ```text
+//! command -> evaluate.rs: on a bench beside the shard -> Replicator::write -> items.rs: the shard
+//!                                                          |-> other nodes
+//!            waiting.rs: the reply waits for the answer <--'
+//! ```
+
+mod evaluate;
+mod items;
+mod waiting;
+
+use std::sync::Arc;
+
+use slabring_cluster::placement::hash_key;
+use slabring_cluster::replica::message::Garbled;
+use slabring_cluster::replica::{Effect, Outcome, PeerShard, Refused, Replicator, Write};
+use slabring_cluster::ring::{Mode, Ring};
+use slabring_cluster::table::SlotId;
+use slabring_cluster::time::Micros;
+use slabring_engine::{Seconds, Shard};
+use slabring_protocol::{ErrorReply, KEY_SIZE_MAX, Request};
+use slabring_reactor::clock::Moment;
+
+use crate::cluster::Cluster;
+use crate::execute::Executor;
+use crate::node::Node;
+use crate::report::Traffic;
+use crate::shards::Shards;
+
+use evaluate::{Bench, Evaluated};
+use items::Items;
+pub use waiting::{Finished, Manner, WaitId, Waiter};
+use waiting::{Owned, Waiting};
+
+/// Longest value of an item with copies: it travels in one message.
+pub const COPIED_ITEM_BYTES_MAX: usize = 8 << 20;
+/// A write whose copies do not confirm it for so long is answered: nobody knows what became of it.
+const WRITE_TIME_MAX: Micros = Micros::from_millis(250);
+/// Requests that wait for their keys are tried again after this time, if nothing has told of them before.
+const RETRY_EVERY: Micros = Micros::from_millis(2);
+/// Time from one look at what the state machine has to do to the next, while nothing comes.
+const REST: Micros = Micros::from_millis(50);
+const _: () = assert!(WRITE_TIME_MAX.0 > 10 * RETRY_EVERY.0);
+
+/// What became of a request.
+#[derive(Debug)]
+pub enum Executed {
+    /// Its reply, if there is one, was appended.
+    Now,
+    /// It was not executed.
+    Refused(ErrorReply),
+    /// [`Replication::attend`] says who waits for the reply.
+    Later(WaitId),
+}
+
+/// See the module.
+pub struct Replication {
+    replicator: Replicator<WaitId>,
+    bench: Bench,
+    waiting: Waiting,
+    /// What is to be sent, in order.
+    sends: Vec<(PeerShard, Vec<u8>)>,
+    /// What is answered.
+    finished: Vec<Finished>,
+    start: Moment,
+    /// Unix microseconds at `start`.
+    start_unix: u64,
+    /// The time of this turn.
+    now: Micros,
+    retry_at: Micros,
+    /// A list of nodes is the ring for as long as nobody gives another.
+    has_coordinator: bool,
+    shards: Shards,
+    /// Writes whose outcome nobody knows, and requests that were not executed.
+    unconfirmed: u64,
+    refused: u64,
+}
+
+impl Replication {
+    /// A shard that follows no ring yet.
+    pub fn new(node: &Node, cluster: &Cluster, shards: Shards) -> anyhow::Result<Self> {
+        let partitions = u16::try_from(slabring_cluster::placement::PARTITION_COUNT).expect("2^14");
+        let start = cluster.start;
+        Ok(Self {
+            replicator: Replicator::new(cluster.incarnation, shards.me.0, 0..partitions),
+            bench: Bench::new(&node.settings)?,
+            waiting: Waiting::default(),
+            sends: Vec::new(),
+            finished: Vec::new(),
+            start,
+            start_unix: node.clock.unix_microseconds().saturating_sub(clock_of(start).0),
+            now: Micros(0),
+            retry_at: Micros(0),
+            has_coordinator: cluster.settings.has_coordinator(),
+            shards,
+            unconfirmed: 0,
+            refused: 0,
+        })
+    }
+
+    fn clock(&self) -> Micros {
+        clock_of(self.start)
+    }
+
+    /// Follows a newer ring, in which this node has the place `me`, if any.
+    pub fn follow(&mut self, now: Seconds, shard: &mut Shard, ring: &Arc<Ring>, me: Option<SlotId>) {
+        let is_newer = self.replicator.ring().is_none_or(|known| known.epoch() < ring.epoch());
+        if is_newer {
+            let at = self.clock();
+            let mut items = Items::new(shard, now, self.start_unix, self.shards);
+            self.replicator.adopt(at, &mut items, ring, me);
+            items.settle();
+        }
+    }
+
+    /// A link to a shard of another node is up, or gone.
+    pub fn link_changed(&mut self, peer: PeerShard, is_up: bool) {
+        if is_up { self.replicator.connected(peer) } else { self.replicator.lost(peer) }
+    }
+
+    /// A message of another node came in.
+    pub fn received(&mut self, now: Seconds, shard: &mut Shard, message: &[u8]) -> Result<(), Garbled> {
+        let at = self.clock();
+        let mut items = Items::new(shard, now, self.start_unix, self.shards);
+        let outcome = self.replicator.received(at, &mut items, message);
+        items.settle();
+        outcome
+    }
+
+    /// Notes its numbers for `stats`.
+    pub fn report_to(&self, traffic: &mut Traffic) {
+        let counts = self.replicator.counts();
+        traffic.copies_primary = counts.primary;
+        traffic.copies_backup = counts.backup;
+        traffic.copies_learner = counts.learner;
+        traffic.copies_writes_open = counts.writes_open;
+        traffic.copies_lag_entries = counts.lag_entries;
+        traffic.copies_lag_bytes = counts.lag_bytes;
+        traffic.copies_out_of_sync = counts.out_of_sync;
+        traffic.copies_waiting = self.waiting.len() as u64;
+        traffic.copies_unconfirmed = self.unconfirmed;
+        traffic.copies_refused = self.refused;
+    }
+
+    /// Memory of them.
+    pub fn buffer_bytes(&self) -> usize {
+        self.waiting.bytes()
+    }
+
+    /// How writes are acknowledged.
+    pub fn mode(&self) -> Mode {
+        self.replicator.mode_now()
+    }
+
+    /// The bench's counters of commands.
+    pub fn bench(&self) -> &Executor {
+        self.bench.executor()
+    }
+
+    /// The same, to reset them.
+    pub fn bench_mut(&mut self) -> &mut Executor {
+        self.bench.executor_mut()
+    }
+
+    /// How long a turn may sleep.
+    pub fn sleep_max(&self) -> Micros {
+        if self.waiting.is_empty() { REST } else { RETRY_EVERY }
+    }
+
+    /// Who waits for what [`Executed::Later`] announced.
+    pub fn attend(&mut self, id: WaitId, waiter: Waiter) {
+        self.waiting.attend(id, waiter);
+    }
+
+    /// What the state machine has to do, and what waits for it. Once a turn.
+    pub fn turn(&mut self, executor: &mut Executor, now: Seconds, confirmed_at: Micros) {
+        self.now = self.clock();
+        self.replicator.confirmed(if self.has_coordinator { confirmed_at } else { self.now });
+        self.collect(None);
+        let is_due = self.now >= self.retry_at && !self.waiting.is_empty();
+        if is_due {
+            self.retry_at = self.now + RETRY_EVERY;
+            self.waiting.all_may_go();
+        }
+        while let Some(id) = self.waiting.next_to_go() {
+            self.retry(executor, now, id);
+        }
+        let mut items = Items::new(executor.shard_mut(), now, self.start_unix, self.shards);
+        self.replicator.turn(self.now, &mut items);
+        items.settle();
+        self.collect(None);
+    }
+
+    /// What is to be sent.
+    pub fn take_sends(&mut self) -> Vec<(PeerShard, Vec<u8>)> {
+        std::mem::take(&mut self.sends)
+    }
+
+    /// What is answered, with those who wait for it.
+    pub fn take_finished(&mut self) -> Vec<Finished> {
+        std::mem::take(&mut self.finished)
+    }
+
+    /// Executes a request with a key of this shard.
+    pub fn execute(
+        &mut self,
+        executor: &mut Executor,
+        now: Seconds,
+        request: &Request<'_>,
+        connection: u32,
+        out: &mut Vec<u8>,
+    ) -> Executed {
+        let mut scratch = [0; KEY_SIZE_MAX];
+        let hash = hash_key(request.decoded_key(&mut scratch));
+        if self.waiting.is_busy(hash) {
+            return self.park(request, hash, connection);
+        }
+        let id = self.waiting.next_id();
+        match self.attempt(executor, now, request, (id, hash, connection), out) {
+            Err(Refused::Wait) => self.park(request, hash, connection),
+            Err(refused) => {
+                self.refused += 1;
+                Executed::Refused(told(refused))
+            }
+            Ok(executed) => executed,
+        }
+    }
+
+    fn park(&mut self, request: &Request<'_>, hash: u64, connection: u32) -> Executed {
+        let deadline = self.clock() + WRITE_TIME_MAX;
+        match self.waiting.park(Owned::new(request, connection), hash, deadline) {
+            Some(id) => Executed::Later(id),
+            None => Executed::Refused(ErrorReply::CopiesOverloaded),
+        }
+    }
+
+    /// Tries a request that waits for its key.
+    fn retry(&mut self, executor: &mut Executor, now: Seconds, id: WaitId) {
+        let Some((owned, hash, deadline)) = self.waiting.parked(id) else { return };
+        let (request, connection) = (owned.request(), owned.connection);
+        let mut reply = Vec::new();
+        let attempt = self.attempt(executor, now, &request, (id, hash, connection), &mut reply);
+        let outcome = match attempt {
+            Err(Refused::Wait) if self.now < deadline => return self.waiting.park_again(id, owned),
+            Err(refused) => {
+                self.refused += 1;
+                Err(told(refused))
+            }
+            Ok(Executed::Refused(error)) => Err(error),
+            Ok(Executed::Now) => Ok(reply),
+            Ok(Executed::Later(_)) => return,
+        };
+        self.finished.extend(self.waiting.finish(id, outcome));
+    }
+
+    /// Executes a request, or says why not now.
+    fn attempt(
+        &mut self,
+        executor: &mut Executor,
+        now: Seconds,
+        request: &Request<'_>,
+        (id, hash, connection): (WaitId, u64, u32),
+        out: &mut Vec<u8>,
+    ) -> Result<Executed, Refused> {
+        let mut scratch = [0; KEY_SIZE_MAX];
+        let key = request.decoded_key(&mut scratch);
+        let start = out.len();
+        if !evaluate::may_change(executor.shard(), now, request, key) {
+            executor.execute(now, request, connection, out);
+            return self.check_read(hash, key, start, out).map(|()| Executed::Now);
+        }
+        if evaluate::names_cas(request) {
+            return Ok(Executed::Refused(ErrorReply::CasIsVersion));
+        }
+        let at = self.clock();
+        self.replicator.may_write(at, hash, key)?;
+        let version = self.replicator.peek_version().ok_or(Refused::WornOut)?;
+        let content = match self.bench.evaluate(executor.shard(), now, request, key, version.0, out) {
+            Evaluated::Unchanged => return self.check_read(hash, key, start, out).map(|()| Executed::Now),
+            Evaluated::Changed(content) => content.map(|content| content.dated(self.start_unix)),
+        };
+        let (key, invalidates, deadline) =
+            (key.to_vec(), evaluate::invalidates(request), at + WRITE_TIME_MAX);
+        let write = Write { token: id, hash, key, content, invalidates, deadline };
+        let mut items = Items::new(executor.shard_mut(), now, self.start_unix, self.shards);
+        let written = self.replicator.write(at, &mut items, write);
+        let has_room = items.settle();
+        match written {
+            Ok(given) => assert!(given == version, "the next version is the one that comes next"),
+            Err(refused) => {
+                out.truncate(start);
+                return Err(refused);
+            }
+        }
+        if !has_room {
+            out.truncate(start);
+            // Others have it. If this write is waited for, nobody is told of it any more.
+            self.collect(None);
+            return Ok(Executed::Refused(ErrorReply::OutOfMemoryStoring));
+        }
+        if self.collect(Some(id)) {
+            return Ok(Executed::Now);
+        }
+        let is_exclusive = self.mode() == Mode::Sync;
+        self.waiting.reply_later(id, Manner::of(request), out.split_off(start), hash, is_exclusive);
+        Ok(Executed::Later(id))
+    }
+
+    /// Whether what was read since `start` may be answered: only now, because the lease must hold after the reading.
+    fn check_read(&self, hash: u64, key: &[u8], start: usize, out: &mut Vec<u8>) -> Result<(), Refused> {
+        let allowed = self.replicator.may_read(self.clock(), hash, key);
+        if allowed.is_err() {
+            out.truncate(start);
+        }
+        allowed
+    }
+
+    /// Takes over what the state machine asks for. Whether `wanted` is answered, and done.
+    fn collect(&mut self, wanted: Option<WaitId>) -> bool {
+        let mut is_done = false;
+        while let Some(effect) = self.replicator.next_effect() {
+            match effect {
+                Effect::Send { to, bytes } => self.sends.push((to, bytes)),
+                Effect::Answer { token, outcome: Outcome::Done } if Some(token) == wanted => is_done = true,
+                Effect::Answer { token, outcome } => {
+                    self.unconfirmed += u64::from(outcome == Outcome::Unknown);
+                    let finished = self.waiting.answered(token, outcome == Outcome::Done);
+                    self.finished.extend(finished);
+                }
+            }
+        }
+        is_done
+    }
+}
+
+fn clock_of(start: Moment) -> Micros {
+    Micros(Moment::now().since_ns(start) / 1_000)
+}
+
+/// What a client is told.
+fn told(refused: Refused) -> ErrorReply {
+    match refused {
+        Refused::NotPrimary => ErrorReply::RingUnsettled,
+        Refused::Wait => ErrorReply::KeyUnsettled,
+        Refused::NoLease => ErrorReply::CopiesSilent,
+        Refused::Overloaded | Refused::WornOut => ErrorReply::CopiesOverloaded,
+    }
+}

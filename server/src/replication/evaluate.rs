@@ -1,0 +1,326 @@
+//! What a command would make of an item, before anything is changed: it is executed on a bench beside the shard, a shard of its own
+//! that holds this one item, if any, for as long as that takes. So every command of every protocol means what it means
+//! without copies.
+
+use anyhow::Context;
+use slabring_engine::{Config, Delete, DeleteMode, Expiry, Image, Item, PolicyKind, Seconds, Shard};
+use slabring_protocol::{Command, Request, StoreMode};
+
+use super::items::Kept;
+use crate::execute::Executor;
+use crate::options::Settings;
+
+/// The bench holds an item and its successor, and a page of each size class.
+const BENCH_BYTES_BEYOND_ITEMS: usize = 4 << 20;
+
+/// What a command came to.
+#[derive(Debug)]
+pub enum Evaluated {
+    /// Nothing changes: the reply is all.
+    Unchanged,
+    /// The key is to have this item, or none.
+    Changed(Option<Kept>),
+}
+
+/// See the module.
+pub struct Bench {
+    executor: Executor,
+}
+
+impl Bench {
+    /// An empty one. Its memory is beside the shard's budget: two items of the largest size and 4 MiB, if such items come.
+    pub fn new(settings: &Settings) -> anyhow::Result<Self> {
+        let config = Config {
+            item_size_max: settings.item_size_max,
+            policy: PolicyKind::Clock,
+            huge_pages: false,
+            ..Config::with_memory(4 * settings.item_size_max + BENCH_BYTES_BEYOND_ITEMS)
+        };
+        let shard = Shard::new(&config).context("cannot reserve memory to evaluate commands in")?;
+        Ok(Self { executor: Executor::alone(shard) })
+    }
+
+    pub fn executor(&self) -> &Executor {
+        &self.executor
+    }
+
+    pub fn executor_mut(&mut self) -> &mut Executor {
+        &mut self.executor
+    }
+
+    /// Executes a request that may change the key's item in `shard`, which stays as it is. What the request makes has the CAS value
+    /// `version`. The reply is appended.
+    pub fn evaluate(
+        &mut self,
+        shard: &Shard,
+        now: Seconds,
+        request: &Request<'_>,
+        key: &[u8],
+        version: u64,
+        out: &mut Vec<u8>,
+    ) -> Evaluated {
+        let before = shard.peek(now, key);
+        let bench = self.executor.shard_mut();
+        bench.fix_cas(version);
+        if let Some(item) = before.filter(|_| !is_plain_set(request)) {
+            let cas = if is_touch(request) { version } else { item.cas() };
+            put(bench, now, &item, cas);
+        }
+        self.executor.execute_unobserved(now, request, out);
+        let after = self.executor.shard().peek(now, key);
+        let is_changed = match (&before, &after) {
+            (None, None) => false,
+            (Some(before), Some(after)) => after.cas() == version || differ(before, after),
+            _ => true,
+        };
+        let kept = after.filter(|_| is_changed).map(|item| Kept::of(&item));
+        // Also what is dead.
+        let delete = Delete { key, compare: None, mode: DeleteMode::Remove, explicit_cas: None };
+        self.executor.shard_mut().delete(now, &delete);
+        if is_changed { Evaluated::Changed(kept) } else { Evaluated::Unchanged }
+    }
+}
+
+fn put(bench: &mut Shard, now: Seconds, item: &Item<'_>, cas: u64) {
+    let mut copied = Vec::new();
+    let value = item.value().as_slice().unwrap_or_else(|| {
+        item.value().copy_to(&mut copied);
+        &copied
+    });
+    let image = Image {
+        key: item.key(),
+        value,
+        client_flags: item.client_flags(),
+        expiry: item.expiry(),
+        cas,
+        stale: item.is_stale(),
+        token_sent: item.is_token_sent(),
+        binary_key: item.is_binary_key(),
+        fetched: item.fetched(),
+    };
+    assert!(bench.put_image(now, &image), "the bench has room for two items");
+}
+
+/// Whether anything of an item is another's, but for its CAS value.
+fn differ(one: &Item<'_>, other: &Item<'_>) -> bool {
+    let rest = |item: &Item<'_>| {
+        (item.client_flags(), item.expiry(), item.is_stale(), item.is_token_sent(), item.is_binary_key())
+    };
+    one.value_len() != other.value_len() || rest(one) != rest(other) || !bytes(one).eq(bytes(other))
+}
+
+fn bytes<'a>(item: &Item<'a>) -> impl Iterator<Item = u8> + use<'a> {
+    item.value().chunks().flatten().copied()
+}
+
+/// Whether a request can change the key's item: if not, it only reads.
+pub fn may_change(shard: &Shard, now: Seconds, request: &Request<'_>, key: &[u8]) -> bool {
+    let numbers = match request.command {
+        Command::Get { .. } | Command::MetaDebug(_) => return false,
+        Command::MetaGet(_) => request.meta_numbers(),
+        _ => return true,
+    };
+    let Some(item) = shard.peek(now, key) else { return numbers.creation_exptime().is_some() };
+    let left = match item.expiry() {
+        Expiry::At(at) => i64::from(at.0.saturating_sub(now.0)),
+        Expiry::Never => i64::MAX,
+    };
+    let wins = item.is_stale() || numbers.recache.is_some_and(|seconds| left < seconds);
+    numbers.exptime.is_some() || (wins && !item.is_token_sent())
+}
+
+/// Whether a request says which CAS value the item is to have.
+pub fn names_cas(request: &Request<'_>) -> bool {
+    match request.command {
+        Command::MetaGet(_) | Command::MetaStore(_) | Command::MetaDelete(_) | Command::MetaArithmetic(_) => {
+            request.meta_numbers().explicit_cas.is_some()
+        }
+        _ => false,
+    }
+}
+
+/// Whether a write makes values invalid that clients have seen, rather than bring a new one.
+pub fn invalidates(request: &Request<'_>) -> bool {
+    let (mode, compare, marks) = match request.command {
+        Command::Store { mode, compare, .. } => (mode, compare, false),
+        Command::MetaStore(flags) => (flags.store_mode(), request.meta_numbers().compare, flags.has(b'I')),
+        // To win the right to recache says nothing about the value.
+        Command::MetaGet(_) => return request.meta_numbers().exptime.is_some(),
+        _ => return true,
+    };
+    let brings = matches!(mode, StoreMode::Set | StoreMode::Add | StoreMode::Replace);
+    !brings || compare.is_some() || marks
+}
+
+/// Whether it does not matter to a request what is there.
+fn is_plain_set(request: &Request<'_>) -> bool {
+    match request.command {
+        Command::Store { mode: StoreMode::Set, compare: None, .. } => true,
+        Command::MetaStore(flags) => {
+            flags.store_mode() == StoreMode::Set && request.meta_numbers().compare.is_none()
+        }
+        _ => false,
+    }
+}
+
+/// Whether a request that finds an item changes it in any case, and not its value: its reply shows the version that comes of it.
+fn is_touch(request: &Request<'_>) -> bool {
+    matches!(request.command, Command::Touch { .. } | Command::GetAndTouch { .. } | Command::MetaGet(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng, rngs::SmallRng};
+    use slabring_protocol::{KEY_SIZE_MAX, Limits, Parser, Step};
+
+    use super::*;
+
+    const NOW: u32 = 1_700_000_000;
+    const MEMORY_BYTES: usize = 4 << 20;
+
+    /// A shard on which commands are executed, and one that is given what they come to.
+    struct Pair {
+        plain: Executor,
+        copied: Executor,
+        bench: Bench,
+        now: Seconds,
+        version: u64,
+    }
+
+    impl Pair {
+        fn new() -> Self {
+            let executor = || Executor::alone(Shard::new(&Config::with_memory(MEMORY_BYTES)).unwrap());
+            let bench = Bench { executor: executor() };
+            Self { plain: executor(), copied: executor(), bench, now: Seconds(NOW), version: 1 << 60 }
+        }
+
+        fn check(&mut self, key: &str, line: &str) {
+            let lines = [&self.plain, &self.copied].map(|executor| {
+                let cas = executor.shard().peek(self.now, key.as_bytes()).map_or(0, |item| item.cas());
+                line.replace("CAS", &cas.to_string())
+            });
+            let (mut expected, mut got) = (Vec::new(), Vec::new());
+            let now = self.now;
+            self.plain.execute_unobserved(now, &request(&lines[0]), &mut expected);
+            self.execute_copied(&lines[1], &mut got);
+            assert_eq!(String::from_utf8_lossy(&got), String::from_utf8_lossy(&expected), "{line:?}");
+            let items =
+                [&self.plain, &self.copied].map(|executor| executor.shard().peek(now, key.as_bytes()));
+            match items {
+                [None, None] => {}
+                [Some(plain), Some(copied)] => {
+                    let is_same = plain.fetched() == copied.fetched() && !differ(&plain, &copied);
+                    assert!(is_same, "{line:?}: {plain:?}, {copied:?}");
+                }
+                items => panic!("{line:?}: {items:?}"),
+            }
+            assert_eq!(self.bench.executor.shard().counters().items, 0);
+        }
+
+        fn execute_copied(&mut self, line: &str, out: &mut Vec<u8>) {
+            let request = request(line);
+            let mut scratch = [0; KEY_SIZE_MAX];
+            let key = request.decoded_key(&mut scratch);
+            let seen = |shard: &Shard, now| {
+                shard.peek(now, key).map(|item| (item.value_len(), item.cas(), item.expiry()))
+            };
+            let before = seen(self.copied.shard(), self.now);
+            if !may_change(self.copied.shard(), self.now, &request, key) {
+                self.copied.execute_unobserved(self.now, &request, out);
+                let after = seen(self.copied.shard(), self.now);
+                return assert_eq!(after, before, "{line:?} only reads");
+            }
+            self.version += 1;
+            let shard = self.copied.shard();
+            let Evaluated::Changed(kept) =
+                self.bench.evaluate(shard, self.now, &request, key, self.version, out)
+            else {
+                return;
+            };
+            let shard = self.copied.shard_mut();
+            match kept {
+                Some(kept) => assert!(shard.put_image(self.now, &kept.image(key, self.version))),
+                None => {
+                    let delete = Delete { key, compare: None, mode: DeleteMode::Remove, explicit_cas: None };
+                    shard.delete(self.now, &delete);
+                }
+            }
+        }
+    }
+
+    fn request(line: &str) -> Request<'_> {
+        match Parser::default().next(line.as_bytes(), &Limits::default()) {
+            Step::Request { request, .. } => request,
+            other => panic!("{line:?} is {other:?}"),
+        }
+    }
+
+    fn any_line(random: &mut SmallRng, key: &str) -> String {
+        let values = ["", "1", "17", "18446744073709551615", "text", &"x".repeat(40_000)];
+        let value = values[random.random_range(0..values.len())];
+        let size = value.len();
+        let time = [0, 0, 2, 100, -1][random.random_range(0..5)];
+        let cas = ["CAS", "CAS", "0", "1"][random.random_range(0..4)];
+        let (flags, verb) = (
+            random.random_range(0..3),
+            ["set", "add", "replace", "append", "prepend"][random.random_range(0..5)],
+        );
+        let mode = ["S", "E", "R", "A", "P"][random.random_range(0..5)];
+        match random.random_range(0..16) {
+            0..4 => format!("{verb} {key} {flags} {time} {size}\r\n{value}\r\n"),
+            4 => format!("cas {key} {flags} {time} {size} {cas}\r\n{value}\r\n"),
+            5 => format!("delete {key}\r\n"),
+            6 => format!("incr {key} 7\r\n"),
+            7 => format!("decr {key} 7\r\n"),
+            8 => format!("touch {key} {time}\r\n"),
+            9 => format!("gat {time} {key}\r\n"),
+            10 => format!("ms {key} {size} T{time} F{flags} M{mode} N50 I C{cas} s\r\n{value}\r\n"),
+            11 => format!("ms {key} {size} T{time} M{mode} s f\r\n{value}\r\n"),
+            12 => format!("md {key} I T{time}{}\r\n", ["", " x", " CCAS"][random.random_range(0..3)]),
+            13 => format!("md {key} x{}\r\n", ["", " C1", " CCAS"][random.random_range(0..3)]),
+            14 => format!(
+                "ma {key} N{time} J5 D3 t v{}\r\n",
+                ["", " T30", " MD", " CCAS"][random.random_range(0..4)]
+            ),
+            _ => format!(
+                "mg {key} v f t s{}\r\n",
+                ["", " N30", " R50", " T90", " N10 R99 T9", " u"][random.random_range(0..6)]
+            ),
+        }
+    }
+
+    #[test]
+    fn a_command_comes_to_the_same_on_the_bench_as_on_the_shard() {
+        let (mut hits, mut misses) = (0, 0);
+        for seed in 0..20 {
+            let mut random = SmallRng::seed_from_u64(seed);
+            let mut pair = Pair::new();
+            for _ in 0..2_000 {
+                let key = format!("key{}", random.random_range(0..4));
+                let line = any_line(&mut random, &key);
+                pair.check(&key, &line);
+                pair.now.0 += u32::from(random.random_bool(0.1));
+                let is_there = pair.plain.shard().peek(pair.now, key.as_bytes()).is_some();
+                *(if is_there { &mut hits } else { &mut misses }) += 1;
+            }
+        }
+        assert!(hits > 5_000 && misses > 5_000, "{hits} of {misses}");
+    }
+
+    #[test]
+    fn a_value_that_a_client_brings_invalidates_nothing() {
+        let brings = ["set k 0 0 1\r\n1\r\n", "add k 0 0 1\r\n1\r\n", "ms k 1\r\n1\r\n", "mg k v N30\r\n"];
+        let invalidate = [
+            "delete k\r\n",
+            "touch k 1\r\n",
+            "incr k 1\r\n",
+            "append k 0 0 1\r\n1\r\n",
+            "cas k 0 0 1 5\r\n1\r\n",
+            "md k I\r\n",
+            "mg k T1\r\n",
+            "gat 1 k\r\n",
+        ];
+        assert!(!brings.iter().any(|line| invalidates(&request(line))));
+        assert!(invalidate.iter().all(|line| invalidates(&request(line))));
+    }
+}

@@ -1,0 +1,272 @@
+//! Replies that wait for copies, and requests that wait for their keys, in the order of their coming. Bounded. Knows nobody who
+//! waits but by name.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use slabring_cluster::peers::Asked;
+use slabring_cluster::time::Micros;
+use slabring_protocol::{Command, Dialect, DialectError, ErrorReply, Request, reply};
+
+use crate::batch::ReturnAddress;
+use crate::cluster::forward::{Place, is_part_of_line};
+use crate::shards::ShardId;
+
+/// Requests that wait for their keys.
+const PARKED_MAX: usize = 4096;
+/// Bytes of all of them. One request may have more when it is the only one.
+const PARKED_BYTES_MAX: usize = 16 << 20;
+/// What each costs beside its bytes.
+const PARKED_BYTES_EACH: usize = 256;
+
+/// One reply to come.
+pub type WaitId = u64;
+
+/// Who gets a reply that is made later.
+#[derive(Clone, Copy, Debug)]
+pub enum Waiter {
+    /// A client of this shard.
+    Client(Place),
+    /// A client of another shard of this node.
+    Shard(ShardId, ReturnAddress),
+    /// Another node.
+    Node(Asked),
+}
+
+/// How a request is answered if it fails.
+#[derive(Clone, Copy, Debug)]
+pub struct Manner {
+    /// The form of an error.
+    pub dialect: Dialect,
+    /// Nothing is told.
+    pub is_silent: bool,
+    /// It is one key of a line.
+    pub is_part: bool,
+}
+
+impl Manner {
+    /// That of a request.
+    pub fn of(request: &Request<'_>) -> Self {
+        Self { dialect: request.dialect, is_silent: request.noreply, is_part: is_part_of_line(request) }
+    }
+
+    /// The reply as a whole, where there is no other way to tell an error. One key of a line has no place for one, and a miss is
+    /// always true enough.
+    pub fn reply(self, outcome: Result<&[u8], ErrorReply>) -> Vec<u8> {
+        let mut text = Vec::new();
+        match outcome {
+            Ok(reply) => text.extend_from_slice(reply),
+            Err(_) if self.is_silent || self.is_part => {}
+            Err(error) => reply::error(&mut text, DialectError { error, dialect: self.dialect }),
+        }
+        text
+    }
+}
+
+/// A reply, or why there is none, and who waits for it.
+#[derive(Debug)]
+pub struct Finished {
+    /// Who.
+    pub waiter: Waiter,
+    /// How an error is told.
+    pub manner: Manner,
+    /// What.
+    pub outcome: Result<Vec<u8>, ErrorReply>,
+}
+
+/// A request that is kept.
+#[derive(Debug)]
+pub struct Owned {
+    command: Command,
+    noreply: bool,
+    dialect: Dialect,
+    /// Key, value and flags, one behind the other.
+    bytes: Box<[u8]>,
+    key_bytes: usize,
+    value_bytes: usize,
+    /// The number by which people know who asks.
+    pub connection: u32,
+}
+
+impl Owned {
+    /// A copy of a request.
+    pub fn new(request: &Request<'_>, connection: u32) -> Self {
+        let Request { command, noreply, dialect, key, value, flags } = *request;
+        let bytes = [key, value, flags].concat().into();
+        Self { command, noreply, dialect, bytes, key_bytes: key.len(), value_bytes: value.len(), connection }
+    }
+
+    /// The request.
+    pub fn request(&self) -> Request<'_> {
+        let Self { command, noreply, dialect, key_bytes, value_bytes, .. } = *self;
+        let (key, rest) = self.bytes.split_at(key_bytes);
+        let (value, flags) = rest.split_at(value_bytes);
+        Request { command, key, value, flags, noreply, dialect }
+    }
+
+    fn cost(&self) -> usize {
+        self.bytes.len() + PARKED_BYTES_EACH
+    }
+}
+
+#[derive(Debug)]
+enum What {
+    /// The reply to a write that the copies are to confirm.
+    Reply(Vec<u8>),
+    /// A request that is not executed yet.
+    Parked(Option<Owned>, Micros),
+}
+
+#[derive(Debug)]
+struct Entry {
+    waiter: Option<Waiter>,
+    manner: Manner,
+    what: What,
+    /// It stands in the line of this key.
+    line: Option<u64>,
+    cost: usize,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    entries: BTreeMap<WaitId, Entry>,
+    last_id: WaitId,
+    /// For keys that only one at a time may ask for: who stands in line, the first one in front.
+    lines: BTreeMap<u64, VecDeque<WaitId>>,
+    /// Parked requests that are to be tried.
+    to_go: VecDeque<WaitId>,
+    parked: usize,
+    bytes: usize,
+}
+
+impl Waiting {
+    /// All that waits.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether nothing does.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Memory, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// A name for something that may come to wait.
+    pub fn next_id(&mut self) -> WaitId {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    /// Whether a request for this key would overtake another.
+    pub fn is_busy(&self, hash: u64) -> bool {
+        self.lines.contains_key(&hash)
+    }
+
+    /// Keeps a request until its turn comes; `None`: there is too much.
+    pub fn park(&mut self, owned: Owned, hash: u64, deadline: Micros) -> Option<WaitId> {
+        let cost = owned.cost();
+        if self.parked >= PARKED_MAX || (self.parked > 0 && self.bytes + cost > PARKED_BYTES_MAX) {
+            return None;
+        }
+        let id = self.next_id();
+        let manner = Manner::of(&owned.request());
+        self.parked += 1;
+        self.insert(
+            id,
+            Entry { waiter: None, manner, what: What::Parked(Some(owned), deadline), line: Some(hash), cost },
+        );
+        Some(id)
+    }
+
+    /// Keeps a reply until the copies have confirmed the write. An exclusive one keeps other requests for its key in line.
+    pub fn reply_later(&mut self, id: WaitId, manner: Manner, reply: Vec<u8>, hash: u64, is_exclusive: bool) {
+        let cost = reply.len() + PARKED_BYTES_EACH;
+        let (line, what) = (is_exclusive.then_some(hash), What::Reply(reply));
+        match self.entries.get_mut(&id) {
+            // It was parked. It keeps its place, or leaves it to the next.
+            Some(entry) => {
+                self.bytes = self.bytes - entry.cost + cost;
+                self.parked -= 1;
+                entry.what = what;
+                entry.cost = cost;
+                if !is_exclusive && let Some(hash) = entry.line.take() {
+                    self.leave(hash, id);
+                }
+            }
+            None => self.insert(id, Entry { waiter: None, manner, what, line, cost }),
+        }
+    }
+
+    fn insert(&mut self, id: WaitId, entry: Entry) {
+        self.bytes += entry.cost;
+        if let Some(hash) = entry.line {
+            self.lines.entry(hash).or_default().push_back(id);
+        }
+        let before = self.entries.insert(id, entry);
+        assert!(before.is_none(), "a name is given once");
+    }
+
+    /// Says who waits.
+    pub fn attend(&mut self, id: WaitId, waiter: Waiter) {
+        self.entries.get_mut(&id).expect("it waits").waiter = Some(waiter);
+    }
+
+    /// Lets every parked request that is first in its line be tried.
+    pub fn all_may_go(&mut self) {
+        let (lines, entries) = (&self.lines, &self.entries);
+        let first = lines.values().filter_map(|line| line.front().copied());
+        let is_parked = |id: &WaitId| matches!(entries.get(id), Some(Entry { what: What::Parked(..), .. }));
+        self.to_go = first.filter(is_parked).collect();
+    }
+
+    /// The next one to try.
+    pub fn next_to_go(&mut self) -> Option<WaitId> {
+        self.to_go.pop_front()
+    }
+
+    /// Takes a parked request out to try it, with its key's hash and its deadline.
+    pub fn parked(&mut self, id: WaitId) -> Option<(Owned, u64, Micros)> {
+        let entry = self.entries.get_mut(&id)?;
+        let What::Parked(owned, deadline) = &mut entry.what else { return None };
+        let hash = entry.line.expect("what is parked stands in line");
+        Some((owned.take()?, hash, *deadline))
+    }
+
+    /// Puts it back.
+    pub fn park_again(&mut self, id: WaitId, request: Owned) {
+        if let Some(Entry { what: What::Parked(owned, _), .. }) = self.entries.get_mut(&id) {
+            *owned = Some(request);
+        }
+    }
+
+    /// The copies have confirmed a write, or have not in time. `None`: nobody waits for it.
+    pub fn answered(&mut self, id: WaitId, is_done: bool) -> Option<Finished> {
+        let What::Reply(reply) = &mut self.entries.get_mut(&id)?.what else { return None };
+        let reply = std::mem::take(reply);
+        self.finish(id, if is_done { Ok(reply) } else { Err(ErrorReply::CopiesUnconfirmed) })
+    }
+
+    /// Ends the waiting.
+    pub fn finish(&mut self, id: WaitId, outcome: Result<Vec<u8>, ErrorReply>) -> Option<Finished> {
+        let Entry { waiter, manner, what, line, cost } = self.entries.remove(&id)?;
+        self.bytes -= cost;
+        self.parked -= usize::from(matches!(what, What::Parked(..)));
+        line.into_iter().for_each(|hash| self.leave(hash, id));
+        Some(Finished { waiter: waiter?, manner, outcome })
+    }
+
+    fn leave(&mut self, hash: u64, id: WaitId) {
+        let line = self.lines.get_mut(&hash).expect("it stands in a line");
+        line.retain(|other| *other != id);
+        match line.front() {
+            Some(&next) => self.to_go.push_back(next),
+            None => {
+                self.lines.remove(&hash);
+            }
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! Real nodes whose items have copies: every command means what it means without, the copies follow, and who takes over has
+//! everything that the mode promises.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use slabring_tests::cluster::{Cluster, File, Neighbourhood};
+use slabring_tests::replay::{Cuts, Report};
+use slabring_tests::{Connection, Server, Signal, Transcript};
+
+const KEYS: usize = 300;
+const MODES: [&str; 3] = ["async", "inval", "sync"];
+
+/// Time for what takes a cluster seconds: long, because the machine may be compiling too.
+const PATIENCE: Duration = Duration::from_secs(30);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// A write whose copies are silent is answered after a quarter of a second, and some air.
+const WRITE_TIME_MAX: Duration = Duration::from_millis(900);
+
+const UNCONFIRMED: &str = "SERVER_ERROR the key's copies did not confirm in time";
+const SILENT: &str = "SERVER_ERROR the key's copies do not answer";
+
+#[track_caller]
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what} does not happen");
+        std::thread::sleep(POLL_INTERVAL);
+    }
+}
+
+/// Nodes of a list, ready: in `sync` nobody writes before the copies have granted it.
+fn of_peers(count: u8, replicas: &str, mode: &str, threads: &str) -> Cluster {
+    let cluster = Cluster::of_peers(count, &["--replicas", replicas, "--replication", mode, "-t", threads]);
+    let mut front = cluster.nodes[0].connect();
+    wait_until("a write everywhere", || {
+        (0..200).all(|n| set(&mut front, &format!("begin{n}"), "x") == "STORED")
+    });
+    (0..200).for_each(|n| assert_eq!(front.command(&format!("delete begin{n}")), "DELETED"));
+    wait_until("no copy left", || sum(&cluster, "curr_items") == 0);
+    cluster
+}
+
+fn set(connection: &mut Connection, key: &str, value: &str) -> String {
+    connection.command(&format!("set {key} 0 0 {}\r\n{value}", value.len()))
+}
+
+fn sum(cluster: &Cluster, name: &str) -> u64 {
+    cluster.nodes.iter().map(|node| node.connect().stat(name)).sum()
+}
+
+fn check_transcripts(mode: &str, args: &[&str]) {
+    let cluster = of_peers(2, "2", mode, args[1]);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("transcripts");
+    let mut report = Report::default();
+    for entry in std::fs::read_dir(folder).expect("the transcripts are beside this file") {
+        let path = entry.expect("a readable folder").path();
+        let mut transcript = Transcript::read(&path).expect("a well-formed transcript");
+        transcript.sections.retain(|section| !DIFFERENT.contains(&section.title.as_str()));
+        report.add(&transcript, &cluster.nodes[0], Cuts::Turns);
+        report.add(&transcript, &cluster.nodes[0], Cuts::Together);
+    }
+    assert!(report.failures.is_empty(), "{}", report.failures.join("\n"));
+}
+
+/// Sections about the node that is asked, which has some of the keys only; and those where versions tell copies from the lack of them: a
+/// touch makes one, nobody chooses his own, and they are large.
+const DIFFERENT: [&str; 11] = [
+    "me shows an item",
+    "every store gives a new version",
+    "gat returns a value and gives it another exptime",
+    "E gives the version",
+    "an older version is stored stale with I",
+    "statistics by prefix follow the keys",
+    "meta gets count by prefix, too",
+    "only one kind of requests waits behind a dump: all",
+    "a base64 key is dumped as one",
+    "sizes are counted once that is switched on",
+    "clients of a managed service find the node",
+];
+
+#[test]
+fn every_command_is_answered_as_written_where_copies_follow() {
+    check_transcripts("async", &["-t", "1"]);
+}
+
+#[test]
+fn every_command_is_answered_as_written_where_copies_are_waited_for() {
+    check_transcripts("sync", &["-t", "2"]);
+}
+
+#[test]
+fn every_copy_gets_every_item_and_every_deletion() {
+    for (mode, threads) in MODES.into_iter().zip(["1", "2", "1"]) {
+        for replicas in ["2", "3"] {
+            let cluster = of_peers(3, replicas, mode, threads);
+            let copies: u64 = replicas.parse().expect("a number");
+            let mut nodes: Vec<_> = cluster.nodes.iter().map(Server::connect).collect();
+            let counts =
+                |n: usize| cluster.nodes[n].connect().stat("slabring_replication_partitions_primary");
+            assert_eq!((0..3).map(counts).sum::<u64>(), 1 << 14, "{mode}, {replicas}");
+            assert_eq!(sum(&cluster, "slabring_replication_partitions_backup"), (copies - 1) << 14);
+            for n in 0..KEYS {
+                assert_eq!(set(&mut nodes[n % 3], &format!("key{n}"), &format!("value {n}")), "STORED");
+            }
+            let all = KEYS as u64 * copies;
+            wait_until("every copy", || sum(&cluster, "curr_items") == all);
+            for n in 0..KEYS {
+                let value = nodes[(n + 1) % 3].get(&format!("key{n}"));
+                assert_eq!(value, Some(format!("value {n}").into_bytes()), "{mode}, {replicas}");
+            }
+            (0..KEYS / 2).for_each(|n| {
+                assert_eq!(nodes[n % 3].command(&format!("delete key{n}")), "DELETED");
+            });
+            wait_until("every deletion", || sum(&cluster, "curr_items") == all / 2);
+            wait_until("rest", || sum(&cluster, "slabring_replication_lag_entries") == 0);
+            assert_eq!(sum(&cluster, "slabring_replication_writes_unconfirmed"), 0);
+        }
+    }
+}
+
+/// A file for two nodes of which the second takes over all keys with the second document.
+fn ring(place: Neighbourhood, mode: &str, threads: &str, number: u64, weights: [u16; 2]) -> String {
+    let head = format!("epoch = {number}\nterm = {number}\nreplicas = 2\nmode = \"{mode}\"\n");
+    let node = |(number, weight): (u8, u16)| {
+        let (peer, client) = (place.peer(number), place.client(number));
+        format!("[[node]]\npeer = \"{peer}\"\nclient = \"{client}\"\nshards = {threads}\nweight = {weight}\n")
+    };
+    head + &(1..).zip(weights).map(node).collect::<String>()
+}
+
+/// What a client can see of a key.
+fn seen(connection: &mut Connection, key: &str) -> (String, Option<Vec<u8>>) {
+    let line = connection.command(&format!("mg {key} v f s c"));
+    let value = line.starts_with("VA").then(|| connection.read_line().expect("a value"));
+    (line, value)
+}
+
+#[test]
+fn who_takes_over_has_the_items_with_all_that_is_known_of_them() {
+    for (mode, threads) in MODES.into_iter().zip(["2", "1", "2"]) {
+        let place = Neighbourhood::new();
+        let file = File::new(&ring(place, mode, threads, 1, [256, 256]));
+        let mut cluster = Cluster::start(place, 2, &["-t", threads, "--cluster", file.path()]);
+        let mut front = cluster.nodes[0].connect();
+        wait_until("a write", || (0..100).all(|n| set(&mut front, &format!("begin{n}"), "x") == "STORED"));
+        let large = "y".repeat(300_000);
+        for n in 0..KEYS {
+            let value = if n % 100 == 0 { large.clone() } else { format!("{n}") };
+            let (flags, exptime) = (n % 3, if n % 2 == 0 { 0 } else { 1_000 });
+            let line = format!("set key{n} {flags} {exptime} {}\r\n{value}", value.len());
+            assert_eq!(front.command(&line), "STORED");
+        }
+        for n in (0..KEYS).step_by(7).filter(|n| n % 100 != 0) {
+            assert_eq!(front.command(&format!("incr key{n} 5")), format!("{}", n + 5));
+            assert_eq!(front.command(&format!("append key{n} 0 0 1\r\n9")), "STORED");
+        }
+        (0..KEYS).step_by(11).for_each(|n| assert_eq!(front.command(&format!("md key{n} I T500")), "HD"));
+        // Reading such a one changes it too: somebody has won.
+        (0..KEYS).step_by(22).for_each(|n| assert!(front.command(&format!("mg key{n}")).contains(" W")));
+        (0..KEYS).step_by(13).for_each(|n| assert_eq!(front.command(&format!("delete key{n}")), "DELETED"));
+        let before: Vec<_> = (0..KEYS).map(|n| seen(&mut front, &format!("key{n}"))).collect();
+        wait_until("rest", || sum(&cluster, "slabring_replication_lag_entries") == 0);
+
+        file.write(&ring(place, mode, threads, 2, [0, 256]));
+        cluster.nodes.iter().for_each(|node| node.signal(Signal::Reload));
+        let mut heir = cluster.nodes[1].connect();
+        wait_until("the ring", || heir.stat("slabring_ring_epoch") == 2);
+        drop(cluster.nodes.remove(0));
+        wait_until("an answer", || {
+            (0..KEYS).all(|n| !seen(&mut heir, &format!("key{n}")).0.starts_with("SERVER_ERROR"))
+        });
+        for (n, before) in before.into_iter().enumerate() {
+            let after = seen(&mut heir, &format!("key{n}"));
+            if n % 11 == 0 {
+                // What is stale has another winner by looking at it, and so another version.
+                assert_eq!((before.0 == "EN", before.1), (after.0 == "EN", after.1), "{mode}: key{n}");
+            } else {
+                assert_eq!(after, before, "{mode}: key{n}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_cas_value_is_a_version_and_rises_with_every_change() {
+    let cluster = of_peers(2, "2", "sync", "1");
+    let [mut one, mut two] = [&cluster.nodes[0], &cluster.nodes[1]].map(Server::connect);
+    let cas = |connection: &mut Connection, command: &str| -> u64 {
+        let line = connection.command(command);
+        let word =
+            line.split(' ').find_map(|word| word.strip_prefix('c')).unwrap_or_else(|| panic!("{line}"));
+        word.parse().expect("a number")
+    };
+    let mut last = 1 << 40;
+    for (n, command) in
+        ["ms k 1 c\r\n1", "ma k c", "ms k 1 c MA\r\n0", "mg k c T100", "ms k 1 c\r\n7", "mg k c T0"]
+            .into_iter()
+            .enumerate()
+    {
+        let asked = if n % 2 == 0 { &mut one } else { &mut two };
+        let given = cas(asked, command);
+        assert!(given > last, "{command}: {given} after {last}");
+        assert_eq!(cas(&mut two, "mg k c"), given, "{command}");
+        last = given;
+    }
+    assert_eq!(one.command(&format!("ms k 1 C{}\r\nx", last - 1)), "EX");
+    assert_eq!(two.command(&format!("ms k 1 C{last}\r\nx")), "HD");
+    assert_eq!(
+        one.command("ms k 1 E77\r\nx"),
+        "CLIENT_ERROR no E where items have copies: the CAS value is the version"
+    );
+    assert_eq!(one.get("k").as_deref(), Some(&b"x"[..]));
+}
+
+#[test]
+fn a_pipeline_sees_its_own_writes() {
+    for mode in MODES {
+        for threads in ["1", "2"] {
+            let cluster = of_peers(2, "2", mode, threads);
+            let mut connection = cluster.nodes[0].connect();
+            let line = |n: usize| {
+                format!(
+                    "set key{n} 0 0 1\r\n1\r\nincr key{n} 4\r\nget key{n} key{n}\r\ndelete key{n} noreply\r\nmg key{n} v\r\n"
+                )
+            };
+            for round in 0..20 {
+                connection.send((0..KEYS).map(line).collect::<String>()).expect("a server that reads");
+                for n in 0..KEYS {
+                    let mut read =
+                        || String::from_utf8(connection.read_line().expect("an answer")).expect("text");
+                    assert_eq!((read(), read()), ("STORED".into(), "5".into()), "{mode}, {threads}, {round}");
+                    for _ in 0..2 {
+                        assert_eq!((read(), read()), (format!("VALUE key{n} 0 1"), "5".into()));
+                    }
+                    assert_eq!((read(), read()), ("END".into(), "EN".into()), "{mode}, {threads}, {round}");
+                }
+            }
+        }
+    }
+}
+
+/// Keys of each node of two.
+fn keys_of(cluster: &Cluster) -> [Vec<String>; 2] {
+    let mut connection = cluster.nodes[0].connect();
+    assert_eq!(connection.command("config set redirect on"), "OK");
+    let is_own = |key: &String| !connection.command(&format!("mg {key}")).starts_with("SERVER_ERROR MOVED");
+    let (own, foreign) = (0..KEYS).map(|n| format!("key{n}")).partition(is_own);
+    [own, foreign]
+}
+
+#[test]
+fn sync_tells_when_a_copy_is_silent_and_shows_nobody_what_is_not_everywhere() {
+    for threads in ["1", "2"] {
+        let cluster = of_peers(2, "2", "sync", threads);
+        let [own, _] = keys_of(&cluster);
+        let mut connection = cluster.nodes[0].connect();
+        assert_eq!(set(&mut connection, &own[0], "old"), "STORED");
+        cluster.nodes[1].signal(Signal::Stop);
+        let asked = Instant::now();
+        assert_eq!(set(&mut connection, &own[0], "new"), UNCONFIRMED);
+        assert!(asked.elapsed() < WRITE_TIME_MAX, "{:?}", asked.elapsed());
+        assert_eq!(connection.command(&format!("mg {} v", own[0])), "VA 3");
+        assert_eq!(connection.read_line().expect("a value"), b"old");
+        // Somebody else could be primary before long.
+        wait_until("the end of the grant", || connection.command(&format!("mg {} v", own[1])) == SILENT);
+        assert_eq!(connection.command(&format!("get {} {}", own[1], own[2])), SILENT);
+        assert_eq!(set(&mut connection, &own[1], "x"), SILENT);
+        cluster.nodes[1].signal(Signal::Continue);
+        wait_until("the write's end", || seen(&mut connection, &own[0]).1.as_deref() == Some(b"new"));
+        wait_until("another write", || set(&mut connection, &own[0], "newer") == "STORED");
+    }
+}
+
+#[test]
+fn inval_waits_for_the_copies_where_a_value_becomes_invalid_and_nowhere_else() {
+    let cluster = of_peers(2, "2", "inval", "1");
+    let [own, _] = keys_of(&cluster);
+    let mut connection = cluster.nodes[0].connect();
+    cluster.nodes[1].signal(Signal::Stop);
+    for key in &own[..10] {
+        assert_eq!(set(&mut connection, key, "1"), "STORED");
+        assert_eq!(connection.get(key).as_deref(), Some(&b"1"[..]));
+    }
+    for command in ["incr KEY 1", "touch KEY 0", "append KEY 0 0 1\r\n0", "delete KEY"] {
+        let asked = Instant::now();
+        assert_eq!(connection.command(&command.replace("KEY", &own[0])), UNCONFIRMED, "{command}");
+        assert!(asked.elapsed() < WRITE_TIME_MAX, "{command}");
+    }
+    // It is done here.
+    assert_eq!(connection.get(&own[0]), None);
+    cluster.nodes[1].signal(Signal::Continue);
+    wait_until("an answer in time", || {
+        set(&mut connection, &own[1], "1") == "STORED"
+            && connection.command(&format!("delete {}", own[1])) == "DELETED"
+    });
+}
+
+#[test]
+fn async_waits_for_nobody() {
+    let cluster = of_peers(2, "2", "async", "2");
+    let [own, _] = keys_of(&cluster);
+    let mut connection = cluster.nodes[0].connect();
+    cluster.nodes[1].signal(Signal::Stop);
+    let asked = Instant::now();
+    for key in &own {
+        assert_eq!(set(&mut connection, key, "1"), "STORED");
+        assert_eq!(connection.command(&format!("incr {key} 1")), "2");
+    }
+    assert!(asked.elapsed() < PATIENCE);
+    let copied = || own.len() as u64 * 2 == sum(&cluster, "curr_items");
+    cluster.nodes[1].signal(Signal::Continue);
+    wait_until("the copies", copied);
+}
