@@ -342,7 +342,7 @@ impl<I: Io> Run<'_, I> {
                 }
                 Event::Ended { cause, .. } => return Err(Failure::Closed { cause: words_for(cause) }),
                 Event::Accepted { .. } => unreachable!("nothing listens"),
-                Event::Returned(_) | Event::Datagram { .. } | Event::Woken => {}
+                Event::Returned(_) | Event::Readable(_) | Event::Datagram { .. } | Event::Woken => {}
             }
         }
         if !had_room && self.free > 0 {
