@@ -221,6 +221,11 @@ impl Epoll {
                 continue;
             }
             if state.by_hand {
+                if !state.readable {
+                    continue;
+                }
+                // Until its owner finds nothing more.
+                self.queue_if_ready(id);
                 return Some((id, Came::ForOwner));
             }
             match read(fd, &mut self.receive_buffer) {

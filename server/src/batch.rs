@@ -125,6 +125,8 @@ pub enum Outcome<'a> {
     Bounced,
     /// Nothing yet either: [`Batch::hand_out_deferred`] has it.
     Deferred,
+    /// The value that was announced may come.
+    Begun,
     /// There is nothing to be said.
     Silence,
 }
@@ -282,7 +284,7 @@ impl Batch {
                     }
                     Work::ValuePart { bytes } => {
                         let part = split_off(&mut rest, bytes);
-                        executor.go_on_visiting(sender, entry.sender.connection, part);
+                        executor.go_on_visiting(now, sender, entry.sender.connection, part);
                     }
                     Work::EndValue => {
                         executor.end_visit(now, sender, entry.sender.connection, &mut self.replies);
@@ -321,7 +323,8 @@ impl Batch {
         let mut lent = self.lent.iter();
         self.entries.iter().map(move |entry| {
             let outcome = match (entry.state, entry.work) {
-                (State::Done { .. }, Work::BeginValue { .. } | Work::ValuePart { .. }) => Outcome::Silence,
+                (State::Done { .. }, Work::BeginValue { .. }) => Outcome::Begun,
+                (State::Done { .. }, Work::ValuePart { .. }) => Outcome::Silence,
                 (State::Done { reply_bytes }, Work::Request { .. } | Work::EndValue) => {
                     Outcome::Reply(split_off(&mut rest, reply_bytes))
                 }
@@ -542,7 +545,7 @@ mod tests {
             }
             Outcome::Bounced => "bounced".into(),
             Outcome::Deferred => "deferred".into(),
-            Outcome::Silence => String::new(),
+            Outcome::Begun | Outcome::Silence => String::new(),
         };
         batch.outcomes().map(|(to, outcome)| (to.connection.slot, text(outcome))).collect()
     }
