@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -157,7 +158,7 @@ fn an_expired_value_makes_room() {
             let answer = connection.command(&format!("set old:{n} 0 1 {}\r\n{value}", value.len()));
             assert_eq!(answer, "STORED", "old:{n}");
         }
-        std::thread::sleep(std::time::Duration::from_millis(2_200));
+        std::thread::sleep(Duration::from_millis(2_200));
         for n in 0..100 {
             assert_eq!(connection.get(&format!("old:{n}")), None);
         }
@@ -184,7 +185,7 @@ fn ask_and_do_not_read<S: Write>(clients: usize, keys: usize, connect: impl Fn()
 /// The most memory that a server takes within the next two seconds.
 fn resident_kib_max(server: &Server) -> u64 {
     let looks = (0..20).map(|_| {
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(100));
         server.resident_kib()
     });
     looks.max().expect("there are some")
@@ -266,6 +267,63 @@ fn what_waits_for_unread_replies_is_answered_when_they_are_read() {
             }
         });
         assert!(kept.into_iter().filter(|kept| *kept).count() > 3, "the case needs values");
+    }
+}
+
+/// Memory that a connection may cost which stands in the middle of a large value.
+const HALF_SENT_KIB_MAX: u64 = 24;
+
+/// Clients that announce a large value each, send most of it and stop.
+fn begin_large_values(server: &Server, clients: usize, size: usize) -> Vec<TcpStream> {
+    let most = vec![b'x'; size / 9 * 8];
+    let begin = |n| {
+        let mut stream = TcpStream::connect(server.address()).expect("there is room for a client");
+        stream.set_nonblocking(true).expect("a socket can be told so");
+        stream.write_all(format!("set half:{n} 0 0 {size}\r\n").as_bytes()).expect("a line fits a socket");
+        // As much as the kernel takes.
+        match stream.write_all(&most) {
+            Ok(()) | Err(_) => stream,
+        }
+    };
+    (0..clients).map(begin).collect()
+}
+
+#[test]
+fn clients_that_stop_in_the_middle_of_large_values_cost_little_more_than_the_cache_and_hold_nobody_up() {
+    const CLIENTS: usize = 900;
+    const SIZE: usize = 900_000;
+    for io in ["epoll", "auto"] {
+        for threads in ["1", "3"] {
+            let args = ["-m", "64", "-t", threads, "--io", io];
+            let server = Server::start(&args).expect("slabring starts");
+            let mut healthy = server.connect();
+            let streams = begin_large_values(&server, CLIENTS, SIZE);
+            let size_kib = resident_kib_max(&server);
+            let limit_kib = (64 << 10) + OVERHEAD_MAX_KIB / 2 + CLIENTS as u64 * HALF_SENT_KIB_MAX;
+            assert!(size_kib < limit_kib, "{args:?}: {size_kib} KiB, at most {limit_kib}");
+            healthy.set("small", "value");
+            let asked = Instant::now();
+            for n in 0..4 {
+                let key = format!("whole:{n}");
+                assert_eq!(try_set(&mut healthy, &key, &value_of(&key, SIZE)), "STORED", "{args:?}");
+            }
+            let waited = asked.elapsed();
+            assert!(waited < Duration::from_secs(15), "{args:?}: {waited:?} for four sets");
+            drop(streams);
+            let gone = Instant::now();
+            while healthy.stat("curr_connections") > 1 {
+                assert!(gone.elapsed() < Duration::from_secs(30), "{args:?}: connections stay");
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            std::thread::sleep(Duration::from_millis(2_200));
+            let size_kib = server.resident_kib();
+            let pages_kib = healthy.stat("memory_pages_bytes") >> 10;
+            assert!(
+                size_kib < pages_kib + OVERHEAD_MAX_KIB / 2,
+                "{args:?}: {size_kib} KiB stay, {pages_kib} of items"
+            );
+            assert_eq!(healthy.stat("memory_held_bytes"), 0);
+        }
     }
 }
 

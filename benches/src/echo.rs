@@ -223,7 +223,11 @@ impl Peers {
                 None
             }
             Event::Ended { connection, .. } => self.forget(connection),
-            Event::Accepted { .. } | Event::Returned(_) | Event::Datagram { .. } | Event::Woken => None,
+            Event::Accepted { .. }
+            | Event::Returned(_)
+            | Event::Readable(_)
+            | Event::Datagram { .. }
+            | Event::Woken => None,
         }
     }
 

@@ -190,6 +190,11 @@ impl Arena {
         &mut self.region.map[range]
     }
 
+    /// Several ranges at once, which must not overlap.
+    pub(crate) fn disjoint_mut<const N: usize>(&mut self, ranges: [Range<usize>; N]) -> [&mut [u8]; N] {
+        self.region.map.get_disjoint_mut(ranges).expect("the chunks are there, and no two are the same")
+    }
+
     /// A copy of the record at an offset, aligned or not.
     #[inline]
     pub(crate) fn read<T: Pod>(&self, offset: usize) -> T {

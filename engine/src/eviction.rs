@@ -115,7 +115,8 @@ impl Shard {
 
     /// Frees at least one chunk of a class by evicting an item, or several dead ones. False if the class holds none.
     pub(crate) fn evict_one(&mut self, now: Seconds, class: ClassId) -> bool {
-        if self.slabs.class(class).chunks_used == 0 {
+        let is_largest = class == self.slabs.largest();
+        if self.slabs.class(class).chunks_used == 0 || is_largest && self.barren {
             return false;
         }
         let found = match self.order {
@@ -135,7 +136,10 @@ impl Shard {
         match found {
             Found::Victim(victim) => self.evict_for_good(class, victim),
             Found::Freed => {}
-            Found::Nothing => return false,
+            Found::Nothing => {
+                self.barren |= is_largest && self.protected == Location::NONE;
+                return false;
+            }
         }
         true
     }
@@ -159,13 +163,9 @@ impl Shard {
         for _ in 0..HAND_STEPS_MAX {
             let location = self.slabs.hand(class);
             self.slabs.advance_hand(class);
-            let item = match self.arena.chunk(location) {
-                Chunk::Item(_) => location,
-                Chunk::Continuation { head, .. } => head,
-                Chunk::Free { .. } | Chunk::Reserved { .. } => continue,
-            };
+            let Some((item, header)) = self.item_of(location) else { continue };
             // An item that a fetch gave an expiry in the past may be about to be written anew.
-            if item != self.protected && self.death(item, self.arena.header(item), now).is_some() {
+            if item != self.protected && self.death(item, header, now).is_some() {
                 self.reclaim(self.hash_at(item), item);
                 return true;
             }
@@ -428,12 +428,22 @@ impl Shard {
 
     /// The evictable item that a chunk belongs to. A continuation stands for its item, whatever region that is in.
     fn item_of_main(&self, chunk: Location) -> Option<(Location, Header)> {
-        let (item, header) = match self.arena.chunk(chunk) {
-            Chunk::Item(header) if !header.in_window() => (chunk, header),
-            Chunk::Continuation { head, .. } => (head, self.arena.header(head)),
-            Chunk::Item(_) | Chunk::Free { .. } | Chunk::Reserved { .. } => return None,
+        let (item, header) = self.item_of(chunk)?;
+        let waits = item == chunk && header.in_window();
+        (item != self.protected && !waits).then_some((item, header))
+    }
+
+    /// The item that a chunk belongs to, if it is one's that the index knows.
+    pub(crate) fn item_of(&self, chunk: Location) -> Option<(Location, Header)> {
+        let head = match self.arena.chunk(chunk) {
+            Chunk::Item(header) => return Some((chunk, header)),
+            Chunk::Continuation { head, .. } => head,
+            Chunk::Free { .. } | Chunk::Reserved { .. } => return None,
         };
-        (item != self.protected).then_some((item, header))
+        match self.arena.chunk(head) {
+            Chunk::Item(header) => Some((head, header)),
+            Chunk::Free { .. } | Chunk::Reserved { .. } | Chunk::Continuation { .. } => None,
+        }
     }
 
     fn least_recent(&mut self, now: Seconds, class: ClassId) -> Found {

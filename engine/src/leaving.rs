@@ -56,6 +56,31 @@ pub(crate) struct Leaving {
     destination: Destination,
 }
 
+/// What became of a chunk whose page is wanted; `cost` is in chunks looked at.
+#[derive(Clone, Copy, Debug)]
+enum Clearing {
+    Done {
+        cost: usize,
+    },
+    /// It is part of a long value that is being freed, and comes when it is its turn.
+    Begun {
+        cost: usize,
+    },
+    /// The current operation still needs it, or somebody who reads or writes it.
+    Refused,
+}
+
+/// What a chunk is to whoever wants its page.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Free,
+    /// Of the item with this head, which may be moved or evicted.
+    Item(Location, Header),
+    /// Of a value that is being freed.
+    Dead,
+    Stays,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Destination {
     /// Another class needs it more.
@@ -73,15 +98,16 @@ impl Shard {
     /// external bytes that rose by much, calls it as well.
     pub fn maintain(&mut self, now: Seconds, chunks_max: usize) -> bool {
         self.flush_if_due(now);
-        let mut left = chunks_max;
+        let mut left = chunks_max - self.free_dead(chunks_max);
         while left > 0 && self.begin_what_is_needed() {
             left = self.drain(left);
         }
-        self.begin_what_is_needed()
+        self.begin_what_is_needed() || !self.dead.is_empty()
     }
 
     /// What every store does last, when it holds on to no location any more.
     pub(crate) fn step_aside(&mut self) {
+        self.free_dead(DRAIN_CHUNKS_PER_STORE);
         if self.leaving.is_some() || self.is_short() {
             self.begin_what_is_needed();
             self.drain(DRAIN_CHUNKS_PER_STORE);
@@ -155,7 +181,13 @@ impl Shard {
                 self.warm_page(page, chunk);
             }
             let location = self.slabs.chunk_at(page, chunk);
-            assert!(self.clear_chunk(location).is_some(), "a page that is being written to cannot be moved");
+            loop {
+                match self.clear_chunk(location) {
+                    Clearing::Done { .. } => break,
+                    Clearing::Begun { .. } => {}
+                    Clearing::Refused => panic!("a page that is being written to cannot be moved"),
+                }
+            }
         }
         self.unassign_page(page);
     }
@@ -190,7 +222,7 @@ impl Shard {
     }
 
     /// Looks at so many chunks of the leaving page; returns how many more there was leave to look at.
-    fn drain(&mut self, chunks_max: usize) -> usize {
+    pub(crate) fn drain(&mut self, chunks_max: usize) -> usize {
         let mut left = chunks_max;
         self.cancel_if_held();
         while let Some(Leaving { page, chunk, destination }) = self.leaving {
@@ -205,9 +237,15 @@ impl Shard {
             if chunk.is_multiple_of(PAGE_GROUP) {
                 self.warm_page(page, chunk);
             }
-            let Some(cost) = self.clear_chunk(self.slabs.chunk_at(page, chunk)) else { break };
-            self.leaving = Some(Leaving { page, chunk: chunk + 1, destination });
-            left = left.saturating_sub(cost);
+            match self.clear_chunk(self.slabs.chunk_at(page, chunk)) {
+                Clearing::Done { cost } => {
+                    self.leaving = Some(Leaving { page, chunk: chunk + 1, destination });
+                    left = left.saturating_sub(cost);
+                }
+                Clearing::Begun { cost } => left = left.saturating_sub(cost),
+                // Part of a value that somebody reads since.
+                Clearing::Refused => self.cancel_leaving(page),
+            }
         }
         left
     }
@@ -217,9 +255,13 @@ impl Shard {
         if let Some(Leaving { page, .. }) = self.leaving
             && self.slabs.is_held(page)
         {
-            self.slabs.cancel_leaving(page);
-            self.leaving = None;
+            self.cancel_leaving(page);
         }
+    }
+
+    fn cancel_leaving(&mut self, page: PageId) {
+        self.slabs.cancel_leaving(page);
+        self.leaving = None;
     }
 
     fn arrive(&mut self, page: PageId, destination: Destination) {
@@ -243,17 +285,37 @@ impl Shard {
         self.recency.iter_mut().for_each(|recency| recency.discard(page));
     }
 
-    /// Frees a chunk and returns what it cost, in chunks looked at. `None` if the current operation still needs it.
-    fn clear_chunk(&mut self, location: Location) -> Option<usize> {
-        match self.arena.chunk(location) {
-            Chunk::Free { .. } => Some(1),
-            Chunk::Item(header) if location != self.protected => {
-                Some(self.clear_item(location, header.frequency() > 0))
+    /// Frees a chunk, or begins to.
+    fn clear_chunk(&mut self, location: Location) -> Clearing {
+        let cost = match self.fate_of(location) {
+            Fate::Free => 1,
+            Fate::Stays => return Clearing::Refused,
+            Fate::Dead => self.free_dead(DRAIN_CHUNKS_PER_STORE),
+            Fate::Item(head, header) if head == location => self.clear_item(head, header.frequency() > 0),
+            Fate::Item(head, _) => {
+                self.relocate_continuation(location, head).unwrap_or_else(|| self.clear_item(head, false))
             }
-            Chunk::Continuation { head, .. } if head != self.protected => Some(
-                self.relocate_continuation(location, head).unwrap_or_else(|| self.clear_item(head, false)),
-            ),
-            Chunk::Reserved { .. } | Chunk::Continuation { .. } | Chunk::Item(_) => None,
+        };
+        match self.arena.chunk(location) {
+            Chunk::Free { .. } => Clearing::Done { cost },
+            Chunk::Item(_) | Chunk::Reserved { .. } | Chunk::Continuation { .. } => Clearing::Begun { cost },
+        }
+    }
+
+    /// What a chunk is to whoever wants its page.
+    fn fate_of(&self, location: Location) -> Fate {
+        let head = match self.arena.chunk(location) {
+            Chunk::Free { .. } => return Fate::Free,
+            Chunk::Item(_) | Chunk::Reserved { .. } => location,
+            Chunk::Continuation { head, .. } => head,
+        };
+        match self.arena.chunk(head) {
+            Chunk::Item(header) if head != self.protected && !self.is_pinned(head) => {
+                Fate::Item(head, header)
+            }
+            Chunk::Reserved { .. } if self.dead.contains(head) => Fate::Dead,
+            Chunk::Item(_) | Chunk::Reserved { .. } => Fate::Stays,
+            Chunk::Free { .. } | Chunk::Continuation { .. } => panic!("a continuation outlives its head"),
         }
     }
 
@@ -262,12 +324,12 @@ impl Shard {
         let head = self.arena.head(location);
         let continuations = (head.value_len() - head.header.value_len()) / self.payload();
         let class = self.slabs.class_of(location);
-        let moved = keep && self.relocate(location, head.header);
+        let moved = keep && continuations <= WALK_STEPS_MAX && self.relocate(location, head.header);
         if !moved {
             self.evict(location);
         }
         let copied = if moved { self.slabs.class(class).chunk_size } else { 0 };
-        1 + copied / COPY_BYTES_PER_CHUNK + continuations / WALK_STEPS_PER_CHUNK
+        1 + copied / COPY_BYTES_PER_CHUNK + continuations.min(WALK_STEPS_MAX) / WALK_STEPS_PER_CHUNK
     }
 
     /// Moves a part of an item to a free chunk. `None` if there is none, or the item is very long.
@@ -406,18 +468,12 @@ impl Shard {
         if self.slabs.is_held(page) {
             return false;
         }
-        if self.protected == Location::NONE && !self.writing {
+        let may_continue = self.slabs.page_class(page) == Some(self.slabs.largest()) && self.holds.len() > 0;
+        if self.protected == Location::NONE && !self.writing && !may_continue {
             return true;
         }
-        (0..self.slabs.touched_in(page)).all(|chunk| {
-            let location = self.slabs.chunk_at(page, chunk);
-            match self.arena.chunk(location) {
-                Chunk::Item(_) => location != self.protected,
-                Chunk::Continuation { head, .. } => head != self.protected,
-                Chunk::Free { .. } => true,
-                Chunk::Reserved { .. } => false,
-            }
-        })
+        let mut chunks = (0..self.slabs.touched_in(page)).map(|chunk| self.slabs.chunk_at(page, chunk));
+        chunks.all(|chunk| !matches!(self.fate_of(chunk), Fate::Stays))
     }
 
     /// What the items of a page are worth, by a sample of them.
@@ -428,11 +484,8 @@ impl Shard {
             let main = if header.in_window() { 0 } else { WORTH_OF_MAIN };
             main + WORTH_OF_HIT * u64::from(header.frequency())
         };
-        let worth = |chunk| match self.arena.chunk(self.slabs.chunk_at(page, chunk)) {
-            Chunk::Item(header) => worth_of_item(header),
-            Chunk::Continuation { head, .. } => worth_of_item(self.arena.header(head)),
-            Chunk::Free { .. } | Chunk::Reserved { .. } => 0,
-        };
+        let item_of = |chunk| self.item_of(self.slabs.chunk_at(page, chunk));
+        let worth = |chunk| item_of(chunk).map_or(0, |(_, header)| worth_of_item(header));
         (0..touched).step_by(stride).map(worth).sum::<u64>() * stride as u64
     }
 }

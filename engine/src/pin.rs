@@ -46,7 +46,7 @@ impl Shard {
 
     /// Pins the item that was just read, dead or alive. `None` if anything else happened to the shard meanwhile and the item
     /// is gone or replaced, or if too much is held already: more than half of the budget or of the pages (three
-    /// quarters, if it is a single value), or 1024 values (fewer in shards below 32 MiB). Then the caller copies. O(pieces of the value).
+    /// quarters, if it is a single value), or 1024 values (fewer in shards below 32 MiB). Then the caller copies. O(1).
     pub fn pin_at(&mut self, place: Place) -> Option<Pin> {
         let head = place.location;
         if !self.is_there(place) {
@@ -73,14 +73,13 @@ impl Shard {
             || self.holds.has_room(self.item_bytes_of(self.item_size_max), self.slabs.pages_held())
     }
 
-    /// Whether an item that was just read can be pinned. O(pieces of the value).
+    /// Whether an item that was just read can be pinned. O(1).
     pub fn has_room_for_pin(&self, place: Place) -> bool {
         let item = place.location;
         if self.is_pinned(item) {
             return true;
         }
-        let chunks = Chunks { head: item, first: first_behind(&self.arena.head(item)) };
-        self.holds.has_room(self.chunk_bytes_of(chunks), self.slabs.pages_held())
+        self.holds.has_room(self.chunk_bytes_of(item, &self.arena.head(item)), self.slabs.pages_held())
     }
 
     /// Pins once more what is pinned. O(1).
@@ -111,20 +110,20 @@ impl Shard {
         Value::new(&self.arena, hold.pieces)
     }
 
-    /// Gives a pin back. With the last one of a value whose item is gone its memory becomes free. O(pieces of the value).
+    /// Gives a pin back. With the last one of a value whose item is gone its memory becomes free, bit by bit if it is
+    /// much. O(1).
     #[expect(clippy::needless_pass_by_value, reason = "a pin is used up")]
     pub fn unpin(&mut self, pin: Pin) {
         let Pin { head } = pin;
         match self.holds.get(head).expect("a pin of this shard").state {
             HoldState::Linked { readers: 1 } => {
-                let hold = self.holds.remove(head);
-                self.let_go(Chunks { head, first: hold.first });
+                self.holds.remove(head);
+                self.slabs.let_go(head);
             }
             HoldState::Unlinked { readers: 1 } => {
-                let hold = self.holds.remove(head);
-                let chunks = Chunks { head, first: hold.first };
-                self.let_go(chunks);
-                self.give_chunks(chunks);
+                let first = self.holds.remove(head).first;
+                self.slabs.let_go(head);
+                self.give_chunks(Chunks { head, first });
             }
             HoldState::Linked { readers } => {
                 self.holds.set_state(head, HoldState::Linked { readers: readers - 1 });
@@ -147,51 +146,28 @@ impl Shard {
         let Some(&Hold { first, state, .. }) = self.hold_at(item) else { return false };
         let HoldState::Linked { readers } = state else { panic!("{state:?} was no item") };
         self.holds.set_state(item, HoldState::Unlinked { readers });
+        // With it the continuations are no item's.
         self.arena.set_header(item, Header::reserved(first));
-        let mut next = first;
-        while next != Location::NONE {
-            let Chunk::Continuation { next: after, .. } = self.arena.chunk(next) else {
-                panic!("a chain leads out of its item")
-            };
-            self.arena.set_header(next, Header::reserved(after));
-            next = after;
-        }
         true
-    }
-
-    /// Marks the pages of chunks as not to be moved.
-    pub(crate) fn hold_on(&mut self, chunks: Chunks) {
-        let mut next = Some(chunks.head);
-        while let Some(chunk) = next {
-            self.slabs.hold(chunk);
-            next = self.chunk_behind(chunks, chunk);
-        }
-    }
-
-    /// Undoes [`Shard::hold_on`].
-    pub(crate) fn let_go(&mut self, chunks: Chunks) {
-        let mut next = Some(chunks.head);
-        while let Some(chunk) = next {
-            self.slabs.let_go(chunk);
-            next = self.chunk_behind(chunks, chunk);
-        }
     }
 
     /// The chunk that follows in a chain, whether it is an item's or not.
     pub(crate) fn chunk_behind(&self, chunks: Chunks, chunk: Location) -> Option<Location> {
         let next = match self.arena.chunk(chunk) {
             _ if chunk == chunks.head => chunks.first,
-            Chunk::Continuation { next, .. } | Chunk::Reserved { next } => next,
-            Chunk::Item(_) | Chunk::Free { .. } => panic!("a chain leads out of its item"),
+            Chunk::Continuation { next, .. } => next,
+            Chunk::Item(_) | Chunk::Free { .. } | Chunk::Reserved { .. } => {
+                panic!("a chain leads out of its item")
+            }
         };
         (next != Location::NONE).then_some(next)
     }
 
-    /// Bytes of the chunks of a chain, rounding included.
-    pub(crate) fn chunk_bytes_of(&self, chunks: Chunks) -> usize {
-        let following = |&chunk: &Location| self.chunk_behind(chunks, chunk);
-        let chain = std::iter::successors(Some(chunks.head), following);
-        chain.map(|chunk| self.slabs.class(self.slabs.class_of(chunk)).chunk_size).sum()
+    /// Bytes of the chunks of an item, rounding included. O(1).
+    pub(crate) fn chunk_bytes_of(&self, item: Location, head: &Head) -> usize {
+        let continuations = (head.value_len() - head.header.value_len()).div_ceil(self.payload());
+        let chunk_size = |class| self.slabs.class(class).chunk_size;
+        chunk_size(self.slabs.class_of(item)) + continuations * chunk_size(self.slabs.largest())
     }
 
     /// Bytes of the chunks of an item with such a value, or a little more.
@@ -219,13 +195,12 @@ impl Shard {
     fn hold_item(&mut self, item: Location) -> Option<()> {
         let head = self.arena.head(item);
         let first = first_behind(&head);
-        let chunks = Chunks { head: item, first };
-        let chunk_bytes = self.chunk_bytes_of(chunks);
+        let chunk_bytes = self.chunk_bytes_of(item, &head);
         if !self.holds.has_room(chunk_bytes, self.slabs.pages_held()) {
             return None;
         }
         let pieces = Pieces::of(item, &head, self.payload());
-        self.hold_on(chunks);
+        self.slabs.hold(item);
         let state = HoldState::Linked { readers: 1 };
         self.holds.insert(item, Hold { first, pieces, chunk_bytes, state });
         Some(())

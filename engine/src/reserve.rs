@@ -1,5 +1,8 @@
 //! Reservations: room for a large value that the caller fills piece by piece, straight in the shard's memory, and that
 //! becomes an item when it is complete. Never shows what is in it before.
+//!
+//! Room is promised at once and taken as it is filled: so that no step takes long, and a writer that stops has taken little. A step
+//! does about as much as a store of that many bytes; what it would have to do beyond, it puts off to the [next](Room::Later).
 
 use std::ops::Range;
 
@@ -8,10 +11,17 @@ use crate::arena::Location;
 use crate::expiry::{Expiry, Seconds};
 use crate::header::{Head, Header};
 use crate::held::{Hold, HoldState};
+use crate::leaving::Destination;
 use crate::room::Chunks;
 use crate::shard::Shard;
 use crate::store::{Store, StoreMode, StoreOutcome};
 use crate::value::Pieces;
+use crate::write::Shape;
+
+/// Most pieces that [`Shard::spaces`] hands out: a quarter of a mebibyte where chunks are largest.
+pub const SPACES_MAX: usize = 8;
+/// Chunks of another class looked at in one step to get a page: about a quarter of a millisecond.
+const CLEARED_PER_STEP: usize = 1024;
 
 /// Room for one value, to be filled and then given to [`Shard::commit`] or [`Shard::abandon`]. Dropping it instead
 /// keeps its memory from being used again, which a debug build notices at the end of the shard.
@@ -19,15 +29,29 @@ use crate::value::Pieces;
 #[must_use = "a reservation must be given back to the shard with `commit` or `abandon`"]
 pub struct Reservation {
     chunks: Chunks,
+    /// The continuation that was taken last.
+    last: Location,
     /// All but expiry, version and what depends on the present item.
     head: Head,
-    /// What follows the piece that is being filled.
-    pieces: Pieces,
-    space: Range<usize>,
+    /// Where the next bytes go, as far as room is taken.
+    spaces: [Range<usize>; SPACES_MAX],
+    /// Bytes for which none is.
+    untaken: usize,
     left: usize,
     mode: StoreMode,
     expiry: Expiry,
     compare: Option<u64>,
+}
+
+/// What there is to be filled.
+#[derive(Debug)]
+pub enum Room<T> {
+    /// Room for at least one byte.
+    Here(T),
+    /// None yet: it is being made. Some work was done for it, and the next call does more.
+    Later,
+    /// None, and none can be made. The reservation can only be abandoned, or asked again later.
+    NoMemory,
 }
 
 impl Reservation {
@@ -35,11 +59,21 @@ impl Reservation {
     pub fn left(&self) -> usize {
         self.left
     }
+
+    fn taken(&self) -> usize {
+        self.left - self.untaken
+    }
+
+    fn add_space(&mut self, space: Range<usize>) {
+        let free =
+            self.spaces.iter_mut().find(|space| Range::is_empty(space)).expect("the caller has looked");
+        *free = space;
+    }
 }
 
 impl Shard {
-    /// Makes room for a value of `value_len` bytes, evicting as need be, and remembers how it is to be stored. The request's
-    /// own value must be empty. Whether the store is allowed at all is decided by [`Shard::commit`].
+    /// Promises room for a value of `value_len` bytes, and remembers how it is to be stored. The request's own value must
+    /// be empty. Whether the store is allowed at all is decided by [`Shard::commit`].
     ///
     /// `None` if that cannot be done this way: append, prepend and `invalidate`, values that are too large, no memory, or
     /// too much [held](Shard::pin_at) already. Then the caller collects the value and calls [`Shard::store`], which knows the
@@ -59,28 +93,43 @@ impl Shard {
             extension: request.new_extension(),
         };
         let shape = self.shape(head, value_len);
-        if !self.holds.has_room_to_write(self.shape_bytes(&shape), self.slabs.pages_held()) {
+        let chunk_bytes = self.shape_bytes(&shape);
+        if !self.holds.has_room_to_write(chunk_bytes, self.slabs.pages_held()) || !self.may_fit(chunk_bytes) {
             return None;
         }
-        let chunks = self.take_chunks(now, shape.class, shape.continuations);
+        let chunk = self.take_chunk(now, shape.class);
         self.writing = false;
-        let (chunks, mut head) = (chunks?, shape.head);
-        head.chain_to(chunks.first);
-        self.arena.set_head_behind_header(chunks.head, &head);
-        self.write_key(chunks.head, &head, request.key);
-        let mut pieces = Pieces::of(chunks.head, &head, self.payload());
-        let hold = Hold {
-            first: chunks.first,
-            pieces,
-            chunk_bytes: self.chunk_bytes_of(chunks),
-            state: HoldState::Reserved,
-        };
-        self.hold_on(chunks);
-        self.holds.insert(chunks.head, hold);
+        let chunk = chunk?;
+        let reservation = self.reserve_in(chunk, &shape, request, value_len);
         self.step_aside();
+        Some(reservation)
+    }
+
+    fn reserve_in(
+        &mut self,
+        chunk: Location,
+        shape: &Shape,
+        request: &Store<'_>,
+        value_len: usize,
+    ) -> Reservation {
+        let Shape { head, continuations, .. } = *shape;
+        self.write_key(chunk, &head, request.key);
+        let largest = self.slabs.class(self.slabs.largest()).chunk_size;
+        let own = self.slabs.class(self.slabs.class_of(chunk)).chunk_size;
+        let chunk_bytes = own + continuations * largest;
+        let pieces = Pieces::of(chunk, &head, self.payload());
+        let (first, state) = (Location::NONE, HoldState::Reserved);
+        self.slabs.hold(chunk);
+        self.holds.insert(chunk, Hold { first, pieces, chunk_bytes, state });
         let Store { mode, expiry, compare, .. } = *request;
-        let space = pieces.next(&self.arena).unwrap_or(0..0);
-        Some(Reservation { chunks, head, pieces, space, left: value_len, mode, expiry, compare })
+        let chunks = Chunks { head: chunk, first };
+        let start = chunk.offset() + head.value_offset();
+        let in_head = start..start + head.header.value_len();
+        let untaken = value_len - in_head.len();
+        let mut spaces = [const { 0..0 }; SPACES_MAX];
+        spaces[0] = in_head;
+        let left = value_len;
+        Reservation { chunks, last: first, head, spaces, untaken, left, mode, expiry, compare }
     }
 
     /// Whether what is held leaves room to [reserve](Shard::reserve) so many bytes. If not, there will be when it is given back. O(1).
@@ -89,19 +138,111 @@ impl Shard {
             || self.holds.has_room_to_write(self.item_bytes_of(value_len), self.slabs.pages_held())
     }
 
-    /// The next bytes to be filled, as many as lie in one piece; none if the value is complete. They may hold anything.
-    pub fn space(&mut self, reservation: &Reservation) -> &mut [u8] {
-        self.arena.bytes_mut(reservation.space.clone())
+    /// The next bytes to be filled, as many as lie in one piece. They may hold anything. The value must not be complete.
+    pub fn space(&mut self, now: Seconds, reservation: &mut Reservation) -> Room<&mut [u8]> {
+        match self.spaces(now, reservation, 1) {
+            Room::Here([first, ..]) => Room::Here(first),
+            Room::Later => Room::Later,
+            Room::NoMemory => Room::NoMemory,
+        }
     }
 
-    /// Takes note that so many bytes of the [space](Shard::space) were filled, at most all of it.
-    pub fn filled(&self, reservation: &mut Reservation, bytes: usize) {
-        assert!(bytes <= reservation.space.len());
-        reservation.left -= bytes;
-        reservation.space.start += bytes;
-        if reservation.space.is_empty() {
-            reservation.space = reservation.pieces.next(&self.arena).unwrap_or(0..0);
+    /// The next bytes to be filled, in order, about `bytes_wanted` or less: in as many pieces as they lie in, the others empty. They
+    /// may hold anything. The value must not be complete.
+    pub fn spaces(
+        &mut self,
+        now: Seconds,
+        reservation: &mut Reservation,
+        bytes_wanted: usize,
+    ) -> Room<[&mut [u8]; SPACES_MAX]> {
+        assert!(reservation.left > 0, "there is something to be filled");
+        while reservation.taken() < bytes_wanted
+            && reservation.untaken > 0
+            && reservation.spaces[SPACES_MAX - 1].is_empty()
+        {
+            match self.take_space(now, reservation) {
+                Room::Here(()) => {}
+                // What there is will do for now.
+                _ if reservation.taken() > 0 => break,
+                Room::Later => return Room::Later,
+                Room::NoMemory => return Room::NoMemory,
+            }
         }
+        Room::Here(self.arena.disjoint_mut(reservation.spaces.clone()))
+    }
+
+    /// Takes note that so many bytes of the [spaces](Shard::spaces) were filled, from the first on, at most all of them.
+    pub fn filled(&self, reservation: &mut Reservation, mut bytes: usize) {
+        reservation.left -= bytes;
+        while bytes > 0 {
+            let space = &mut reservation.spaces[0];
+            let now = bytes.min(space.len());
+            assert!(now > 0, "no more was handed out");
+            bytes -= now;
+            space.start += now;
+            if Range::is_empty(space) {
+                *space = 0..0;
+                reservation.spaces.rotate_left(1);
+            }
+        }
+    }
+
+    /// Takes room for the next piece.
+    fn take_space(&mut self, now: Seconds, reservation: &mut Reservation) -> Room<()> {
+        let largest = self.slabs.largest();
+        if !self.has_largest_chunk_in_time() {
+            return Room::Later;
+        }
+        let chunk = self.take_chunk(now, largest);
+        self.writing = false;
+        let Some(chunk) = chunk else { return Room::NoMemory };
+        let head = reservation.chunks.head;
+        self.arena.set_header(chunk, Header::continuation(Location::NONE, head));
+        if reservation.last == Location::NONE {
+            reservation.chunks.first = chunk;
+            self.arena.set_header(head, Header::reserved(chunk));
+        } else {
+            self.arena.set_header(reservation.last, Header::continuation(chunk, head));
+        }
+        reservation.last = chunk;
+        let start = chunk.offset() + self.arena.header_size.bytes();
+        let bytes = reservation.untaken.min(self.payload());
+        reservation.untaken -= bytes;
+        reservation.add_space(start..start + bytes);
+        self.step_aside();
+        Room::Here(())
+    }
+
+    /// Works towards a page for the largest chunks where that takes long: where only another class has one, full of small items. False
+    /// if there is more to do.
+    fn has_largest_chunk_in_time(&mut self) -> bool {
+        let largest = self.slabs.largest();
+        let is_quick = |shard: &Shard| {
+            let has_items = shard.slabs.class(largest).chunks_used > 0 && !shard.barren;
+            let page_bytes = shard.slabs.page_size() + shard.link_bytes_of(largest) + shard.spare_bytes;
+            shard.slabs.has_room_in(largest)
+                || has_items
+                || !shard.dead.is_empty()
+                || shard.slabs.has_empty_page()
+                || shard.fits(page_bytes)
+                || shard.spare_bytes == 0
+        };
+        if is_quick(self) {
+            return true;
+        }
+        if self.leaving.is_none() {
+            let Some(page) = self.quickest_page(largest) else { return true };
+            self.begin_leaving(page, Destination::Class(largest));
+        }
+        self.drain(CLEARED_PER_STEP);
+        is_quick(self)
+    }
+
+    /// Whether a value of so many bytes could find room, where none can be made.
+    fn may_fit(&self, chunk_bytes: usize) -> bool {
+        let class = self.slabs.class(self.slabs.largest());
+        let free = (class.chunks() - class.chunks_used) * class.chunk_size;
+        self.evict || !self.dead.is_empty() || chunk_bytes <= free + self.memory_bytes - self.used()
     }
 
     /// Stores a complete value, as [`Shard::store`] does it, or gives up its room and says why.
@@ -112,7 +253,8 @@ impl Shard {
         let key = &mut key[..reservation.head.header.key_len()];
         let start = reservation.chunks.head.offset() + reservation.head.key_offset();
         key.copy_from_slice(self.arena.bytes(start..start + key.len()));
-        let Reservation { chunks, head, mode, expiry, compare, .. } = reservation;
+        let Reservation { chunks, mut head, mode, expiry, compare, .. } = reservation;
+        head.chain_to(chunks.first);
         let request = Store { mode, compare, ..Store::set(key, &[], expiry) };
         self.begin(now, key);
         let outcome = self.commit_request(now, &request, chunks, head);
@@ -168,6 +310,6 @@ impl Shard {
     fn end_reservation(&mut self, chunks: Chunks) {
         let hold = self.holds.remove(chunks.head);
         assert!(hold.state == HoldState::Reserved);
-        self.let_go(chunks);
+        self.slabs.let_go(chunks.head);
     }
 }

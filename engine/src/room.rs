@@ -3,7 +3,7 @@
 use crate::arena::Location;
 use crate::config::PAGE_SIZE_MAX;
 use crate::expiry::Seconds;
-use crate::header::{Chunk, Header};
+use crate::header::Header;
 use crate::shard::{Shard, hash_key};
 use crate::slab::{ClassId, PageId};
 
@@ -86,24 +86,10 @@ impl Shard {
                 self.give_chunks(Chunks { head, first });
                 return None;
             };
-            self.arena.set_header(location, Header::reserved(first));
+            self.arena.set_header(location, Header::continuation(first, head));
             first = location;
         }
         Some(Chunks { head, first })
-    }
-
-    /// Gives back what was taken, before or after the item was written.
-    pub(crate) fn give_chunks(&mut self, chunks: Chunks) {
-        let mut next = chunks.first;
-        while next != Location::NONE {
-            let location = next;
-            next = match self.arena.chunk(location) {
-                Chunk::Continuation { next, .. } | Chunk::Reserved { next } => next,
-                Chunk::Item(_) | Chunk::Free { .. } => panic!("a chain leads out of its item"),
-            };
-            self.slabs.give_chunk(location, &mut self.arena);
-        }
-        self.slabs.give_chunk(chunks.head, &mut self.arena);
     }
 
     /// Sees to it that one item more is within the limit on items, if there is one.
@@ -180,7 +166,8 @@ impl Shard {
         }
     }
 
-    fn take_chunk(&mut self, now: Seconds, class: ClassId) -> Option<Location> {
+    /// Takes a chunk, evicting as need be.
+    pub(crate) fn take_chunk(&mut self, now: Seconds, class: ClassId) -> Option<Location> {
         let location = self.take_own_chunk(now, class).or_else(|| self.borrow_chunk(now, class))?;
         self.arena.set_header(location, Header::reserved(Location::NONE));
         self.writing = true;
@@ -192,15 +179,22 @@ impl Shard {
             if let Some(location) = self.slabs.take_chunk(class, &self.arena) {
                 return Some(location);
             }
-            let found = self.assign_page(class)
+            let found = self.free_dead_for(class) && self.has_chunk_or_page(class)
+                || self.assign_page(class)
                 || self.move_empty_page(class)
                 || self.free_item_of(now, class)
                 || self.assign_page_within(class, 0)
-                || self.move_page_at_once(class);
+                || self.move_page_at_once(class)
+                || self.free_dead(usize::MAX) > 0;
             if !found {
                 return None;
             }
         }
+    }
+
+    /// Gives the class an empty page, if it has no free chunk.
+    fn has_chunk_or_page(&mut self, class: ClassId) -> bool {
+        self.slabs.has_room_in(class) || self.assign_page(class) || self.move_empty_page(class)
     }
 
     /// A chunk of a larger class, for a class that has none and gets no page in time.

@@ -9,6 +9,7 @@ use crate::arena::{Arena, Location};
 use crate::automove::Automove;
 use crate::config::{CasSeries, Config, ConfigError};
 use crate::counters::{ClassStats, Counters, MemoryUse, PolicyMemory};
+use crate::dead::Dead;
 use crate::evicted::Evicted;
 use crate::expiry::{Expiry, Seconds};
 use crate::ghost::Ghost;
@@ -77,6 +78,9 @@ pub struct Shard {
     pub(crate) automove: Automove,
     pub(crate) leaving: Option<Leaving>,
     pub(crate) holds: Holds,
+    pub(crate) dead: Dead,
+    /// Nothing was found to evict among the largest chunks since an item was last put there.
+    pub(crate) barren: bool,
     pub(crate) requests: u64,
     /// Number of the request at which the classes are compared next.
     pub(crate) next_comparison: u64,
@@ -170,6 +174,8 @@ impl Shard {
             automove: Automove::default(),
             leaving: None,
             holds: Holds::new(memory_bytes, pages_max),
+            dead: Dead::new(),
+            barren: false,
             requests: 0,
             next_comparison: 0,
             link_bytes: 0,

@@ -268,6 +268,11 @@ impl Slabs {
         Some(location)
     }
 
+    /// Whether a class has a free chunk.
+    pub(crate) fn has_room_in(&self, class: ClassId) -> bool {
+        self.classes[class.index()].room != PageId::NONE
+    }
+
     /// Gives back a chunk in use.
     pub(crate) fn give_chunk(&mut self, location: Location, arena: &mut Arena) {
         let page = self.page_of(location);

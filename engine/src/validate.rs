@@ -5,7 +5,7 @@ use std::iter::successors;
 
 use crate::arena::Location;
 use crate::header::{Chunk, Head};
-use crate::held::HoldState;
+use crate::held::{Hold, HoldState};
 use crate::room::Chunks;
 use crate::shard::Shard;
 use crate::slab::{ClassId, PageId};
@@ -37,28 +37,46 @@ impl Shard {
         self.validate_holds();
     }
 
-    /// Every chunk that belongs to no item is held, nothing else is, and the pages count what they hold.
+    /// Every chunk that belongs to no item is held or waits to be freed, nothing else does, and the pages count the heads they hold.
     fn validate_holds(&self) {
         self.holds.validate();
         let mut held = vec![0; self.slabs.page_count()];
         let mut orphans = 0;
         for (head, hold) in self.holds.iter() {
-            let chunks = Chunks { head, first: hold.first };
             let is_linked = matches!(hold.state, HoldState::Linked { .. });
             assert!(!is_linked || self.index.find(self.hash_at(head), |at| at == head).is_some());
-            assert_eq!(self.chunk_bytes_of(chunks), hold.chunk_bytes);
-            for chunk in successors(Some(head), |&chunk| self.chunk_behind(chunks, chunk)) {
-                held[self.slabs.page_of(chunk).index()] += 1;
-                let is_reserved = matches!(self.arena.chunk(chunk), Chunk::Reserved { .. });
-                assert_eq!(is_reserved, !is_linked);
-                orphans += usize::from(is_reserved);
-            }
+            held[self.slabs.page_of(head).index()] += 1;
+            let is_reserved = matches!(self.arena.chunk(head), Chunk::Reserved { .. });
+            assert_eq!(is_reserved, !is_linked);
+            let chain = || self.chain_of(Chunks { head, first: self.first_of(head, hold) });
+            let bytes: usize = chain().map(|at| self.slabs.class(self.slabs.class_of(at)).chunk_size).sum();
+            assert!(
+                bytes == hold.chunk_bytes || hold.state == HoldState::Reserved && bytes < hold.chunk_bytes
+            );
+            orphans += if is_linked { 0 } else { chain().count() };
         }
         self.slabs.validate_held(&held);
+        for chunks in self.dead.iter() {
+            assert!(matches!(self.arena.chunk(chunks.head), Chunk::Reserved { .. }));
+            orphans += self.chain_of(chunks).count();
+        }
         let pages = self.slabs.class_ids().flat_map(|class| self.slabs.pages_of(class));
         let chunks = pages.flat_map(|page| self.chunks_of(page));
-        let reserved = chunks.filter(|&chunk| matches!(self.arena.chunk(chunk), Chunk::Reserved { .. }));
-        assert_eq!(reserved.count(), orphans, "a chunk was left behind by a write");
+        let used = chunks.filter(|&chunk| !matches!(self.arena.chunk(chunk), Chunk::Free { .. }));
+        let of_no_item = used.filter(|&chunk| self.item_of(chunk).is_none());
+        assert_eq!(of_no_item.count(), orphans, "a chunk was left behind by a write");
+    }
+
+    fn chain_of(&self, chunks: Chunks) -> impl Iterator<Item = Location> + '_ {
+        successors(Some(chunks.head), move |&chunk| self.chunk_behind(chunks, chunk))
+    }
+
+    /// The first continuation that is held: a reservation takes them as it is filled, and its head says which.
+    fn first_of(&self, head: Location, hold: &Hold) -> Location {
+        match self.arena.chunk(head) {
+            Chunk::Reserved { next } => next,
+            _ => hold.first,
+        }
     }
 
     fn validate_policy(&self) {
@@ -94,7 +112,8 @@ impl Shard {
                     self.validate_item(location, &head);
                 }
                 Chunk::Continuation { head, .. } => {
-                    assert!(self.continuations_of(head).any(|at| at == location));
+                    let is_items = self.item_of(location).is_some();
+                    assert!(!is_items || self.continuations_of(head).any(|at| at == location));
                 }
                 Chunk::Free { .. } | Chunk::Reserved { .. } => {}
             }

@@ -3,7 +3,7 @@
 
 use crate::arena::Location;
 use crate::expiry::Seconds;
-use crate::header::{Chain, Chunk, Extension, Head, Header};
+use crate::header::{Chain, Extension, Head, Header};
 use crate::room::Chunks;
 use crate::shard::Shard;
 use crate::slab::ClassId;
@@ -85,8 +85,8 @@ impl Shard {
         let replaced = old.map(|location| self.arena.header(location));
         let class = self.slabs.class_of(chunks.head);
         self.mark_entry(class, hash, &mut head.header, replaced);
+        // With it the continuations are the item's.
         self.arena.set_head(chunks.head, head);
-        self.mark_continuations(chunks);
         self.link(hash, old, chunks.head);
         self.resize_memory_of_requests();
         self.show_store(hash, chunks.head);
@@ -216,17 +216,6 @@ impl Shard {
         self.arena.bytes_mut(start..start + key.len()).copy_from_slice(key);
     }
 
-    fn mark_continuations(&mut self, chunks: Chunks) {
-        let mut location = chunks.first;
-        while location != Location::NONE {
-            let Chunk::Reserved { next } = self.arena.chunk(location) else {
-                panic!("the chunk was just taken")
-            };
-            self.arena.set_header(location, Header::continuation(next, chunks.head));
-            location = next;
-        }
-    }
-
     /// Makes a written item the one that its key finds, and counts it in.
     pub(crate) fn link(&mut self, hash: u64, old: Option<Location>, new: Location) {
         match old {
@@ -238,6 +227,7 @@ impl Shard {
         }
         let head = self.arena.head(new);
         let class_id = self.slabs.class_of(new);
+        self.barren &= class_id != self.slabs.largest() && head.extension.chain.is_none();
         let class = self.slabs.class_mut(class_id);
         class.items += 1;
         class.bytes += head.footprint();

@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use slabring_engine::{
-    Arithmetic, Config, Delete, DeleteMode, Expiry, Pin, Seconds, Shard, Store, StoreMode, StoreOutcome,
+    Arithmetic, Config, Delete, DeleteMode, Expiry, Pin, Room, Seconds, Shard, Store, StoreMode, StoreOutcome,
 };
 
 const NOW: Seconds = Seconds(1_700_000_000);
@@ -131,7 +131,9 @@ fn a_value_filled_piece_by_piece_is_stored_when_it_is_complete_and_not_before() 
         assert!(shard.memory().held >= value_len && shard.peek(NOW, b"key").is_none());
         let mut source = &value[..];
         while reservation.left() > 0 {
-            let space = shard.space(&reservation);
+            let Room::Here(space) = shard.space(NOW, &mut reservation) else {
+                panic!("an empty shard has room")
+            };
             let (now, later) = source.split_at(space.len().min(777));
             space[..now.len()].copy_from_slice(now);
             shard.filled(&mut reservation, now.len());
@@ -151,7 +153,8 @@ fn a_reserved_add_is_refused_when_the_key_has_come_meanwhile() {
     let mut shard = shard(1 << 20);
     let request = Store { mode: StoreMode::Add, ..Store::set(b"key", &[], Expiry::Never) };
     let mut reservation = shard.reserve(NOW, &request, 4).unwrap();
-    shard.space(&reservation).copy_from_slice(b"mine");
+    let Room::Here(space) = shard.space(NOW, &mut reservation) else { panic!("there is room") };
+    space.copy_from_slice(b"mine");
     shard.filled(&mut reservation, 4);
     set(&mut shard, b"key", b"theirs");
     assert_eq!(shard.commit(NOW, reservation), StoreOutcome::NotStored);

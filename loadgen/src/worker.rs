@@ -340,7 +340,7 @@ impl<I: Io> Run<'_, I> {
                 }
                 Event::Ended { connection, cause } => self.lose(slot_of(connection), cause, now)?,
                 Event::Accepted { .. } => unreachable!("nothing listens"),
-                Event::Returned(_) | Event::Datagram { .. } | Event::Woken => {}
+                Event::Returned(_) | Event::Readable(_) | Event::Datagram { .. } | Event::Woken => {}
             }
         }
         if !had_room && self.free > 0 {

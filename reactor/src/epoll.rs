@@ -4,7 +4,7 @@
 //! at once and wait for the socket only when it is full.
 
 use std::collections::VecDeque;
-use std::io::{self, Read};
+use std::io::{self, IoSliceMut, Read};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use socket2::{SockAddr, SockRef, Socket as RawSocket};
 use crate::clock::Moment;
 use crate::datagrams::Datagrams;
 use crate::io::{
-    ConnectionId, DatagramsId, EndCause, Event, Io, IoCounters, IoSettings, ListenerId, LoanId, Wait,
+    BURST_BYTES_MAX, ConnectionId, DatagramsId, EndCause, Event, Io, IoCounters, IoSettings, ListenerId,
+    LoanId, Wait,
 };
 use crate::outgoing::Outgoing;
 use crate::sockets::{Socket, Sockets};
@@ -25,7 +26,6 @@ use crate::uring::{ACCEPT_BACK_OFF, is_exhaustion};
 use crate::waker::Waker;
 
 const READINESS_EVENTS: usize = 1024;
-const RECEIVE_BYTES: usize = 64 << 10;
 /// Connections accepted from one listener before others are heard.
 const ACCEPTS_PER_TURN: usize = 64;
 
@@ -52,8 +52,18 @@ struct State {
     queued: bool,
     /// The owner wants to hear from the connection.
     wanted: bool,
+    /// The owner reads by itself.
+    by_hand: bool,
     /// What is being sent.
     sending: Option<Outgoing>,
+}
+
+/// What a ready connection had.
+enum Came {
+    Bytes(usize),
+    /// It was not read: that is its owner's.
+    ForOwner,
+    End(EndCause),
 }
 
 struct Listener {
@@ -201,7 +211,7 @@ impl Epoll {
     }
 
     /// Reads once from the next ready connection. Tells whose bytes, how many, or how it ended.
-    fn read_next(&mut self) -> Option<(ConnectionId, Result<usize, EndCause>)> {
+    fn read_next(&mut self) -> Option<(ConnectionId, Came)> {
         while self.reads_left > 0 {
             self.reads_left -= 1;
             let id = self.ready.pop_front()?;
@@ -210,23 +220,31 @@ impl Epoll {
             if !state.wanted {
                 continue;
             }
+            if state.by_hand {
+                if !state.readable {
+                    continue;
+                }
+                // Until its owner finds nothing more.
+                self.queue_if_ready(id);
+                return Some((id, Came::ForOwner));
+            }
             match read(fd, &mut self.receive_buffer) {
                 Ok(0) => {
                     state.wanted = false;
-                    return Some((id, Err(EndCause::EndOfStream)));
+                    return Some((id, Came::End(EndCause::EndOfStream)));
                 }
                 Ok(length) => {
                     // A short read has emptied the socket, and what comes later raises a new edge; the
                     // edge of an end that is there already has been.
                     state.readable = length == self.receive_buffer.len() || state.peer_closed;
                     self.queue_if_ready(id);
-                    return Some((id, Ok(length)));
+                    return Some((id, Came::Bytes(length)));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => state.readable = false,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => self.queue_if_ready(id),
                 Err(error) => {
                     state.wanted = false;
-                    return Some((id, Err(EndCause::Failed(errno_of(&error)))));
+                    return Some((id, Came::End(EndCause::Failed(errno_of(&error)))));
                 }
             }
         }
@@ -271,7 +289,7 @@ impl Io for Epoll {
             reads_left: 0,
             accepts_left: 0,
             finished: VecDeque::new(),
-            receive_buffer: vec![0; RECEIVE_BYTES].into(),
+            receive_buffer: vec![0; BURST_BYTES_MAX].into(),
             waker: Arc::new(waker),
             counters: IoCounters::default(),
         })
@@ -344,10 +362,11 @@ impl Io for Epoll {
         if let Some((socket, from, length)) = self.datagrams.receive() {
             return Some(Event::Datagram { socket, from, data: self.datagrams.bytes(length) });
         }
-        let (connection, outcome) = self.read_next()?;
-        Some(match outcome {
-            Ok(length) => Event::Received { connection, data: &self.receive_buffer[..length] },
-            Err(cause) => Event::Ended { connection, cause },
+        let (connection, came) = self.read_next()?;
+        Some(match came {
+            Came::Bytes(length) => Event::Received { connection, data: &self.receive_buffer[..length] },
+            Came::ForOwner => Event::Readable(connection),
+            Came::End(cause) => Event::Ended { connection, cause },
         })
     }
 
@@ -369,6 +388,29 @@ impl Io for Epoll {
         } else {
             self.finished.push_back(Event::Returned(loan));
         }
+    }
+
+    fn read_by_hand(&mut self, connection: ConnectionId, by_hand: bool) {
+        if let Some(Socket { state, .. }) = self.sockets.get_mut(connection) {
+            state.by_hand = by_hand;
+        }
+        self.queue_if_ready(connection);
+    }
+
+    fn receive_into(&mut self, connection: ConnectionId, places: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let Some(Socket { fd, state }) = self.sockets.get_mut(connection) else {
+            return Err(io::Error::from(io::ErrorKind::NotConnected));
+        };
+        let room: usize = places.iter().map(|place| place.len()).sum();
+        let received = crate::sockets::receive_now(fd, places);
+        match &received {
+            Ok(0) => state.wanted = false,
+            Ok(length) => state.readable = *length == room || state.peer_closed,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => state.readable = false,
+            Err(_) => {}
+        }
+        self.queue_if_ready(connection);
+        received
     }
 
     fn pause(&mut self, connection: ConnectionId) {
@@ -423,6 +465,7 @@ fn is_about(event: &Event<'_>, id: ConnectionId) -> bool {
         Event::Accepted { .. }
         | Event::Received { .. }
         | Event::Returned(_)
+        | Event::Readable(_)
         | Event::Datagram { .. }
         | Event::Woken => false,
     }

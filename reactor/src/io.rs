@@ -1,6 +1,7 @@
 //! The interface of a turn: what a shard thread may ask of the kernel, and the closed list of what
 //! it can hear back. It holds no state and makes no system call itself.
 
+use std::io::IoSliceMut;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -9,6 +10,10 @@ use std::time::Duration;
 use socket2::SockAddr;
 
 use crate::waker::Waker;
+
+/// Bytes that come from one connection before it can be paused, where the kernel allows it; a buffer more at most. Whoever is to wait
+/// is heard no further, so this times the connections is what they cost at worst. `docs/measurements.md` has the figures.
+pub(crate) const BURST_BYTES_MAX: usize = 16 << 10;
 
 /// One accepted or adopted connection of one [`Io`].
 ///
@@ -72,6 +77,9 @@ pub enum Event<'a> {
     /// Nobody reads any more what was lent to [`Io::send_lent`]: it has left, or its connection is gone. Comes once for each
     /// loan, also after [`Io::close`].
     Returned(LoanId),
+    /// There are bytes, or there is an end, for [`Io::receive_into`] to find. Only after [`Io::read_by_hand`], and once for each
+    /// turn that finds some.
+    Readable(ConnectionId),
     /// No more bytes come. The owner still has to call [`Io::close`]. A `Sent` may follow, and after
     /// `EndOfStream` also `Failed`.
     Ended {
@@ -229,6 +237,21 @@ pub trait Io: Sized {
         loan: LoanId,
         lent: impl Iterator<Item = (usize, &'a [u8])>,
     );
+
+    /// With `by_hand`, bytes of `connection` are not handed out any more but announced by [`Event::Readable`], for who knows
+    /// where they belong; what was on its way still comes as [`Event::Received`], before. Without, it is as it was.
+    fn read_by_hand(&mut self, connection: ConnectionId, by_hand: bool);
+
+    /// Fills `places`, in order, with what has come, and says how many bytes that were: 0 at the end of the stream. One copy, by
+    /// the kernel. Fails with `WouldBlock` where there is nothing.
+    ///
+    /// # Errors
+    /// What the kernel said.
+    fn receive_into(
+        &mut self,
+        connection: ConnectionId,
+        places: &mut [IoSliceMut<'_>],
+    ) -> std::io::Result<usize>;
 
     /// Stops receiving from `connection` until [`Io::resume`]. What the kernel already handed over still comes.
     fn pause(&mut self, connection: ConnectionId);

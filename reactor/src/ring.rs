@@ -15,13 +15,21 @@ use io_uring::types::{self, CancelBuilder, SubmitArgs, Timespec};
 use io_uring::{CompletionQueue, EnterFlags, IoUring, SubmissionQueue, Submitter, cqueue, opcode, squeue};
 
 use crate::buffers::{BufferId, Buffers};
-use crate::io::{ConnectionId, IoSettings};
+use crate::io::{BURST_BYTES_MAX, ConnectionId, IoSettings};
 use crate::outgoing::{Outgoing, Rest};
 
 const BUFFER_GROUP: u16 = 0;
 const COMPLETIONS_PER_SUBMISSION: u32 = 8;
 /// The kernel counts a transfer in an `i32`; longer sends go in parts.
 const SEND_PART_BYTES_MAX: usize = 1 << 30;
+/// Where a submission entry keeps the limit of a multishot receive: `optlen` of `struct io_uring_sqe`, Linux 6.17.
+const BURST_LIMIT_AT: usize = 44;
+#[expect(clippy::cast_possible_truncation, reason = "checked below")]
+const BURST_BYTES_LIMIT: u32 = BURST_BYTES_MAX as u32;
+
+const _: () = assert!(BURST_BYTES_LIMIT as usize == BURST_BYTES_MAX);
+const _: () = assert!(size_of::<squeue::Entry>() == 64 && align_of::<squeue::Entry>() == align_of::<u64>());
+
 /// Two sends of one connection never overlap, so a slot needs one place.
 type Sends = Vec<Option<Sending>>;
 
@@ -36,11 +44,20 @@ enum Kind {
     Rung = 5,
     Cancel = 6,
     Datagrams = 7,
+    Readable = 8,
 }
 
 impl Kind {
-    const ALL: [Self; 7] =
-        [Self::Accept, Self::Receive, Self::Send, Self::Bell, Self::Rung, Self::Cancel, Self::Datagrams];
+    const ALL: [Self; 8] = [
+        Self::Accept,
+        Self::Receive,
+        Self::Send,
+        Self::Bell,
+        Self::Rung,
+        Self::Cancel,
+        Self::Datagrams,
+        Self::Readable,
+    ];
 
     fn of(user_data: u64) -> Option<Self> {
         Self::ALL.into_iter().find(|&kind| u64::from(kind as u8) == user_data >> 56)
@@ -57,6 +74,7 @@ pub(crate) enum Completion {
     Rung,
     Cancel,
     Datagrams { socket: u32, more: bool },
+    Readable { connection: ConnectionId },
 }
 
 struct Sending {
@@ -90,6 +108,8 @@ pub(crate) struct Ring {
     buffers: Buffers,
     sends: Sends,
     set_up: SetUp,
+    /// The kernel takes a limit for a multishot receive.
+    limits_bursts: bool,
     no_iowait: EnterFlags,
     overflows: u64,
     enters: u64,
@@ -115,6 +135,7 @@ impl Ring {
             buffers,
             sends: Vec::new(),
             set_up,
+            limits_bursts: true,
             no_iowait,
             overflows: 0,
             enters: 0,
@@ -178,8 +199,28 @@ impl Ring {
     }
 
     pub(crate) fn receive(&mut self, connection: ConnectionId, fd: RawFd) {
-        let entry = opcode::RecvMulti::new(types::Fd(fd), BUFFER_GROUP).build();
+        let mut entry = opcode::RecvMulti::new(types::Fd(fd), BUFFER_GROUP).build();
+        if self.limits_bursts {
+            let limit = (&raw mut entry).cast::<u8>().wrapping_add(BURST_LIMIT_AT).cast::<u32>();
+            // SAFETY: an entry is `repr(C)` around the kernel's 64 bytes (asserted below), any of which are a number, and it is
+            // aligned for one of 64 bits.
+            unsafe { limit.write(BURST_BYTES_LIMIT) };
+        }
         self.push(&entry.user_data(pack(Kind::Receive, connection.generation, connection.slot)));
+    }
+
+    /// Takes note that the kernel refuses a limited receive. False if it was not asked for one.
+    pub(crate) fn stop_limiting_bursts(&mut self) -> bool {
+        std::mem::take(&mut self.limits_bursts)
+    }
+
+    /// Hears once that a socket has something to read, or has ended.
+    pub(crate) fn listen_to_socket(&mut self, connection: ConnectionId, fd: RawFd) {
+        self.poll(fd, false, pack(Kind::Readable, connection.generation, connection.slot));
+    }
+
+    pub(crate) fn stop_listening_to_socket(&mut self, connection: ConnectionId) {
+        self.cancel(pack(Kind::Readable, connection.generation, connection.slot));
     }
 
     pub(crate) fn cancel_accept(&mut self, listener: u32) {
@@ -219,17 +260,17 @@ impl Ring {
 
     /// Hears of writes to an eventfd.
     pub(crate) fn listen_to_bell(&mut self, eventfd: RawFd) {
-        self.poll(eventfd, pack(Kind::Bell, 0, 0));
+        self.poll(eventfd, true, pack(Kind::Bell, 0, 0));
     }
 
     /// Hears of datagrams that arrive.
     pub(crate) fn listen_to_datagrams(&mut self, socket: u32, fd: RawFd) {
-        self.poll(fd, pack(Kind::Datagrams, 0, socket));
+        self.poll(fd, true, pack(Kind::Datagrams, 0, socket));
     }
 
-    fn poll(&mut self, fd: RawFd, user_data: u64) {
+    fn poll(&mut self, fd: RawFd, again: bool, user_data: u64) {
         let events = u32::try_from(libc::POLLIN).expect("a small positive constant");
-        let entry = opcode::PollAdd::new(types::Fd(fd), events).multi(true).build();
+        let entry = opcode::PollAdd::new(types::Fd(fd), events).multi(again).build();
         self.push(&entry.user_data(user_data));
     }
 
@@ -336,6 +377,7 @@ impl Ring {
             Kind::Rung => Some(Completion::Rung),
             Kind::Cancel => Some(Completion::Cancel),
             Kind::Datagrams => Some(Completion::Datagrams { socket: connection.slot, more }),
+            Kind::Readable => Some(Completion::Readable { connection }),
         }
     }
 

@@ -1,8 +1,11 @@
-//! The table of a reactor's sockets: dense slots with generations. No system calls but the closing of what it owns, and of one side of it.
+//! The table of a reactor's sockets: dense slots with generations. No system calls but what concerns
+//! one socket alone: reading it by hand, closing it or one side of it.
 
+use std::io::{self, IoSliceMut};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 
+use rustix::net::{RecvAncillaryBuffer, RecvFlags};
 use socket2::{SockAddr, SockRef};
 
 use crate::io::ConnectionId;
@@ -67,6 +70,12 @@ impl<S> Sockets<S> {
         slot.tenant = None;
         self.free.push(id.slot);
     }
+}
+
+/// Takes what the socket has, at most so much, without waiting.
+pub(crate) fn receive_now(fd: &OwnedFd, places: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+    let (mut none, flags) = (RecvAncillaryBuffer::default(), RecvFlags::DONTWAIT);
+    Ok(rustix::net::recvmsg(fd, places, &mut none, flags)?.bytes)
 }
 
 /// Makes the socket end for its reader behind the bytes that the kernel has.

@@ -98,7 +98,7 @@ pub fn cpu_time_us() -> (u64, u64) {
 /// Makes the allocator give large buffers back to the system as soon as they are freed. By itself it keeps them
 /// once it has seen a few, and a burst of large values would stay in the process for ever.
 pub fn return_large_buffers() {
-    const LARGE_BYTES: libc::c_int = 256 << 10;
+    const LARGE_BYTES: libc::c_int = 64 << 10;
     #[cfg(target_env = "gnu")]
     // SAFETY: takes numbers only; called before there are other threads, as the allocator wants it.
     let _unsupported_is_fine = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES) };

@@ -1,7 +1,7 @@
 //! The io_uring backend: multishot accept and receive, provided buffers, one send in flight per
 //! connection. Decides what completions mean for connections; all pointers live in `ring.rs`.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -37,13 +37,17 @@ struct Flight {
     wanted: bool,
     /// A send is in flight.
     sending: bool,
+    /// The kernel will say once that there is something to read.
+    listening: bool,
+    /// The owner reads by itself.
+    by_hand: bool,
     /// The owner is done with it; the slot is freed when nothing is in flight.
     closing: bool,
 }
 
 impl Flight {
     fn landed(self) -> bool {
-        !self.armed && !self.sending
+        !self.armed && !self.sending && !self.listening
     }
 }
 
@@ -59,6 +63,7 @@ enum Happened {
     Received(ConnectionId, usize),
     Sent(ConnectionId, Vec<u8>, usize),
     Returned(LoanId),
+    Readable(ConnectionId),
     Ended(ConnectionId, EndCause),
     Woken,
 }
@@ -70,7 +75,8 @@ pub struct Uring {
     sockets: Sockets<Flight>,
     listeners: Vec<Listener>,
     datagrams: Datagrams,
-    /// Connections whose receive ended for want of buffers, to be armed again in the next turn.
+    /// Connections whose receive has ended, to be armed again in the next turn: then it is known whether they are to be heard
+    /// further, and there are buffers.
     starved: Vec<ConnectionId>,
     /// Loans of sends that have ended, to be told of.
     returned: Vec<LoanId>,
@@ -111,6 +117,7 @@ impl Uring {
                     self.datagrams_came(DatagramsId(socket), more);
                     None
                 }
+                Completion::Readable { connection } => self.is_readable(connection),
             };
             if happened.is_some() {
                 return happened;
@@ -141,7 +148,7 @@ impl Uring {
             }
             Ok(length) => {
                 if !more {
-                    self.arm(id);
+                    self.starved.push(id);
                 }
                 assert!(buffer.is_some() && self.lent.is_none(), "data comes in a buffer, one at a time");
                 self.lent = buffer;
@@ -165,18 +172,40 @@ impl Uring {
                 self.arm(id);
                 None
             }
+            libc::EINVAL if self.ring.stop_limiting_bursts() => {
+                self.arm(id);
+                None
+            }
             _ => Some(Happened::Ended(id, EndCause::Failed(errno))),
         }
     }
 
-    /// Arms the receive if it is wanted and not armed.
+    /// Arms the receive, or listens, if that is wanted and neither is under way.
     fn arm(&mut self, id: ConnectionId) {
         let Some(Socket { fd, state }) = self.sockets.get_mut(id) else { return };
-        if state.wanted && !state.armed && !state.closing {
+        if !state.wanted || state.armed || state.listening || state.closing {
+            return;
+        }
+        if state.by_hand {
+            state.listening = true;
+            self.ring.listen_to_socket(id, fd.as_raw_fd());
+        } else {
             state.armed = true;
             self.ring.receive(id, fd.as_raw_fd());
-            self.counters.rearmed += 1;
         }
+        self.counters.rearmed += 1;
+    }
+
+    fn is_readable(&mut self, id: ConnectionId) -> Option<Happened> {
+        let flight = &mut self.sockets.get_mut(id).expect("a slot outlives what listens to it").state;
+        flight.listening = false;
+        if flight.closing {
+            self.free_if_landed(id);
+            return None;
+        }
+        let is_asked_for = flight.wanted && flight.by_hand;
+        self.starved.push(id);
+        is_asked_for.then_some(Happened::Readable(id))
     }
 
     fn sent(&mut self, id: ConnectionId, result: Result<(), i32>, outgoing: Outgoing) -> Option<Happened> {
@@ -269,12 +298,16 @@ impl Uring {
         }
     }
 
-    /// Arms what waited for buffers: no more than there are, or it would only fail again.
+    /// Arms what waited: no more than there are buffers, or it would only fail again.
     fn feed_starved(&mut self) {
         let fed = self.starved.len().min(self.ring.free_buffers());
         for id in self.starved.drain(..fed).collect::<Vec<_>>() {
             self.arm(id);
         }
+    }
+
+    fn has_work(&self) -> bool {
+        self.datagrams.has_work() || !self.returned.is_empty() || !self.starved.is_empty()
     }
 
     /// Accepts again where the pause is over. Returns the time to the end of the nearest other pause.
@@ -358,7 +391,7 @@ impl Io for Uring {
         let back_off = self.end_back_offs();
         let wait = match wait {
             Wait::Poll => None,
-            Wait::AtMost(_) if self.datagrams.has_work() || !self.returned.is_empty() => None,
+            Wait::AtMost(_) if self.has_work() => None,
             Wait::AtMost(time) => Some(back_off.map_or(time, |other| other.min(time))),
         };
         self.ring.enter(wait)?;
@@ -383,6 +416,7 @@ impl Io for Uring {
             }
             Happened::Sent(connection, buffer, sent_bytes) => Event::Sent { connection, buffer, sent_bytes },
             Happened::Returned(loan) => Event::Returned(loan),
+            Happened::Readable(connection) => Event::Readable(connection),
             Happened::Ended(connection, cause) => Event::Ended { connection, cause },
             Happened::Woken => Event::Woken,
         })
@@ -406,6 +440,26 @@ impl Io for Uring {
         } else {
             self.returned.push(loan);
         }
+    }
+
+    fn read_by_hand(&mut self, connection: ConnectionId, by_hand: bool) {
+        let Some(Socket { state, .. }) = self.sockets.get_mut(connection) else { return };
+        let was_by_hand = std::mem::replace(&mut state.by_hand, by_hand);
+        if by_hand && !was_by_hand && state.armed {
+            self.ring.cancel_receive(connection);
+        }
+        // What is under way now ends by itself, and then it is armed as it should be.
+        self.arm(connection);
+    }
+
+    fn receive_into(&mut self, connection: ConnectionId, places: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let socket = self.sockets.get_mut(connection).filter(|socket| !socket.state.closing);
+        let Some(Socket { fd, state }) = socket else {
+            return Err(io::Error::from(io::ErrorKind::NotConnected));
+        };
+        let received = crate::sockets::receive_now(fd, places);
+        state.wanted &= !matches!(received, Ok(0));
+        received
     }
 
     fn pause(&mut self, connection: ConnectionId) {
@@ -436,6 +490,9 @@ impl Io for Uring {
         // the socket down instead would end them too, but leave a peer that still sends before a closed window.
         if flight.armed {
             self.ring.cancel_receive(connection);
+        }
+        if flight.listening {
+            self.ring.stop_listening_to_socket(connection);
         }
         if flight.sending {
             self.ring.cancel_send(connection);

@@ -1,7 +1,7 @@
 //! Both backends against real sockets: the same tests, the same behaviour.
 #![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
 
-use std::io::{Read, Write};
+use std::io::{IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -44,9 +44,11 @@ impl Echo {
             Event::Received { connection, .. }
             | Event::Sent { connection, .. }
             | Event::Ended { connection, .. } => connection,
-            Event::Accepted { .. } | Event::Returned(_) | Event::Datagram { .. } | Event::Woken => {
-                return None;
-            }
+            Event::Accepted { .. }
+            | Event::Returned(_)
+            | Event::Readable(_)
+            | Event::Datagram { .. }
+            | Event::Woken => return None,
         };
         let peer = &mut self.peers[id.slot as usize];
         match event {
@@ -54,7 +56,11 @@ impl Echo {
             Event::Sent { .. } => peer.sending = false,
             Event::Ended { cause: EndCause::EndOfStream, .. } => peer.ended = true,
             Event::Ended { .. } => *peer = Peer { ended: true, ..Peer::default() },
-            Event::Accepted { .. } | Event::Returned(_) | Event::Datagram { .. } | Event::Woken => {}
+            Event::Accepted { .. }
+            | Event::Returned(_)
+            | Event::Readable(_)
+            | Event::Datagram { .. }
+            | Event::Woken => {}
         }
         Some(id)
     }
@@ -296,6 +302,115 @@ fn a_paused_connection_is_silent_until_resumed_and_loses_nothing<I: Io>() {
     io.resume(id);
     peer.write_all(b"more").unwrap();
     turn_until(&mut io, |event| matches!(event, Event::Received { data: b"more", .. }));
+}
+
+fn who_is_paused_at_its_first_bytes_is_heard_no_further_than_a_burst<I: Io>() {
+    const BURST_BYTES_MAX: usize = 20 << 10;
+    let (mut io, id, mut peer) = pair::<I>();
+    let sent = noise(3, 1 << 20);
+    let writing = std::thread::spawn({
+        let sent = sent.clone();
+        move || peer.write_all(&sent).map(|()| peer)
+    });
+    // All that the sockets hold is there at once.
+    std::thread::sleep(Duration::from_millis(100));
+    let mut got = Vec::new();
+    io.turn(Wait::AtMost(PATIENCE)).unwrap();
+    for _ in 0..5 {
+        while let Some(event) = io.next_event() {
+            let Event::Received { data, .. } = event else { panic!("{event:?}") };
+            got.extend_from_slice(data);
+        }
+        io.pause(id);
+        io.turn(Wait::AtMost(Duration::from_millis(20))).unwrap();
+    }
+    assert!((1..=BURST_BYTES_MAX).contains(&got.len()), "{} bytes", got.len());
+    io.resume(id);
+    turn_until(&mut io, |event| {
+        if let Event::Received { data, .. } = event {
+            got.extend_from_slice(data);
+        }
+        got.len() == sent.len()
+    });
+    assert!(got == sent);
+    writing.join().unwrap().unwrap();
+}
+
+/// Reads what there is by hand, in two places at once.
+fn read<I: Io>(io: &mut I, id: ConnectionId, got: &mut Vec<u8>) -> std::io::Result<usize> {
+    let (mut first, mut second) = ([0; 1_000], [0; 30_000]);
+    let bytes = io.receive_into(id, &mut [IoSliceMut::new(&mut first), IoSliceMut::new(&mut second)])?;
+    got.extend_from_slice(&[&first[..], &second].concat()[..bytes]);
+    Ok(bytes)
+}
+
+fn bytes_that_are_read_by_hand_come_in_order_with_the_others_and_so_does_the_end<I: Io>() {
+    let (mut io, id, mut peer) = pair::<I>();
+    let sent = noise(4, 3_000_000);
+    let writing = std::thread::spawn({
+        let sent = sent.clone();
+        move || {
+            peer.write_all(&sent).unwrap();
+            peer.shutdown(Shutdown::Write).unwrap();
+            peer
+        }
+    });
+    let (mut got, mut ended, mut readable, mut turns) = (Vec::new(), false, 0, 0);
+    while !ended {
+        io.turn(Wait::AtMost(PATIENCE)).unwrap();
+        let mut events = Vec::new();
+        while let Some(event) = io.next_event() {
+            match event {
+                Event::Received { data, .. } => got.extend_from_slice(data),
+                Event::Readable(id) => events.push(id),
+                Event::Ended { cause: EndCause::EndOfStream, .. } => ended = true,
+                other => panic!("{other:?}"),
+            }
+        }
+        for id in events {
+            readable += 1;
+            match read(&mut io, id, &mut got) {
+                Ok(bytes) => ended = bytes == 0,
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            }
+        }
+        turns += 1;
+        // Both ways in turn, now and then within one turn, and not at all for a while.
+        io.read_by_hand(id, turns % 7 < 5);
+        if turns % 11 == 0 {
+            io.pause(id);
+            io.read_by_hand(id, turns % 3 == 0);
+            io.turn(Wait::Poll).unwrap();
+            while let Some(event) = io.next_event() {
+                if let Event::Received { data, .. } = event {
+                    got.extend_from_slice(data);
+                }
+            }
+            io.resume(id);
+        }
+    }
+    assert!(got == sent && readable > 5, "{} bytes, {readable} times readable", got.len());
+    writing.join().unwrap();
+}
+
+fn a_connection_that_is_read_by_hand_can_be_closed_at_any_time<I: Io>() {
+    for ends in [false, true] {
+        let (mut io, id, mut peer) = pair::<I>();
+        io.read_by_hand(id, true);
+        io.turn(Wait::Poll).unwrap();
+        while io.next_event().is_some() {}
+        if ends {
+            peer.write_all(b"bytes").unwrap();
+            turn_until(&mut io, |event| matches!(event, Event::Readable(_)));
+        }
+        io.close(id);
+        assert!(read(&mut io, id, &mut Vec::new()).is_err());
+        while io.connections() > 0 {
+            io.turn(Wait::AtMost(Duration::from_millis(10))).unwrap();
+            assert!(io.next_event().is_none(), "an event of a connection that is closed");
+        }
+        assert!(!matches!(peer.read(&mut [0]), Ok(1..)));
+    }
 }
 
 fn what_is_lent_leaves_in_its_place_and_is_returned_once<I: Io>() {
@@ -655,6 +770,9 @@ on_both_backends!(
     slots_are_reused_by_many_short_connections,
     a_reset_peer_ends_with_an_error_and_others_go_on,
     a_paused_connection_is_silent_until_resumed_and_loses_nothing,
+    who_is_paused_at_its_first_bytes_is_heard_no_further_than_a_burst,
+    bytes_that_are_read_by_hand_come_in_order_with_the_others_and_so_does_the_end,
+    a_connection_that_is_read_by_hand_can_be_closed_at_any_time,
     closing_sends_the_peer_an_end_even_while_a_receive_is_armed,
     a_peer_that_still_sends_when_it_is_closed_is_reset_at_once,
     ending_the_receive_delivers_what_has_come_and_then_the_end,

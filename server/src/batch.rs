@@ -187,6 +187,8 @@ pub enum Outcome<'a> {
     Bounced,
     /// Nothing yet either: [`Batch::hand_out_deferred`] has it.
     Deferred,
+    /// The value that was announced may come.
+    Begun,
     /// There is nothing to be said.
     Silence,
     /// The reply comes later.
@@ -397,7 +399,7 @@ impl Batch {
                         executor.begin_visit(now, sender, entry.sender.connection, kept);
                     }
                     (Work::ValuePart, _) => {
-                        executor.go_on_visiting(sender, entry.sender.connection, parcel.bytes);
+                        executor.go_on_visiting(now, sender, entry.sender.connection, parcel.bytes);
                     }
                     (Work::EndValue, _) => {
                         executor.end_visit(now, sender, entry.sender.connection, replies);
@@ -433,7 +435,8 @@ impl Batch {
         self.entries.iter().map(move |entry| {
             let reply = split_off(&mut rest, entry.reply_bytes as usize);
             let outcome = match (entry.state, entry.work) {
-                (State::Done, Work::BeginValue | Work::ValuePart | Work::Delivery) => Outcome::Silence,
+                (State::Done, Work::BeginValue) => Outcome::Begun,
+                (State::Done, Work::ValuePart | Work::Delivery) => Outcome::Silence,
                 (State::Done, Work::Get { .. } | Work::Request | Work::EndValue) => Outcome::Reply(reply),
                 (State::Done, Work::Question) => {
                     let answer = answers.next().expect("every question that was asked has one");
@@ -641,7 +644,7 @@ mod tests {
             Outcome::Bounced => "bounced".into(),
             Outcome::Deferred => "deferred".into(),
             Outcome::Promised => "promised".into(),
-            Outcome::Silence => String::new(),
+            Outcome::Begun | Outcome::Silence => String::new(),
         };
         batch.outcomes().map(|(to, outcome)| (to.connection.slot, text(outcome))).collect()
     }

@@ -16,8 +16,12 @@ use crate::session::SESSION_BYTES;
 const SMALL_INPUT_BYTES: usize = 16 << 10;
 /// Inputs, and outputs, may each take this share of the shard's memory.
 const SHARE: usize = 4;
-/// A large input that makes no progress while others wait is given up after this time, and so is one that waits.
-const PATIENCE_SECONDS: u32 = 5;
+/// While others wait, a large input that makes no progress is given up after this time.
+const SILENCE_SECONDS_MAX: u32 = 4;
+/// One that waits in line is given up after this time: longer than it takes to find those who only keep others waiting.
+const WAIT_SECONDS_MAX: u32 = 12;
+
+const _: () = assert!(WAIT_SECONDS_MAX > 2 * SILENCE_SECONDS_MAX);
 
 /// See the module.
 pub struct Budget {
@@ -67,7 +71,7 @@ impl Budget {
 
     /// Brings a connection's part up to date.
     pub fn count(&mut self, client: &mut Connection) {
-        let (input, output) = (client.input.capacity_bytes(), client.output_capacity_bytes());
+        let (input, output) = (client.input_capacity_bytes(), client.output_capacity_bytes());
         self.input_bytes = self.input_bytes - client.input_bytes_counted + input;
         self.output_bytes = self.output_bytes - client.output_bytes_counted + output;
         (client.input_bytes_counted, client.output_bytes_counted) = (input, output);
@@ -116,18 +120,19 @@ impl Budget {
     }
 
     /// Connections to give up: they wait too long, or keep others waiting and send nothing.
-    pub fn overdue(&self, connections: &mut Connections, now: Seconds) -> Vec<ConnectionId> {
+    pub fn overdue(&self, connections: &Connections, now: Seconds) -> Vec<ConnectionId> {
         if self.line.is_empty() {
             return Vec::new();
         }
-        let candidates = self.line.iter().copied().chain(self.privileged);
-        candidates
-            .filter(|&id| {
-                connections.get_mut(id).is_some_and(|client| {
-                    is_large(client) && now.0.saturating_sub(client.heard_at.0) >= PATIENCE_SECONDS
-                })
-            })
-            .collect()
+        connections.ids_of(|client| {
+            let patience = if client.waits_for_memory { WAIT_SECONDS_MAX } else { SILENCE_SECONDS_MAX };
+            is_large(client) && !client.stalled && now.0.saturating_sub(client.heard_at.0) >= patience
+        })
+    }
+
+    /// Whether some input waits for memory.
+    pub fn has_line(&self) -> bool {
+        !self.line.is_empty()
     }
 
     fn has_privileged(&self, connections: &mut Connections) -> bool {
@@ -202,11 +207,14 @@ mod tests {
             grow(&mut budget, &mut connections, id);
         }
         budget.admit(&mut connections, |_| {});
-        assert_eq!(budget.overdue(&mut connections, NOW), []);
-        let late = Seconds(NOW.0 + PATIENCE_SECONDS);
-        assert_eq!(budget.overdue(&mut connections, late), [ids[2], ids[1]]);
-        connections.get_mut(ids[1]).unwrap().heard_at = late;
-        assert_eq!(budget.overdue(&mut connections, late), [ids[2]]);
+        assert_eq!(budget.overdue(&connections, NOW), []);
+        let late = Seconds(NOW.0 + SILENCE_SECONDS_MAX);
+        assert_eq!(budget.overdue(&connections, late), [ids[0], ids[1]]);
+        ids[..2].iter().for_each(|&id| connections.get_mut(id).unwrap().heard_at = late);
+        assert_eq!(budget.overdue(&connections, late), []);
+        let later = Seconds(NOW.0 + WAIT_SECONDS_MAX);
+        ids[..2].iter().for_each(|&id| connections.get_mut(id).unwrap().heard_at = later);
+        assert_eq!(budget.overdue(&connections, later), [ids[2]]);
         for &id in &ids {
             budget.forget(&connections.remove(id).unwrap());
         }

@@ -454,6 +454,7 @@ impl Dispatcher {
             }
             // The post office keeps it.
             Outcome::Bounced | Outcome::Deferred | Outcome::Silence | Outcome::Promised => {}
+            Outcome::Begun => client.intake.as_mut().expect("it waits for this").begun(),
             Outcome::Answer(Answer::Walked(walked), text) => {
                 client.outbox.deliver(to.ticket, text);
                 self.walked(client, walked);

@@ -4,7 +4,11 @@
 //!
 //! For the key of another shard the pieces travel in its letters, behind a beginning and before an end.
 
-use slabring_engine::{Delete, DeleteMode, Reservation, Seconds, StoreMode, StoreOutcome};
+use std::io::{self, IoSliceMut};
+
+use slabring_engine::{
+    Delete, DeleteMode, Reservation, Room as Space, SPACES_MAX, Seconds, StoreMode, StoreOutcome,
+};
 use slabring_protocol::{
     Announced, Command, Dialect, ErrorReply, KEY_SIZE_MAX, Request, StoreMode as Mode, reply,
 };
@@ -12,7 +16,7 @@ use slabring_reactor::ConnectionId;
 
 use crate::batch::ReturnAddress;
 use crate::cluster::links::Owner;
-use crate::connection::Connection;
+use crate::connection::{Connection, Ending};
 use crate::datagrams::is_datagram;
 use crate::dispatch::Dispatcher;
 use crate::execute::{Executor, reply_to_store, store_of};
@@ -22,6 +26,13 @@ use crate::shards::ShardId;
 pub const TAKEN_IN_BYTES_MIN: usize = 16 << 10;
 /// Bytes of a value that go into a letter at once.
 const PART_BYTES: usize = 64 << 10;
+/// A value of this shard with so many bytes to come is received where it belongs: the kernel makes the only copy.
+/// `docs/measurements.md` has the figures.
+const BY_HAND_BYTES_MIN: usize = 16 << 10;
+/// Bytes received so in one turn: others want to be served.
+const BY_HAND_BYTES_MAX: usize = 256 << 10;
+/// What follows the last bytes of a value comes with them, up to so many.
+const BEHIND_BYTES_MAX: usize = 1 << 10;
 
 /// A request without its value, kept while that comes.
 #[derive(Clone, Debug)]
@@ -36,11 +47,16 @@ pub struct Kept {
 }
 
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one for each large value on its way, and it hardly moves"
+)]
 enum Room {
-    /// This shard's.
-    Here(Reservation),
-    /// Another's, who keeps it under the connection's name.
-    There(ShardId),
+    /// This shard's, as long as memory lasts. Without, what comes is counted and forgotten.
+    Here(Option<Reservation>),
+    /// Another's, who keeps it under the connection's name, once it has said so. Before, nothing is sent there: what cannot be
+    /// taken yet must not lie about in letters.
+    There { owner: ShardId, begun: bool },
 }
 
 /// The value that a connection is sending.
@@ -98,6 +114,18 @@ impl Kept {
 }
 
 impl Intake {
+    /// Another shard is ready for it.
+    pub fn begun(&mut self) {
+        let Room::There { begun, .. } = &mut self.room else { panic!("nobody was asked") };
+        *begun = true;
+    }
+
+    /// Whether the rest is better received where it belongs. Once begun, all of it is.
+    fn is_for_hands(&self, begun: bool) -> bool {
+        let least = if begun { 1 } else { BY_HAND_BYTES_MIN };
+        matches!(self.room, Room::Here(Some(_))) && self.left >= least
+    }
+
     /// When it began, and the bytes that have come since.
     pub fn progress(&self) -> (Seconds, usize) {
         (self.begun_at, self.value_bytes - self.left)
@@ -150,14 +178,16 @@ impl Dispatcher {
 
     fn make_room(&mut self, client: &Connection, owner: ShardId, kept: &Kept) -> Option<Room> {
         if owner == self.shards.me {
-            return self.executor.reserve(self.now, kept).map(Room::Here);
+            let reservation = self.executor.reserve(self.now, kept);
+            self.value_waited |= reservation.is_none() && kept.comes_in_pieces();
+            return reservation.map(|reservation| Room::Here(Some(reservation)));
         }
         if !kept.comes_in_pieces() || is_datagram(client.id) || !self.may_execute(client) {
             return None;
         }
         self.executor.traffic.requests_posted += 1;
         self.post.begin_value(owner, ReturnAddress::without_ticket(client.id), kept);
-        Some(Room::There(owner))
+        Some(Room::There { owner, begun: false })
     }
 
     /// Takes in what has come of a value, and answers when it is whole. Returns the bytes done with: all of them, but for what
@@ -185,9 +215,14 @@ impl Dispatcher {
 
     fn take_piece(&mut self, client: &mut Connection, room: &mut Room, piece: &[u8]) -> Option<usize> {
         match room {
-            Room::Here(reservation) => Some(self.executor.fill(reservation, piece)),
-            Room::There(owner) => {
-                if !self.may_execute(client) {
+            Room::Here(reservation) => {
+                let taken = self.executor.fill(self.now, reservation, piece);
+                client.stalled |= taken == 0;
+                self.has_more |= taken == 0;
+                (taken > 0).then_some(taken)
+            }
+            Room::There { owner, begun } => {
+                if !*begun || !self.may_execute(client) {
                     client.stalled = true;
                     return None;
                 }
@@ -200,7 +235,10 @@ impl Dispatcher {
 
     /// Whether the owner can be told that the value is whole.
     fn may_end(&self, client: &mut Connection, intake: &Intake) -> bool {
-        let may_end = matches!(intake.room, Room::Here(_)) || self.may_execute(client);
+        let may_end = match intake.room {
+            Room::Here(_) => true,
+            Room::There { begun, .. } => begun && self.may_execute(client),
+        };
         client.stalled |= !may_end;
         may_end
     }
@@ -217,13 +255,68 @@ impl Dispatcher {
         match room {
             Room::Here(reservation) => {
                 let (executor, now) = (&mut self.executor, self.now);
-                client.outbox.local(|out| executor.commit(now, &kept, reservation, out));
+                client.outbox.local(|out| executor.end_value(now, &kept, reservation, out));
             }
-            Room::There(owner) => {
+            Room::There { owner, .. } => {
                 let sender = ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
                 self.post.end_value(owner, sender);
             }
         }
+    }
+
+    /// Whether the next bytes of a connection are those of a large value for this shard, and nothing else.
+    pub fn is_for_hands(client: &Connection) -> bool {
+        let intake = client.intake.as_ref();
+        client.session.is_none()
+            && client.input.is_empty()
+            && client.ending == Ending::No
+            && intake.is_some_and(|intake| intake.is_for_hands(client.by_hand))
+    }
+
+    /// Receives what has come of a value by `receive`, which fills places in order and says how many bytes that were. Returns that
+    /// number, or none where room is still to be made.
+    ///
+    /// # Errors
+    /// Those of `receive`.
+    pub fn receive_value(
+        &mut self,
+        client: &mut Connection,
+        receive: impl FnOnce(&mut [IoSliceMut<'_>]) -> io::Result<usize>,
+    ) -> io::Result<Option<usize>> {
+        let intake = client.intake.as_mut().expect("the caller has looked");
+        let Room::Here(Some(reservation)) = &mut intake.room else { panic!("the caller has looked") };
+        let shard = self.executor.shard_mut();
+        let mut behind = [0; BEHIND_BYTES_MAX];
+        let spaces = match shard.spaces(self.now, reservation, BY_HAND_BYTES_MAX) {
+            Space::Here(spaces) => spaces,
+            Space::Later => return Ok(None),
+            Space::NoMemory => {
+                let Room::Here(given_up) = std::mem::replace(&mut intake.room, Room::Here(None)) else {
+                    unreachable!("seen above")
+                };
+                given_up.into_iter().for_each(|reservation| shard.abandon(reservation));
+                return Ok(None);
+            }
+        };
+        let room: usize = spaces.iter().map(|space| space.len()).sum();
+        let received = if room < intake.left {
+            receive(&mut spaces.map(IoSliceMut::new))?
+        } else {
+            let mut places = [const { None }; SPACES_MAX + 1];
+            places.iter_mut().zip(spaces).for_each(|(place, space)| *place = Some(IoSliceMut::new(space)));
+            places[SPACES_MAX] = Some(IoSliceMut::new(&mut behind));
+            receive(&mut places.map(|place| place.expect("all of them were set")))?
+        };
+        let filled = received.min(room);
+        shard.filled(reservation, filled);
+        intake.left -= filled;
+        self.executor.traffic.bytes_read += filled as u64;
+        client.heard_at = self.now;
+        if received > filled || intake.left == 0 {
+            // What is behind the value goes the usual way.
+            self.received(client, &behind[..received - filled]);
+        }
+        Ok(Some(received))
     }
 
     /// Gives up the value that a connection was sending, if it was.
@@ -235,8 +328,12 @@ impl Dispatcher {
 
     fn drop_room(&mut self, connection: ConnectionId, room: Room) {
         match room {
-            Room::Here(reservation) => self.executor.shard_mut().abandon(reservation),
-            Room::There(owner) => self.forget_at(owner, connection),
+            Room::Here(reservation) => {
+                reservation
+                    .into_iter()
+                    .for_each(|reservation| self.executor.shard_mut().abandon(reservation));
+            }
+            Room::There { owner, .. } => self.forget_at(owner, connection),
         }
     }
 }
@@ -254,18 +351,39 @@ impl Executor {
         self.shard_mut().reserve(now, &store, kept.value_bytes)
     }
 
-    fn fill(&mut self, reservation: &mut Reservation, bytes: &[u8]) -> usize {
+    /// Takes the next bytes of a value, and returns how many: fewer, or none, where room is still to be made. Where none can be made
+    /// the reservation is gone, and all bytes are taken and forgotten.
+    fn fill(&mut self, now: Seconds, reservation: &mut Option<Reservation>, bytes: &[u8]) -> usize {
         let shard = self.shard_mut();
         let mut filled = 0;
         while filled < bytes.len() {
-            let space = shard.space(reservation);
-            let now = space.len().min(bytes.len() - filled);
-            assert!(now > 0, "the value has as many bytes as were reserved");
-            space[..now].copy_from_slice(&bytes[filled..filled + now]);
-            shard.filled(reservation, now);
-            filled += now;
+            let Some(rest) = reservation else { return bytes.len() };
+            match shard.space(now, rest) {
+                Space::Here(space) => {
+                    let some = space.len().min(bytes.len() - filled);
+                    space[..some].copy_from_slice(&bytes[filled..filled + some]);
+                    shard.filled(rest, some);
+                    filled += some;
+                }
+                Space::Later => break,
+                Space::NoMemory => {
+                    reservation.take().into_iter().for_each(|reservation| shard.abandon(reservation));
+                }
+            }
         }
         filled
+    }
+
+    /// Stores a value of which all has come, if there was room for it, and answers.
+    fn end_value(&mut self, now: Seconds, kept: &Kept, reservation: Option<Reservation>, out: &mut Vec<u8>) {
+        match reservation {
+            Some(reservation) => self.commit(now, kept, reservation, out),
+            None => {
+                // As with any store that fails: a value that was to be replaced must not be read again.
+                self.drop_unstored(now, kept);
+                self.answer_store(now, kept, StoreOutcome::NoMemory, out);
+            }
+        }
     }
 
     /// Stores a value that is whole, and answers.
@@ -290,26 +408,22 @@ impl Executor {
     }
 
     /// More of it has come. Of a value that was given up, nothing is kept.
-    pub fn go_on_visiting(&mut self, shard: ShardId, connection: ConnectionId, bytes: &[u8]) {
+    pub fn go_on_visiting(&mut self, now: Seconds, shard: ShardId, connection: ConnectionId, bytes: &[u8]) {
         let Some(at) = self.visitor_at(shard, connection) else { return };
-        if let Some(mut reservation) = self.visitors[at].reservation.take() {
-            self.fill(&mut reservation, bytes);
-            self.visitors[at].reservation = Some(reservation);
+        let mut reservation = self.visitors[at].reservation.take();
+        let mut filled = 0;
+        // Its sender can not wait: a step more of making room for each time that there is none.
+        while filled < bytes.len() {
+            filled += self.fill(now, &mut reservation, &bytes[filled..]);
         }
+        self.visitors[at].reservation = reservation;
     }
 
     /// All of it has come.
     pub fn end_visit(&mut self, now: Seconds, shard: ShardId, connection: ConnectionId, out: &mut Vec<u8>) {
         let at = self.visitor_at(shard, connection).expect("a value that ends has begun");
         let Visitor { kept, reservation, .. } = self.visitors.swap_remove(at);
-        match reservation {
-            Some(reservation) => self.commit(now, &kept, reservation, out),
-            None => {
-                // As with any store that fails: a value that was to be replaced must not be read again.
-                self.drop_unstored(now, &kept);
-                self.answer_store(now, &kept, StoreOutcome::NoMemory, out);
-            }
-        }
+        self.end_value(now, &kept, reservation, out);
     }
 
     fn drop_unstored(&mut self, now: Seconds, kept: &Kept) {

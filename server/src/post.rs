@@ -79,6 +79,8 @@ struct Peer {
     under_way_bytes: usize,
     #[expect(clippy::vec_box, reason = "the boxes themselves travel and come back")]
     spare: Vec<Box<Batch>>,
+    /// Fewest of them since they were last looked through.
+    spare_min: usize,
 }
 
 /// See the module.
@@ -106,6 +108,7 @@ impl Post {
             answered: 0,
             under_way_bytes: 0,
             spare: Vec::new(),
+            spare_min: 0,
         });
         Self { me, peers: peers.collect(), blocked: 0 }
     }
@@ -248,6 +251,14 @@ impl Post {
         self.peers.iter().all(|peer| peer.under_way == 0 && rests(peer))
     }
 
+    /// Drops the letters that nobody needed since the last call: a burst of large values makes large ones.
+    pub fn shed(&mut self) {
+        for peer in &mut self.peers {
+            peer.spare.drain(..peer.spare_min);
+            peer.spare_min = peer.spare.len();
+        }
+    }
+
     /// Memory that is reserved here.
     pub fn capacity_bytes(&self) -> usize {
         let of_peer = |peer: &Peer| {
@@ -280,7 +291,7 @@ impl Peer {
             self.must_resume = true;
         }
         if self.may_send() && !self.returned.is_empty() {
-            let mut letter = self.spare.pop().unwrap_or_default();
+            let mut letter = self.take_spare();
             self.returned.resend(&mut letter, senders);
             if letter.is_empty() { self.spare.push(letter) } else { self.send(letter) }
         }
@@ -289,8 +300,14 @@ impl Peer {
         }
     }
 
+    fn take_spare(&mut self) -> Box<Batch> {
+        let spare = self.spare.pop().unwrap_or_default();
+        self.spare_min = self.spare_min.min(self.spare.len());
+        spare
+    }
+
     fn send_open(&mut self) {
-        let next = self.spare.pop().unwrap_or_default();
+        let next = self.take_spare();
         let full = std::mem::replace(&mut self.open, next);
         self.send(full);
     }

@@ -53,9 +53,12 @@ const STALLED_INPUT_BYTES_MAX: usize = 16 << 10;
 const RESENT_MAX: usize = 4;
 /// A client that has come to no agreement over TLS after this time is closed.
 const HANDSHAKE_PATIENCE_SECONDS: u32 = 10;
-/// While others wait for memory, a client is closed that has not taken what it was sent, 1 MiB or so, in such a time, or has not
-/// gone on with a large value.
-const STUCK_PATIENCE_SECONDS: u32 = 60;
+/// While others wait for memory, a client is closed that has sent nothing of its large value for so long.
+const UNFILLED_SECONDS_MAX: u32 = 4;
+/// While others wait for memory, a client is closed that has not taken what it was sent, 256 KiB of a value at most, in such a time.
+const UNREAD_SECONDS_MAX: u32 = 8;
+/// What is sent of copies besides has a second more for each so many bytes.
+const UNREAD_BYTES_PER_SECOND_MIN: usize = 64 << 10;
 /// Deferred requests are posted again after this time.
 const RETRY_PAUSE: Duration = Duration::from_millis(2);
 /// After the order to stop: what clients have in flight gets this long to be heard, all else this long to finish.
@@ -244,6 +247,7 @@ impl<I: Io> ShardThread<I> {
                     client.sending_bytes = 0;
                     touch(&mut self.touched, client);
                 }
+                Event::Readable(connection) => self.read_value(connection),
                 Event::Returned(loan) => self.dispatcher.executor.end_sending(loan),
                 Event::Accepted { stream, listener } => {
                     let entrance = self.entrances[listener.0 as usize];
@@ -271,6 +275,21 @@ impl<I: Io> ShardThread<I> {
         }
         let note = |client: &mut Connection| touch(&mut self.touched, client);
         self.gathered.execute(&mut self.dispatcher, &mut self.connections, note);
+    }
+
+    /// Receives a part of a large value, straight to where it belongs.
+    fn read_value(&mut self, id: ConnectionId) {
+        let Some(client) = self.connections.get_mut(id) else { return };
+        touch(&mut self.touched, client);
+        if !Dispatcher::is_for_hands(client) {
+            return;
+        }
+        match self.dispatcher.receive_value(client, |places| self.io.receive_into(id, places)) {
+            Ok(Some(0)) => client.ending = client.ending.max(Ending::AfterInput),
+            Ok(_) => {}
+            Err(error) if is_passing(&error) => {}
+            Err(_) => self.close(id, CloseReason::Error),
+        }
     }
 
     /// Follows a newer ring, and tells clients who look for the nodes.
@@ -472,6 +491,7 @@ impl<I: Io> ShardThread<I> {
         self.dispatcher.value_waited = true;
         let owner = self.dispatcher.post.shard_at(place);
         let (connections, deferring) = (&mut self.connections, &mut self.deferring);
+        let touched = &mut self.touched;
         let mut gone = Vec::new();
         let letter = self.dispatcher.post.letter_of_now(owner);
         batch.hand_out_deferred(|id, append| {
@@ -485,6 +505,7 @@ impl<I: Io> ShardThread<I> {
                 client.deferred.len() - 1
             });
             append(&mut client.deferred[at].requests);
+            touch(touched, client);
         });
         gone.into_iter().for_each(|id| self.dispatcher.forget_at(owner, id));
     }
@@ -561,11 +582,16 @@ impl<I: Io> ShardThread<I> {
                 }
             }
             list_if_stalled(&mut self.stalled, client);
-            let has_enough = client.stalled && client.input.unread().len() > STALLED_INPUT_BYTES_MAX;
+            let has_enough = client.stalled && client.input.unread().len() >= STALLED_INPUT_BYTES_MAX;
             let pause = has_enough || client.waits_for_memory;
             if pause != client.paused {
                 client.paused = pause;
                 if pause { self.io.pause(id) } else { self.io.resume(id) }
+            }
+            let by_hand = Dispatcher::is_for_hands(client);
+            if by_hand != client.by_hand {
+                client.by_hand = by_hand;
+                self.io.read_by_hand(id, by_hand);
             }
             self.dispatcher.budget.count(client);
             if client.is_over() {
@@ -610,6 +636,7 @@ impl<I: Io> ShardThread<I> {
         }
         self.last_upkeep = now;
         executor.io = *self.io.counters();
+        self.dispatcher.post.shed();
         let buffers = self.dispatcher.count_all_buffers();
         self.dispatcher.executor.shard_mut().set_external_bytes(buffers);
         let report = self.dispatcher.executor.report();
@@ -676,7 +703,7 @@ impl<I: Io> ShardThread<I> {
     /// Closes clients that stand still in the middle of a value while others of the node wait for memory.
     fn close_stuck(&mut self) {
         let now = self.dispatcher.now.0;
-        let is_short = self.dispatcher.budget.outputs_are_full();
+        let is_short = self.dispatcher.budget.outputs_are_full() || self.dispatcher.budget.has_line();
         if std::mem::take(&mut self.dispatcher.value_waited) || is_short {
             self.node.short_of_memory_at.store(now, Ordering::Relaxed);
         }
@@ -684,9 +711,13 @@ impl<I: Io> ShardThread<I> {
         if short_at == 0 || now.saturating_sub(short_at) > 1 {
             return;
         }
-        let is_late = |since: Seconds| now.saturating_sub(since.0) > STUCK_PATIENCE_SECONDS;
+        let seconds_since = |since: Seconds| now.saturating_sub(since.0) as usize;
         let is_stuck = |client: &Connection| {
-            client.sending && is_late(client.sent_at) || client.intake.is_some() && is_late(client.heard_at)
+            let to_read = UNREAD_SECONDS_MAX as usize + client.sending_bytes / UNREAD_BYTES_PER_SECOND_MIN;
+            client.sending && seconds_since(client.sent_at) >= to_read
+                || client.intake.is_some()
+                    && !client.stalled
+                    && seconds_since(client.heard_at) >= UNFILLED_SECONDS_MAX as usize
         };
         for id in self.connections.ids_of(is_stuck) {
             self.close(id, CloseReason::Error);
@@ -695,7 +726,7 @@ impl<I: Io> ShardThread<I> {
 
     /// Gives up large inputs that have waited for memory, or kept it from others, too long.
     fn refuse_overdue(&mut self) {
-        for id in self.dispatcher.budget.overdue(&mut self.connections, self.dispatcher.now) {
+        for id in self.dispatcher.budget.overdue(&self.connections, self.dispatcher.now) {
             let client = self.connections.get_mut(id).expect("the budget has just found it");
             refuse_input(client);
             touch(&mut self.touched, client);
@@ -742,6 +773,11 @@ impl<I: Io> ShardThread<I> {
 /// Whether an event is of a link to another node, which `ask` hands it to.
 fn is_of_link(dispatcher: &mut Dispatcher, ask: impl FnOnce(&mut Links) -> bool) -> bool {
     dispatcher.cluster.as_deref_mut().is_some_and(ask)
+}
+
+/// Whether a receive may go well the next time.
+fn is_passing(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::Interrupted)
 }
 
 fn touch(touched: &mut Vec<ConnectionId>, client: &mut Connection) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use rand::RngExt;
-use slabring_engine::{Expiry, Pin, Reservation, Scan, ScanStep, Store, StoreMode};
+use slabring_engine::{Expiry, Pin, Reservation, Room, Scan, ScanStep, Store, StoreMode};
 
 use crate::model::{Pair, value_of};
 
@@ -155,10 +155,28 @@ impl Pair {
         for _ in 0..self.random.random_range(0..10) {
             let value = &writing.request.value;
             let done = value.len() - writing.reservation.left();
-            let space = self.shard.space(&writing.reservation);
-            assert!(space.is_empty() == (writing.reservation.left() == 0));
-            let len = self.random.random_range(0..=space.len());
-            space[..len].copy_from_slice(&value[done..done + len]);
+            if done == value.len() {
+                break;
+            }
+            let wanted = [1, 1_000, usize::MAX][self.random.random_range(0..3_usize)];
+            let spaces = match self.shard.spaces(self.now, &mut writing.reservation, wanted) {
+                Room::Here(spaces) => spaces,
+                Room::Later => continue,
+                Room::NoMemory => {
+                    let may_fail = !self.may_forget || self.may_refuse(writing.request.value.len());
+                    assert!(may_fail, "a lonely value finds the room that it was promised");
+                    return self.shard.abandon(writing.reservation);
+                }
+            };
+            assert!(!spaces[0].is_empty());
+            let room = spaces.iter().map(|space| space.len()).sum();
+            let len = self.random.random_range(0..=room);
+            let mut source = &value[done..done + len];
+            for space in spaces {
+                let (now, later) = source.split_at(space.len().min(source.len()));
+                space[..now.len()].copy_from_slice(now);
+                source = later;
+            }
             self.shard.filled(&mut writing.reservation, len);
         }
         if self.random.random_bool(0.1) {

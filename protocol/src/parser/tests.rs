@@ -9,7 +9,6 @@ mod auth;
 const LIMITS: Limits = Limits { item_size_max: 1024 };
 
 /// A step with nothing in it that depends on how the stream was cut.
-#[expect(clippy::large_enum_variant, reason = "a few of them, in a test")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Seen {
     Request { command: Command, key: String, value: String, flags: String, noreply: bool },

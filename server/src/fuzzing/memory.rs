@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io;
+use std::io::{self, IoSliceMut, Read as _};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -46,6 +46,7 @@ struct Pipe {
     output: Vec<u8>,
     reads: bool,
     paused: bool,
+    by_hand: bool,
     in_flight: Option<Vec<u8>>,
 }
 
@@ -56,13 +57,18 @@ enum Happening {
     Sent(ConnectionId, Vec<u8>, usize),
     Ended(ConnectionId, EndCause),
     Returned(LoanId),
+    Readable(ConnectionId),
 }
 
 impl Happening {
     /// Whose it is; a loan is returned whoever is gone.
     fn connection(&self) -> Option<ConnectionId> {
         match *self {
-            Self::Accepted(id) | Self::Received(id, _) | Self::Sent(id, ..) | Self::Ended(id, _) => Some(id),
+            Self::Accepted(id)
+            | Self::Received(id, _)
+            | Self::Readable(id)
+            | Self::Sent(id, ..)
+            | Self::Ended(id, _) => Some(id),
             Self::Returned(_) => None,
         }
     }
@@ -145,8 +151,11 @@ impl Pipe {
         if let Some(EndCause::Failed(_)) = self.end {
             self.incoming.clear();
         }
+        if self.by_hand && !self.paused && (self.end.is_some() || !self.incoming.is_empty()) {
+            events.push_back(Happening::Readable(id));
+        }
         for _ in 0..RECEIVES_PER_TURN {
-            if self.paused || self.incoming.is_empty() {
+            if self.paused || self.by_hand || self.incoming.is_empty() {
                 break;
             }
             let size = self.incoming.len().min(RECEIVE_BYTES);
@@ -161,7 +170,7 @@ impl Pipe {
         }
         // Who is not read from is missed when something is sent to it.
         let fails = matches!(self.end, Some(EndCause::Failed(_))) && self.in_flight.is_some();
-        if (self.incoming.is_empty() && !self.paused || fails)
+        if (self.incoming.is_empty() && !self.paused && !self.by_hand || fails)
             && let Some(cause) = self.end.take()
         {
             events.push_back(Happening::Ended(id, cause));
@@ -235,6 +244,7 @@ impl Io for Memory {
             }
             Happening::Ended(connection, cause) => Event::Ended { connection, cause },
             Happening::Returned(loan) => Event::Returned(loan),
+            Happening::Readable(connection) => Event::Readable(connection),
         })
     }
 
@@ -265,6 +275,27 @@ impl Io for Memory {
         joined.extend_from_slice(&buffer[from..]);
         self.send(connection, joined);
         self.events.push_back(Happening::Returned(loan));
+    }
+
+    fn read_by_hand(&mut self, connection: ConnectionId, by_hand: bool) {
+        self.was_busy = true;
+        self.pipe(connection).expect("the owner knows who is open").by_hand = by_hand;
+    }
+
+    fn receive_into(&mut self, connection: ConnectionId, places: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let pipe = self.pipe(connection).expect("the owner knows who is open");
+        if pipe.incoming.is_empty() {
+            return match pipe.end.take() {
+                None => Err(io::Error::from(io::ErrorKind::WouldBlock)),
+                Some(EndCause::EndOfStream) => Ok(0),
+                Some(EndCause::Failed(errno)) => Err(io::Error::from_raw_os_error(errno)),
+            };
+        }
+        let mut received = 0;
+        for place in places {
+            received += pipe.incoming.read(place)?;
+        }
+        Ok(received)
     }
 
     fn pause(&mut self, connection: ConnectionId) {
