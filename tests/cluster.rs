@@ -1,9 +1,10 @@
 //! Real nodes in one cluster: any of them takes any key, whatever happens to the others.
 
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use slabring_tests::cluster::{Cluster, File, Neighbourhood};
@@ -238,6 +239,69 @@ fn a_node_that_stands_still_delays_nobody_elses_requests() {
     });
     cluster.nodes[2].signal(Signal::Continue);
     cluster.wait_until_met();
+}
+
+/// Sends everything at once, reads what comes, and gives the first lines of errors.
+fn flood(address: SocketAddr, requests: Vec<u8>, replies: usize) -> JoinHandle<Vec<String>> {
+    std::thread::spawn(move || {
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket takes a timeout");
+        let reader = BufReader::new(stream.try_clone().expect("a socket can be shared"));
+        let writer = std::thread::spawn(move || stream.write_all(&requests).expect("a server that reads"));
+        let (mut count, mut errors) = (0, Vec::new());
+        for line in reader.split(b'\n') {
+            let line = line.expect("an answer");
+            count +=
+                usize::from(line.starts_with(b"HD") || line.starts_with(b"VA ") || line.starts_with(b"EN"));
+            if line.starts_with(b"SERVER_ERROR") {
+                errors.push(String::from_utf8_lossy(&line).into_owned());
+                count += 1;
+            }
+            if count == replies {
+                break;
+            }
+        }
+        writer.join().expect("it writes to its end");
+        errors
+    })
+}
+
+/// Two nodes that own half of the keys each, and clients of both that ask for more than may be under way.
+fn check_flood(cluster: &Cluster, clients: usize, requests: usize, value_bytes: usize) {
+    let value = "v".repeat(value_bytes);
+    let mut text = Vec::new();
+    for n in 0..requests / 2 {
+        write!(text, "ms key{} {value_bytes}\r\n{value}\r\nmg key{} v\r\n", n % KEYS, n * 7 % KEYS)
+            .expect("memory takes what is written");
+    }
+    let addresses = cluster.nodes.iter().map(Server::address);
+    let floods: Vec<_> = (0..clients)
+        .flat_map(|_| addresses.clone())
+        .map(|address| flood(address, text.clone(), requests / 2 * 2))
+        .collect();
+    for flood in floods {
+        let errors = flood.join().expect("all is answered");
+        assert!(errors.is_empty(), "{} errors, the first: {}", errors.len(), errors[0]);
+    }
+}
+
+#[test]
+fn clients_that_ask_for_more_than_may_be_under_way_wait_and_get_no_error() {
+    for args in WAYS {
+        check_flood(&Cluster::of_peers(2, args), 8, 20_000, 10);
+    }
+}
+
+#[test]
+fn two_nodes_whose_clients_flood_both_with_large_values_do_not_block_each_other() {
+    for args in WAYS {
+        check_flood(&Cluster::of_peers(2, args), 3, 200, 300_000);
+    }
+}
+
+#[test]
+fn a_node_with_more_shards_than_links_answers_floods_too() {
+    check_flood(&Cluster::of_peers(2, &["-t", "11"]), 4, 10_000, 1_000);
 }
 
 #[test]

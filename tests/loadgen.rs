@@ -2,126 +2,23 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use slabring_tests::load::{Directory, RUN_TIMEOUT, binary, empty, fake, load, run};
 use slabring_tests::process::{Finished, run_to_end};
 use slabring_tests::server::target_directory;
 use slabring_tests::toolbox::{find_program, run_successfully};
 use slabring_tests::{Server, announce_skip};
-
-const RUN_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Names under which Chromium is installed.
 const CHROMIUM_NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
 /// The reader of histograms that has nothing in common with the one under test.
 const HDRHISTOGRAM: &str = "hdrhistogram==0.10.3";
-
-fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let build = escargot::CargoBuild::new()
-            .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
-            .package("slabring-load")
-            .bin("slabring-load")
-            .target_dir(target_directory())
-            .current_release();
-        let run = build.run().unwrap_or_else(|error| panic!("slabring-load does not build: {error}"));
-        run.path().to_owned()
-    })
-}
-
-fn run(words: &str) -> Finished {
-    let mut command = Command::new(binary());
-    command.args(words.split_whitespace());
-    run_to_end(&mut command, RUN_TIMEOUT).expect("slabring-load ends")
-}
-
-#[derive(Debug)]
-struct Json(String);
-
-impl Json {
-    /// The number behind the first `"name":` that follows `path`, each found behind the one before.
-    #[track_caller]
-    fn number(&self, path: &[&str]) -> f64 {
-        let mut rest = self.0.as_str();
-        for name in path {
-            let key = format!("\"{name}\":");
-            let at = rest.find(&key).unwrap_or_else(|| panic!("no {name} in {}", self.0));
-            rest = &rest[at + key.len()..];
-        }
-        let end = rest.find([',', '}', ']']).unwrap_or(rest.len());
-        rest[..end].parse().unwrap_or_else(|_| panic!("{path:?} is {}", &rest[..end]))
-    }
-
-    fn text(&self, name: &str) -> &str {
-        let key = format!("\"{name}\":\"");
-        let at = self.0.find(&key).unwrap_or_else(|| panic!("no {name}")) + key.len();
-        &self.0[at..at + self.0[at..].find('"').expect("it ends")]
-    }
-}
-
-/// Runs with `--json` and expects success.
-#[track_caller]
-fn load(words: &str) -> Json {
-    let finished = run(&format!("--json {words}"));
-    assert!(finished.status.success(), "{words}: {} {}", finished.stderr, finished.stdout);
-    Json(finished.stdout)
-}
-
-type Answer = dyn Fn(&str, &[u8]) -> Vec<u8> + Send + Sync;
-
-/// A server that answers each request line, with the value behind it if there is one, by what `answer` says.
-fn fake(answer: impl Fn(&str, &[u8]) -> Vec<u8> + Send + Sync + 'static) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("bound").to_string();
-    let answer: Arc<Answer> = Arc::new(answer);
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let (stream, answer) = (stream.expect("a connection"), Arc::clone(&answer));
-            thread::spawn(move || converse(stream, &*answer));
-        }
-    });
-    address
-}
-
-fn converse(stream: TcpStream, answer: &Answer) {
-    let mut stream = BufReader::new(stream);
-    loop {
-        let mut line = String::new();
-        if stream.read_line(&mut line).unwrap_or(0) == 0 {
-            return;
-        }
-        let words: Vec<&str> = line.split_whitespace().collect();
-        let stores = matches!(words[0], "set" | "add" | "replace" | "append" | "prepend" | "cas");
-        let mut value = vec![0; if stores { words[4].parse::<usize>().expect("a size") + 2 } else { 0 }];
-        if stream.read_exact(&mut value).is_err() {
-            return;
-        }
-        value.truncate(value.len().saturating_sub(2));
-        if stream.get_mut().write_all(&answer(line.trim_end(), &value)).is_err() {
-            return;
-        }
-    }
-}
-
-/// What a memcached without anything in it says.
-fn empty(line: &str) -> Vec<u8> {
-    let reply = match line.split(' ').next().expect("a word") {
-        "get" | "gets" | "gat" => "END\r\n",
-        "set" => "STORED\r\n",
-        "add" => "NOT_STORED\r\n",
-        "replace" | "append" | "prepend" => "NOT_STORED\r\n",
-        _ => "NOT_FOUND\r\n",
-    };
-    reply.into()
-}
 
 #[test]
 fn the_mix_that_arrives_is_the_mix_that_was_asked_for() {
@@ -312,31 +209,6 @@ fn bad_input_is_one_line_and_what_was_measured_is_kept() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("cannot write the result"));
 }
 
-/// Everything at once: each protocol, all its kinds, values verified.
-#[test]
-fn real_servers_answer_every_kind_in_every_protocol() {
-    let slabring = Server::start(&["-t", "2"]).expect("slabring starts");
-    let memcached = Server::memcached(&[]);
-    for server in std::iter::once(&slabring).chain(&memcached) {
-        for protocol in ["text", "meta", "binary"] {
-            let mix = "get:40,gets:5,gat:5,set:20,add:5,replace:5,cas:10,delete:5,incr:2,decr:2,touch:2";
-            let words = format!(
-                "--protocol {protocol} --mix {mix} --multiget 1-10 --prefill --verify --keys 500 --value-size 10-3000 \
-                 --ttl 100-200 --requests 20000 -c 6 -d 4 {}",
-                server.address()
-            );
-            let result = load(&words);
-            assert_eq!(
-                (result.number(&["errors"]), result.number(&["wrong_values"])),
-                (0.0, 0.0),
-                "{protocol}"
-            );
-            assert!(result.number(&["kinds", "cas", "hits"]) > 0.0, "{protocol}");
-            assert!(result.number(&["hits"]) > 1000.0, "{protocol}");
-        }
-    }
-}
-
 #[test]
 fn what_is_missed_is_fetched_and_stored() {
     let slabring = Server::start(&["-t", "1"]).expect("slabring starts");
@@ -350,61 +222,6 @@ fn what_is_missed_is_fetched_and_stored() {
         assert_eq!(result.number(&["kinds", "set", "answers"]), 200.0, "{protocol} {multiget}");
         assert_eq!(result.number(&["misses"]), 200.0, "{protocol} {multiget}");
     }
-}
-
-#[test]
-fn keys_go_to_the_servers_that_own_them() {
-    let servers: Vec<Server> =
-        (0..3).map(|_| Server::start(&["-t", "1"]).expect("slabring starts")).collect();
-    let addresses: Vec<String> = servers.iter().map(|server| server.address().to_string()).collect();
-    for route in ["jump", "ketama"] {
-        let words = format!(
-            "--route {route} --prefill --verify --keys 3000 --multiget 4 --ratio 1:3 --requests 6000 -c 2 -d 3 {}",
-            addresses.join(" ")
-        );
-        let result = load(&words);
-        assert_eq!((result.number(&["misses"]), result.number(&["wrong_values"])), (0.0, 0.0));
-        for address in &addresses {
-            assert!(result.0.contains(&format!("\"name\":\"{address}\"")), "{}", result.0);
-        }
-    }
-}
-
-#[test]
-fn agents_share_a_run_and_their_results_are_added() {
-    struct Agent(Child, String);
-    impl Drop for Agent {
-        fn drop(&mut self) {
-            self.0.kill().expect("a child of ours can be killed");
-            self.0.wait().expect("a killed child can be waited for");
-        }
-    }
-    let start = || {
-        let mut child = Command::new(binary())
-            .args(["agent", "127.0.0.1:0"])
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("it runs");
-        let mut line = String::new();
-        let stderr = child.stderr.take().expect("piped");
-        let mut stderr = BufReader::new(stderr);
-        stderr.read_line(&mut line).expect("it says where it listens");
-        let address = line.trim().rsplit(' ').next().expect("an address").to_owned();
-        thread::spawn(move || stderr.read_to_string(&mut String::new()));
-        Agent(child, address)
-    };
-    let (one, two) = (start(), start());
-    let server = Server::start(&["-t", "1"]).expect("slabring starts");
-    let result = load(&format!(
-        "--coordinator {},{} --prefill --keys 1000 --requests 5001 -c 5 {}",
-        one.1,
-        two.1,
-        server.address()
-    ));
-    assert_eq!((result.number(&["operations"]), result.number(&["misses"])), (5001.0, 0.0));
-    assert_eq!(result.number(&["latency", "all", "count"]), 5001.0);
-    let gone = run(&format!("--coordinator 127.0.0.1:1 {}", server.address()));
-    assert!(!gone.status.success() && gone.stderr.contains("127.0.0.1:1"), "{}", gone.stderr);
 }
 
 #[test]
@@ -547,86 +364,4 @@ fn pages_are_drawn_without_complaint_and_with_every_point() {
     assert_eq!(chart("curve").matches("<circle").count(), 2);
     assert!(chart("percentiles").matches("<circle").count() > 20);
     fs::remove_dir_all(directory).expect("it was written");
-}
-
-/// A directory that is gone with this value.
-struct Directory(PathBuf);
-
-impl Directory {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("slabring-load-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).expect("room for a directory");
-        Self(path)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).expect("it was made");
-    }
-}
-
-#[test]
-fn tls_and_unix_sockets_and_passwords_let_in_who_may() {
-    let directory = Directory::new("access");
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
-    let (chain, key) = (directory.path("chain.pem"), directory.path("key.pem"));
-    fs::write(&chain, made.cert.pem()).expect("room for a file");
-    fs::write(&key, made.signing_key.serialize_pem()).expect("room for a file");
-    let options = format!("ssl_chain_cert={chain},ssl_key={key}");
-    let secure = Server::start(&["-t", "2", "-Z", "-o", &options]).expect("slabring starts");
-    let work = "--prefill --verify --keys 300 --value-size 10-20000 --ratio 1:2 --multiget 3 --requests 2000 -c 4 -d 3";
-    for trust in [format!("--tls-ca {chain} --tls-name localhost"), "--tls-insecure".to_owned()] {
-        for io in ["auto", "epoll"] {
-            let result = load(&format!("--tls {trust} --io {io} {work} {}", secure.address()));
-            assert_eq!((result.number(&["misses"]), result.number(&["wrong_values"])), (0.0, 0.0));
-        }
-    }
-    let stranger = run(&format!("--tls --tls-ca {chain} {}", secure.address()));
-    assert!(!stranger.status.success() && stranger.stderr.contains("no TLS with"), "{}", stranger.stderr);
-
-    let users = directory.path("users");
-    fs::write(&users, "joe:secret\n").expect("room for a file");
-    let guarded = Server::start(&["-t", "1", "-Y", &users]).expect("slabring starts");
-    load(&format!("--auth joe:secret {work} {}", guarded.address()));
-    let refused = run(&format!("--auth joe:wrong {}", guarded.address()));
-    assert!(!refused.status.success() && refused.stderr.contains("did not let us in"), "{}", refused.stderr);
-    assert!(!refused.stderr.contains("wrong"), "passwords are not shown: {}", refused.stderr);
-}
-
-#[test]
-fn redis_can_be_compared() {
-    let Some(program) = find_program("redis-server") else {
-        announce_skip("redis-server is not installed, so it is not loaded");
-        return;
-    };
-    struct Redis(Child);
-    impl Drop for Redis {
-        fn drop(&mut self) {
-            self.0.kill().expect("a child of ours can be killed");
-            self.0.wait().expect("a killed child can be waited for");
-        }
-    }
-    let address = slabring_tests::server::free_address();
-    let port = address.port().to_string();
-    let child = Command::new(program)
-        .args(["--port", &port, "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"])
-        .stdout(Stdio::null())
-        .spawn();
-    let _redis = Redis(child.expect("it runs"));
-    for _ in 0..500 {
-        if TcpStream::connect(address).is_ok() {
-            break;
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-    let words = "--protocol resp --prefill --verify --keys 300 --value-size 0-5000 --ttl 100 --ratio 1:2 --requests 5000";
-    for more in ["-c 3 -d 8", "--multiget 6"] {
-        let result = load(&format!("{words} {more} {address}"));
-        assert_eq!((result.number(&["misses"]), result.number(&["wrong_values"])), (0.0, 0.0), "{more}");
-    }
 }

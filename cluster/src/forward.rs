@@ -5,7 +5,7 @@
 //! needs credit of a second link while it holds credit of the first, and two nodes that do so can wait for each other for
 //! ever. What may have been executed is never sent again: an increment must not happen twice.
 
-use crate::link::{Inbound, cost_bytes};
+use crate::link::{CREDIT_DEFAULT, Credit, Inbound, ROOM_WAIT_MAX, cost_bytes};
 use crate::peers::LinkId;
 use crate::placement::{PARTITION_COUNT, PartitionId};
 use crate::ring::{Epoch, Ring};
@@ -18,22 +18,28 @@ use crate::wire::{Flags, Status};
 pub const HOPS_MAX: u8 = 2;
 
 /// Requests of one shard that wait for an answer.
-pub const PENDING_MAX: usize = 4_096;
+pub const PENDING_MAX: usize = 16_384;
 
 /// Bytes of all of them together. One request may have more when it is the only one.
 pub const PENDING_BYTES_MAX: usize = 16 << 20;
+
+/// What of that may be under way to one node, over all its links: a node that hangs leaves room for others.
+pub(crate) const NODE_SHARE: Credit = Credit { operations: 4_000, bytes: 4 << 20 };
 
 /// How long a request waits for a ring that both sides agree on.
 pub const PARK_TIME_MAX: Micros = Micros::from_millis(50);
 
 /// Capacity for a request's bytes that an empty place keeps.
-const BYTES_KEPT: usize = 1 << 10;
+const BYTES_KEPT: usize = 256;
 
-/// Deadlines are looked at this often: an answer may be late by so much.
-const EXPIRY_EVERY: Micros = Micros::from_millis(5);
+/// Between two looks at all deadlines is at least this time: an answer may be late by so much.
+const EXPIRY_PAUSE: Micros = Micros::from_millis(5);
 
 const INDEX_BITS: u32 = 16;
 const _: () = assert!(PENDING_MAX <= 1 << INDEX_BITS);
+const _: () = assert!(PENDING_MAX >= 4 * NODE_SHARE.operations as usize);
+const _: () = assert!(PENDING_BYTES_MAX >= 4 * NODE_SHARE.bytes as usize);
+const _: () = assert!(NODE_SHARE.operations < CREDIT_DEFAULT.operations, "a flush finds credit");
 
 /// Why a client gets an error instead of the owner's reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -171,7 +177,10 @@ pub(crate) struct PendingTable<P> {
     cells: Vec<Cell<P>>,
     free: Vec<u16>,
     bytes: usize,
+    /// No request's time is over before.
     expire_at: Micros,
+    /// When a request was last taken out.
+    moved_at: Micros,
 }
 
 /// The number of a pending request on the wire.
@@ -186,7 +195,7 @@ impl Opaque {
 
 impl<P: Copy> PendingTable<P> {
     pub(crate) fn new() -> Self {
-        Self { cells: Vec::new(), free: Vec::new(), bytes: 0, expire_at: Micros::NEVER }
+        Self { cells: Vec::new(), free: Vec::new(), bytes: 0, expire_at: Micros::NEVER, moved_at: Micros(0) }
     }
 
     /// Requests in it.
@@ -200,6 +209,11 @@ impl<P: Copy> PendingTable<P> {
 
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
         self.len() < PENDING_MAX && (self.bytes + bytes <= PENDING_BYTES_MAX || self.bytes == 0)
+    }
+
+    /// Whether requests leave it: those that find no room may wait.
+    pub(crate) fn is_moving(&self, now: Micros) -> bool {
+        now.since(self.moved_at) < ROOM_WAIT_MAX
     }
 
     /// Takes a request in, for which there is room.
@@ -217,8 +231,12 @@ impl<P: Copy> PendingTable<P> {
         self.bytes += bytes.len();
         let Forward { hash, flags, deadline, .. } = *request;
         cell.pending = Some(Pending { place: Some(place), stage, hop: 1, hash, flags, deadline, bytes });
-        self.expire_at = self.expire_at.min(now + EXPIRY_EVERY);
-        Opaque(cell.generation << INDEX_BITS | u64::from(index))
+        let opaque = Opaque(cell.generation << INDEX_BITS | u64::from(index));
+        if self.len() == 1 {
+            self.moved_at = now;
+        }
+        self.look_at(stage.until().min(deadline));
+        opaque
     }
 
     pub(crate) fn get(&mut self, opaque: Opaque) -> Option<&mut Pending<P>> {
@@ -227,11 +245,12 @@ impl<P: Copy> PendingTable<P> {
     }
 
     /// Takes a request out, its bytes into `taken`.
-    pub(crate) fn remove(&mut self, opaque: Opaque, taken: &mut Vec<u8>) {
+    pub(crate) fn remove(&mut self, now: Micros, opaque: Opaque, taken: &mut Vec<u8>) {
         let cell = &mut self.cells[opaque.index()];
         assert_eq!(cell.generation, opaque.0 >> INDEX_BITS, "what is removed is there");
         let mut pending = cell.pending.take().expect("what is removed is there");
         self.bytes -= pending.bytes.len();
+        self.moved_at = now;
         std::mem::swap(taken, &mut pending.bytes);
         pending.bytes.clear();
         if pending.bytes.capacity() <= BYTES_KEPT {
@@ -250,14 +269,22 @@ impl<P: Copy> PendingTable<P> {
         self.cells.iter().enumerate().filter_map(number).collect()
     }
 
-    /// The requests whose time is over: those nobody waits for any more, and those that waited for a ring long enough.
-    /// Looks only now and then.
+    /// Some request's time may be over then.
+    pub(crate) fn look_at(&mut self, until: Micros) {
+        self.expire_at = self.expire_at.min(until);
+    }
+
+    /// The requests whose time is over: those nobody waits for any more, and those that waited for a ring long enough. Looks
+    /// when the first of them may be.
     pub(crate) fn expired(&mut self, now: Micros) -> Vec<Opaque> {
         if now < self.expire_at {
             return Vec::new();
         }
-        self.expire_at = if self.len() == 0 { Micros::NEVER } else { now + EXPIRY_EVERY };
-        self.select(|pending| pending.place.is_some() && pending.is_over(now))
+        let awaited = self.cells.iter().filter_map(|cell| cell.pending.as_ref());
+        let times = awaited.filter(|pending| pending.place.is_some()).map(Pending::until);
+        let next = times.filter(|&until| until > now).min().unwrap_or(Micros::NEVER);
+        self.expire_at = next.max(now + EXPIRY_PAUSE);
+        self.select(|pending| pending.place.is_some() && pending.until() <= now)
     }
 
     /// When [`Self::expired`] should be called.
@@ -273,13 +300,19 @@ impl<P: Copy> PendingTable<P> {
     }
 }
 
+impl Stage {
+    fn until(self) -> Micros {
+        match self {
+            Self::Sent { .. } => Micros::NEVER,
+            Self::WaitsForRing { until, .. } | Self::WaitsForPeer { until, .. } => until,
+        }
+    }
+}
+
 impl<P> Pending<P> {
-    fn is_over(&self, now: Micros) -> bool {
-        let waits_until = match self.stage {
-            Stage::Sent { .. } => Micros::NEVER,
-            Stage::WaitsForRing { until, .. } | Stage::WaitsForPeer { until, .. } => until,
-        };
-        self.deadline.min(waits_until) <= now
+    /// When its time is over.
+    fn until(&self) -> Micros {
+        self.deadline.min(self.stage.until())
     }
 }
 
@@ -324,7 +357,7 @@ mod tests {
         let mut table = PendingTable::new();
         let first = table.insert(Micros(0), 'a', &request(b"get k\r\n"), STAGE);
         let mut bytes = Vec::new();
-        table.remove(first, &mut bytes);
+        table.remove(Micros(0), first, &mut bytes);
         assert_eq!(bytes, b"get k\r\n");
         let second = table.insert(Micros(0), 'b', &request(b""), STAGE);
         assert_eq!(first.index(), second.index());
@@ -353,11 +386,12 @@ mod tests {
         let parked = table.insert(Micros(0), 'p', &request(b""), STAGE);
         let link = LinkId::default();
         let sent = table.insert(Micros(0), 's', &request(b""), Stage::Sent { link, epoch: Epoch(1) });
-        assert_eq!(table.expired(Micros(4_000)), []);
+        assert_eq!(table.wake_at(), Micros(50_000));
         assert_eq!(table.expired(Micros(49_999)), []);
         assert_eq!(table.expired(Micros(60_000)), [parked]);
-        assert_eq!(table.expired(Micros(1_000_000)), [parked, sent]);
+        assert_eq!(table.wake_at(), Micros(1_000_000));
+        table.get(parked).unwrap().deadline = Micros(3_000_000);
         table.get(sent).unwrap().place = None;
-        assert_eq!(table.expired(Micros(2_000_000)), [parked], "nobody waits for the other");
+        assert_eq!(table.expired(Micros(1_000_000)), [parked], "nobody waits for the other");
     }
 }

@@ -11,7 +11,6 @@
 //! ever under way. The acceptor reads no further while its replies wait, so neither side's memory depends on the other's
 //! speed.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use crate::jump::mix;
@@ -20,19 +19,22 @@ use crate::ring::Epoch;
 use crate::safeguard::{self, Safeguard};
 use crate::time::Micros;
 use crate::wire::{
-    self, BODY_BYTES_MAX, CHECKSUM_BYTES, Decoded, FRAME_BYTES_MAX, Flags, GREETING_BYTES_MAX, HEADER_BYTES,
-    Header, Kind, Status, Versions,
+    BODY_BYTES_MAX, FRAME_BYTES_MAX, Flags, GREETING_BYTES_MAX, Header, Kind, Status, Versions,
 };
 
 mod close;
 mod credit;
 pub mod greeting;
+mod input;
 mod meeting;
+mod output;
 
 pub use close::CloseReason;
 pub use credit::{CREDIT_DEFAULT, Credit, cost_bytes};
 pub use greeting::{Introduction, NONCE_BYTES, Nonce, Secret};
 use greeting::{Side, Transcript};
+use input::Input;
+use output::Output;
 
 /// A link that says nothing for this long is closed.
 pub const SILENCE_MAX: Micros = Micros::from_millis(1_500);
@@ -50,6 +52,9 @@ pub const SENDING_TIME_MAX: Micros = Micros::from_millis(10_000);
 /// they have come.
 pub const REPLICA_BYTES_MAX: usize = crate::replica::WINDOW_BYTES + (64 << 10);
 
+/// How long requests wait for room while the other side answers nothing.
+pub const ROOM_WAIT_MAX: Micros = Micros::from_millis(500);
+
 /// Waiting replies from which on requests are not read.
 pub const OUTPUT_STALL_BYTES: usize = 1 << 20;
 
@@ -63,7 +68,7 @@ const _: () = assert!(SILENCE_MAX.0 < SENDING_TIME_MAX.0);
 /// What all links of a shard have in common.
 #[derive(Clone, Debug)]
 pub struct Identity {
-    /// Protocol versions: [`wire::VERSIONS`].
+    /// Protocol versions: [`crate::wire::VERSIONS`].
     pub versions: Versions,
     /// The cluster.
     pub cluster: ClusterId,
@@ -193,13 +198,6 @@ enum State {
     Over,
 }
 
-/// Where the bytes of the last event are.
-#[derive(Debug)]
-enum Body {
-    Input(Range<usize>),
-    Assembled,
-}
-
 /// One link.
 #[derive(Debug)]
 pub struct Link {
@@ -220,24 +218,17 @@ pub struct Link {
     /// Dialler: under way. Acceptor: owed.
     used: Credit,
     granted: Credit,
-    input: Vec<u8>,
-    consumed: usize,
-    body: Body,
-    assembly: Vec<u8>,
-    assembling: Option<Header>,
-    output: Vec<u8>,
-    sending: Option<Sending>,
+    /// Dialler: when there was last an answer, or nothing under way.
+    moved_at: Micros,
+    /// Dialler: a request that waits because it is so large. Smaller ones let it go first.
+    awaited_bytes: u32,
+    input: Input,
+    output: Output,
     heard_at: Micros,
     /// When bytes came last: the time in the input counts against a request's deadline.
     received_at: Micros,
     stalled: bool,
     heartbeat_at: Micros,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Sending {
-    since: Micros,
-    bytes: usize,
 }
 
 impl Link {
@@ -282,13 +273,10 @@ impl Link {
             jitter,
             used: Credit::NONE,
             granted: Credit::NONE,
-            input: Vec::new(),
-            consumed: 0,
-            body: Body::Input(0..0),
-            assembly: Vec::new(),
-            assembling: None,
-            output: Vec::new(),
-            sending: None,
+            moved_at: Micros::default(),
+            awaited_bytes: 0,
+            input: Input::new(),
+            output: Output::default(),
             heard_at: Micros::default(),
             received_at: Micros::default(),
             stalled: false,
@@ -335,32 +323,29 @@ impl Link {
 
     /// Whether [`Self::take_output`] would give something.
     pub fn has_output(&self) -> bool {
-        self.sending.is_none() && !self.output.is_empty()
+        self.output.is_ready()
     }
 
     /// Bytes that wait to be sent or are being sent.
     pub fn output_bytes(&self) -> usize {
-        self.output.len() + self.sending.map_or(0, |sending| sending.bytes)
+        self.output.len()
     }
 
     /// Bytes that wait to be looked at.
     pub fn input_bytes(&self) -> usize {
-        self.input.len() - self.consumed + self.assembly.len()
+        self.input.len()
     }
 
     /// The bytes of the event that [`Self::next`] gave last, until the next call of any `&mut` function.
     pub fn body(&self) -> &[u8] {
-        match &self.body {
-            Body::Input(range) => &self.input[range.clone()],
-            Body::Assembled => &self.assembly,
-        }
+        self.input.body()
     }
 
     /// The socket is connected: introduces this side to shard `shard` of the other. Dialler only, after [`Event::Connect`].
     pub fn connected(&mut self, now: Micros, nonce: Nonce, shard: u8) {
         assert!(matches!(self.state, State::Connecting { .. }), "a link connects when it was told to");
         let hello = self.introduction(self.identity.versions, nonce).encode();
-        self.append(Header { shard, ..Header::new(Kind::Hello, self.epoch) }, &hello);
+        self.output.append(Header { shard, ..Header::new(Kind::Hello, self.epoch) }, &hello);
         self.state = State::Greeting { deadline: now + GREETING_TIME_MAX, hello };
     }
 
@@ -388,10 +373,11 @@ impl Link {
 
     /// Whether [`Self::receive`] should be called: false while replies wait or whole frames do.
     pub fn wants_bytes(&self) -> bool {
-        !self.stalls() && self.input.len() - self.consumed < FRAME_BYTES_MAX
+        !self.stalls() && !self.input.is_full()
     }
 
-    /// The dialler's input is bounded by its credit; two sides that both wait for the other to read would wait for ever.
+    /// Whether input must wait. Only an acceptor's: what a dialler reads makes no output, and if both sides waited for the
+    /// other to read, neither ever would.
     fn stalls(&self) -> bool {
         self.side == Side::Acceptor && self.output_bytes() >= OUTPUT_STALL_BYTES
     }
@@ -403,34 +389,25 @@ impl Link {
         }
         self.heard_at = now;
         self.received_at = now;
-        self.body = Body::Input(0..0);
-        self.input.drain(..self.consumed);
-        self.consumed = 0;
-        self.input.extend_from_slice(bytes);
+        self.input.take(bytes);
     }
 
     /// What was gathered to send since the last time, in exchange for an empty buffer; `None` while a send is under way
     /// or there is nothing. One call for each turn makes one send of many frames.
-    pub fn take_output(&mut self, now: Micros, mut spare: Vec<u8>) -> Option<Vec<u8>> {
-        if self.sending.is_some() || self.output.is_empty() {
-            return None;
-        }
-        spare.clear();
-        std::mem::swap(&mut self.output, &mut spare);
-        self.sending = Some(Sending { since: now, bytes: spare.len() });
-        Some(spare)
+    pub fn take_output(&mut self, now: Micros, spare: Vec<u8>) -> Option<Vec<u8>> {
+        self.output.take(now, spare)
     }
 
     /// The kernel has taken all of what [`Self::take_output`] gave.
     pub fn sent(&mut self) {
-        self.sending = None;
+        self.output.sent();
     }
 
     /// This node follows another ring now. The peer hears it at once.
     pub fn set_epoch(&mut self, epoch: Epoch) {
         self.epoch = epoch;
         if self.is_up() {
-            self.append(Header::new(Kind::Heartbeat, epoch), &[]);
+            self.output.append(Header::new(Kind::Heartbeat, epoch), &[]);
         }
     }
 
@@ -447,16 +424,47 @@ impl Link {
         if !self.used.admits(cost, self.granted) && safeguard::holds(Safeguard::CreditIsKept) {
             return Err(NoCredit);
         }
+        if self.used.operations == 0 {
+            self.moved_at = now;
+        }
         self.used.take(cost);
         let left = u32::try_from(deadline.since(now).0).unwrap_or(u32::MAX);
         let header = Header { kind: Kind::Request, epoch: self.epoch, deadline_micros: left, ..header };
-        self.append_message(header, body);
+        self.output.append_message(header, body);
         Ok(())
     }
 
+    /// Whether a request of `body_bytes` may go now, if `share` is what this side wants under way here at most. Who is refused
+    /// for being too large goes before smaller ones: otherwise it might wait for ever.
+    pub(crate) fn has_room(&mut self, body_bytes: usize, share: Credit) -> bool {
+        let cost = cost_bytes(body_bytes);
+        if self.used.operations == 0 {
+            self.awaited_bytes = 0;
+        }
+        let granted = self.granted;
+        let fits = self.used.admits(cost, share) && self.used.admits(cost, granted);
+        if !safeguard::holds(Safeguard::CreditIsKept) {
+            return true;
+        }
+        if fits && cost >= self.awaited_bytes {
+            self.awaited_bytes = 0;
+            return true;
+        }
+        if self.used.operations < share.operations.min(granted.operations) {
+            self.awaited_bytes = self.awaited_bytes.max(cost);
+        }
+        false
+    }
+
+    /// Whether the other side answers: requests that find no room may wait for it.
+    pub(crate) fn is_moving(&self, now: Micros) -> bool {
+        now.since(self.moved_at) < ROOM_WAIT_MAX
+    }
+
     /// A response came for a request of `body_bytes`: its credit is free again.
-    pub fn settle(&mut self, body_bytes: usize) {
+    pub fn settle(&mut self, now: Micros, body_bytes: usize) {
         self.used.give_back(cost_bytes(body_bytes));
+        self.moved_at = now;
     }
 
     /// Gathers a response. What is owed from before the link ended is dropped: nobody waits for it.
@@ -468,13 +476,13 @@ impl Link {
         self.used.give_back(owed.cost);
         let header =
             Header { opaque: owed.opaque, detail: status as u8, ..Header::new(Kind::Response, self.epoch) };
-        self.append_message(header, body);
+        self.output.append_message(header, body);
     }
 
     /// Gathers a message about copies: dialler only, while up. Takes no credit: its senders wait for acknowledgements of their own.
     pub(crate) fn send_replica(&mut self, message: &[u8]) {
         assert!(self.side == Side::Dialler && self.is_up(), "messages go out on dialled links that are up");
-        self.append_message(Header::new(Kind::Replica, self.epoch), message);
+        self.output.append_message(Header::new(Kind::Replica, self.epoch), message);
     }
 
     /// The last event was a message about copies that is none.
@@ -486,14 +494,14 @@ impl Link {
     pub fn ask_ring(&mut self, epoch: Epoch) {
         if self.is_up() {
             let header = Header { opaque: epoch.0, ..Header::new(Kind::RingWanted, self.epoch) };
-            self.append(header, &[]);
+            self.output.append(header, &[]);
         }
     }
 
-    /// Gathers this node's ring, unless replies wait already: the peer will ask again.
+    /// Gathers this node's ring, unless much waits already: the peer will ask again.
     pub fn send_ring(&mut self, json: &str) {
-        if self.is_up() && !self.stalls() {
-            self.append(Header::new(Kind::RingDocument, self.epoch), json.as_bytes());
+        if self.is_up() && self.output_bytes() < OUTPUT_STALL_BYTES {
+            self.output.append(Header::new(Kind::RingDocument, self.epoch), json.as_bytes());
         }
     }
 
@@ -509,7 +517,7 @@ impl Link {
             State::Up => self.heartbeat_at.min(self.heard_at + SILENCE_MAX),
             State::Over => Micros::NEVER,
         };
-        self.sending.map_or(by_state, |sending| by_state.min(sending.since + SENDING_TIME_MAX))
+        self.output.sending_since().map_or(by_state, |since| by_state.min(since + SENDING_TIME_MAX))
     }
 
     /// What to do next, or what was heard next; `None` until something comes or [`Self::wake_at`] has passed.
@@ -541,7 +549,7 @@ impl Link {
 
     /// Sends heartbeats, and closes what takes too long.
     fn notice_time(&mut self, now: Micros) {
-        if self.sending.is_some_and(|sending| now.since(sending.since) >= SENDING_TIME_MAX) {
+        if self.output.sending_since().is_some_and(|since| now.since(since) >= SENDING_TIME_MAX) {
             self.close(CloseReason::Stuck);
         }
         match self.state {
@@ -571,7 +579,7 @@ impl Link {
         if now >= self.heartbeat_at {
             self.heartbeat_at = now + HEARTBEAT_EVERY;
             if self.output.is_empty() {
-                self.append(Header::new(Kind::Heartbeat, self.epoch), &[]);
+                self.output.append(Header::new(Kind::Heartbeat, self.epoch), &[]);
             }
         }
     }
@@ -589,12 +597,7 @@ impl Link {
         self.session = self.session.wrapping_add(1);
         (self.used, self.granted) = (Credit::NONE, Credit::NONE);
         self.input.clear();
-        self.consumed = 0;
-        self.body = Body::Input(0..0);
-        self.assembly = Vec::new();
-        self.assembling = None;
         self.output.clear();
-        self.sending = None;
         self.stalled = false;
         Event::Closed { reason, was_up }
     }
@@ -614,36 +617,23 @@ impl Link {
                 return Ok(None);
             }
             let body_bytes_max = if self.is_up() { BODY_BYTES_MAX } else { GREETING_BYTES_MAX };
-            let Decoded::Frame { header, frame_bytes } =
-                wire::decode(&self.input[self.consumed..], body_bytes_max)?
-            else {
-                return Ok(None);
-            };
-            let start = self.consumed;
-            self.consumed += frame_bytes;
-            let body = start + HEADER_BYTES..self.consumed - CHECKSUM_BYTES;
-            if let Some(event) = self.hear(now, header, body)? {
+            let Some(header) = self.input.next_frame(body_bytes_max)? else { return Ok(None) };
+            if let Some(event) = self.hear(now, header)? {
                 return Ok(Some(event));
             }
         }
         Ok(None)
     }
 
-    fn hear(
-        &mut self,
-        now: Micros,
-        header: Header,
-        body: Range<usize>,
-    ) -> Result<Option<Event>, CloseReason> {
-        self.body = Body::Input(body.clone());
+    fn hear(&mut self, now: Micros, header: Header) -> Result<Option<Event>, CloseReason> {
         if header.kind.is_greeting() {
-            return self.greet(now, header, body);
+            return self.greet(now, header);
         }
         if !self.is_up() {
             return Err(CloseReason::Unexpected(header.kind));
         }
         self.peer_epoch = self.peer_epoch.max(header.epoch);
-        let Some(header) = self.assemble(header, body)? else {
+        let Some(header) = self.input.assemble(header, self.message_bytes_max(header.kind))? else {
             return Ok(None);
         };
         match (header.kind, self.side) {
@@ -658,30 +648,6 @@ impl Link {
             }
             (kind, _) => Err(CloseReason::Unexpected(kind)),
         }
-    }
-
-    /// Joins the parts of a message. Gives the header when the message is whole, and it is [`Self::body`] then.
-    fn assemble(&mut self, header: Header, body: Range<usize>) -> Result<Option<Header>, CloseReason> {
-        let whole = Header { flags: header.flags.without(Flags::MORE), ..header };
-        let goes_on = header.flags.has(Flags::MORE);
-        let may_be_cut = matches!(header.kind, Kind::Request | Kind::Response | Kind::Replica);
-        let bytes_max = self.message_bytes_max(header.kind);
-        match self.assembling {
-            None if !goes_on => {
-                let fits = !may_be_cut || body.len() <= bytes_max;
-                return if fits { Ok(Some(header)) } else { Err(CloseReason::Message) };
-            }
-            None if may_be_cut => self.assembly.clear(),
-            Some(first) if first == whole => {}
-            _ => return Err(CloseReason::Message),
-        }
-        if self.assembly.len() + body.len() > bytes_max {
-            return Err(CloseReason::Message);
-        }
-        self.assembly.extend_from_slice(&self.input[body]);
-        self.assembling = goes_on.then_some(whole);
-        self.body = Body::Assembled;
-        Ok((!goes_on).then_some(whole))
     }
 
     fn message_bytes_max(&self, kind: Kind) -> usize {
@@ -708,7 +674,7 @@ impl Link {
 
     /// Checks every bound; for tests and debugging.
     pub fn check_invariants(&self) {
-        assert!(self.consumed <= self.input.len());
+        self.input.check_invariants(self.message_bytes_max(Kind::Replica));
         let may_be_alone = self.used.operations <= 1;
         assert!(self.used.operations <= self.granted.operations, "{:?} of {:?}", self.used, self.granted);
         assert!(
@@ -717,27 +683,11 @@ impl Link {
             self.used,
             self.granted
         );
-        assert!(self.assembly.len() <= self.message_bytes_max(Kind::Replica));
         let requests = usize::try_from(self.granted.bytes).expect("32 bits fit")
             + FRAME_BYTES_MAX
             + 2 * REPLICA_BYTES_MAX;
         let replies = OUTPUT_STALL_BYTES + self.identity.message_bytes_max + FRAME_BYTES_MAX;
         assert!(self.output_bytes() <= requests.max(replies), "{} bytes wait", self.output_bytes());
-    }
-
-    /// Gathers a message in as many frames as it needs.
-    fn append_message(&mut self, header: Header, body: &[u8]) {
-        let mut rest = body;
-        while rest.len() > BODY_BYTES_MAX {
-            let (part, others) = rest.split_at(BODY_BYTES_MAX);
-            self.append(Header { flags: header.flags.with(Flags::MORE), ..header }, part);
-            rest = others;
-        }
-        self.append(header, rest);
-    }
-
-    fn append(&mut self, header: Header, body: &[u8]) {
-        wire::encode(&header, body, &mut self.output);
     }
 }
 

@@ -4,11 +4,11 @@
 //! The owner of the sockets calls what happened ([`Peers::connected`], [`Peers::received`], ...), then [`Peers::next`] until it
 //! gives `None`, then sends what [`Peers::links_to_send`] names: once a turn.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::forward::{Failure, Forward, Opaque, PARK_TIME_MAX, PendingTable, Stage, Verdict, admit, judge};
-use crate::link::{CloseReason, Event, Expected, Identity, Inbound, Link, Nonce, Owed};
+use crate::forward::{Failure, Forward, NODE_SHARE, Opaque, PendingTable, Stage, admit};
+use crate::link::{CloseReason, Credit, Event, Expected, Identity, Inbound, Link, Nonce, Owed};
 use crate::names::{Address, NodeId};
 use crate::placement::{partition_of, shard_of};
 use crate::replica::PeerShard;
@@ -17,7 +17,9 @@ use crate::table::SlotId;
 use crate::time::Micros;
 use crate::wire::{Flags, Header, Kind, Status};
 
+mod attention;
 mod dialling;
+mod under_way;
 
 /// Links that other nodes may dial to one shard.
 pub const ACCEPTED_MAX: usize = 4_096;
@@ -113,6 +115,23 @@ struct Entry {
     target: Option<Target>,
     /// The entry goes when the link ends.
     leaving: bool,
+    /// It stands in the list of links to look at, and in that of links that may have something to send.
+    is_ready: bool,
+    may_send: bool,
+    /// When it is looked at although nothing came: not later than the link wants.
+    wakes_at: Micros,
+}
+
+impl Entry {
+    /// A dialled link that is not to be dialled again.
+    fn rests_for_good(&self) -> bool {
+        self.leaving && self.target.is_some() && !self.link.is_ending()
+    }
+
+    fn new(link: Link, target: Option<Target>) -> Self {
+        let leaving = target.is_none();
+        Self { link, target, leaving, is_ready: false, may_send: false, wakes_at: Micros::NEVER }
+    }
 }
 
 /// What a link was dialled to.
@@ -159,8 +178,14 @@ pub struct Peers<P> {
     again: VecDeque<Opaque>,
     scratch: Vec<u8>,
     body: Body,
-    /// The place that [`Self::next`] looks at first.
-    cursor: usize,
+    /// The links that something happened to since they were last looked at.
+    ready: VecDeque<u32>,
+    /// The links that may have something to send.
+    to_send: Vec<u32>,
+    /// When to look at which although nothing happened: at most once for each.
+    wakes: BTreeSet<(Micros, u32)>,
+    /// The latest epoch that a link has spoken of.
+    heard_epoch: Epoch,
     /// The link that was asked for the ring last, and when another will be.
     asked: usize,
     ask_at: Micros,
@@ -188,7 +213,10 @@ impl<P: Copy> Peers<P> {
             again: VecDeque::new(),
             scratch: Vec::new(),
             body: Body::Scratch,
-            cursor: 0,
+            ready: VecDeque::new(),
+            to_send: Vec::new(),
+            wakes: BTreeSet::new(),
+            heard_epoch: Epoch::NONE,
             asked: 0,
             ask_at: Micros::default(),
             jitter,
@@ -235,9 +263,11 @@ impl<P: Copy> Peers<P> {
         Some(&entry.link)
     }
 
+    /// A link that something happens to: it will be looked at.
     fn link_mut(&mut self, id: LinkId) -> Option<&mut Link> {
-        let place = self.places.get_mut(usize::try_from(id.index).ok()?)?;
-        let entry = place.entry.as_mut().filter(|_| place.generation == id.generation)?;
+        self.link(id)?;
+        self.touch(id.index);
+        let entry = self.places[place_of(id.index)].entry.as_mut().expect("seen just now");
         Some(&mut entry.link)
     }
 
@@ -253,10 +283,8 @@ impl<P: Copy> Peers<P> {
         self.told_shards.retain(|node, _| ring.slot_of(node).is_some());
         self.ring = Some(ring);
         let epoch = self.epoch();
-        for place in &mut self.places {
-            if let Some(entry) = &mut place.entry {
-                entry.link.set_epoch(epoch);
-            }
+        for id in self.links().map(|(id, _)| id).collect::<Vec<_>>() {
+            self.link_mut(id).expect("it is one of them").set_epoch(epoch);
         }
         self.redial(now);
         let is_served = |stage| matches!(stage, Stage::WaitsForRing { epoch: wanted, .. } if wanted <= epoch);
@@ -268,24 +296,29 @@ impl<P: Copy> Peers<P> {
             self.places.push(Place::default());
             u32::try_from(self.places.len() - 1).expect("links are bounded")
         });
-        let place = &mut self.places[usize::try_from(index).expect("an index")];
+        let place = &mut self.places[place_of(index)];
         assert!(place.entry.is_none(), "a free place is empty");
         place.generation = place.generation.wrapping_add(1);
         place.entry = Some(Box::new(entry));
-        LinkId { index, generation: place.generation }
+        let id = LinkId { index, generation: place.generation };
+        self.touch(index);
+        id
     }
 
     /// Ends a dialled link for good. One that rests has no end to come: it goes at once.
-    fn leave(&mut self, index: usize) {
-        let entry = self.places[index].entry.as_mut().expect("a link that is dialled is there");
+    fn leave(&mut self, index: u32) {
+        self.touch(index);
+        let entry = self.places[place_of(index)].entry.as_mut().expect("a link that is dialled is there");
         entry.leaving = true;
         entry.link.retire();
     }
 
-    fn remove(&mut self, index: usize) {
-        let entry = self.places[index].entry.take().expect("what is removed is there");
+    /// Removes a link that has ended. It stands in no list but that of what may be sent, where nobody takes it for another.
+    fn remove(&mut self, index: u32) {
+        let entry = self.places[place_of(index)].entry.take().expect("what is removed is there");
+        self.wakes.remove(&(entry.wakes_at, index));
         self.accepted -= usize::from(entry.target.is_none());
-        self.free.push(u32::try_from(index).expect("links are bounded"));
+        self.free.push(index);
     }
 
     /// Another node has dialled this shard. `None`: too many have; close it.
@@ -295,13 +328,16 @@ impl<P: Copy> Peers<P> {
         }
         self.accepted += 1;
         let link = Link::acceptor(Arc::clone(&self.identity), self.epoch(), now, nonce);
-        Some(self.place(Entry { link, target: None, leaving: true }))
+        Some(self.place(Entry::new(link, None)))
     }
 
     /// The socket of [`Effect::Connect`] is connected.
     pub fn connected(&mut self, now: Micros, id: LinkId, nonce: Nonce) {
-        let Some(index) = self.link(id).and_then(|_| usize::try_from(id.index).ok()) else { return };
-        let Some(Entry { link, target: Some(target), .. }) = self.places[index].entry.as_deref_mut() else {
+        if self.link_mut(id).is_none() {
+            return;
+        }
+        let entry = self.places[place_of(id.index)].entry.as_deref_mut();
+        let Some(Entry { link, target: Some(target), .. }) = entry else {
             unreachable!("only dialled links are connected");
         };
         link.connected(now, nonce, target.shard);
@@ -319,11 +355,6 @@ impl<P: Copy> Peers<P> {
         if let Some(link) = self.link_mut(id) {
             link.receive(now, bytes);
         }
-    }
-
-    /// The links that have something to send.
-    pub fn links_to_send(&self) -> impl Iterator<Item = LinkId> {
-        self.links().filter(|(_, link)| link.has_output()).map(|(id, _)| id)
     }
 
     /// See [`Link::take_output`].
@@ -349,6 +380,30 @@ impl<P: Copy> Peers<P> {
         Ok(Route::Sent)
     }
 
+    /// Whether a request for a key had better wait: there is no room for it now, and those in its way are being answered. Ask
+    /// again when something was answered.
+    pub fn must_wait(&mut self, now: Micros, hash: u64, request_bytes: usize) -> bool {
+        let Some(ring) = &self.ring else { return false };
+        let owner = ring.primary(partition_of(hash));
+        if Some(owner) == self.me {
+            return false;
+        }
+        let Some((id, _)) = self.lane_to(owner, hash) else { return false };
+        if !self.pending.has_room(request_bytes) {
+            return self.pending.is_moving(now);
+        }
+        let share = self.share(owner);
+        let place = &mut self.places[place_of(id.index)];
+        let link = &mut place.entry.as_mut().expect("the lane is a link").link;
+        !link.has_room(request_bytes, share) && link.is_moving(now)
+    }
+
+    /// What may be under way on one link to a node.
+    fn share(&self, node: SlotId) -> Credit {
+        let lanes = u32::from(self.lanes(node));
+        Credit { operations: NODE_SHARE.operations / lanes, bytes: NODE_SHARE.bytes / lanes }
+    }
+
     /// The other nodes that serve.
     pub fn others(&self) -> impl Iterator<Item = SlotId> {
         let slots = self.ring.iter().flat_map(|ring| &ring.document().slots);
@@ -371,7 +426,11 @@ impl<P: Copy> Peers<P> {
 
     fn send_to(&mut self, now: Micros, node: SlotId, place: P, request: &Forward<'_>) -> Result<(), Failure> {
         let (id, shard) = self.lane_to(node, request.hash).ok_or(Failure::OwnerGone)?;
-        if !self.pending.has_room(request.bytes.len()) {
+        let share = self.share(node);
+        let link = self.link_mut(id).expect("the lane is a link");
+        // What is for a node and not for a key may use what is left of the credit.
+        let is_within = request.flags.has(Flags::NODE) || link.has_room(request.bytes.len(), share);
+        if !is_within || !self.pending.has_room(request.bytes.len()) {
             return Err(Failure::NoCredit);
         }
         let epoch = self.epoch();
@@ -379,7 +438,7 @@ impl<P: Copy> Peers<P> {
         let header = request_header(opaque, request.hash, request.flags, shard, 1);
         let link = self.link_mut(id).expect("the lane is a link");
         if link.send_request(now, header, request.deadline, request.bytes).is_err() {
-            self.forget(opaque);
+            self.forget(now, opaque);
             return Err(Failure::NoCredit);
         }
         Ok(())
@@ -394,8 +453,8 @@ impl<P: Copy> Peers<P> {
         Some((id, shard))
     }
 
-    fn forget(&mut self, opaque: Opaque) {
-        self.pending.remove(opaque, &mut self.scratch);
+    fn forget(&mut self, now: Micros, opaque: Opaque) {
+        self.pending.remove(now, opaque, &mut self.scratch);
         self.scratch.clear();
     }
 
@@ -432,13 +491,12 @@ impl<P: Copy> Peers<P> {
 
     /// When [`Self::next`] has something to do although nothing came.
     pub fn wake_at(&self) -> Micros {
-        let by_links = self.links().map(|(_, link)| link.wake_at()).min().unwrap_or(Micros::NEVER);
         let by_ring = if self.is_behind() { self.ask_at } else { Micros::NEVER };
-        by_links.min(self.pending.wake_at()).min(by_ring)
+        self.links_wake_at().min(self.pending.wake_at()).min(by_ring)
     }
 
     fn is_behind(&self) -> bool {
-        self.links().any(|(_, link)| link.is_up() && link.peer_epoch() > self.epoch())
+        self.heard_epoch > self.epoch()
     }
 
     /// What to do next; `None` until something comes or [`Self::wake_at`] has passed.
@@ -465,33 +523,11 @@ impl<P: Copy> Peers<P> {
         None
     }
 
-    /// The next event of any link, taking turns.
-    fn next_event(&mut self, now: Micros) -> Option<(LinkId, Event)> {
-        for _ in 0..self.places.len() {
-            let index = self.cursor % self.places.len();
-            let place = &mut self.places[index];
-            let event = place.entry.as_mut().and_then(|entry| {
-                let rests_for_good = entry.leaving && entry.target.is_some() && !entry.link.is_ending();
-                if rests_for_good { None } else { entry.link.next(now) }
-            });
-            if let Some(event) = event {
-                return Some((name(index, &self.places[index]), event));
-            }
-            let has_ended = place.entry.as_ref().is_some_and(|entry| entry.leaving && entry.link.has_ended());
-            if has_ended {
-                self.remove(index);
-            }
-            self.cursor = (index + 1) % self.places.len();
-        }
-        None
-    }
-
     fn hear(&mut self, now: Micros, id: LinkId, event: Event) -> Option<Effect<P>> {
         self.body = Body::Link(id);
         match event {
             Event::Connect => {
-                let index = usize::try_from(id.index).expect("an index");
-                let entry = self.places[index].entry.as_ref().expect("it has just spoken");
+                let entry = self.places[place_of(id.index)].entry.as_ref().expect("it has just spoken");
                 let target = entry.target.as_ref().expect("only dialled links connect");
                 Some(Effect::Connect { link: id, address: target.address.clone(), shard: target.shard })
             }
@@ -501,10 +537,11 @@ impl<P: Copy> Peers<P> {
                 Some(Effect::Up { link: id })
             }
             Event::Closed { reason, was_up } => {
-                self.fail_sent(id);
+                self.fail_sent(now, id);
                 Some(Effect::Closed { link: id, reason, was_up })
             }
             Event::PeerEpoch(theirs) => {
+                self.heard_epoch = self.heard_epoch.max(theirs);
                 let waits = |stage| matches!(stage, Stage::WaitsForPeer { link, epoch, .. } if link == id && epoch <= theirs);
                 self.again.extend(self.pending.select(|pending| waits(pending.stage)));
                 None
@@ -536,115 +573,6 @@ impl<P: Copy> Peers<P> {
         }
     }
 
-    fn take_response(
-        &mut self,
-        now: Micros,
-        id: LinkId,
-        opaque: Opaque,
-        status: Status,
-        theirs: Epoch,
-    ) -> Option<Effect<P>> {
-        let ours = self.epoch();
-        let pending = self.pending.get(opaque);
-        let Some((sent, pending)) = pending.and_then(|pending| match pending.stage {
-            Stage::Sent { link, epoch } if link == id => Some((epoch, pending)),
-            _ => None,
-        }) else {
-            self.link_mut(id).expect("it has just spoken").refuse_response();
-            return None;
-        };
-        let (bytes, place, hop) = (pending.bytes.len(), pending.place, pending.hop);
-        let until = now + PARK_TIME_MAX;
-        let verdict = judge(status, hop, sent, ours, theirs);
-        match verdict {
-            Verdict::WaitForRing(epoch) => pending.stage = Stage::WaitsForRing { epoch, until },
-            // Sent again from a stage that is not `Sent`, so that the end of this link does not answer it.
-            Verdict::SendAgain => pending.stage = Stage::WaitsForRing { epoch: ours, until },
-            Verdict::WaitForPeer => pending.stage = Stage::WaitsForPeer { link: id, epoch: sent, until },
-            Verdict::Reply | Verdict::Fail(_) => {}
-        }
-        let link = self.link_mut(id).expect("it has just spoken");
-        link.settle(bytes);
-        let Some(place) = place else {
-            self.forget(opaque);
-            return None;
-        };
-        match verdict {
-            Verdict::Reply => {
-                self.forget(opaque);
-                Some(Effect::Answer { place, outcome: Ok(()) })
-            }
-            Verdict::Fail(failure) => {
-                self.forget(opaque);
-                Some(Effect::Answer { place, outcome: Err(failure) })
-            }
-            Verdict::SendAgain => self.send_again(now, opaque),
-            Verdict::WaitForRing(_) | Verdict::WaitForPeer => None,
-        }
-    }
-
-    /// Sends a request that was not executed where the ring says now.
-    fn send_again(&mut self, now: Micros, opaque: Opaque) -> Option<Effect<P>> {
-        let (hash, place) = match self.pending.get(opaque) {
-            Some(pending) => (pending.hash, pending.place.expect("who waits has not been answered")),
-            None => return None,
-        };
-        let owner = self.ring.as_ref()?.primary(partition_of(hash));
-        if Some(owner) == self.me {
-            self.pending.remove(opaque, &mut self.scratch);
-            self.body = Body::Scratch;
-            return Some(Effect::ExecuteHere { place });
-        }
-        let failure = match self.lane_to(owner, hash) {
-            Some((id, shard)) if self.send_pending(now, opaque, id, shard) => return None,
-            Some(_) => Failure::NoCredit,
-            None => Failure::OwnerGone,
-        };
-        self.forget(opaque);
-        Some(Effect::Answer { place, outcome: Err(failure) })
-    }
-
-    /// Sends a pending request once more. False: no credit.
-    fn send_pending(&mut self, now: Micros, opaque: Opaque, id: LinkId, shard: u8) -> bool {
-        let epoch = self.epoch();
-        let index = usize::try_from(id.index).expect("an index");
-        let pending = self.pending.get(opaque).expect("the caller has just seen it");
-        let hop = pending.hop.saturating_add(1);
-        let header = request_header(opaque, pending.hash, pending.flags, shard, hop);
-        let entry = self.places[index].entry.as_mut().expect("the lane is a link");
-        let is_sent = entry.link.send_request(now, header, pending.deadline, &pending.bytes).is_ok();
-        if is_sent {
-            pending.hop = hop;
-            pending.stage = Stage::Sent { link: id, epoch };
-        }
-        is_sent
-    }
-
-    /// The link is gone: what was sent on it may or may not have been executed, and no answer will come.
-    fn fail_sent(&mut self, id: LinkId) {
-        let on_it = |stage| match stage {
-            Stage::Sent { link, .. } | Stage::WaitsForPeer { link, .. } => link == id,
-            Stage::WaitsForRing { .. } => false,
-        };
-        for opaque in self.pending.select(|pending| on_it(pending.stage)) {
-            let place = self.pending.get(opaque).and_then(|pending| pending.place);
-            self.failed.extend(place.map(|place| (place, Failure::OwnerGone)));
-            self.forget(opaque);
-        }
-    }
-
-    /// Answers those whose time is over. What is under way keeps its place until the response or the link's end.
-    fn expire(&mut self, now: Micros) {
-        for opaque in self.pending.expired(now) {
-            let pending = self.pending.get(opaque).expect("it was just selected");
-            let failure = if pending.deadline <= now { Failure::Expired } else { Failure::Unsettled };
-            self.failed.extend(pending.place.take().map(|place| (place, failure)));
-            if !matches!(pending.stage, Stage::Sent { .. }) {
-                self.forget(opaque);
-            }
-        }
-    }
-
     /// A node that is behind asks those that are ahead, one after the other.
     fn ask_ring(&mut self, now: Micros) {
         if now < self.ask_at || !self.is_behind() {
@@ -658,9 +586,11 @@ impl<P: Copy> Peers<P> {
             if entry.link.is_up() && entry.link.peer_epoch() > ours {
                 entry.link.ask_ring(ours.next().expect("a later epoch was heard of"));
                 self.asked = index;
-                return;
+                return self.touch(u32::try_from(index).expect("links are bounded"));
             }
         }
+        // Who spoke of it is gone.
+        self.heard_epoch = ours;
     }
 
     fn send_ring(&mut self, id: LinkId, wanted: Epoch) {
@@ -678,6 +608,7 @@ impl<P: Copy> Peers<P> {
         assert_eq!(accepted.filter(|entry| entry.target.is_none()).count(), self.accepted);
         for (id, link) in self.links() {
             link.check_invariants();
+            self.check_attention(id);
             if self.dialled.values().any(|&dialled| dialled == id) && link.is_up() {
                 let used = link.used();
                 assert_eq!(self.pending.under_way(id), (used.operations, used.bytes), "{id:?}");
@@ -685,6 +616,11 @@ impl<P: Copy> Peers<P> {
         }
         assert!(self.pending.bytes() <= crate::forward::PENDING_BYTES_MAX || self.pending.len() == 1);
     }
+}
+
+/// The index of a link as one of a list.
+fn place_of(index: u32) -> usize {
+    usize::try_from(index).expect("64-bit")
 }
 
 fn name(index: usize, place: &Place) -> LinkId {

@@ -49,7 +49,15 @@ impl<'a> Value<'a> {
     }
 
     /// Appends the value to a buffer.
+    #[inline]
     pub fn copy_to(&self, buffer: &mut Vec<u8>) {
+        match self.as_slice() {
+            Some(whole) => buffer.extend_from_slice(whole),
+            None => self.copy_chain_to(buffer),
+        }
+    }
+
+    fn copy_chain_to(&self, buffer: &mut Vec<u8>) {
         buffer.reserve(self.len);
         self.chunks().for_each(|piece| buffer.extend_from_slice(piece));
     }

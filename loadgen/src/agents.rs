@@ -24,7 +24,7 @@ use crate::failure::Failure;
 use crate::keys::share;
 use crate::report::Report;
 use crate::run::{Outcome, Session};
-use crate::tally::Tally;
+use crate::tally::{ServerTally, Tally};
 
 /// Where an agent listens when nobody says.
 pub(crate) const ADDRESS_DEFAULT: &str = "127.0.0.1:7070";
@@ -195,11 +195,12 @@ fn without_coordinator(words: &[String]) -> Vec<String> {
     words.iter().filter(keeps).cloned().collect()
 }
 
-fn join(sum: &mut Outcome, other: Outcome) {
-    let mut servers = Tally::new(true, sum.tally.servers.len());
-    servers.add(&sum.tally);
-    servers.add(&other.tally);
-    sum.tally = servers;
+fn join(sum: &mut Outcome, mut other: Outcome) {
+    join_servers(sum, &mut other);
+    let mut whole = Tally::new(true, sum.tally.servers.len());
+    whole.add(&sum.tally);
+    whole.add(&other.tally);
+    sum.tally = whole;
     for (at, interval) in other.intervals.into_iter().enumerate() {
         match sum.intervals.get_mut(at) {
             Some(own) => own.join(&interval),
@@ -209,6 +210,23 @@ fn join(sum: &mut Outcome, other: Outcome) {
     sum.elapsed = sum.elapsed.max(other.elapsed);
     sum.cpu_us += other.cpu_us;
     sum.failure = sum.failure.take().or(other.failure);
+}
+
+/// Each agent numbers the servers that it has found by itself: they are added by name.
+fn join_servers(sum: &mut Outcome, other: &mut Outcome) {
+    let names = std::mem::take(&mut other.servers);
+    for (name, server) in names.into_iter().zip(std::mem::take(&mut other.tally.servers)) {
+        match sum.servers.iter().position(|own| *own == name) {
+            Some(at) if at < sum.tally.servers.len() => sum.tally.servers[at].add(&server),
+            Some(_) => {}
+            None => {
+                // Nobody may have asked the last ones anything.
+                sum.tally.servers.resize_with(sum.servers.len(), ServerTally::new);
+                sum.servers.push(name);
+                sum.tally.servers.push(server);
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -48,6 +48,8 @@ Examples:
     slabring-load -t 2 --cpu 2 --json --html run.html 10.0.0.1:11211 > result.json
   Three servers, keys spread as libmemcached does:
     slabring-load --route ketama 10.0.0.1:11211 10.0.0.2:11211 10.0.0.3:11211
+  A Slabring cluster, found by one of its nodes and followed while it changes:
+    slabring-load --route ring 10.0.0.1:11211
 
 Exit status: 0 if the run was completed, 1 if not, if a prefill fell short or a
 value was wrong, 2 for a bad option.";
@@ -192,6 +194,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", help_heading = "Servers", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) shards: Option<u16>,
 
+    /// With --route ring: the port of each node's first shard (the nodes' own --shard-ports); keys go to their shards
+    #[arg(long, value_name = "PORT", help_heading = "Servers", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) shard_ports: Option<u16>,
+
     /// Speak TLS
     #[arg(long, help_heading = "Servers")]
     pub(crate) tls: bool,
@@ -316,10 +322,13 @@ impl Args {
         match (self.route, self.shards, self.addresses.len()) {
             (Scheme::Shard, None, _) => Err("--route shard needs --shards".into()),
             (Scheme::Shard, Some(_), 2..) => Err("--route shard is for one server".into()),
-            (Scheme::Jump | Scheme::Ketama, Some(_), _) => Err("--shards goes with --route shard".into()),
+            (scheme, Some(_), _) if scheme != Scheme::Shard => Err("--shards goes with --route shard".into()),
             (_, _, count) if count > SERVERS_MAX => Err(format!("{SERVERS_MAX} servers at most")),
             _ => Ok(()),
         }?;
+        if self.shard_ports.is_some() && self.route != Scheme::Ring {
+            return Err("--shard-ports goes with --route ring; for one server it is --route shard".into());
+        }
         if self.auth.as_ref().is_some_and(|auth| !auth.contains(':')) {
             return Err("--auth is USER:PASSWORD".into());
         }
@@ -471,6 +480,8 @@ mod tests {
         refused("--protocol resp --mix get:1,touch:1", "resp has no touch");
         refused("--verify --mix append:1", "append");
         refused("--route shard", "--shards");
+        refused("--shards 2", "--route shard");
+        refused("--shard-ports 7000", "--route ring");
         refused("--multiget 0", "--multiget is 1");
         refused("--auth x", "USER:PASSWORD");
         refused("--preset nosuch", "nosuch");

@@ -48,6 +48,9 @@ pub(crate) enum Answer<'a> {
 /// One connection.
 pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
+    /// Whose it is, and where it leads.
+    pub(crate) client: usize,
+    pub(crate) server: usize,
     tls: Option<Box<ClientConnection>>,
     /// Keys of the reads in flight, where replies are looked into.
     pub(crate) asked: VecDeque<Asked>,
@@ -81,6 +84,8 @@ impl Connection {
     ) -> Self {
         Self {
             id,
+            client: 0,
+            server: 0,
             tls,
             asked: VecDeque::new(),
             flights: VecDeque::with_capacity(depth),
@@ -101,6 +106,12 @@ impl Connection {
     /// When the oldest request without an answer was sent.
     pub(crate) fn oldest_sent_ns(&self) -> Option<u64> {
         self.flights.front().map(|flight| flight.sent_ns)
+    }
+
+    /// Gives back the requests that have no answer, and forgets what was to be sent: the connection has ended.
+    pub(crate) fn end(&mut self) -> VecDeque<Flight> {
+        self.output.clear();
+        std::mem::take(&mut self.flights)
     }
 
     /// Notes a request whose bytes were appended to `output`.

@@ -23,6 +23,8 @@ pub(crate) enum Failure {
     File(anyhow::Error),
     #[error("cannot write {path}: {error}")]
     Export { path: String, error: io::Error },
+    #[error("{address} tells no ring: {text}; give a node of a cluster, or another --route")]
+    Ring { address: String, text: String },
     #[error("agent {agent}: {text}")]
     Agent { agent: String, text: String },
     #[error("{0}; or use --io epoll")]

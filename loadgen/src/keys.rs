@@ -14,6 +14,21 @@ const COUNTER_MARK: u8 = b'c';
 /// Sizes of keys and of values are independent.
 const KEY_SIZE_SALT: u64 = 0x6b65_795f_7369_7a65;
 
+/// `00` to `99`.
+static DIGIT_PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[b'0'; 2]; 100];
+    let (mut tens, mut at) = (b'0', 0);
+    while at < pairs.len() {
+        let mut ones = b'0';
+        while ones <= b'9' {
+            pairs[at] = [tens, ones];
+            (ones, at) = (ones + 1, at + 1);
+        }
+        tens += 1;
+    }
+    pairs
+};
+
 /// Keys `k000…0` to `k000…N-1`: only their last digits, and with a distribution their sizes, differ.
 #[derive(Clone, Debug)]
 pub(crate) struct Keys {
@@ -62,11 +77,15 @@ impl Keys {
         assert!(number < self.count);
         out.extend_from_slice(&self.zero[..self.size(number)]);
         let changing = out.len() - self.digits;
+        let (first, pairs) = out[changing..].as_rchunks_mut::<2>();
         let mut left = number;
-        for digit in out[changing..].iter_mut().rev() {
-            // The remainder is below 10.
-            *digit = b'0' + u8::try_from(left % 10).unwrap_or(0);
-            left /= 10;
+        for pair in pairs.iter_mut().rev() {
+            *pair = DIGIT_PAIRS[(left % 100) as usize];
+            left /= 100;
+        }
+        if let [digit] = first {
+            // `left` is below 10: the number has no more digits than the key.
+            *digit = DIGIT_PAIRS[(left % 100) as usize][1];
         }
     }
 

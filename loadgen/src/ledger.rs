@@ -17,7 +17,7 @@ pub(crate) struct Ledger<'a, 's> {
     pub(crate) orders: &'a Orders<'s>,
     pub(crate) tally: &'a mut Tally,
     pub(crate) scratch: &'a mut Scratch,
-    pub(crate) slot: usize,
+    pub(crate) client: usize,
     pub(crate) server: u16,
     pub(crate) now: u64,
     pub(crate) replies: u64,
@@ -122,7 +122,13 @@ impl Ledger<'_, '_> {
         let Flight { key, size, ttl, .. } = *flight;
         if flight.before_cas && reply.hits == 1 {
             let order = Order { kind: Kind::Cas, key, size, ttl };
-            self.scratch.steps.push(Step { due_ns: self.now, slot: self.slot, order, cas, holds_slot: true });
+            self.scratch.steps.push(Step {
+                due_ns: self.now,
+                client: self.client,
+                order,
+                cas,
+                holds_slot: true,
+            });
         }
         let Some(aside_ns) = self.orders.aside_ns else { return };
         if flight.kind != Kind::Get || reply.hits == flight.keys {
@@ -145,7 +151,7 @@ impl Ledger<'_, '_> {
     fn store_missing(&mut self, flight: &Flight, key: u64, due_ns: u64, holds_slot: bool) {
         let size = if flight.size > 0 { flight.size } else { self.orders.workload.value_size(key) };
         let order = Order { kind: Kind::Set, key, size, ttl: flight.ttl };
-        self.scratch.steps.push(Step { due_ns, slot: self.slot, order, cas: 0, holds_slot });
+        self.scratch.steps.push(Step { due_ns, client: self.client, order, cas: 0, holds_slot });
     }
 }
 

@@ -43,10 +43,17 @@ impl View {
     }
 
     /// Shows `position` and what was measured in the seconds that are complete.
-    pub(crate) fn show(&mut self, position: u64, replies: u64, intervals: &[Interval], total: &Tally) {
+    pub(crate) fn show(
+        &mut self,
+        position: u64,
+        replies: u64,
+        servers: &[String],
+        intervals: &[Interval],
+        total: &Tally,
+    ) {
         match self {
             Self::Line(line) => line.show(position, replies),
-            Self::Screen(screen) => screen.show(position, intervals, total),
+            Self::Screen(screen) => screen.show(position, servers, intervals, total),
         }
     }
 
@@ -100,7 +107,6 @@ impl Drop for PlainLine {
 pub(crate) struct Screen {
     terminal: Terminal<CrosstermBackend<Stderr>>,
     title: String,
-    servers: Vec<String>,
     length: u64,
 }
 
@@ -109,11 +115,11 @@ impl Screen {
         enable_raw_mode()?;
         io::stderr().execute(EnterAlternateScreen)?.execute(cursor::Hide)?;
         let terminal = Terminal::new(CrosstermBackend::new(io::stderr()))?;
-        Ok(Self { terminal, title: args.command.clone(), servers: args.addresses.clone(), length })
+        Ok(Self { terminal, title: args.command.clone(), length })
     }
 
-    fn show(&mut self, position: u64, intervals: &[Interval], total: &Tally) {
-        let Self { terminal, title, servers, length } = self;
+    fn show(&mut self, position: u64, servers: &[String], intervals: &[Interval], total: &Tally) {
+        let Self { terminal, title, length } = self;
         let share = (position as f64 / (*length).max(1) as f64).clamp(0.0, 1.0);
         // A terminal that is gone is no reason to end a run.
         drop(terminal.draw(|frame| draw(frame, title, share, servers, intervals, total)));

@@ -168,7 +168,7 @@ impl Summary {
 
 impl Report {
     pub(crate) fn new(args: &Args, target: &str, prefilled_keys: Option<u64>, outcome: &Outcome) -> Self {
-        let Outcome { tally, intervals, elapsed, cpu_us, io, failure } = outcome;
+        let Outcome { tally, intervals, elapsed, cpu_us, io, servers: _, failure } = outcome;
         let operations = tally.operations();
         let all = tally.latency_where(|_| true);
         let latency = Latency {
@@ -226,7 +226,7 @@ impl Report {
             latency_from_send: is_open.then(|| Summary::of(&tally.service)),
             lag: is_open.then(|| Summary::of(&tally.lag)),
             kinds: kinds(outcome),
-            servers: servers(args, outcome),
+            servers: servers(outcome),
             intervals: intervals.clone(),
             histogram: packed::pack(&all),
             histogram_from_send: is_open.then(|| packed::pack(&tally.service)),
@@ -302,15 +302,11 @@ fn kinds(outcome: &Outcome) -> BTreeMap<String, KindReport> {
     .collect()
 }
 
-fn servers(args: &Args, outcome: &Outcome) -> Vec<ServerReport> {
-    let name = |at: usize| match args.addresses.get(at) {
-        Some(address) if args.shards.is_none() => address.clone(),
-        _ => format!("shard {at}"),
-    };
-    let servers = outcome.tally.servers.iter().enumerate();
+fn servers(outcome: &Outcome) -> Vec<ServerReport> {
+    let servers = outcome.servers.iter().zip(&outcome.tally.servers);
     servers
-        .map(|(at, server)| ServerReport {
-            name: name(at),
+        .map(|(name, server)| ServerReport {
+            name: name.clone(),
             answers: server.answers,
             latency: Summary::of(&server.latency),
         })
@@ -447,6 +443,7 @@ mod tests {
             elapsed: Duration::from_secs(2),
             cpu_us: 1_900_000,
             io: "epoll".into(),
+            servers: Vec::new(),
             failure: None,
         };
         Report::new(&Args::of(line).unwrap(), "/run/m.sock", Some(7), &outcome)

@@ -20,9 +20,11 @@ use crate::failure::Failure;
 use crate::intervals::{Interval, Sum};
 use crate::keys::{Keys, share};
 use crate::kind::{Kind, Mix};
+use crate::lines::Manner;
 use crate::live::{TICK, View};
 use crate::popularity::{Dice, Picker, Popularity};
 use crate::report::Report;
+use crate::ring::{self, Follower};
 use crate::route::{Route, Scheme};
 use crate::schedule::Schedule;
 use crate::sizes::Sizes;
@@ -93,6 +95,8 @@ pub(crate) struct Outcome {
     pub(crate) cpu_us: u64,
     /// How the kernel was talked to.
     pub(crate) io: String,
+    /// Names of the servers, by their numbers.
+    pub(crate) servers: Vec<String>,
     /// Why it ended before its time.
     pub(crate) failure: Option<String>,
 }
@@ -100,7 +104,11 @@ pub(crate) struct Outcome {
 /// Everything that is the same for all phases.
 pub(crate) struct Session {
     pub(crate) args: Args,
+    names: Vec<String>,
     targets: Vec<Target>,
+    route: Route,
+    /// Of a cluster whose servers may change.
+    follower: Option<Follower>,
     access: Access,
     workload: Workload,
     values: Values,
@@ -132,10 +140,22 @@ impl Session {
                 Some(Arc::new(Trace::open_as(path, format).map_err(Failure::File)?))
             }
         };
-        let names = server_names(&args)?;
-        let targets = names.iter().map(|name| Target::resolve(name)).collect::<Result<Vec<_>, _>>()?;
+        let names = names_given(&args)?;
+        let mut targets = names.iter().map(|name| Target::resolve(name)).collect::<Result<Vec<_>, _>>()?;
+        let access = access::of(&args)?;
+        let follows = args.route == Scheme::Ring;
+        let follower =
+            follows.then(|| Follower::discover(&targets, &access, args.shard_ports)).transpose()?;
+        let route = match &follower {
+            None => Route::new(args.route, &names)?,
+            Some(follower) => {
+                let ring::Snapshot { targets: nodes, route, .. } = follower.snapshot();
+                targets = nodes;
+                route
+            }
+        };
         let choice = backend::choose(args.io.into(), &IO_SETTINGS)?;
-        let sockets = u64::from(args.connections.get()) * names.len() as u64;
+        let sockets = u64::from(args.connections.get()) * targets.len() as u64;
         // With too few left, the connection that fails says so.
         raise_limit(Limit::OpenFiles, sockets + DESCRIPTORS_SPARE)?;
         let count = trace.as_ref().map_or(args.keys, |trace| trace.keys);
@@ -152,11 +172,13 @@ impl Session {
                 value_sizes: args.value_size.clone(),
                 keys_per_get: args.multiget.clone(),
                 ttls: args.ttl.clone(),
-                route: Route::new(args.route, &names),
             },
             values: Values::new(value_size_max),
-            access: access::of(&args)?,
+            access,
+            names,
             targets,
+            route,
+            follower,
             trace,
             choice,
             args,
@@ -167,6 +189,11 @@ impl Session {
     pub(crate) fn shown_target(&self) -> String {
         let names: Vec<String> = self.targets.iter().map(Target::to_string).collect();
         names.join(" ")
+    }
+
+    /// Names of the servers, by their numbers; of a cluster, those known so far.
+    fn server_names(&self) -> Vec<String> {
+        self.follower.as_ref().map_or_else(|| self.names.clone(), Follower::names)
     }
 
     /// Carries out the load.
@@ -257,12 +284,25 @@ impl Session {
                 let (stage, desk) = (&stage, Desk { worker, out: out.clone(), back });
                 scope.spawn(move || stage.end(work(stage, &desk), &desk));
             }
-            stage.watch(&messages, &spares)
+            let (done, ended) = mpsc::channel();
+            if let Some(follower) = &self.follower {
+                scope.spawn(move || follow(follower, &ended));
+            }
+            let outcome = stage.watch(&messages, &spares);
+            drop(done);
+            outcome
         })
     }
 }
 
-fn server_names(args: &Args) -> Result<Vec<String>, Failure> {
+/// Keeps up with a ring until the other end of `ended` is gone.
+fn follow(follower: &Follower, ended: &Receiver<()>) {
+    while ended.recv_timeout(ring::INTERVAL) == Err(RecvTimeoutError::Timeout) {
+        follower.refresh();
+    }
+}
+
+fn names_given(args: &Args) -> Result<Vec<String>, Failure> {
     let (Scheme::Shard, Some(shards), [address]) = (args.route, args.shards, &args.addresses[..]) else {
         return Ok(args.addresses.clone());
     };
@@ -312,17 +352,22 @@ impl Stage<'_> {
         prepared?.run(orders, self.epoch, &self.watch, odometer, desk)
     }
 
-    fn prepare<I: Io>(&self, index: u32) -> Result<Worker<I>, Failure> {
+    fn prepare<I: Io>(&self, index: u32) -> Result<Worker<'_, I>, Failure> {
         let Session { args, targets, access, .. } = self.session;
         if let Some(first) = args.cpu {
             pin(first.saturating_add(index as usize))?;
         }
         let connections = share(u64::from(args.connections.get()), args.threads.get(), index);
-        let count = u32::try_from(connections.end - connections.start).expect("a part of a u32");
+        let clients = usize::try_from(connections.end - connections.start).expect("a part of a u32");
         let asks_many = args.multiget.fixed() != Some(1) && !self.plan.replays;
         let fetches_many = self.plan.aside.is_some() && asks_many;
-        let keeps = self.plan.verify || fetches_many || self.plan.mix.kinds().any(|kind| kind == Kind::Cas);
-        Worker::connect(targets, access, count, self.plan.depth as usize, keeps)
+        let keep_replies =
+            self.plan.verify || fetches_many || self.plan.mix.kinds().any(|kind| kind == Kind::Cas);
+        let manner = Manner { access, depth: self.plan.depth as usize, keep_replies };
+        match &self.session.follower {
+            None => Worker::connect(targets, clients, manner),
+            Some(follower) => Worker::connect(&follower.snapshot().targets, clients, manner),
+        }
     }
 
     fn orders(&self, index: u32, start_ns: u64) -> Orders<'_> {
@@ -333,6 +378,8 @@ impl Stage<'_> {
         Orders {
             workload: &session.workload,
             values: &session.values,
+            route: session.route.clone(),
+            follower: session.follower.as_ref(),
             protocol: args.protocol,
             source,
             depth: plan.depth as usize,
@@ -455,6 +502,7 @@ impl Stage<'_> {
                 elapsed,
                 cpu_us,
                 io: self.session.choice.backend.to_string(),
+                servers: self.session.server_names(),
                 failure: failure.map(|failure| failure.to_string()),
             }),
         }
@@ -473,7 +521,7 @@ impl Stage<'_> {
         let replies = self.odometers.iter().map(|odometer| odometer.0.load(Ordering::Relaxed)).sum();
         let seconds = Duration::from_nanos(self.now_ns() - start_ns).as_secs();
         let position = if matches!(self.plan.length, Length::Time(_)) { seconds } else { replies };
-        view.show(position, replies, &sum.intervals, &sum.total);
+        view.show(position, replies, &self.session.server_names(), &sum.intervals, &sum.total);
     }
 
     fn now_ns(&self) -> u64 {

@@ -40,6 +40,7 @@ pub(crate) struct Tally {
     /// Where there are several servers, the requests of each.
     pub(crate) servers: Vec<ServerTally>,
     keeps_service: bool,
+    keeps_servers: bool,
     #[serde(skip)]
     batch: Batch,
 }
@@ -85,6 +86,17 @@ impl Count {
     }
 }
 
+impl ServerTally {
+    pub(crate) fn new() -> Self {
+        Self { answers: 0, latency: histogram() }
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.answers += other.answers;
+        self.latency += &other.latency;
+    }
+}
+
 /// An empty histogram of the range and precision that all have.
 pub(crate) fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_NS_MAX, DIGITS).expect("constant bounds that are valid")
@@ -93,7 +105,8 @@ pub(crate) fn histogram() -> Histogram<u64> {
 impl Tally {
     /// `keeps_service`: due and sent are two times. `servers`: how many there are.
     pub(crate) fn new(keeps_service: bool, servers: usize) -> Self {
-        let servers = if servers > 1 { servers } else { 0 };
+        let keeps_servers = servers > 1;
+        let servers = if keeps_servers { servers } else { 0 };
         Self {
             kinds: vec![Count::default(); Kind::ALL.len()],
             first_error: None,
@@ -106,8 +119,9 @@ impl Tally {
             latency: vec![None; Kind::ALL.len()],
             service: histogram(),
             lag: histogram(),
-            servers: vec![ServerTally { answers: 0, latency: histogram() }; servers],
+            servers: vec![ServerTally::new(); servers],
             keeps_service,
+            keeps_servers,
             batch: Batch::default(),
         }
     }
@@ -251,10 +265,20 @@ impl Tally {
         if self.keeps_service {
             self.service.saturating_record_n(service_ns, count);
         }
-        if let Some(server) = self.servers.get_mut(usize::from(server)) {
+        if self.keeps_servers {
+            let server = self.server(server.into());
             server.answers += count;
             server.latency.saturating_record_n(latency_ns, count);
         }
+    }
+
+    /// One of several servers, which may have joined since the run began.
+    #[inline]
+    fn server(&mut self, number: usize) -> &mut ServerTally {
+        if number >= self.servers.len() {
+            self.servers.resize_with(number + 1, ServerTally::new);
+        }
+        &mut self.servers[number]
     }
 
     #[inline]
@@ -285,9 +309,8 @@ impl Tally {
         }
         self.service += &other.service;
         self.lag += &other.lag;
-        for (own, others) in self.servers.iter_mut().zip(&other.servers) {
-            own.answers += others.answers;
-            own.latency += &others.latency;
+        for (number, others) in other.servers.iter().enumerate() {
+            self.server(number).add(others);
         }
     }
 

@@ -17,7 +17,8 @@ use slabring_protocol::client::{self, binary};
 use crate::failure::{Failure, excerpt};
 use crate::protocol::Protocol;
 
-const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a server may take to accept, and to let us in.
+pub(crate) const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A server's address, looked up.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -75,21 +76,21 @@ impl Target {
         }
     }
 
-    /// A stream socket that is connected, secured and logged in. Blocks for some seconds at most.
-    pub(crate) fn connect(&self, access: &Access) -> Result<Socket, Failure> {
+    /// A stream socket that is connected, secured and logged in. Blocks for a few times `patience` at most.
+    pub(crate) fn connect(&self, access: &Access, patience: Duration) -> Result<Socket, Failure> {
         let failed = |error| Failure::Connect { address: self.to_string(), error };
         match self {
             Self::Tcp { address, host } => {
-                let stream = TcpStream::connect_timeout(address, CONNECT_PATIENCE).map_err(failed)?;
+                let stream = TcpStream::connect_timeout(address, patience).map_err(failed)?;
                 stream.set_nodelay(true).map_err(failed)?;
-                stream.set_read_timeout(Some(CONNECT_PATIENCE)).map_err(failed)?;
+                stream.set_read_timeout(Some(patience)).map_err(failed)?;
                 let tls = self.prepare(&stream, access, host)?;
                 stream.set_read_timeout(None).map_err(failed)?;
                 Ok(Socket { stream: stream.into(), tls })
             }
             Self::Unix(path) => {
                 let stream = UnixStream::connect(path).map_err(failed)?;
-                stream.set_read_timeout(Some(CONNECT_PATIENCE)).map_err(failed)?;
+                stream.set_read_timeout(Some(patience)).map_err(failed)?;
                 let tls = self.prepare(&stream, access, "localhost")?;
                 stream.set_read_timeout(None).map_err(failed)?;
                 Ok(Socket { stream: stream.into(), tls })
@@ -196,7 +197,11 @@ mod tests {
 
     #[test]
     fn nobody_listening_is_said_with_the_address() {
-        let error = Target::resolve("127.0.0.1:1").unwrap().connect(&PLAIN).map(|_| ()).unwrap_err();
+        let error = Target::resolve("127.0.0.1:1")
+            .unwrap()
+            .connect(&PLAIN, CONNECT_PATIENCE)
+            .map(|_| ())
+            .unwrap_err();
         assert!(error.to_string().contains("cannot connect to 127.0.0.1:1"), "{error}");
     }
 }

@@ -114,8 +114,8 @@ fn head(number: u64, written: Written, size: usize) -> [u8; HEAD_SIZE] {
     let hash = mix(number) & STAMP_MASK;
     write(&mut head[..STAMP_SIZE], hash);
     write(&mut head[STAMP_SIZE..][..RUN_SIZE], u64::from(written.run));
-    write(&mut head[STAMP_SIZE + RUN_SIZE..][..VERSION_SIZE], u64::from(written.version));
-    write(&mut head[HEAD_SIZE - CHECK_SIZE..], u64::from(check_of(hash, written, size)));
+    let check = u64::from(check_of(hash, written, size));
+    write(&mut head[STAMP_SIZE + RUN_SIZE..], u64::from(written.version) | check << (6 * VERSION_SIZE));
     head
 }
 
@@ -135,10 +135,25 @@ fn read(stamp: &[u8], fields: &[u8]) -> Option<(u64, Written)> {
     Some((bits(stamp)?, Written { run, version }))
 }
 
+/// Twelve bits, the lower six first, as two letters: half the look-ups of letters one by one.
+static PAIRS: [[u8; 2]; 1 << 12] = {
+    let mut pairs = [[0; 2]; 1 << 12];
+    let mut bits = 0;
+    while bits < pairs.len() {
+        pairs[bits] = [ALPHABET[bits & 63], ALPHABET[bits >> 6]];
+        bits += 1;
+    }
+    pairs
+};
+
+/// Writes the lowest six bits for each byte of `out`, which has an even size.
+#[inline]
 fn write(out: &mut [u8], mut number: u64) {
-    for letter in out {
-        *letter = ALPHABET[(number & 63) as usize];
-        number >>= 6;
+    let (pairs, rest) = out.as_chunks_mut::<2>();
+    assert!(rest.is_empty());
+    for pair in pairs {
+        *pair = PAIRS[(number & 0xfff) as usize];
+        number >>= 12;
     }
 }
 
@@ -170,7 +185,9 @@ fn short(number: u64) -> [u8; HEAD_SIZE] {
 }
 
 fn letters(hash: u64) -> [u8; STAMP_SIZE] {
-    std::array::from_fn(|at| ALPHABET[(hash >> (6 * at) & 63) as usize])
+    let mut letters = [0; STAMP_SIZE];
+    write(&mut letters, hash);
+    letters
 }
 
 /// The finaliser of splitmix64: a bijection that spreads every bit.

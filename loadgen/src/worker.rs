@@ -6,18 +6,21 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
+use slabring_protocol::client::{Reply, ReplyKind};
 use slabring_reactor::clock::Moment;
 use slabring_reactor::{ConnectionId, EndCause, Event, Io, IoSettings, Wait};
 
-use crate::connection::{Connection, Flight};
-use crate::decode::Decoder;
+use crate::connection::{Answer, Connection, Flight};
 use crate::failure::Failure;
 use crate::kind::Kind;
 use crate::ledger::Ledger;
+use crate::lines::{Lines, Manner};
 use crate::protocol::{Protocol, Single};
+use crate::ring::{Follower, Snapshot};
+use crate::route::Route;
 use crate::schedule::Schedule;
 use crate::tally::Tally;
-use crate::target::{Access, Target};
+use crate::target::Target;
 use crate::values::{Values, Written};
 use crate::verify::{Asked, Verifier};
 use crate::workload::{Order, Source, Workload};
@@ -30,6 +33,12 @@ const POLL_NS: u64 = 120_000;
 
 /// Requests that one thread lets wait in the kernel before it looks for replies again.
 const LAUNCHES_PER_TURN_MAX: usize = 4096;
+
+/// How often connections that were lost are opened anew, where that is done at all.
+const MEND_INTERVAL_NS: u64 = 500_000_000;
+
+/// What counts as the answer to requests on a connection that was lost.
+const LOST: &[u8] = b"the connection was lost";
 
 /// How often a worker hands in what it has measured.
 pub(crate) const INTERVAL_NS: u64 = 1_000_000_000;
@@ -60,6 +69,9 @@ pub(crate) enum Pace {
 pub(crate) struct Orders<'s> {
     pub(crate) workload: &'s Workload,
     pub(crate) values: &'s Values,
+    pub(crate) route: Route,
+    /// Where servers come and go.
+    pub(crate) follower: Option<&'s Follower>,
     pub(crate) protocol: Protocol,
     pub(crate) source: Source<'s>,
     pub(crate) depth: usize,
@@ -100,59 +112,41 @@ pub(crate) struct Desk {
     pub(crate) back: Receiver<Box<Tally>>,
 }
 
-/// The connections of one thread: for each client one to each server.
-pub(crate) struct Worker<I> {
+/// One thread, connected.
+pub(crate) struct Worker<'s, I> {
     io: I,
-    connections: Vec<Connection>,
-    servers: usize,
+    lines: Lines<'s>,
 }
 
-impl<I: Io> Worker<I> {
-    /// Builds the reactor on this thread and opens `count` connections to each server.
-    pub(crate) fn connect(
-        targets: &[Target],
-        access: &Access,
-        count: u32,
-        depth: usize,
-        keep_replies: bool,
-    ) -> Result<Self, Failure> {
+impl<'s, I: Io> Worker<'s, I> {
+    /// Builds the reactor on this thread and opens `clients` connections to each server.
+    pub(crate) fn connect(targets: &[Target], clients: usize, manner: Manner<'s>) -> Result<Self, Failure> {
         let mut io = I::new(&IO_SETTINGS)?;
-        let mut connections = Vec::new();
-        for client in 0..count as usize {
-            for (server, target) in targets.iter().enumerate() {
-                let socket = target.connect(access)?;
-                let id = io.adopt(socket.stream)?;
-                assert_eq!(
-                    id.slot as usize,
-                    client * targets.len() + server,
-                    "slots of a fresh reactor are dense"
-                );
-                let decoder = Decoder::new(access.protocol);
-                connections.push(Connection::new(id, socket.tls, depth, decoder, keep_replies));
-            }
-        }
-        Ok(Self { io, connections, servers: targets.len() })
+        let lines = Lines::open(&mut io, targets, clients, manner)?;
+        Ok(Self { io, lines })
     }
 
     /// Carries out `orders`; what is measured goes to `desk`. `epoch` is zero of the run's clock.
     pub(crate) fn run(
         self,
-        orders: Orders<'_>,
+        orders: Orders<'s>,
         epoch: Moment,
         watch: &Watch,
         odometer: &Odometer,
         desk: &Desk,
     ) -> Result<(), Failure> {
-        let Self { io, connections, servers } = self;
-        let tally = Tally::new(matches!(orders.pace, Pace::Open(_)), servers);
-        let clients = connections.len() / servers;
-        let touched = Vec::with_capacity(connections.len());
+        let Self { io, lines } = self;
+        let tally = Tally::new(matches!(orders.pace, Pace::Open(_)), lines.servers());
+        let clients = lines.clients();
+        let touched = Vec::with_capacity(lines.connections.len());
         let mut run = Run {
             io,
             taken: vec![0; clients],
             free: clients * orders.depth,
-            connections,
-            servers,
+            lines,
+            // None: the first turn takes over what is known by then.
+            ring_epoch: 0,
+            mend_ns: u64::MAX,
             next_interval_ns: orders.measure_from_ns + INTERVAL_NS,
             interval: 0,
             orders,
@@ -174,9 +168,12 @@ impl<I: Io> Worker<I> {
 
 struct Run<'s, I> {
     io: I,
-    connections: Vec<Connection>,
-    servers: usize,
+    lines: Lines<'s>,
     orders: Orders<'s>,
+    /// The ring that `lines` and the route are of.
+    ring_epoch: u64,
+    /// When connections that were lost are opened again, if any were.
+    mend_ns: u64,
     /// Of the interval under way.
     tally: Box<Tally>,
     interval: u64,
@@ -219,7 +216,7 @@ pub(crate) struct Scratch {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Step {
     pub(crate) due_ns: u64,
-    pub(crate) slot: usize,
+    pub(crate) client: usize,
     pub(crate) order: Order,
     pub(crate) cas: u64,
     pub(crate) holds_slot: bool,
@@ -228,7 +225,7 @@ pub(crate) struct Step {
 impl Ord for Step {
     /// Earliest first out of a heap that gives its greatest.
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        other.due_ns.cmp(&self.due_ns).then(other.slot.cmp(&self.slot))
+        other.due_ns.cmp(&self.due_ns).then(other.client.cmp(&self.client))
     }
 }
 
@@ -247,7 +244,7 @@ impl<I: Io> Run<'_, I> {
         desk: &Desk,
     ) -> Result<(), Failure> {
         let now_ns = || Moment::now().since_ns(epoch);
-        for slot in 0..self.connections.len() {
+        for slot in 0..self.lines.connections.len() {
             self.touch(slot);
         }
         self.issue(now_ns());
@@ -260,6 +257,7 @@ impl<I: Io> Run<'_, I> {
                 self.next_interval_ns = self.orders.measure_from_ns + (self.interval + 1) * INTERVAL_NS;
             }
             self.hear(now)?;
+            self.follow(now);
             self.mind_timeouts(now)?;
             odometer.0.store(self.replies, Ordering::Relaxed);
             if watch.stop.load(Ordering::Relaxed) {
@@ -312,35 +310,34 @@ impl<I: Io> Run<'_, I> {
                     if now >= self.orders.measure_from_ns {
                         self.tally.received_bytes += data.len() as u64;
                     }
+                    let connection = &mut self.lines.connections[slot];
+                    let client = connection.client;
                     let mut ledger = Ledger {
                         orders: &self.orders,
                         tally: &mut self.tally,
                         scratch: &mut self.scratch,
-                        slot,
-                        server: u16::try_from(slot % self.servers).unwrap_or(0),
+                        client,
+                        server: u16::try_from(connection.server).unwrap_or(0),
                         now,
                         replies: 0,
                         released: 0,
                     };
-                    self.connections[slot].receive(data, |answer, asked| ledger.enter(answer, asked))?;
+                    connection.receive(data, |answer, asked| ledger.enter(answer, asked))?;
                     let (replies, released) = (ledger.replies, ledger.released);
-                    self.replies += replies;
-                    self.free += released;
-                    self.taken[slot / self.servers] -= released;
-                    self.later.extend(self.scratch.steps.drain(..));
+                    self.settle(client, replies, released);
                     self.touch(slot);
                 }
                 Event::Sent { connection, buffer, sent_bytes } => {
                     let slot = slot_of(connection);
-                    self.connections[slot].sent(buffer);
+                    self.lines.connections[slot].sent(buffer);
                     if now >= self.orders.measure_from_ns {
                         self.tally.sent_bytes += sent_bytes as u64;
                     }
-                    if !self.connections[slot].output.is_empty() {
+                    if !self.lines.connections[slot].output.is_empty() {
                         self.touch(slot);
                     }
                 }
-                Event::Ended { cause, .. } => return Err(Failure::Closed { cause: words_for(cause) }),
+                Event::Ended { connection, cause } => self.lose(slot_of(connection), cause, now)?,
                 Event::Accepted { .. } => unreachable!("nothing listens"),
                 Event::Returned(_) | Event::Datagram { .. } | Event::Woken => {}
             }
@@ -351,8 +348,73 @@ impl<I: Io> Run<'_, I> {
         Ok(())
     }
 
+    /// Enters what a packet of a client's came to.
+    #[inline]
+    fn settle(&mut self, client: usize, replies: u64, released: usize) {
+        self.replies += replies;
+        self.free += released;
+        self.taken[client] -= released;
+        if !self.scratch.steps.is_empty() {
+            self.later.extend(self.scratch.steps.drain(..));
+        }
+    }
+
+    /// A connection has ended: where servers come and go its requests have failed and others go on, else the run is over.
+    #[cold]
+    fn lose(&mut self, slot: usize, cause: EndCause, now: u64) -> Result<(), Failure> {
+        let closed = || Failure::Closed { cause: words_for(&cause) };
+        if self.orders.follower.is_none() {
+            return Err(closed());
+        }
+        let connection = &mut self.lines.connections[slot];
+        let (client, server) = (connection.client, connection.server);
+        self.io.close(connection.id);
+        let flights = connection.end();
+        let mut asked = std::mem::take(&mut connection.asked);
+        self.lines.give_up(slot);
+        let mut ledger = Ledger {
+            orders: &self.orders,
+            tally: &mut self.tally,
+            scratch: &mut self.scratch,
+            client,
+            server: u16::try_from(server).unwrap_or(0),
+            now,
+            replies: 0,
+            released: 0,
+        };
+        for flight in flights {
+            let reply = Reply { kind: ReplyKind::ServerError, hits: 0, value_bytes: 0 };
+            ledger.enter(Answer::To { flight, reply, bytes: LOST }, &mut asked)?;
+        }
+        let (replies, released) = (ledger.replies, ledger.released);
+        self.settle(client, replies, released);
+        self.mend_ns = self.mend_ns.min(now + MEND_INTERVAL_NS);
+        let other = self.lines.slot(client, server).ok_or_else(closed)?;
+        self.touch(other);
+        Ok(())
+    }
+
+    /// Takes over a ring that has changed, and opens connections that are missing.
+    #[inline]
+    fn follow(&mut self, now: u64) {
+        if let Some(follower) = self.orders.follower
+            && (follower.epoch() != self.ring_epoch || now >= self.mend_ns)
+        {
+            self.catch_up(follower, now);
+        }
+    }
+
+    #[cold]
+    fn catch_up(&mut self, follower: &Follower, now: u64) {
+        let Snapshot { epoch, targets, alive, route } = follower.snapshot();
+        (self.ring_epoch, self.orders.route) = (epoch, route);
+        self.lines.know(&targets);
+        let is_whole = self.lines.mend(&mut self.io, &alive) && !alive.contains(&false);
+        self.mend_ns = if is_whole { u64::MAX } else { now + MEND_INTERVAL_NS };
+    }
+
     fn touch(&mut self, slot: usize) {
-        let connection = &mut self.connections[slot];
+        let connection = &mut self.lines.connections[slot];
         if !std::mem::replace(&mut connection.touched, true) {
             self.touched.push(connection.id.slot);
         }
@@ -371,7 +433,7 @@ impl<I: Io> Run<'_, I> {
             }
         }
         for slot in self.touched.drain(..) {
-            let connection = &mut self.connections[slot as usize];
+            let connection = &mut self.lines.connections[slot as usize];
             connection.touched = false;
             if let Some(output) = connection.take_output() {
                 self.io.send(connection.id, output);
@@ -387,7 +449,7 @@ impl<I: Io> Run<'_, I> {
             return;
         }
         for at in 0..self.touched.len() {
-            let client = self.touched[at] as usize / self.servers;
+            let client = self.lines.connections[self.touched[at] as usize].client;
             while self.issuing && self.taken[client] < self.orders.depth {
                 self.launch(client, now, now);
             }
@@ -453,13 +515,12 @@ impl<I: Io> Run<'_, I> {
 
     #[inline]
     fn launch(&mut self, client: usize, due_ns: u64, sent_ns: u64) {
-        let Some(order) = self.orders.source.next(&mut self.scratch.more) else {
+        let Orders { source, route, .. } = &mut self.orders;
+        let Some(order) = source.next(route, &mut self.scratch.more) else {
             self.issuing = false;
             return;
         };
-        let server = self.orders.workload.server(order.kind, order.key, &mut self.scratch.key);
-        let slot = client * self.servers + server;
-        self.touch(slot);
+        let slot = self.slot_for(client, &order);
         self.taken[client] += 1;
         self.free -= 1;
         let before_cas = order.kind == Kind::Cas;
@@ -467,8 +528,8 @@ impl<I: Io> Run<'_, I> {
         if kind == Kind::Get && !self.scratch.more.is_empty() {
             self.send_many(slot, &order, due_ns, sent_ns);
         } else {
-            let step = Step { due_ns, slot, order: Order { kind, ..order }, cas: 0, holds_slot: true };
-            self.send(&step, before_cas, sent_ns);
+            let step = Step { due_ns, client, order: Order { kind, ..order }, cas: 0, holds_slot: true };
+            self.send(slot, &step, before_cas, sent_ns);
         }
         if let Bound::Requests(left) = &mut self.orders.bound {
             *left -= 1;
@@ -477,16 +538,26 @@ impl<I: Io> Run<'_, I> {
     }
 
     fn take_step(&mut self, step: &Step, now: u64) {
-        self.touch(step.slot);
-        self.send(step, false, now);
+        let slot = self.slot_for(step.client, &step.order);
+        self.send(slot, step, false, now);
+    }
+
+    /// The connection that a client's request goes over, noted to be looked after.
+    #[inline]
+    fn slot_for(&mut self, client: usize, order: &Order) -> usize {
+        let Orders { workload, route, .. } = &self.orders;
+        let server = workload.server(route, order.kind, order.key, &mut self.scratch.key);
+        let slot = self.lines.slot(client, server).expect("a run ends with a client's last connection");
+        self.touch(slot);
+        slot
     }
 
     /// Appends a request with one key to its connection's output.
     #[inline]
-    fn send(&mut self, step: &Step, before_cas: bool, sent_ns: u64) {
-        let Self { orders, scratch, connections, .. } = self;
+    fn send(&mut self, slot: usize, step: &Step, before_cas: bool, sent_ns: u64) {
+        let Self { orders, scratch, lines, .. } = self;
         let Order { kind, key, size, ttl } = step.order;
-        let connection = &mut connections[step.slot];
+        let connection = &mut lines.connections[slot];
         let mut version = 0;
         if kind.writes()
             && let Some(verifier) = orders.verifier
@@ -520,8 +591,8 @@ impl<I: Io> Run<'_, I> {
 
     /// Appends a get of the order's key and of those in `scratch.more`.
     fn send_many(&mut self, slot: usize, order: &Order, due_ns: u64, sent_ns: u64) {
-        let Self { orders, scratch, connections, .. } = self;
-        let connection = &mut connections[slot];
+        let Self { orders, scratch, lines, .. } = self;
+        let connection = &mut lines.connections[slot];
         scratch.keys.clear();
         scratch.ends.clear();
         for &key in std::iter::once(&order.key).chain(&scratch.more) {
@@ -552,7 +623,7 @@ impl<I: Io> Run<'_, I> {
         }
         self.checked_ns = now;
         let timeout = self.orders.timeout;
-        let oldest_ns = self.connections.iter().filter_map(Connection::oldest_sent_ns).min();
+        let oldest_ns = self.lines.connections.iter().filter_map(Connection::oldest_sent_ns).min();
         match oldest_ns {
             Some(sent_ns) if Duration::from_nanos(now.saturating_sub(sent_ns)) > timeout => {
                 Err(Failure::Timeout { timeout, in_flight: self.in_flight() })
@@ -575,8 +646,8 @@ fn slot_of(connection: ConnectionId) -> usize {
     connection.slot as usize
 }
 
-fn words_for(cause: EndCause) -> String {
-    match cause {
+fn words_for(cause: &EndCause) -> String {
+    match *cause {
         EndCause::EndOfStream => "end of stream".into(),
         EndCause::Failed(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
     }

@@ -33,7 +33,6 @@ pub(crate) struct Workload {
     pub(crate) value_sizes: Sizes,
     pub(crate) keys_per_get: Sizes,
     pub(crate) ttls: Ttls,
-    pub(crate) route: Route,
 }
 
 impl Workload {
@@ -43,14 +42,14 @@ impl Workload {
         self.value_sizes.at(mix(!number))
     }
 
-    /// The server that owns key `number`. `scratch` is overwritten.
+    /// The server that owns key `number` by `route`. `scratch` is overwritten.
     #[inline]
-    pub(crate) fn server(&self, kind: Kind, number: u64, scratch: &mut Vec<u8>) -> usize {
-        if self.route.is_one() {
+    pub(crate) fn server(&self, route: &Route, kind: Kind, number: u64, scratch: &mut Vec<u8>) -> usize {
+        if route.is_one() {
             return 0;
         }
         self.key(kind, number, scratch);
-        self.route.owner(scratch)
+        route.owner(scratch)
     }
 
     /// Puts the key of `number` into `out`, which is emptied before.
@@ -68,11 +67,12 @@ pub(crate) enum Source<'w> {
 }
 
 impl Source<'_> {
-    /// The next order; with the keys of a get of several in `more`, the first left out. `None` at the end of a trace.
+    /// The next order; with the keys of a get of several in `more`, the first left out, all of one server by `route`. `None`
+    /// at the end of a trace.
     #[inline]
-    pub(crate) fn next(&mut self, more: &mut Vec<u64>) -> Option<Order> {
+    pub(crate) fn next(&mut self, route: &Route, more: &mut Vec<u64>) -> Option<Order> {
         match self {
-            Self::Drawn(draw) => Some(draw.next(more)),
+            Self::Drawn(draw) => Some(draw.next(route, more)),
             Self::Recorded(cursor) => cursor.next_order(),
         }
     }
@@ -96,11 +96,11 @@ impl<'w> Draw<'w> {
     }
 
     #[inline]
-    fn next(&mut self, more: &mut Vec<u64>) -> Order {
+    fn next(&mut self, route: &Route, more: &mut Vec<u64>) -> Order {
         let kind = self.mix.pick(&mut self.dice);
         let key = self.picker.pick(&mut self.dice);
         if kind == Kind::Get {
-            self.draw_more(key, more);
+            self.draw_more(route, key, more);
         }
         let size = if kind.stores() { self.workload.value_size(key) } else { 0 };
         // A get may be followed by a store.
@@ -112,27 +112,27 @@ impl<'w> Draw<'w> {
     /// The other keys of a get, all of the first one's server. Conditioned on its server each key comes as often as
     /// without, and the server comes as often as its keys do: in all, popularity is what was asked for.
     #[inline]
-    fn draw_more(&mut self, first: u64, more: &mut Vec<u64>) {
+    fn draw_more(&mut self, route: &Route, first: u64, more: &mut Vec<u64>) {
         more.clear();
         let count = match self.keys_per_get {
             Some(count) => count,
             None => self.workload.keys_per_get.at(self.dice.below(u64::MAX)).max(1),
         };
         for _ in 1..count {
-            let key = self.draw_beside(first);
+            let key = self.draw_beside(route, first);
             more.push(key);
         }
     }
 
-    fn draw_beside(&mut self, first: u64) -> u64 {
+    fn draw_beside(&mut self, route: &Route, first: u64) -> u64 {
         let workload = self.workload;
-        if workload.route.is_one() {
+        if route.is_one() {
             return self.picker.pick(&mut self.dice);
         }
-        let server = workload.server(Kind::Get, first, &mut self.scratch);
+        let server = workload.server(route, Kind::Get, first, &mut self.scratch);
         for _ in 0..REDRAWS_MAX {
             let key = self.picker.pick(&mut self.dice);
-            if workload.server(Kind::Get, key, &mut self.scratch) == server {
+            if workload.server(route, Kind::Get, key, &mut self.scratch) == server {
                 return key;
             }
         }
@@ -211,30 +211,30 @@ mod tests {
     use crate::route::Scheme;
     use crate::trace::Request;
 
-    fn workload(route: Route, keys_per_get: &str) -> Workload {
+    fn workload(keys_per_get: &str) -> Workload {
         Workload {
             keys: Keys::new(1000, Sizes::range(12, 12)),
             value_sizes: Sizes::range(32, 64),
             keys_per_get: keys_per_get.parse().unwrap(),
             ttls: "0".parse().unwrap(),
-            route,
         }
     }
 
     #[test]
     fn keys_of_one_get_have_one_server_and_stay_as_popular_as_they_were() {
         let names: Vec<String> = (1..4).map(|port| format!("h:{port}")).collect();
-        let workload = workload(Route::new(Scheme::Jump, &names), "4");
+        let workload = workload("4");
+        let route = Route::new(Scheme::Jump, &names).unwrap();
         let mix = Mix::of_sets_and_gets(0, 1);
         let picker = Picker::new(Popularity::Uniform, 1000, 0);
         let mut draw = Draw::new(&workload, mix, picker, Dice::new(1, 1));
         let (mut seen, mut more, mut scratch) = (vec![0_u32; 1000], Vec::new(), Vec::new());
         for _ in 0..100_000 {
-            let order = draw.next(&mut more);
-            let server = workload.server(Kind::Get, order.key, &mut scratch);
+            let order = draw.next(&route, &mut more);
+            let server = workload.server(&route, Kind::Get, order.key, &mut scratch);
             assert_eq!(more.len(), 3);
             for &key in std::iter::once(&order.key).chain(&more) {
-                assert_eq!(workload.server(Kind::Get, key, &mut scratch), server);
+                assert_eq!(workload.server(&route, Kind::Get, key, &mut scratch), server);
                 seen[usize::try_from(key).unwrap()] += 1;
             }
         }

@@ -37,7 +37,7 @@ pub use limits::{
     AUTH_DATA_SIZE_MAX, ITEM_SIZE_DEFAULT, KEY_SIZE_MAX, KEYS_LINE_SIZE_MAX, LINE_SIZE_MAX, Limits,
     META_TOKENS_MAX, OPAQUE_SIZE_MAX, VALUE_SIZE_MAX, VERBOSITY_MAX, WATCHERS_MAX,
 };
-pub use meta::MetaFlags;
+pub use meta::{MetaFlags, MetaNumbers};
 pub use parser::{Announced, Auth, Parser, Protocol, Step};
 pub use request::{Command, Dialect, Request, StatsDetail, StatsTopic, StoreMode, Vivify};
 pub use users::{

@@ -6,7 +6,7 @@ use crate::errors::ErrorReply;
 use crate::limits::{
     AUTH_DATA_SIZE_MAX, KEY_SIZE_MAX, LINE_SIZE_MIN, Limits, SLAB_CLASSES_MAX, VALUE_SIZE_MAX, VERBOSITY_MAX,
 };
-use crate::meta::{Head, MetaFlags};
+use crate::meta::{Head, MetaFlags, MetaNumbers};
 use crate::number::{parse_i64, parse_u32, parse_u64};
 use crate::request::{Command, Request, StatsDetail, StatsTopic, StoreMode};
 use crate::tokens::Tokens;
@@ -336,7 +336,7 @@ fn parse_meta(arguments: &[u8], command: fn(MetaFlags) -> Command) -> Line<'_> {
     let mut tokens = Tokens::new(arguments);
     let Some(key) = tokens.next() else { return refused(ErrorReply::BadCommandLineFormat) };
     match parse_meta_flags(key, tokens.rest(), Head::Key) {
-        Ok(flags) => meta_request(command(flags), key, tokens.rest()),
+        Ok((flags, _)) => meta_request(command(flags), key, tokens.rest()),
         Err(error) => refused(error),
     }
 }
@@ -347,7 +347,7 @@ fn parse_meta_arithmetic(arguments: &[u8]) -> Line<'_> {
     let Some(key) = tokens.next().filter(|key| key.len() <= KEY_SIZE_MAX) else {
         return refused(ErrorReply::BadCommandLineFormat);
     };
-    let Ok(flags) = parse_meta_flags(key, tokens.rest(), Head::Key) else {
+    let Ok((flags, _)) = parse_meta_flags(key, tokens.rest(), Head::Key) else {
         return refused(ErrorReply::InvalidOrDuplicateFlag);
     };
     match flags.parse_decrements() {
@@ -364,12 +364,12 @@ fn parse_meta_store<'a>(arguments: &'a [u8], limits: &Limits) -> Line<'a> {
         return refused(ErrorReply::BadCommandLineFormat);
     };
     let flags = parse_meta_flags(key, tokens.rest(), Head::KeyAndLength);
-    match flags.and_then(|flags| Ok((flags, flags.parse_store_mode()?))) {
-        Ok((flags, mode)) => {
+    match flags.and_then(|(flags, numbers)| Ok((flags, numbers, flags.parse_store_mode()?))) {
+        Ok((flags, numbers, mode)) => {
             let request = Request { flags: tokens.rest(), ..Request::keyed(Command::MetaStore(flags), key) };
             let key_size = if flags.base64() { base64::decoded_size(key) } else { Some(key.len()) };
             let fits =
-                key_size.is_some_and(|key_size| limits.allow(key_size, flags.client_flags, value_size));
+                key_size.is_some_and(|key_size| limits.allow(key_size, numbers.client_flags, value_size));
             store_or_refuse_value(request, value_size, fits, mode)
         }
         Err(error) => Line::Refused(Refusal { error, noreply: false, value_size: Some(value_size) }),
@@ -387,15 +387,15 @@ fn parse_meta_debug(arguments: &[u8]) -> Line<'_> {
     meta_request(Command::MetaDebug(flags), key, tokens.rest())
 }
 
-fn parse_meta_flags(key: &[u8], flags: &[u8], head: Head) -> Result<MetaFlags, ErrorReply> {
+fn parse_meta_flags(key: &[u8], flags: &[u8], head: Head) -> Result<(MetaFlags, MetaNumbers), ErrorReply> {
     if key.len() > KEY_SIZE_MAX {
         return Err(ErrorReply::BadCommandLineFormat);
     }
-    let flags = MetaFlags::parse(flags, head)?;
-    if flags.base64() && base64::decoded_size(key).is_none() {
+    let parsed = MetaFlags::parse(flags, head)?;
+    if parsed.0.base64() && base64::decoded_size(key).is_none() {
         return Err(ErrorReply::BadKeyEncoding);
     }
-    Ok(flags)
+    Ok(parsed)
 }
 
 fn meta_request<'a>(command: Command, key: &'a [u8], flags: &'a [u8]) -> Line<'a> {

@@ -6,13 +6,20 @@ use crate::number::{parse_i64, parse_u32, parse_u64};
 use crate::request::StoreMode;
 use crate::tokens::Tokens;
 
-/// The flags of one meta command.
+/// The flags of one meta command, without their numbers: it is copied with each request of any kind, so it is small.
 ///
 /// Any command accepts any known letter and ignores what it has no use for, as memcached does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MetaFlags {
     /// Bit `letter - b'A'` for each flag sent; `z` has bit 57.
     letters: u64,
+    /// `M`: first byte of the mode, 0 if the flag was not sent.
+    mode: u8,
+}
+
+/// The numbers among the flags of one meta command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetaNumbers {
     /// `T`: new expiration time as sent.
     pub exptime: Option<i64>,
     /// `N`: create what is missing, with this expiration time.
@@ -33,8 +40,6 @@ pub struct MetaFlags {
     pub initial: u64,
     /// `F`: client flags; 0 unless sent.
     pub client_flags: u32,
-    /// `M`: first byte of the mode, 0 if the flag was not sent.
-    mode: u8,
 }
 
 /// Tokens of a line that are no flags.
@@ -45,6 +50,9 @@ pub(crate) enum Head {
     /// `ms key length`
     KeyAndLength = 3,
 }
+
+/// Flags with a number.
+const NUMBERED: [u8; 8] = *b"CDEFJNRT";
 
 /// Mode of an `M` flag without one.
 const MODE_MISSING: u8 = b' ';
@@ -65,19 +73,6 @@ impl MetaFlags {
         self.has(b'b')
     }
 
-    /// With which expiration time `mg` or `ma` create what is missing; `None` if they are not to. Flags count in their order:
-    /// of `N` and `T` the later one gives a new item its time.
-    ///
-    /// Source: memcached 1.6.45, `process_mget_command`.
-    pub fn creation_exptime(&self) -> Option<i64> {
-        self.vivify.and(self.last_exptime)
-    }
-
-    /// Whether `R` looks at the time that `T` gives, because it stands behind it.
-    pub fn recaches_after_touch(&self) -> bool {
-        self.recache_is_behind_exptime
-    }
-
     /// `M` of an `ms` as the parser let it through; [`StoreMode::Set`] unless sent.
     pub fn store_mode(&self) -> StoreMode {
         self.parse_store_mode().unwrap_or(StoreMode::Set)
@@ -89,15 +84,26 @@ impl MetaFlags {
     }
 
     /// Reads the tokens behind `head`. The first bad one decides the refusal. O(length), at most 20 tokens.
-    pub(crate) fn parse(flags: &[u8], head: Head) -> Result<Self, ErrorReply> {
-        let mut parsed = Self::default();
+    pub(crate) fn parse(flags: &[u8], head: Head) -> Result<(Self, MetaNumbers), ErrorReply> {
+        let mut parsed = (Self::default(), MetaNumbers::default());
         for (at, token) in Tokens::new(flags).enumerate() {
             if at + head as usize >= META_TOKENS_MAX {
                 return Err(ErrorReply::TooManyFlags);
             }
-            parsed.add(token)?;
+            parsed.0.add(token, &mut parsed.1)?;
         }
         Ok(parsed)
+    }
+
+    /// The numbers of flags that were let through. O(length) if there are any.
+    pub(crate) fn numbers(&self, flags: &[u8]) -> MetaNumbers {
+        let mut numbers = MetaNumbers::default();
+        if NUMBERED.iter().any(|&letter| self.has(letter)) {
+            for (letter, argument) in Tokens::new(flags).filter_map(<[u8]>::split_first) {
+                numbers.add(*letter, argument).expect("the parser has read them before");
+            }
+        }
+        numbers
     }
 
     /// As [`MetaFlags::store_mode`], refusing what is no mode.
@@ -127,7 +133,7 @@ impl MetaFlags {
         Self { letters: if sent { bit(b'b') } else { 0 }, ..Self::default() }
     }
 
-    fn add(&mut self, token: &[u8]) -> Result<(), ErrorReply> {
+    fn add(&mut self, token: &[u8], numbers: &mut MetaNumbers) -> Result<(), ErrorReply> {
         let Some((&letter, argument)) = token.split_first() else { unreachable!("a token is not empty") };
         if !letter.is_ascii_alphanumeric() {
             return Err(ErrorReply::BadCommandLineFormat);
@@ -136,20 +142,7 @@ impl MetaFlags {
             return Err(ErrorReply::DuplicateFlag);
         }
         match letter {
-            b'T' | b'N' => {
-                let exptime = Some(parse_i64(argument).ok_or(ErrorReply::BadToken)?);
-                *(if letter == b'T' { &mut self.exptime } else { &mut self.vivify }) = exptime;
-                self.last_exptime = exptime;
-            }
-            b'R' => {
-                self.recache = Some(parse_i64(argument).ok_or(ErrorReply::BadToken)?);
-                self.recache_is_behind_exptime = self.has(b'T');
-            }
-            b'C' => self.compare = Some(parse_u64(argument).ok_or(ErrorReply::BadToken)?),
-            b'E' => self.explicit_cas = Some(parse_u64(argument).ok_or(ErrorReply::BadToken)?),
-            b'D' => self.delta = parse_u64(argument).ok_or(ErrorReply::InvalidDeltaValue)?,
-            b'J' => self.initial = parse_u64(argument).ok_or(ErrorReply::InvalidInitialValue)?,
-            b'F' => self.client_flags = parse_u32(argument).ok_or(ErrorReply::BadCommandLineFormat)?,
+            letter if NUMBERED.contains(&letter) => numbers.add(letter, argument)?,
             b'M' => self.mode = argument.first().copied().unwrap_or(MODE_MISSING),
             b'O' if token.len() > OPAQUE_SIZE_MAX => return Err(ErrorReply::OpaqueTooLong),
             b'b' | b'c' | b'f' | b'h' | b'k' | b'l' | b'q' | b's' | b't' | b'u' | b'v' | b'x' => {}
@@ -161,10 +154,45 @@ impl MetaFlags {
     }
 }
 
-impl Default for MetaFlags {
+impl MetaNumbers {
+    /// With which expiration time `mg` or `ma` create what is missing; `None` if they are not to. Flags count in their order:
+    /// of `N` and `T` the later one gives a new item its time.
+    ///
+    /// Source: memcached 1.6.45, `process_mget_command`.
+    pub fn creation_exptime(&self) -> Option<i64> {
+        self.vivify.and(self.last_exptime)
+    }
+
+    /// Whether `R` looks at the time that `T` gives, because it stands behind it.
+    pub fn recaches_after_touch(&self) -> bool {
+        self.recache_is_behind_exptime
+    }
+
+    fn add(&mut self, letter: u8, argument: &[u8]) -> Result<(), ErrorReply> {
+        match letter {
+            b'T' | b'N' => {
+                let exptime = Some(parse_i64(argument).ok_or(ErrorReply::BadToken)?);
+                *(if letter == b'T' { &mut self.exptime } else { &mut self.vivify }) = exptime;
+                self.last_exptime = exptime;
+            }
+            b'R' => {
+                self.recache = Some(parse_i64(argument).ok_or(ErrorReply::BadToken)?);
+                self.recache_is_behind_exptime = self.exptime.is_some();
+            }
+            b'C' => self.compare = Some(parse_u64(argument).ok_or(ErrorReply::BadToken)?),
+            b'E' => self.explicit_cas = Some(parse_u64(argument).ok_or(ErrorReply::BadToken)?),
+            b'D' => self.delta = parse_u64(argument).ok_or(ErrorReply::InvalidDeltaValue)?,
+            b'J' => self.initial = parse_u64(argument).ok_or(ErrorReply::InvalidInitialValue)?,
+            b'F' => self.client_flags = parse_u32(argument).ok_or(ErrorReply::BadCommandLineFormat)?,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+impl Default for MetaNumbers {
     fn default() -> Self {
         Self {
-            letters: 0,
             exptime: None,
             vivify: None,
             last_exptime: None,
@@ -175,7 +203,6 @@ impl Default for MetaFlags {
             delta: 1,
             initial: 0,
             client_flags: 0,
-            mode: 0,
         }
     }
 }
@@ -190,8 +217,15 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(flags: &str) -> Result<MetaFlags, ErrorReply> {
-        MetaFlags::parse(flags.as_bytes(), Head::Key)
+    fn check(text: &str) -> Result<MetaFlags, ErrorReply> {
+        let (flags, numbers) = MetaFlags::parse(text.as_bytes(), Head::Key)?;
+        assert_eq!(flags.numbers(text.as_bytes()), numbers);
+        Ok(flags)
+    }
+
+    #[track_caller]
+    fn numbers(flags: &str) -> MetaNumbers {
+        MetaFlags::parse(flags.as_bytes(), Head::Key).unwrap().1
     }
 
     #[test]
@@ -201,31 +235,32 @@ mod tests {
             assert!(flags.has(*letter), "{}", char::from(*letter));
         }
         assert!(!flags.has(b'C') && !flags.has(b'R') && !flags.has(b'0') && !flags.has(b'['));
-        let flags = check("R30 C18446744073709551615 E7 D2 J3 F4294967295 MD").unwrap();
-        assert_eq!((flags.recache, flags.compare, flags.explicit_cas), (Some(30), Some(u64::MAX), Some(7)));
-        assert_eq!((flags.delta, flags.initial, flags.client_flags), (2, 3, u32::MAX));
-        assert!(flags.decrements());
+        let text = "R30 C18446744073709551615 E7 D2 J3 F4294967295 MD";
+        let sent = numbers(text);
+        assert_eq!((sent.recache, sent.compare, sent.explicit_cas), (Some(30), Some(u64::MAX), Some(7)));
+        assert_eq!((sent.delta, sent.initial, sent.client_flags), (2, 3, u32::MAX));
+        assert!(check(text).unwrap().decrements());
     }
 
     #[test]
     fn a_new_item_gets_the_later_time_of_the_two() {
-        assert_eq!(check("T300").unwrap().creation_exptime(), None);
-        assert_eq!(check("N30").unwrap().creation_exptime(), Some(30));
-        assert_eq!(check("N30 v T300").unwrap().creation_exptime(), Some(300));
-        assert_eq!(check("T300 N30 v").unwrap().creation_exptime(), Some(30));
+        assert_eq!(numbers("T300").creation_exptime(), None);
+        assert_eq!(numbers("N30").creation_exptime(), Some(30));
+        assert_eq!(numbers("N30 v T300").creation_exptime(), Some(300));
+        assert_eq!(numbers("T300 N30 v").creation_exptime(), Some(30));
     }
 
     #[test]
     fn a_recache_looks_at_the_time_that_a_touch_before_it_gave() {
-        assert!(check("T30 v R60").unwrap().recaches_after_touch());
-        assert!(!check("R60 T30").unwrap().recaches_after_touch());
-        assert!(!check("N30 R60").unwrap().recaches_after_touch());
+        assert!(numbers("T30 v R60").recaches_after_touch());
+        assert!(!numbers("R60 T30").recaches_after_touch());
+        assert!(!numbers("N30 R60").recaches_after_touch());
     }
 
     #[test]
     fn a_counter_counts_from_nothing_by_one_unless_told() {
-        let flags = check("").unwrap();
-        assert_eq!((flags.delta, flags.initial, flags.decrements()), (1, 0, false));
+        let sent = numbers("");
+        assert_eq!((sent.delta, sent.initial, check("").unwrap().decrements()), (1, 0, false));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use crate::admin::Admin;
 use crate::base64;
 use crate::binary::BinaryHead;
 use crate::limits::KEY_SIZE_MAX;
-use crate::meta::MetaFlags;
+use crate::meta::{MetaFlags, MetaNumbers};
 use crate::tokens::Tokens;
 
 /// One thing to execute. Everything in it borrows the input of [`Parser::next`](crate::Parser::next).
@@ -251,10 +251,18 @@ impl Command {
     }
 }
 
+/// A request is copied several times on its way, so what is rare stays in `flags`, as text.
+const _: () = assert!(size_of::<Request<'_>>() <= 128);
+
 impl<'a> Request<'a> {
     /// A request that is its command alone.
     pub(crate) fn bare(command: Command) -> Self {
         Self::keyed(command, &[])
+    }
+
+    /// One key of a `get` or `gets`.
+    pub fn get(key: &'a [u8], with_cas: bool) -> Self {
+        Self::keyed(Command::Get { with_cas }, key)
     }
 
     /// A request that is a command and a key.
@@ -269,6 +277,12 @@ impl<'a> Request<'a> {
             Command::StoreTooLarge { .. } => Tokens::new(self.flags).any(|token| token.starts_with(b"b")),
             command => command.meta_flags().is_some_and(MetaFlags::base64),
         }
+    }
+
+    /// The numbers among the flags of a meta command, or what they are when nothing is sent. O(length of the flags) if there
+    /// are any: who needs several asks once.
+    pub fn meta_numbers(&self) -> MetaNumbers {
+        self.command.meta_flags().map_or_else(MetaNumbers::default, |flags| flags.numbers(self.flags))
     }
 
     /// The key to execute with: `key` itself, or what its base64 form stands for, decoded into `scratch`.

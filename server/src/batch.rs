@@ -2,7 +2,7 @@
 //! on the way back in the same box. Reused for ever, so that a busy pair of shards does not allocate.
 
 use slabring_engine::{Seconds, WARM_KEYS_MAX};
-use slabring_protocol::{Command, Dialect, Request};
+use slabring_protocol::{Command, Dialect, KEY_SIZE_MAX, Request};
 use slabring_reactor::ConnectionId;
 
 use crate::cluster::links::is_errand;
@@ -33,34 +33,34 @@ pub struct ReturnAddress {
     pub ticket: Ticket,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// What an entry asks for. What else is to be said of it lies in the batch, in the order of the entries that need it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Work {
-    /// A request whose parts lie in `Batch::bytes`, one after the other: key, value, flags.
-    Request {
-        command: Command,
-        noreply: bool,
-        dialect: Dialect,
-        key_bytes: usize,
-        value_bytes: usize,
-        flags_bytes: usize,
-    },
-    /// The beginning of a request whose value comes in parts: key and flags lie in `Batch::bytes`.
-    BeginValue {
-        command: Command,
-        noreply: bool,
-        dialect: Dialect,
-        key_bytes: usize,
-        flags_bytes: usize,
-        value_bytes: usize,
-    },
+    /// A get of lines. Nearly all requests are, so it needs no [`Head`].
+    Get { with_cas: bool },
+    /// Any other request. It has a head, and its bytes are key, value, flags.
+    Request,
+    /// The beginning of a request whose value comes in parts. It has a head, and its bytes are key and flags.
+    BeginValue,
     /// A part of the value.
-    ValuePart { bytes: usize },
+    ValuePart,
     /// All of it has come.
     EndValue,
-    /// A reply that was promised to a connection of the receiver.
-    Delivery { to: ReturnAddress, bytes: usize },
+    /// A reply that was promised to a connection of the receiver, who stands in the sender's place.
+    Delivery,
     /// A question to the shard itself.
-    Question(Question),
+    Question,
+}
+
+/// What a request is beside its bytes.
+#[derive(Clone, Copy, Debug)]
+struct Head {
+    command: Command,
+    noreply: bool,
+    dialect: Dialect,
+    flags_bytes: usize,
+    /// Of a value that comes in parts.
+    value_bytes: usize,
 }
 
 impl ReturnAddress {
@@ -76,45 +76,93 @@ impl ReturnAddress {
     }
 }
 
-impl Work {
-    fn bytes(self) -> usize {
-        match self {
-            Self::Request { key_bytes, value_bytes, flags_bytes, .. } => {
-                key_bytes + value_bytes + flags_bytes
-            }
-            Self::BeginValue { key_bytes, flags_bytes, .. } => key_bytes + flags_bytes,
-            Self::ValuePart { bytes } | Self::Delivery { bytes, .. } => bytes,
-            Self::EndValue | Self::Question(_) => 0,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     /// On its way to the owner.
     Posted,
-    /// Executed: the reply, or what a question brought as text, is so many bytes of `Batch::replies`. The rest of the answer
+    /// Executed: the reply, or what a question brought as text, is the next of `Batch::replies`. The rest of the answer
     /// to a question is the next of `Batch::answers`.
-    Done { reply_bytes: usize },
+    Done,
     /// As `Done`, but for a value that belongs into the reply: it is the next of `Batch::lent`.
-    Lending { reply_bytes: usize },
+    Lending,
     /// Not executed: the owner had no room for more replies. It must be posted again, behind nothing newer of its
     /// connection.
     Bounced,
     /// Not executed: it asks for a large value that cannot be lent now, or stands behind one of its connection that does. Its
     /// connection posts it again after a while, with all that is behind it.
     Deferred,
-    /// The reply comes later, as a `Work::Delivery` of the owner.
+    /// The reply comes later, as a [`Work::Delivery`] of the owner.
     Promised,
 }
 
+/// It travels from core to core and back, by cache lines.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     sender: ReturnAddress,
+    /// Its part of `Batch::bytes`, and of `Batch::replies` when it is executed.
+    bytes: u32,
+    reply_bytes: u32,
+    key_bytes: u8,
     work: Work,
     state: State,
     /// It was deferred, and is the first of its connection to be posted again.
     retries: bool,
+}
+
+const _: () = assert!(size_of::<Entry>() == 32);
+const _: () = assert!(KEY_SIZE_MAX <= u8::MAX as usize);
+
+/// What belongs to one entry.
+#[derive(Clone, Copy)]
+struct Parcel<'a> {
+    bytes: &'a [u8],
+    head: Option<&'a Head>,
+    question: Option<Question>,
+}
+
+/// What belongs to the entries that follow.
+#[derive(Clone)]
+struct Cargo<'a> {
+    bytes: &'a [u8],
+    heads: std::slice::Iter<'a, Head>,
+    questions: std::slice::Iter<'a, Question>,
+}
+
+impl<'a> Cargo<'a> {
+    /// What belongs to the next entry.
+    fn take(&mut self, entry: &Entry) -> Parcel<'a> {
+        let bytes = split_off(&mut self.bytes, entry.bytes as usize);
+        match entry.work {
+            Work::Get { .. } | Work::ValuePart | Work::EndValue | Work::Delivery => {
+                Parcel { bytes, head: None, question: None }
+            }
+            Work::Request | Work::BeginValue => {
+                Parcel { bytes, head: Some(self.heads.next().expect("each has one")), question: None }
+            }
+            Work::Question => {
+                Parcel { bytes, head: None, question: Some(*self.questions.next().expect("each has one")) }
+            }
+        }
+    }
+}
+
+impl<'a> Parcel<'a> {
+    fn key(&self, entry: &Entry) -> &'a [u8] {
+        &self.bytes[..usize::from(entry.key_bytes)]
+    }
+
+    /// The request that was put in; one whose value comes in parts has none.
+    fn request(&self, entry: &Entry) -> Request<'a> {
+        let (key, rest) = self.bytes.split_at(usize::from(entry.key_bytes));
+        match (entry.work, self.head) {
+            (Work::Get { with_cas }, None) => Request::get(key, with_cas),
+            (_, Some(&Head { command, noreply, dialect, flags_bytes, .. })) => {
+                let (value, flags) = rest.split_at(rest.len() - flags_bytes);
+                Request { command, noreply, dialect, key, value, flags }
+            }
+            (work, None) => unreachable!("{work:?} is no request"),
+        }
+    }
 }
 
 /// What became of a request or question.
@@ -132,7 +180,7 @@ pub enum Outcome<'a> {
     Deferred,
     /// There is nothing to be said.
     Silence,
-    /// The reply comes later.
+    /// The reply comes later, or it is one that did.
     Promised,
 }
 
@@ -174,6 +222,8 @@ pub enum Gate {
 pub struct Batch {
     entries: Vec<Entry>,
     bytes: Vec<u8>,
+    heads: Vec<Head>,
+    questions: Vec<Question>,
     replies: Vec<u8>,
     answers: Vec<Answer>,
     lent: Vec<LentAway>,
@@ -196,69 +246,71 @@ impl Batch {
 
     /// Memory that is reserved here.
     pub fn capacity_bytes(&self) -> usize {
-        self.bytes.capacity() + self.replies.capacity() + self.entries.capacity() * size_of::<Entry>()
+        let heads = self.heads.capacity() * size_of::<Head>();
+        let questions = self.questions.capacity() * size_of::<Question>();
+        let entries = self.entries.capacity() * size_of::<Entry>();
+        self.bytes.capacity() + self.replies.capacity() + entries + heads + questions
+    }
+
+    fn cargo(&self) -> Cargo<'_> {
+        Cargo { bytes: &self.bytes, heads: self.heads.iter(), questions: self.questions.iter() }
+    }
+
+    fn add(&mut self, sender: ReturnAddress, work: Work, key: &[u8], parts: [&[u8]; 2]) {
+        let before = self.bytes.len();
+        self.bytes.extend_from_slice(key);
+        parts.into_iter().for_each(|part| self.bytes.extend_from_slice(part));
+        let bytes = count(self.bytes.len() - before);
+        let key_bytes = u8::try_from(key.len()).expect("a key fits, checked above at compile time");
+        let state = State::Posted;
+        self.entries.push(Entry { sender, bytes, reply_bytes: 0, key_bytes, work, state, retries: false });
+    }
+
+    /// Adds an entry of another batch.
+    fn put(&mut self, entry: Entry, parcel: &Parcel<'_>) {
+        self.bytes.extend_from_slice(parcel.bytes);
+        self.heads.extend(parcel.head);
+        self.questions.extend(parcel.question);
+        self.entries.push(entry);
     }
 
     /// Copies a request in.
     pub fn push(&mut self, sender: ReturnAddress, request: &Request<'_>) {
-        for part in [request.key, request.value, request.flags] {
-            self.bytes.extend_from_slice(part);
+        let &Request { command, key, value, flags, noreply, dialect } = request;
+        if let (Command::Get { with_cas }, Dialect::Text) = (command, dialect) {
+            return self.add(sender, Work::Get { with_cas }, key, [b"", b""]);
         }
-        let work = Work::Request {
-            command: request.command,
-            noreply: request.noreply,
-            dialect: request.dialect,
-            key_bytes: request.key.len(),
-            value_bytes: request.value.len(),
-            flags_bytes: request.flags.len(),
-        };
-        self.entries.push(Entry { sender, work, state: State::Posted, retries: false });
+        self.heads.push(Head { command, noreply, dialect, flags_bytes: flags.len(), value_bytes: 0 });
+        self.add(sender, Work::Request, key, [value, flags]);
     }
 
     /// Announces a value.
     pub fn begin_value(&mut self, sender: ReturnAddress, kept: &Kept) {
         let Request { command, noreply, dialect, key, flags, .. } = kept.request();
-        for part in [key, flags] {
-            self.bytes.extend_from_slice(part);
-        }
-        let (key_bytes, flags_bytes, value_bytes) = (key.len(), flags.len(), kept.value_bytes);
-        let work = Work::BeginValue { command, noreply, dialect, key_bytes, flags_bytes, value_bytes };
-        self.entries.push(Entry { sender, work, state: State::Posted, retries: false });
+        let (flags_bytes, value_bytes) = (flags.len(), kept.value_bytes);
+        self.heads.push(Head { command, noreply, dialect, flags_bytes, value_bytes });
+        self.add(sender, Work::BeginValue, key, [flags, b""]);
     }
 
     /// Copies a part of an announced value in.
     pub fn value_part(&mut self, sender: ReturnAddress, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-        let work = Work::ValuePart { bytes: bytes.len() };
-        self.entries.push(Entry { sender, work, state: State::Posted, retries: false });
+        self.add(sender, Work::ValuePart, b"", [bytes, b""]);
     }
 
     /// Ends an announced value.
     pub fn end_value(&mut self, sender: ReturnAddress) {
-        self.entries.push(Entry { sender, work: Work::EndValue, state: State::Posted, retries: false });
+        self.add(sender, Work::EndValue, b"", [b"", b""]);
     }
 
     /// Copies a reply in that was promised to a connection of the receiver.
     pub fn deliver(&mut self, to: ReturnAddress, reply: &[u8]) {
-        self.bytes.extend_from_slice(reply);
-        let work = Work::Delivery { to, bytes: reply.len() };
-        // Nobody of the sender's waits for what becomes of it.
-        self.entries.push(Entry {
-            sender: ReturnAddress::NOBODY,
-            work,
-            state: State::Posted,
-            retries: false,
-        });
+        self.add(to, Work::Delivery, b"", [reply, b""]);
     }
 
     /// Adds a question to the shard itself. It is asked after what is in before it.
     pub fn ask(&mut self, sender: ReturnAddress, question: Question) {
-        self.entries.push(Entry {
-            sender,
-            work: Work::Question(question),
-            state: State::Posted,
-            retries: false,
-        });
+        self.questions.push(question);
+        self.add(sender, Work::Question, b"", [b"", b""]);
     }
 
     /// The owner's part: executes everything in order and keeps the replies in here.
@@ -267,87 +319,87 @@ impl Batch {
     /// sender bounce too, so that nothing overtakes, until one comes that resumes.
     pub fn execute(&mut self, visit: Visit<'_>, bouncing: &mut bool) {
         let Visit { executor, census, now, shards, sender } = visit;
+        let Self { entries, bytes, heads, questions, replies, answers, lent: all_lent, .. } = self;
+        let mut cargo = Cargo { bytes, heads: heads.iter(), questions: questions.iter() };
         *bouncing &= !self.resumes;
-        let mut rest = &self.bytes[..];
-        for group in self.entries.chunks_mut(WARM_KEYS_MAX) {
+        for group in entries.chunks_mut(WARM_KEYS_MAX) {
             if !*bouncing {
-                executor.warm(keys_of(group, rest));
+                executor.warm(keys_of(group, cargo.clone()));
             }
             for entry in group {
-                *bouncing |= self.replies.len() > REPLY_BYTES_MAX;
+                let parcel = cargo.take(entry);
+                *bouncing |= replies.len() > REPLY_BYTES_MAX;
                 if *bouncing {
                     entry.state = State::Bounced;
                     continue;
                 }
-                if must_defer(entry, rest, executor, now, sender) {
-                    split_off(&mut rest, entry.work.bytes());
+                if must_defer(entry, &parcel, executor, now, sender) {
                     entry.state = State::Deferred;
                     continue;
                 }
-                let before = self.replies.len();
-                match entry.work {
-                    Work::Question(Question::Connections) => {
-                        census(&mut self.replies);
-                        self.answers.push(Answer::Done);
-                    }
-                    Work::Question(Question::Forget(connection)) => {
-                        executor.drop_visit(sender, connection);
-                        executor.deferring.retain(|deferring| *deferring != (sender, connection));
-                        self.answers.push(Answer::Done);
-                    }
-                    Work::BeginValue { value_bytes, .. } => {
-                        let request = request_of(entry.work, split_off(&mut rest, entry.work.bytes()));
-                        let kept = Kept::new(&request, value_bytes);
-                        executor.begin_visit(now, sender, entry.sender.connection, kept);
-                    }
-                    Work::ValuePart { bytes } => {
-                        let part = split_off(&mut rest, bytes);
-                        executor.go_on_visiting(sender, entry.sender.connection, part);
-                    }
-                    Work::EndValue => {
-                        executor.end_visit(now, sender, entry.sender.connection, &mut self.replies);
-                    }
-                    Work::Question(question) => {
-                        self.answers.push(executor.answer(now, question, &mut self.replies));
-                    }
-                    Work::Delivery { to, bytes } => {
-                        executor.deliveries.push((to, split_off(&mut rest, bytes).to_vec()));
-                    }
-                    work @ Work::Request { .. } => {
-                        let request = request_of(work, split_off(&mut rest, work.bytes()));
+                let before = replies.len();
+                entry.state = State::Done;
+                match (entry.work, parcel.question) {
+                    (Work::Get { .. } | Work::Request, _) => {
+                        let request = parcel.request(entry);
                         let connection = shards.connection_number(sender, entry.sender.connection.slot);
                         if executor.replicates() {
-                            match executor.execute_copied(now, &request, connection, &mut self.replies) {
+                            match executor.execute_copied(now, &request, connection, replies) {
                                 Executed::Now => {}
                                 Executed::Refused(error) => {
-                                    self.replies.extend(Manner::of(&request).reply(Err(error)));
+                                    replies.extend(Manner::of(&request).reply(Err(error)));
                                 }
                                 Executed::Later(id) => {
                                     executor.attend(id, Waiter::Shard(sender, entry.sender));
                                     entry.state = State::Promised;
-                                    continue;
                                 }
                             }
-                            entry.state = State::Done { reply_bytes: self.replies.len() - before };
+                            entry.reply_bytes = count(replies.len() - before);
                             continue;
                         }
                         let lent = if is_answered_whole(entry.sender.connection) {
-                            executor.execute(now, &request, connection, &mut self.replies);
+                            executor.execute(now, &request, connection, replies);
                             None
                         } else {
-                            executor.execute_lending(now, &request, connection, &mut self.replies)
+                            executor.execute_lending(now, &request, connection, replies)
                         };
                         if let Some(lent) = lent {
                             let (place, lent) = *lent;
                             let (owner, place, bytes) = (shards.me, place - before, lent.left());
                             let number = executor.loans.lend_away(lent);
-                            self.lent.push(LentAway { owner, place, number, bytes });
-                            entry.state = State::Lending { reply_bytes: self.replies.len() - before };
-                            continue;
+                            all_lent.push(LentAway { owner, place, number, bytes });
+                            entry.state = State::Lending;
                         }
                     }
+                    (Work::BeginValue, _) => {
+                        let value_bytes = parcel.head.expect("it has one").value_bytes;
+                        let kept = Kept::new(&parcel.request(entry), value_bytes);
+                        executor.begin_visit(now, sender, entry.sender.connection, kept);
+                    }
+                    (Work::ValuePart, _) => {
+                        executor.go_on_visiting(sender, entry.sender.connection, parcel.bytes);
+                    }
+                    (Work::Delivery, _) => {
+                        executor.deliveries.push((entry.sender, parcel.bytes.to_vec()));
+                    }
+                    (Work::EndValue, _) => {
+                        executor.end_visit(now, sender, entry.sender.connection, replies);
+                    }
+                    (Work::Question, Some(Question::Connections)) => {
+                        census(replies);
+                        answers.push(Answer::Done);
+                    }
+                    (Work::Question, Some(Question::Forget(connection))) => {
+                        executor.drop_visit(sender, connection);
+                        executor.deferring.retain(|deferring| *deferring != (sender, connection));
+                        answers.push(Answer::Done);
+                    }
+                    (Work::Question, Some(question)) => {
+                        answers.push(executor.answer(now, question, replies));
+                    }
+                    (Work::Question, None) => unreachable!("a question comes with one"),
                 }
-                entry.state = State::Done { reply_bytes: self.replies.len() - before };
+                entry.reply_bytes = count(replies.len() - before);
             }
         }
     }
@@ -358,25 +410,21 @@ impl Batch {
         let mut answers = self.answers.iter();
         let mut lent = self.lent.iter();
         self.entries.iter().map(move |entry| {
+            let reply = split_off(&mut rest, entry.reply_bytes as usize);
             let outcome = match (entry.state, entry.work) {
-                (
-                    State::Done { .. },
-                    Work::BeginValue { .. } | Work::ValuePart { .. } | Work::Delivery { .. },
-                ) => Outcome::Silence,
-                (State::Done { reply_bytes }, Work::Request { .. } | Work::EndValue) => {
-                    Outcome::Reply(split_off(&mut rest, reply_bytes))
-                }
-                (State::Done { reply_bytes }, Work::Question(_)) => {
+                (State::Done, Work::BeginValue | Work::ValuePart) => Outcome::Silence,
+                (State::Done, Work::Get { .. } | Work::Request | Work::EndValue) => Outcome::Reply(reply),
+                (State::Done, Work::Question) => {
                     let answer = answers.next().expect("every question that was asked has one");
-                    Outcome::Answer(answer, split_off(&mut rest, reply_bytes))
+                    Outcome::Answer(answer, reply)
                 }
-                (State::Lending { reply_bytes }, _) => {
+                (State::Lending, _) => {
                     let lent = lent.next().expect("every reply that lends says what");
-                    Outcome::Lending(split_off(&mut rest, reply_bytes), *lent)
+                    Outcome::Lending(reply, *lent)
                 }
                 (State::Bounced, _) => Outcome::Bounced,
                 (State::Deferred, _) => Outcome::Deferred,
-                (State::Promised, _) => Outcome::Promised,
+                (State::Promised, _) | (State::Done, Work::Delivery) => Outcome::Promised,
                 (State::Posted, _) => unreachable!("the owner has gone through all of them"),
             };
             (entry.sender, outcome)
@@ -390,27 +438,28 @@ impl Batch {
 
     /// Copies what of `other` is not executed behind what is here, and names the connections to `note`.
     pub fn absorb(&mut self, other: &Self, mut note: impl FnMut(ConnectionId)) {
-        let mut rest = &other.bytes[..];
+        let mut cargo = other.cargo();
         for entry in &other.entries {
-            let bytes = split_off(&mut rest, entry.work.bytes());
+            let parcel = cargo.take(entry);
             if matches!(entry.state, State::Posted | State::Bounced) {
-                self.bytes.extend_from_slice(bytes);
-                self.entries.push(Entry { state: State::Posted, ..*entry });
-                note(entry.sender.connection);
+                self.put(Entry { state: State::Posted, ..*entry }, &parcel);
+                // What is delivered is for a connection of the receiver.
+                if entry.work != Work::Delivery {
+                    note(entry.sender.connection);
+                }
             }
         }
     }
 
     /// Copies each deferred request to `keep`, in order, with a flag for it to be the first of its connection.
     pub fn hand_out_deferred(&self, mut keep: impl FnMut(ConnectionId, &mut dyn FnMut(&mut Self))) {
-        let mut rest = &self.bytes[..];
+        let mut cargo = self.cargo();
         for entry in &self.entries {
-            let bytes = split_off(&mut rest, entry.work.bytes());
-            if matches!(entry.state, State::Deferred) {
+            let parcel = cargo.take(entry);
+            if entry.state == State::Deferred {
                 keep(entry.sender.connection, &mut |deferred| {
-                    deferred.bytes.extend_from_slice(bytes);
                     let retries = deferred.entries.is_empty();
-                    deferred.entries.push(Entry { state: State::Posted, retries, ..*entry });
+                    deferred.put(Entry { state: State::Posted, retries, ..*entry }, &parcel);
                 });
             }
         }
@@ -418,21 +467,21 @@ impl Batch {
 
     /// Whether something of it was deferred.
     pub fn has_deferred(&self) -> bool {
-        self.entries.iter().any(|entry| matches!(entry.state, State::Deferred))
+        self.entries.iter().any(|entry| entry.state == State::Deferred)
     }
 
     /// Moves what `senders` let through to `letter`, until that is full, and keeps the rest in order.
     pub fn resend(&mut self, letter: &mut Self, senders: &mut impl Senders) {
         let mut kept = Self::default();
-        let mut rest = &self.bytes[..];
+        let mut cargo = self.cargo();
         for entry in &self.entries {
-            let bytes = split_off(&mut rest, entry.work.bytes());
-            let verdict = match entry.work {
+            let parcel = cargo.take(entry);
+            let verdict = match parcel.question {
                 _ if letter.is_full() => Gate::Keep,
                 // It is owed to the owner, whoever was the reader.
-                Work::Question(Question::TakeBack(_) | Question::Forget(_)) | Work::Delivery { .. } => {
-                    Gate::Send
-                }
+                Some(Question::TakeBack(_) | Question::Forget(_)) => Gate::Send,
+                // So is this to the reader, who is the owner's.
+                _ if entry.work == Work::Delivery => Gate::Send,
                 _ => senders.gate(entry.sender.connection),
             };
             let to = match verdict {
@@ -440,8 +489,7 @@ impl Batch {
                 Gate::Keep => &mut kept,
                 Gate::Drop => continue,
             };
-            to.bytes.extend_from_slice(bytes);
-            to.entries.push(*entry);
+            to.put(*entry, &parcel);
         }
         *self = kept;
     }
@@ -449,6 +497,8 @@ impl Batch {
     /// Empties the batch for its next journey, keeping a bounded capacity.
     pub fn clear(&mut self) {
         self.entries.clear();
+        self.heads.clear();
+        self.questions.clear();
         self.answers.clear();
         self.lent.clear();
         self.resumes = false;
@@ -459,14 +509,18 @@ impl Batch {
     }
 }
 
-/// Whether the owner cannot execute an entry, whose bytes begin with `rest`, in its turn.
-fn must_defer(entry: &Entry, rest: &[u8], executor: &mut Executor, now: Seconds, sender: ShardId) -> bool {
+/// Whether the owner cannot execute an entry in its turn.
+fn must_defer(
+    entry: &Entry,
+    parcel: &Parcel<'_>,
+    executor: &mut Executor,
+    now: Seconds,
+    sender: ShardId,
+) -> bool {
     if executor.deferring.is_empty() && executor.shard().has_room_for_any_pin() {
         return false;
     }
-    if matches!(entry.work, Work::Question(_) | Work::Delivery { .. })
-        || is_answered_whole(entry.sender.connection)
-    {
+    if matches!(entry.work, Work::Question | Work::Delivery) || is_answered_whole(entry.sender.connection) {
         return false;
     }
     let name = (sender, entry.sender.connection);
@@ -475,13 +529,12 @@ fn must_defer(entry: &Entry, rest: &[u8], executor: &mut Executor, now: Seconds,
     } else if executor.deferring.contains(&name) {
         return true;
     }
-    let waits = match entry.work {
-        Work::BeginValue { value_bytes, .. } => !executor.shard().has_room_to_reserve(value_bytes),
-        Work::Request { .. } => {
-            let request = request_of(entry.work, &rest[..entry.work.bytes()]);
-            executor.value_bytes_to_copy(now, &request) > 0
+    let waits = match (entry.work, parcel.head) {
+        (Work::BeginValue, Some(head)) => !executor.shard().has_room_to_reserve(head.value_bytes),
+        (Work::Get { .. } | Work::Request, _) => {
+            executor.value_bytes_to_copy(now, &parcel.request(entry)) > 0
         }
-        Work::ValuePart { .. } | Work::EndValue | Work::Question(_) | Work::Delivery { .. } => false,
+        _ => false,
     };
     if waits {
         executor.deferring.push(name);
@@ -494,42 +547,17 @@ fn is_answered_whole(sender: ConnectionId) -> bool {
     is_datagram(sender) || is_errand(sender)
 }
 
-/// The keys of entries whose bytes begin with `rest`.
-fn keys_of<'a>(entries: &[Entry], mut rest: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+/// The keys of entries whose cargo this is.
+fn keys_of<'a>(entries: &[Entry], mut cargo: Cargo<'a>) -> impl Iterator<Item = &'a [u8]> {
     entries.iter().filter_map(move |entry| {
-        let bytes = rest.get(..entry.work.bytes())?;
-        rest = &rest[bytes.len()..];
-        match entry.work {
-            Work::Request { key_bytes, .. } => Some(&bytes[..key_bytes]),
-            Work::BeginValue { .. }
-            | Work::ValuePart { .. }
-            | Work::EndValue
-            | Work::Question(_)
-            | Work::Delivery { .. } => None,
-        }
+        let parcel = cargo.take(entry);
+        matches!(entry.work, Work::Get { .. } | Work::Request).then(|| parcel.key(entry))
     })
 }
 
-fn request_of(work: Work, mut bytes: &[u8]) -> Request<'_> {
-    let (command, noreply, dialect, key_bytes, value_bytes, flags_bytes) = match work {
-        Work::Request { command, noreply, dialect, key_bytes, value_bytes, flags_bytes } => {
-            (command, noreply, dialect, key_bytes, value_bytes, flags_bytes)
-        }
-        Work::BeginValue { command, noreply, dialect, key_bytes, flags_bytes, .. } => {
-            (command, noreply, dialect, key_bytes, 0, flags_bytes)
-        }
-        Work::ValuePart { .. } | Work::EndValue | Work::Question(_) | Work::Delivery { .. } => {
-            unreachable!("it is no request")
-        }
-    };
-    Request {
-        command,
-        noreply,
-        dialect,
-        key: split_off(&mut bytes, key_bytes),
-        value: split_off(&mut bytes, value_bytes),
-        flags: split_off(&mut bytes, flags_bytes),
-    }
+/// A number of bytes of one request or reply, as entries hold it.
+fn count(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("an item is at most 1 GiB")
 }
 
 fn split_off<'a>(rest: &mut &'a [u8], length: usize) -> &'a [u8] {

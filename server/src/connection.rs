@@ -22,6 +22,9 @@ pub const OUTPUT_BYTES_LOW: usize = OUTPUT_BYTES_HIGH / 2;
 /// Replies owed or held above which a connection's requests are not executed.
 pub const REPLIES_WAITING_MAX: usize = 4096;
 
+/// Replies in bytes up to which they wait for those that a letter will bring back.
+const HELD_BACK_BYTES_MAX: usize = 16 << 10;
+
 /// Slots from here on are those of datagrams, whose connections the reactor does not know.
 pub const DATAGRAM_SLOTS: u32 = 1 << 31;
 
@@ -190,6 +193,10 @@ pub struct Connection {
     pub served_turn: u64,
     /// See `served_turn`.
     pub served: u32,
+    /// A letter is under way that carries requests of it: what is ready waits for its replies, to leave with them in one send.
+    awaits_letter: bool,
+    /// The turn in which a letter last brought something for it.
+    letter_turn: u64,
     /// It stands in the list of this turn's connections to look after.
     pub touched: bool,
     /// How it ends.
@@ -233,6 +240,8 @@ impl Connection {
             resent: 0,
             served_turn: 0,
             served: 0,
+            awaits_letter: false,
+            letter_turn: 0,
             touched: false,
             ending: Ending::No,
             waits_for_memory: false,
@@ -261,6 +270,22 @@ impl Connection {
         }
         self.served += 1;
         self.served <= requests_max
+    }
+
+    /// Notes that a request of it goes with this turn's letters.
+    pub fn posted(&mut self, turn: u64) {
+        self.awaits_letter |= self.letter_turn != turn;
+    }
+
+    /// Notes that a letter has brought something for it. What is ready leaves with this turn, so no reply is held back for
+    /// longer than the first letter takes that was posted behind it.
+    pub fn letter_came(&mut self, turn: u64) {
+        (self.awaits_letter, self.letter_turn) = (false, turn);
+    }
+
+    /// Whether its few replies had better leave together with those that other shards are making.
+    pub fn holds_back(&self) -> bool {
+        self.awaits_letter && self.outbox.ready_bytes() < HELD_BACK_BYTES_MAX
     }
 
     /// Whether all replies made so far have left.

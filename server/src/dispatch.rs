@@ -56,7 +56,8 @@ pub struct Output {
     pub loan: Option<LoanId>,
 }
 
-type Group<'a> = [Option<Parsed<'a>>; AHEAD_MAX];
+/// Room for the steps that are parsed ahead: they are large, so they are written where they are read.
+type Places<'a> = [Option<Parsed<'a>>; AHEAD_MAX];
 
 /// What executing requests needs, apart from the connections and the kernel.
 pub struct Dispatcher {
@@ -220,16 +221,22 @@ impl Dispatcher {
 
     fn execute_requests(&mut self, client: &mut Connection, bytes: &[u8]) -> usize {
         let mut used = 0;
+        let mut places = [const { None }; AHEAD_MAX];
         while used < bytes.len() && client.ending != Ending::AfterOutput {
-            let group = self.parse_ahead(&mut client.parser, bytes, used);
-            self.warm(&group);
+            let count = self.parse_ahead(&mut client.parser, &bytes[used..], &mut places);
+            let group = &places[..count];
+            self.warm(group);
             for parsed in group.iter().flatten() {
                 if client.ending == Ending::AfterOutput {
                     return used;
                 }
                 let had_its_part = !client.takes_part(self.turn, self.node.settings.requests_per_turn);
-                let must_wait = self.must_wait_for_value(parsed) || self.must_wait_for_copies(client, parsed);
-                if had_its_part || !self.may_execute(client) || must_wait {
+                if had_its_part
+                    || !self.may_execute(client)
+                    || self.must_wait_for_value(parsed)
+                    || self.must_wait_for_node(client, parsed)
+                    || self.must_wait_for_copies(client, parsed)
+                {
                     client.parser = parsed.parser_before.clone();
                     client.stalled = true;
                     self.has_more |= had_its_part;
@@ -248,14 +255,10 @@ impl Dispatcher {
         used
     }
 
-    /// The next steps of the stream, up to one that ends it for now.
-    fn parse_ahead<'a>(&self, parser: &mut Parser, bytes: &'a [u8], used: usize) -> Group<'a> {
-        let mut group = [const { None }; AHEAD_MAX];
-        let mut rest = &bytes[used..];
-        for place in &mut group {
-            if rest.is_empty() {
-                break;
-            }
+    /// Puts the next steps of the stream, up to one that ends it for now, into the first of `places`. Returns how many they are.
+    fn parse_ahead<'a>(&self, parser: &mut Parser, mut rest: &'a [u8], places: &mut Places<'a>) -> usize {
+        let mut count = 0;
+        while count < AHEAD_MAX && !rest.is_empty() {
             let parser_before = parser.clone();
             let step = parser.next(rest, &self.limits);
             let (consumed, owner) = match &step {
@@ -267,12 +270,13 @@ impl Dispatcher {
             (raw, rest) = rest.split_at(consumed);
             let is_last =
                 matches!(&step, Step::Request { request, .. } if request.command.decides_what_follows());
-            *place = Some(Parsed { parser_before, step, raw, owner });
+            places[count] = Some(Parsed { parser_before, step, raw, owner });
+            count += 1;
             if is_last {
                 break;
             }
         }
-        group
+        count
     }
 
     /// The key of the request that `data` begins with, if this shard will execute it at once.
@@ -294,7 +298,7 @@ impl Dispatcher {
     }
 
     /// Begins to load what the group's requests to this shard will need.
-    fn warm(&mut self, group: &Group<'_>) {
+    fn warm(&mut self, group: &[Option<Parsed<'_>>]) {
         let keys = group.iter().flatten().filter(|parsed| parsed.owner == self.me()).filter_map(|parsed| {
             match &parsed.step {
                 Step::Request { request, .. } if request.command.is_keyed() => Some(request.key),
@@ -307,8 +311,8 @@ impl Dispatcher {
     /// Does what a step says. Returns the bytes it consumed, or nothing where the stream ends for now.
     fn take_step(&mut self, client: &mut Connection, parsed: &Parsed<'_>) -> Option<usize> {
         match parsed.step {
-            Step::Request { request, consumed } => {
-                self.dispatch(client, &request, parsed);
+            Step::Request { ref request, consumed } => {
+                self.dispatch(client, request, parsed);
                 Some(consumed)
             }
             Step::Incomplete { total_bytes } => {
@@ -355,6 +359,14 @@ impl Dispatcher {
         is_flush && self.executor.replicates() && client.outbox.waiting() > 0
     }
 
+    /// Whether a step is for another node, and there is no room for it on the way or perhaps for its reply here.
+    fn must_wait_for_node(&mut self, client: &Connection, parsed: &Parsed<'_>) -> bool {
+        let (Owner::Elsewhere(hash), Some(links)) = (parsed.owner, &mut self.cluster) else { return false };
+        let owed = client.outbox.waiting();
+        !client.lines.redirects
+            && (owed > 0 && client.lines.expect_much(owed + 1) || links.must_wait(hash, parsed.raw.len()))
+    }
+
     /// Decides who executes a request: this shard, its owner, or all.
     fn dispatch(&mut self, client: &mut Connection, request: &Request<'_>, parsed: &Parsed<'_>) {
         if request.command.is_keyed() {
@@ -376,6 +388,7 @@ impl Dispatcher {
                 }
             } else {
                 self.executor.traffic.requests_posted += 1;
+                client.posted(self.turn);
                 let sender = ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
                 self.post.request(owner, sender, request);
             }
@@ -417,8 +430,13 @@ impl Dispatcher {
         if is_alone || !request.command.is_keyed() {
             return self.me();
         }
-        let mut scratch = [0; KEY_SIZE_MAX];
-        let key = request.decoded_key(&mut scratch);
+        let mut scratch;
+        let key = if request.is_base64() {
+            scratch = [0; KEY_SIZE_MAX];
+            request.decoded_key(&mut scratch)
+        } else {
+            request.key
+        };
         match &self.cluster {
             None => Owner::Shard(self.shards.owner_of(key)),
             Some(links) => links.owner_of(key),
@@ -427,6 +445,7 @@ impl Dispatcher {
 
     /// Hands one outcome of a letter that has come back to its connection.
     pub fn deliver(&mut self, client: &mut Connection, to: ReturnAddress, outcome: Outcome<'_>) {
+        client.letter_came(self.turn);
         match outcome {
             Outcome::Reply(reply) => client.outbox.deliver(to.ticket, reply),
             Outcome::Lending(reply, lent) => {
@@ -467,7 +486,7 @@ impl Dispatcher {
 
     /// What a connection may send now, if there is anything and nothing is on its way.
     pub fn take_output(&mut self, client: &mut Connection) -> Option<Output> {
-        if client.sending {
+        if client.sending || client.holds_back() {
             return None;
         }
         let output = match client.session.take() {

@@ -258,10 +258,13 @@ impl Executor {
 
     /// As [`Executor::execute`], telling nobody else.
     pub fn execute_unobserved(&mut self, now: Seconds, request: &Request<'_>, out: &mut Vec<u8>) {
+        // Most requests are gets, and their keys are never encoded.
+        if let Command::Get { .. } = request.command {
+            return self.get(now, request, out);
+        }
         let mut scratch = [0; KEY_SIZE_MAX];
         let key = request.decoded_key(&mut scratch);
         match request.command {
-            Command::Get { .. } => self.get(now, request, out),
             Command::GetAndTouch { exptime, .. } => self.get_and_touch(now, request, exptime, out),
             Command::Store { .. } | Command::MetaStore(_) => {
                 let outcome = self.count_store(now, &store_of(now, request, key));
@@ -495,18 +498,21 @@ pub fn store_of<'a>(now: Seconds, request: &Request<'a>, key: &'a [u8]) -> Store
             compare,
             ..Store::set(key, request.value, expiry_of(exptime, now))
         },
-        Command::MetaStore(flags) => Store {
-            mode: engine_mode(flags.store_mode()),
-            key,
-            value: request.value,
-            client_flags: flags.client_flags,
-            expiry: expiry_of(flags.exptime.unwrap_or(0), now),
-            compare: flags.compare,
-            explicit_cas: flags.explicit_cas,
-            invalidate: flags.has(b'I'),
-            vivify: flags.vivify.map(|exptime| expiry_of(exptime, now)),
-            binary_key: flags.base64(),
-        },
+        Command::MetaStore(flags) => {
+            let numbers = request.meta_numbers();
+            Store {
+                mode: engine_mode(flags.store_mode()),
+                key,
+                value: request.value,
+                client_flags: numbers.client_flags,
+                expiry: expiry_of(numbers.exptime.unwrap_or(0), now),
+                compare: numbers.compare,
+                explicit_cas: numbers.explicit_cas,
+                invalidate: flags.has(b'I'),
+                vivify: numbers.vivify.map(|exptime| expiry_of(exptime, now)),
+                binary_key: flags.base64(),
+            }
+        }
         command => unreachable!("{command:?} stores nothing"),
     }
 }

@@ -146,7 +146,10 @@ fn seen(item: &Item<'_>) -> Seen {
 fn store_of(request: &Request<'_>) -> Option<(StoreVerb, u32)> {
     let (mode, compare, exptime) = match request.command {
         Command::Store { mode, compare, exptime, .. } => (mode, compare, exptime),
-        Command::MetaStore(flags) => (flags.store_mode(), flags.compare, flags.exptime.unwrap_or(0)),
+        Command::MetaStore(flags) => {
+            let numbers = request.meta_numbers();
+            (flags.store_mode(), numbers.compare, numbers.exptime.unwrap_or(0))
+        }
         Command::StoreTooLarge { .. } => (StoreMode::Set, None, 0),
         _ => return None,
     };

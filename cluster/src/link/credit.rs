@@ -30,7 +30,7 @@ impl Credit {
     }
 
     /// Whether one more request of `bytes` may go while this much is used of `granted`.
-    pub(super) fn admits(self, bytes: u32, granted: Self) -> bool {
+    pub(crate) fn admits(self, bytes: u32, granted: Self) -> bool {
         let fits = self.bytes.checked_add(bytes).is_some_and(|sum| sum <= granted.bytes) || self.bytes == 0;
         fits && self.operations < granted.operations
     }

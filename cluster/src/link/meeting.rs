@@ -1,7 +1,5 @@
 //! The steps of the greeting: what each side answers, and whom it refuses.
 
-use std::ops::Range;
-
 use super::greeting::{Introduction, Nonce, PROOF_BYTES, Side, Transcript};
 use super::{CloseReason, Credit, Event, HEARTBEAT_EVERY, Identity, Link, State};
 use crate::ring::Epoch;
@@ -10,13 +8,8 @@ use crate::wire::{Header, Kind, Versions};
 
 impl Link {
     /// One step of the greeting.
-    pub(super) fn greet(
-        &mut self,
-        now: Micros,
-        header: Header,
-        body: Range<usize>,
-    ) -> Result<Option<Event>, CloseReason> {
-        let body = self.input[body].to_vec();
+    pub(super) fn greet(&mut self, now: Micros, header: Header) -> Result<Option<Event>, CloseReason> {
+        let body = self.body().to_vec();
         match (std::mem::replace(&mut self.state, State::Over), header.kind) {
             (State::Listening { deadline, nonce }, Kind::Hello) => {
                 let peer = self.recognise(&body)?;
@@ -24,7 +17,7 @@ impl Link {
                 let version = version.ok_or(CloseReason::Versions(peer.versions))?;
                 let taken = Versions { lowest: version, highest: version };
                 let challenge = self.introduction(taken, nonce).encode();
-                self.append(Header::new(Kind::Challenge, self.epoch), &challenge);
+                self.output.append(Header::new(Kind::Challenge, self.epoch), &challenge);
                 self.peer = Some(peer);
                 self.state = State::Challenged { deadline, said: Transcript { hello: body, challenge } };
                 Ok(None)
@@ -34,7 +27,7 @@ impl Link {
                 self.check_expected(&peer)?;
                 let said = Transcript { hello, challenge: body };
                 let proof = said.prove(&self.identity.secret, Side::Dialler, Credit::NONE);
-                self.append(Header::new(Kind::Proof, self.epoch), &proof);
+                self.output.append(Header::new(Kind::Proof, self.epoch), &proof);
                 self.peer = Some(peer);
                 self.state = State::Proving { deadline, said };
                 Ok(None)
@@ -45,7 +38,7 @@ impl Link {
                 }
                 let granted = self.identity.granted;
                 let proof = said.prove(&self.identity.secret, Side::Acceptor, granted);
-                self.append(
+                self.output.append(
                     Header::new(Kind::Welcome, self.epoch),
                     &[&proof[..], &granted.encode()].concat(),
                 );

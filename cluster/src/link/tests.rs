@@ -2,7 +2,7 @@
 
 use super::greeting::PROOF_BYTES;
 use super::*;
-use crate::wire::Garbled;
+use crate::wire::{self, Garbled, HEADER_BYTES};
 
 const ROOMY: Credit = Credit { operations: 100, bytes: 8 << 20 };
 const HOUR: Micros = Micros::from_millis(3_600_000);
@@ -164,7 +164,7 @@ fn a_request_and_its_reply_cross_and_the_credit_comes_back() {
     let (by_a, _) = pair.run();
     assert_eq!(by_a, [Event::Response { opaque: 77, status: Status::Done, epoch: Epoch(4) }]);
     assert_eq!(pair.a.body(), b"END\r\n");
-    pair.a.settle(7);
+    pair.a.settle(pair.now, 7);
     assert_eq!((pair.a.used(), pair.b.used()), (Credit::NONE, Credit::NONE));
 }
 
@@ -180,7 +180,7 @@ fn long_messages_are_cut_and_joined() {
         pair.b.send_response(inbound.owed, Status::Done, &body);
         pair.run();
         assert_eq!(pair.a.body(), body);
-        pair.a.settle(length);
+        pair.a.settle(pair.now, length);
     }
     pair.request(1, &vec![0; (3 << 20) + 1]).unwrap();
     assert_eq!(pair.run().1, [Event::Closed { reason: CloseReason::Message, was_up: true }]);
@@ -194,7 +194,7 @@ fn without_credit_nothing_is_sent_and_who_sends_all_the_same_is_closed() {
     pair.run();
     assert_eq!(pair.request(1, &[0; 2_000]), Ok(()), "one may be larger when it is alone");
     assert_eq!(pair.request(2, b""), Err(NoCredit));
-    pair.a.settle(2_000);
+    pair.a.settle(pair.now, 2_000);
     pair.b.used = Credit::NONE;
     assert_eq!(
         (pair.request(1, b""), pair.request(2, b""), pair.request(3, b"")),
@@ -344,4 +344,58 @@ fn any_cut_of_the_stream_says_the_same() {
         }
     }
     assert_eq!(heard, 5);
+}
+
+/// Each direction is a socket that holds one send, and takes the next when the reader has read.
+#[test]
+fn two_sides_that_flood_each_other_come_to_an_end() {
+    const LARGE: usize = 1 << 20;
+    let mut pair = Pair::up();
+    let (mut to_b, mut to_a) = (None, None);
+    let (mut asked, mut answered) = (0, 0);
+    for _ in 0..1_000 {
+        while asked < 30 && pair.request(asked, &vec![1; LARGE]).is_ok() {
+            asked += 1;
+        }
+        while let Some(event) = pair.b.next(pair.now) {
+            let Event::Request(inbound) = event else { panic!("{event:?}") };
+            pair.b.send_response(inbound.owed, Status::Done, &vec![2; 2 * LARGE]);
+        }
+        while let Some(event) = pair.a.next(pair.now) {
+            assert!(matches!(event, Event::Response { .. }), "{event:?}");
+            answered += 1;
+            pair.a.settle(pair.now, LARGE);
+        }
+        pair.a.check_invariants();
+        pair.b.check_invariants();
+        flow(pair.now, &mut to_b, &mut pair.a, &mut pair.b);
+        flow(pair.now, &mut to_a, &mut pair.b, &mut pair.a);
+    }
+    assert_eq!((asked, answered), (30, 30));
+}
+
+fn flow(now: Micros, socket: &mut Option<Vec<u8>>, from: &mut Link, to: &mut Link) {
+    if socket.is_none() {
+        *socket = from.take_output(now, Vec::new());
+    }
+    if let Some(bytes) = socket.take_if(|_| to.wants_bytes()) {
+        to.receive(now, &bytes);
+        from.sent();
+    }
+}
+
+#[test]
+fn a_large_request_that_waits_goes_before_small_ones() {
+    let share = Credit { operations: 10, bytes: 10_000 };
+    let mut pair = Pair::up();
+    pair.request(1, &[0; 1_000]).unwrap();
+    pair.request(2, &[0; 1_000]).unwrap();
+    assert!(pair.a.has_room(2_000, share));
+    assert!(!pair.a.has_room(9_000, share));
+    assert!(!pair.a.has_room(2_000, share), "somebody waits");
+    pair.a.settle(pair.now, 1_000);
+    assert!(!pair.a.has_room(9_000, share) && !pair.a.has_room(10, share));
+    pair.a.settle(pair.now, 1_000);
+    assert!(pair.a.has_room(9_000, share), "now it is alone");
+    assert!(pair.a.has_room(2_000, share));
 }

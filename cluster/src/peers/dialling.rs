@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Entry, LinkId, Peers, Place, Target};
+use super::{Entry, LinkId, Peers, Target, name, place_of};
 use crate::jump::mix;
 use crate::link::{Expected, Link};
 use crate::replica::Portion;
@@ -18,12 +18,12 @@ impl<P: Copy> Peers<P> {
         let shards = |entry: &SlotEntry| self.told_shards.get(&entry.node).copied().unwrap_or(entry.shards);
         self.shards = slots.iter().map(shards).collect();
         let targets = self.targets();
-        for (index, target) in self.dialled_targets() {
-            let key = (target.slot, target.lane);
-            if targets.get(&key) != Some(&target) {
-                self.dialled.remove(&key);
-                self.leave(index);
-            }
+        let stays = |target: &Target| targets.get(&(target.slot, target.lane)) == Some(target);
+        let others = self.dialled_targets().filter(|(_, target)| !stays(target));
+        let others: Vec<_> = others.map(|(id, target)| (id, (target.slot, target.lane))).collect();
+        for (id, key) in others {
+            self.dialled.remove(&key);
+            self.leave(id.index);
         }
         for (key, target) in targets {
             if !self.dialled.contains_key(&key) {
@@ -36,17 +36,19 @@ impl<P: Copy> Peers<P> {
     /// A node that has dialled this shard is there: its links need not rest on.
     pub(super) fn dial_back(&mut self, now: Micros, id: LinkId) {
         let Some(node) = self.link(id).and_then(Link::peer).map(|peer| peer.node.clone()) else { return };
-        for entry in self.places.iter_mut().filter_map(|place| place.entry.as_mut()) {
-            if entry.target.as_ref().is_some_and(|target| target.expected.node == node) {
-                entry.link.rest_no_longer(now);
-            }
+        let of_node: Vec<LinkId> = self
+            .dialled_targets()
+            .filter(|(_, target)| target.expected.node == node)
+            .map(|(id, _)| id)
+            .collect();
+        for id in of_node {
+            self.link_mut(id).expect("it is one of them").rest_no_longer(now);
         }
     }
 
     /// A node says how many shards it has. The ring may not know: a list of addresses does not.
     pub(super) fn learn_shards(&mut self, now: Micros, id: LinkId) {
-        let index = usize::try_from(id.index).expect("an index");
-        let entry = self.places[index].entry.as_ref().expect("it has just spoken");
+        let entry = self.places[place_of(id.index)].entry.as_ref().expect("it has just spoken");
         let (Some(target), Some(peer)) = (&entry.target, entry.link.peer()) else { return };
         let (slot, shards) = (usize::from(target.slot.0), peer.shards);
         if self.shards[slot] != shards {
@@ -116,18 +118,19 @@ impl<P: Copy> Peers<P> {
         }
     }
 
-    fn dialled_targets(&self) -> Vec<(usize, Target)> {
-        let target = |(index, place): (usize, &Place)| {
+    fn dialled_targets(&self) -> impl Iterator<Item = (LinkId, &Target)> {
+        let target = |(index, place)| {
+            let id = name(index, place);
             let entry = place.entry.as_ref().filter(|entry| !entry.leaving)?;
-            Some((index, entry.target.clone()?))
+            Some((id, entry.target.as_ref()?))
         };
-        self.places.iter().enumerate().filter_map(target).collect()
+        self.places.iter().enumerate().filter_map(target)
     }
 
     fn dial(&mut self, now: Micros, target: Target) -> LinkId {
         self.jitter = mix(self.jitter.wrapping_add(1));
         let identity = Arc::clone(&self.identity);
         let link = Link::dialler(identity, target.expected.clone(), self.epoch(), now, self.jitter);
-        self.place(Entry { link, target: Some(target), leaving: false })
+        self.place(Entry::new(link, Some(target)))
     }
 }

@@ -16,7 +16,7 @@ fn identity(node: &str) -> Identity {
         shards: 1,
         secret: Secret::none(),
         message_bytes_max: 1 << 20,
-        granted: Credit { operations: 2, bytes: 1 << 20 },
+        granted: Credit::default(),
     }
 }
 
@@ -49,9 +49,14 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
+        Self::of(Credit { operations: 2, bytes: 1 << 20 })
+    }
+
+    fn of(granted: Credit) -> Self {
+        let side = |node| Identity { granted, ..identity(node) };
         Self {
             now: Micros(1_000),
-            sides: [Peers::new(identity("a"), 1, 1), Peers::new(identity("b"), 1, 2)],
+            sides: [Peers::new(side("a"), 1, 1), Peers::new(side("b"), 1, 2)],
             sockets: Default::default(),
             executed: Default::default(),
             copies: Vec::new(),
@@ -63,7 +68,11 @@ impl Pair {
 
     /// Both follow the ring in which `b` owns everything.
     fn linked() -> Self {
-        let mut pair = Self::new();
+        Self::with_credit(Credit { operations: 2, bytes: 1 << 20 })
+    }
+
+    fn with_credit(granted: Credit) -> Self {
+        let mut pair = Self::of(granted);
         pair.adopt(0, ring(1, [0, 256]));
         pair.adopt(1, ring(1, [0, 256]));
         pair.run();
@@ -327,4 +336,54 @@ fn a_node_that_left_the_ring_is_let_go() {
     pair.run();
     let dialled = pair.sides[0].dialled.len();
     assert_eq!((dialled, pair.sides[0].links().count()), (0, 1), "only the one that b dialled is left");
+}
+
+#[test]
+fn who_finds_no_room_waits_while_there_are_answers_and_no_longer() {
+    let mut pair = Pair::linked();
+    let hash = hash_key(b"key");
+    pair.answers_at_once = false;
+    (0..100).for_each(|_| pair.pass(100));
+    assert_eq!([pair.ask(1), pair.ask(2)], [Ok(Route::Sent); 2]);
+    pair.run();
+    assert!(pair.sides[0].must_wait(pair.now, hash, 9), "it has just become full");
+    pair.pass(400);
+    pair.respond(1);
+    pair.run();
+    assert!(!pair.sides[0].must_wait(pair.now, hash, 9));
+    assert_eq!([pair.ask(3), pair.ask(4)], [Ok(Route::Sent); 2]);
+    pair.run();
+    assert!(pair.sides[0].must_wait(pair.now, hash, 9));
+    pair.pass(400);
+    pair.pass(100);
+    assert!(!pair.sides[0].must_wait(pair.now, hash, 9), "nothing is answered any more");
+    assert_eq!(pair.ask(5), Err(Failure::NoCredit), "and that is said at once");
+}
+
+#[test]
+fn a_node_that_answers_nothing_leaves_room_for_requests_to_others() {
+    let mut pair = Pair::with_credit(crate::link::CREDIT_DEFAULT);
+    pair.answers_at_once = false;
+    let sent = (0..).take_while(|&place| pair.ask(place).is_ok()).count();
+    assert_eq!(sent, usize::try_from(NODE_SHARE.operations).unwrap());
+    assert!(sent * 4 <= crate::forward::PENDING_MAX);
+    let flush = Forward { hash: 0, flags: Flags::NODE, deadline: pair.now, bytes: b"flush_all 0\r\n" };
+    let node = pair.sides[0].others().next().unwrap();
+    assert_eq!(pair.sides[0].tell(pair.now, node, 0, &flush), Ok(()), "a flush finds room");
+}
+
+#[test]
+fn links_are_looked_at_when_something_happens_and_when_their_time_has_come() {
+    let mut pair = Pair::linked();
+    pair.pass(1);
+    assert!(pair.sides[0].ready.is_empty() && pair.sides[0].to_send.is_empty());
+    let wake = pair.sides[0].wake_at();
+    assert!(wake > pair.now && wake <= pair.now + crate::link::HEARTBEAT_EVERY);
+    for _ in 0..100 {
+        pair.pass(100);
+        assert!(pair.sides[0].wake_at() > pair.now, "a turn has nothing left to do");
+    }
+    assert_eq!(pair.ask(1), Ok(Route::Sent));
+    assert_eq!(pair.sides[0].links_to_send().count(), 1);
+    assert_eq!(pair.sides[0].links_to_send().count(), 0, "each is named once");
 }

@@ -111,6 +111,8 @@ struct Tenure {
     since: Epoch,
     receivers: Vec<SlotId>,
     is_gutter: bool,
+    /// It began with nothing.
+    is_heir: bool,
 }
 
 /// A shard of an earlier primary that may still believe that it is.
@@ -131,7 +133,7 @@ struct Open<T> {
     missing: u32,
     /// In the store only when nothing is missing.
     is_pending: bool,
-    /// It settles a doubt: the store has it, and nobody may see it yet.
+    /// It settles a doubt. The store has it, and in [`Mode::Sync`] nobody may see it yet.
     settles: bool,
 }
 
@@ -168,6 +170,8 @@ pub struct Replicator<T> {
     clock: VersionClock,
     tenures: BTreeMap<PartitionId, Tenure>,
     fences: BTreeMap<PartitionId, Vec<Fence>>,
+    /// The last ring by which another than the primary of now was primary: what the primary said by it or before is void.
+    rivals: BTreeMap<PartitionId, Epoch>,
     /// Partitions that this node became primary of, and has doubts about.
     unsettled: BTreeSet<PartitionId>,
     /// Partitions that are being filled here, since which epoch.
@@ -199,6 +203,7 @@ impl<T: Copy> Replicator<T> {
             clock: VersionClock::default(),
             tenures: BTreeMap::new(),
             fences: BTreeMap::new(),
+            rivals: BTreeMap::new(),
             unsettled: BTreeSet::new(),
             filling: BTreeMap::new(),
             streams: BTreeMap::new(),
@@ -293,9 +298,14 @@ impl<T: Copy> Replicator<T> {
     /// conductor with the epoch of the ring; reads and writes here count on the learner from before on.
     pub fn ready(&self, learner: SlotId) -> impl Iterator<Item = PartitionId> {
         let ends: Vec<&Stream> = self.ends(learner).collect();
-        // What an earlier primary may still say, or has said to this node only, the learner does not have.
-        let is_settled = |partition: &PartitionId| {
-            !self.fences.contains_key(partition) && !self.unsettled.contains(partition)
+        // What an earlier primary may still say, or has said to this node only, the learner does not have; nor what was said
+        // again after the learner was filled.
+        let settling = self.open.values().filter(|open| open.settles).map(|open| open.record.partition());
+        let settling: BTreeSet<_> = settling.collect();
+        let is_settled = move |partition: &PartitionId| {
+            !self.fences.contains_key(partition)
+                && !self.unsettled.contains(partition)
+                && !settling.contains(partition)
         };
         let mine = self.tenures.keys().copied().filter(is_settled);
         mine.filter(move |&partition| {

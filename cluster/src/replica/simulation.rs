@@ -296,7 +296,7 @@ impl World {
                 shard.replicator.adopt(now, &mut shard.store, ring, me);
             }
         }
-        self.say(|| format!("n{index} follows {:?}", ring.epoch()));
+        self.say(|| format!("n{index}, whose clock says {}, is told of {:?}", now.0, ring.epoch()));
         self.turn(index);
     }
 

@@ -45,11 +45,16 @@ struct Queued {
 }
 
 impl Queued {
-    fn is_of(&self, partition: PartitionId) -> bool {
+    /// Of which it says the state of a key.
+    fn partition(&self) -> Option<PartitionId> {
         match &self.numbered.entry {
-            Entry::Live(record) | Entry::Bulk(record) => record.partition() == partition,
-            _ => false,
+            Entry::Live(record) | Entry::Bulk(record) => Some(record.partition()),
+            _ => None,
         }
+    }
+
+    fn is_of(&self, partition: PartitionId) -> bool {
+        self.partition() == Some(partition)
     }
 }
 
@@ -203,6 +208,14 @@ impl Stream {
             was_waited_for |= !std::mem::take(&mut queued.writes).is_empty();
         }
         was_waited_for
+    }
+
+    /// What was said of such partitions and has not arrived is not said any more. Nobody may wait for it.
+    pub(super) fn retract(&mut self, is_such: impl Fn(PartitionId) -> bool) {
+        for queued in self.queue.iter_mut().filter(|queued| queued.partition().is_some_and(&is_such)) {
+            assert!(queued.writes.is_empty(), "who resigned waits for nothing");
+            queued.numbered.entry = Entry::Void;
+        }
     }
 
     /// What was said so far and is still open will stay unknown: somebody else decides it.

@@ -122,7 +122,7 @@ fn store(mode: StoreMode, key: &str, value: &str) -> Seen {
 }
 
 fn meta(flags: &str) -> MetaFlags {
-    MetaFlags::parse(flags.as_bytes(), crate::meta::Head::Key).unwrap()
+    MetaFlags::parse(flags.as_bytes(), crate::meta::Head::Key).unwrap().0
 }
 
 /// One of each, with every spelling that is understood.

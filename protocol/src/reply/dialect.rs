@@ -50,7 +50,7 @@ pub struct Hit {
     pub client_flags: u32,
     /// Size of the value, in bytes.
     pub value_len: u32,
-    /// CAS. Lines show it if the command asks for it, packets always.
+    /// CAS. Lines show it if the command asks for it, packets always: [`hit_shows_cas`].
     pub cas: u64,
 }
 
@@ -70,19 +70,20 @@ pub fn hit_header(out: &mut Vec<u8>, request: &Request<'_>, hit: &Hit) {
     match request.dialect {
         Dialect::Binary(head) => binary::hit_header(out, head, request.key, hit),
         Dialect::Text => {
-            let with_cas = matches!(
-                request.command,
-                Command::Get { with_cas: true } | Command::GetAndTouch { with_cas: true, .. }
-            );
-            super::value_header(
-                out,
-                request.key,
-                hit.client_flags,
-                hit.value_len,
-                with_cas.then_some(hit.cas),
-            );
+            let cas = hit_shows_cas(request).then_some(hit.cas);
+            super::value_header(out, request.key, hit.client_flags, hit.value_len, cas);
         }
     }
+}
+
+/// Whether the answer to a `get` or `gat` shows the CAS, so that it has to be looked up. O(1).
+#[inline]
+pub fn hit_shows_cas(request: &Request<'_>) -> bool {
+    matches!(request.dialect, Dialect::Binary(_))
+        || matches!(
+            request.command,
+            Command::Get { with_cas: true } | Command::GetAndTouch { with_cas: true, .. }
+        )
 }
 
 /// Behind the value that [`hit_header`] announced.

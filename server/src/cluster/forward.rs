@@ -11,13 +11,18 @@ use slabring_cluster::wire::Flags;
 use slabring_protocol::{Command, Dialect, DialectError, ErrorReply, KEY_SIZE_MAX, Request, client, reply};
 
 use crate::batch::{Outcome, ReturnAddress};
-use crate::connection::Connection;
+use crate::connection::{Connection, OUTPUT_BYTES_HIGH};
 use crate::dispatch::Dispatcher;
 use crate::outbox::{Outbox, Ticket};
 use crate::report::{Answer, Asked, Gathering, Question};
 
 /// A client waits so long for another node, and then is told that there is no answer.
 const PATIENCE: Micros = Micros::from_millis(1_000);
+
+/// What a reply of another node may have before any has come: a new connection asks for 16 at first.
+const REPLY_BYTES_FIRST: usize = 64 << 10;
+/// Replies from this size on are counted when they come, smaller ones at the end of the turn.
+const COUNTED_REPLY_BYTES: usize = 4 << 10;
 
 /// Where the reply of another node belongs, and how to say that there is none.
 #[derive(Clone, Copy, Debug)]
@@ -83,12 +88,20 @@ struct Line {
 
 /// A connection's lines of keys of which other nodes answer some. The first failure of a line takes the place of its end: whoever
 /// reads values up to an end or an error stays in step with the stream.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Lines {
     lines: VecDeque<Line>,
     first: u64,
     /// The client wants to be told where a key of another node is.
     pub redirects: bool,
+    /// What the next reply of another node may have, from what the last ones had.
+    reply_bytes_expected: usize,
+}
+
+impl Default for Lines {
+    fn default() -> Self {
+        Self { lines: VecDeque::new(), first: 0, redirects: false, reply_bytes_expected: REPLY_BYTES_FIRST }
+    }
 }
 
 impl Lines {
@@ -133,6 +146,17 @@ impl Lines {
             }
             _ => outbox.local(reply::end),
         }
+    }
+
+    /// Whether so many replies may be more than a connection should be owed at once.
+    pub fn expect_much(&self, replies: usize) -> bool {
+        replies.saturating_mul(self.reply_bytes_expected) > OUTPUT_BYTES_HIGH
+    }
+
+    /// A reply of another node has come. What is expected rises at once and falls by an eighth.
+    fn learn(&mut self, reply_bytes: usize) {
+        let falling = self.reply_bytes_expected - self.reply_bytes_expected / 8;
+        self.reply_bytes_expected = falling.max(reply_bytes);
     }
 
     /// The line that is open has been answered by an error already.
@@ -197,10 +221,23 @@ impl Dispatcher {
         self.executor.traffic.forwards_failed += u64::from(failed.is_some());
         self.executor.traffic.forwards_refused += u64::from(failed == Some(Failure::NoCredit));
         if matches!(place.part, Part::Gathering) {
-            self.add_node(client, place, outcome);
-        } else {
-            answer_later(client, place, outcome.map_err(told));
+            return self.add_node(client, place, outcome);
         }
+        let reply = match outcome {
+            Ok(reply) if self.is_too_much(client, reply.len()) => Err(ErrorReply::OutOfMemoryWriting),
+            outcome => outcome.map_err(told),
+        };
+        answer_later(client, place, reply);
+    }
+
+    /// Whether there is no memory for a reply of another node: clients read too slowly what they ask for too fast.
+    fn is_too_much(&mut self, client: &mut Connection, reply_bytes: usize) -> bool {
+        client.lines.learn(reply_bytes);
+        if reply_bytes < COUNTED_REPLY_BYTES {
+            return false;
+        }
+        self.budget.count(client);
+        self.budget.outputs_are_full() && !client.has_read_all()
     }
 
     /// Tells where a key is, to a client that would rather ask there.
@@ -347,6 +384,16 @@ mod tests {
         assert!(failed.is_none() && lines.lines.is_empty());
         outbox.deliver(end, b"END\r\n");
         assert_eq!(text(&mut outbox), "END\r\n");
+    }
+
+    #[test]
+    fn a_connection_asks_for_as_much_as_its_replies_are_small() {
+        let mut lines = Lines::default();
+        assert!(lines.expect_much(17) && !lines.expect_much(16));
+        (0..60).for_each(|_| lines.learn(100));
+        assert!(!lines.expect_much(4_096));
+        lines.learn(OUTPUT_BYTES_HIGH);
+        assert!(lines.expect_much(2) && !lines.expect_much(1), "one may always be asked for");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One shard's links to other nodes over the reactor: their sockets, and what the state machine of `slabring-cluster` asks for. Decides
 //! nothing about requests but who executes them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -44,6 +44,8 @@ use crate::shards::{ShardId, Shards};
 const ERRAND_SLOTS: u32 = 3 << 30;
 /// Linux's number for a connection that is being made.
 const EINPROGRESS: i32 = 115;
+/// One key of a line becomes a line of its own: `gats` and the longest time.
+const PART_BYTES_BEYOND_KEY: usize = 32;
 /// Capacity for a reply that is kept from turn to turn.
 const REPLY_BYTES_KEPT: usize = 64 << 10;
 
@@ -81,6 +83,8 @@ struct Errand {
     missing: u16,
     /// One of several shards had no room.
     has_bounced: bool,
+    /// The request, to be posted again if it bounces; empty if all shards are asked.
+    request: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -104,6 +108,14 @@ pub struct Links {
     by_slot: Vec<Option<(ConnectionId, LinkId)>>,
     errands: Vec<Errand>,
     errands_free: Vec<u32>,
+    /// Errands whose request is still to be posted, in order, and those that have bounced, which go first.
+    errands_waiting: VecDeque<u32>,
+    errands_bounced: Vec<u32>,
+    /// Errands that are posted, and the turn in which they were.
+    errands_out: usize,
+    errands_turn: u64,
+    /// Memory of all their requests.
+    errand_bytes: usize,
     /// Links that this turn has read from, or that are not read.
     to_pace: Vec<LinkId>,
     outgoing: Vec<LinkId>,
@@ -138,6 +150,11 @@ impl Links {
             by_slot: Vec::new(),
             errands: Vec::new(),
             errands_free: Vec::new(),
+            errands_waiting: VecDeque::new(),
+            errands_bounced: Vec::new(),
+            errands_out: 0,
+            errands_turn: 0,
+            errand_bytes: 0,
             to_pace: Vec::new(),
             outgoing: Vec::new(),
             reply: Vec::new(),
@@ -169,7 +186,7 @@ impl Links {
 
     /// Memory of requests and links.
     pub fn buffer_bytes(&self) -> usize {
-        self.peers.buffer_bytes() + self.reply.capacity()
+        self.peers.buffer_bytes() + self.reply.capacity() + self.errand_bytes
     }
 
     /// The ring as clients are told it, if there is one.
@@ -194,6 +211,11 @@ impl Links {
     pub fn forward(&mut self, place: Place, request: &Forward<'_>) -> Result<Route, Failure> {
         self.has_news = true;
         self.peers.forward(self.now, place, request)
+    }
+
+    /// Whether a request had better wait: see [`Peers::must_wait`].
+    pub fn must_wait(&mut self, hash: u64, request_bytes: usize) -> bool {
+        self.peers.must_wait(self.now, hash, request_bytes + PART_BYTES_BEYOND_KEY)
     }
 
     /// The other nodes that serve.
@@ -365,10 +387,15 @@ impl Links {
         let errand = &mut self.errands[index as usize];
         assert!(errand.generation == to.connection.generation, "a letter comes back once");
         errand.missing -= 1;
-        // What bounced was not executed, and nothing of another node may wait here.
         errand.has_bounced |= matches!(outcome, Outcome::Bounced);
         if errand.missing > 0 {
             return;
+        }
+        self.has_news = true;
+        self.errands_out -= usize::from(!errand.request.is_empty());
+        // What bounced was not executed: a request goes again. Who asks all shards tries again by himself.
+        if errand.has_bounced && !errand.request.is_empty() {
+            return self.errands_bounced.push(index);
         }
         let reply = match outcome {
             _ if errand.has_bounced => Err(Failure::Busy),
@@ -379,10 +406,7 @@ impl Links {
                 Ok(&self.reply[..])
             }
         };
-        let whose = errand.whose.take().expect("a letter comes back once");
-        self.errands_free.push(index);
-        self.has_news = true;
-        match (whose, reply) {
+        match (errand.whose.take().expect("a letter comes back once"), reply) {
             (Whose::Node(asked), Ok(reply)) => self.peers.respond(asked, Status::Done, reply),
             (Whose::Node(asked), Err(_)) => self.peers.respond(asked, Status::Busy, &[]),
             (Whose::Client(place), reply) => {
@@ -392,6 +416,62 @@ impl Links {
                 }
             }
         }
+        self.end_errand(index);
+    }
+
+    fn end_errand(&mut self, index: u32) {
+        let errand = &mut self.errands[index as usize];
+        errand.whose = None;
+        self.errand_bytes -= std::mem::take(&mut errand.request).len();
+        self.errands_free.push(index);
+    }
+
+    /// Has another shard execute a request: now, or when there is room in its letter box and those before have gone.
+    fn send_errand(&mut self, dispatcher: &mut Dispatcher, whose: Whose, request: Vec<u8>) {
+        let errand = self.begin_errand(whose, 1);
+        let index = errand.connection.slot - ERRAND_SLOTS;
+        self.errand_bytes += request.len();
+        self.errands[index as usize].request = request;
+        self.errands_waiting.push_back(index);
+        self.post_errands(dispatcher);
+    }
+
+    /// Posts what waits, as far as there is room. One turn's errands at a time: if some bounce, nothing later can have overtaken
+    /// them.
+    fn post_errands(&mut self, dispatcher: &mut Dispatcher) {
+        if self.errands_out > 0 && self.errands_turn != dispatcher.turn {
+            return;
+        }
+        if self.errands_out == 0 {
+            self.errands_bounced.drain(..).rev().for_each(|index| self.errands_waiting.push_front(index));
+        }
+        self.errands_turn = dispatcher.turn;
+        while dispatcher.post.has_room()
+            && let Some(index) = self.errands_waiting.pop_front()
+        {
+            self.post_errand(dispatcher, index);
+        }
+    }
+
+    fn post_errand(&mut self, dispatcher: &mut Dispatcher, index: u32) {
+        let errand = &mut self.errands[index as usize];
+        if let Some(Whose::Node(asked)) = &errand.whose
+            && asked.deadline <= self.now
+        {
+            self.peers.respond(*asked, Status::Expired, &[]);
+            return self.end_errand(index);
+        }
+        let flags = match errand.whose.as_ref().expect("who waits is awaited") {
+            Whose::Node(asked) => asked.flags,
+            Whose::Client(place) => place.flags(),
+        };
+        let request = parse(&errand.request, flags, &self.limits).expect("it was a request before");
+        let mut scratch = [0; KEY_SIZE_MAX];
+        let owner = self.shards.owner_of(request.decoded_key(&mut scratch));
+        (errand.missing, errand.has_bounced) = (1, false);
+        self.errands_out += 1;
+        let connection = ConnectionId { slot: ERRAND_SLOTS + index, generation: errand.generation };
+        dispatcher.post.request(owner, ReturnAddress { connection, ticket: Ticket::NONE }, &request);
     }
 
     fn begin_errand(&mut self, whose: Whose, shards: u16) -> ReturnAddress {
@@ -416,7 +496,11 @@ impl Links {
         connections: &mut Connections,
         mut note: impl FnMut(&mut Connection),
     ) {
-        if self.is_closed || !self.has_news && self.now < self.wake_at {
+        if self.is_closed {
+            return;
+        }
+        self.post_errands(dispatcher);
+        if !self.has_news && self.now < self.wake_at {
             return;
         }
         while let Some(effect) = self.peers.next(self.now) {
@@ -566,13 +650,9 @@ impl Links {
                 Executed::Refused(error) => self.refuse(asked, manner, error),
                 Executed::Later(id) => executor.attend(id, Waiter::Node(asked)),
             }
-        } else if dispatcher.post.has_room() {
-            let body = body.to_vec();
-            let request = parse(&body, asked.flags, &self.limits).expect("it was a request just now");
-            let sender = self.begin_errand(Whose::Node(asked), 1);
-            dispatcher.post.request(owner, sender, &request);
         } else {
-            self.peers.respond(asked, Status::Busy, &[]);
+            let body = body.to_vec();
+            self.send_errand(dispatcher, Whose::Node(asked), body);
         }
     }
 
@@ -622,13 +702,9 @@ impl Links {
                 Executed::Refused(error) => answer_later(client, place, Err(error)),
                 Executed::Later(id) => executor.attend(id, Waiter::Client(place)),
             }
-        } else if dispatcher.post.has_room() {
-            let body = self.peers.body().to_vec();
-            let request = parse(&body, place.flags(), &self.limits).expect("it was a request just now");
-            let sender = self.begin_errand(Whose::Client(place), 1);
-            dispatcher.post.request(owner, sender, &request);
         } else {
-            dispatcher.answer_from_afar(client, place, Err(Failure::Busy));
+            let body = self.peers.body().to_vec();
+            self.send_errand(dispatcher, Whose::Client(place), body);
         }
     }
 

@@ -163,7 +163,8 @@ fn append_value(
     lent_bytes_min: usize,
 ) -> Option<Place> {
     let value = item.value();
-    let hit = Hit { client_flags: item.client_flags(), value_len: length(value.len()), cas: item.cas() };
+    let cas = if reply::hit_shows_cas(request) { item.cas() } else { 0 };
+    let hit = Hit { client_flags: item.client_flags(), value_len: length(value.len()), cas };
     reply::hit_header(out, request, &hit);
     if value.len() >= lent_bytes_min {
         return Some(item.place());

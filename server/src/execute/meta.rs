@@ -5,7 +5,7 @@ use slabring_engine::{
     StoreOutcome,
 };
 use slabring_protocol::reply::{self, MetaItem, MetaStatus, MetaWin};
-use slabring_protocol::{ErrorReply, MetaFlags, Request};
+use slabring_protocol::{ErrorReply, MetaFlags, MetaNumbers, Request};
 
 use super::{Executor, class_counters, length};
 use crate::exptime::{expiry_of, ttl_of};
@@ -20,13 +20,14 @@ impl Executor {
         flags: &MetaFlags,
         out: &mut Vec<u8>,
     ) {
+        let numbers = request.meta_numbers();
         let fetch = Fetch {
             bump: !flags.has(b'u'),
-            touch: flags.exptime.map(|exptime| expiry_of(exptime, now)),
-            vivify: flags.creation_exptime().map(|exptime| expiry_of(exptime, now)),
-            recache_below: flags.recache.map(seconds_below),
-            recache_after_touch: flags.recaches_after_touch(),
-            explicit_cas: flags.explicit_cas,
+            touch: numbers.exptime.map(|exptime| expiry_of(exptime, now)),
+            vivify: numbers.creation_exptime().map(|exptime| expiry_of(exptime, now)),
+            recache_below: numbers.recache.map(seconds_below),
+            recache_after_touch: numbers.recaches_after_touch(),
+            explicit_cas: numbers.explicit_cas,
             binary_key: flags.base64(),
         };
         let lent_bytes_min = self.lent_bytes_min();
@@ -47,7 +48,7 @@ impl Executor {
                 let class = class_counters(&mut self.by_class, item.class());
                 class.get_hits += 1;
                 class.touch_hits += u64::from(fetch.touch.is_some());
-                let times = times(flags, now, ttl_of(expiry_before, now), created);
+                let times = times(&numbers, now, ttl_of(expiry_before, now), created);
                 let shown = meta_item(&item, times);
                 if reply::meta_get(out, request, &shown, MetaWin { won, stale, token_sent }) {
                     let value = item.value();
@@ -71,13 +72,14 @@ impl Executor {
         flags: &MetaFlags,
         out: &mut Vec<u8>,
     ) {
-        let touch = flags.exptime.map(|exptime| expiry_of(exptime, now));
+        let numbers = request.meta_numbers();
+        let touch = numbers.exptime.map(|exptime| expiry_of(exptime, now));
         let mode = match (flags.has(b'x'), flags.has(b'I')) {
             (true, invalidate) => DeleteMode::DropValue { invalidate, touch },
             (false, true) => DeleteMode::Invalidate { touch },
             (false, false) => DeleteMode::Remove,
         };
-        let delete = Delete { key, compare: flags.compare, mode, explicit_cas: flags.explicit_cas };
+        let delete = Delete { key, compare: numbers.compare, mode, explicit_cas: numbers.explicit_cas };
         let status = match self.count_delete(now, &delete) {
             DeleteOutcome::Deleted => MetaStatus::Stored,
             DeleteOutcome::NotFound => MetaStatus::NotFound,
@@ -94,19 +96,20 @@ impl Executor {
         flags: &MetaFlags,
         out: &mut Vec<u8>,
     ) {
+        let numbers = request.meta_numbers();
         let arithmetic = Arithmetic {
             key,
-            delta: flags.delta,
+            delta: numbers.delta,
             decrement: flags.decrements(),
-            compare: flags.compare,
-            explicit_cas: flags.explicit_cas,
-            touch: flags.exptime.map(|exptime| expiry_of(exptime, now)),
-            vivify: flags.creation_exptime().map(|exptime| (flags.initial, expiry_of(exptime, now))),
+            compare: numbers.compare,
+            explicit_cas: numbers.explicit_cas,
+            touch: numbers.exptime.map(|exptime| expiry_of(exptime, now)),
+            vivify: numbers.creation_exptime().map(|exptime| (numbers.initial, expiry_of(exptime, now))),
             binary_key: flags.base64(),
         };
         let status = match self.count_arithmetic(now, &arithmetic) {
             ArithmeticOutcome::Value { value, cas, expiry_before, created, .. } => {
-                let item = MetaItem { cas, ..times(flags, now, ttl_of(expiry_before, now), created) };
+                let item = MetaItem { cas, ..times(&numbers, now, ttl_of(expiry_before, now), created) };
                 return reply::meta_arithmetic(out, request, &item, value);
             }
             ArithmeticOutcome::NotFound => MetaStatus::NotFound,
@@ -130,12 +133,12 @@ impl Executor {
 }
 
 /// What a `t` shows, wherever it stands.
-fn times(flags: &MetaFlags, now: Seconds, ttl_before: Option<u32>, created: bool) -> MetaItem {
+fn times(numbers: &MetaNumbers, now: Seconds, ttl_before: Option<u32>, created: bool) -> MetaItem {
     let ttl = |exptime: Option<i64>| exptime.and_then(|exptime| ttl_of(expiry_of(exptime, now), now));
     MetaItem {
         ttl_before,
-        ttl_touched: ttl(flags.exptime),
-        ttl_vivified: ttl(flags.vivify),
+        ttl_touched: ttl(numbers.exptime),
+        ttl_vivified: ttl(numbers.vivify),
         created,
         ..MetaItem::default()
     }

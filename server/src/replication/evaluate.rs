@@ -115,27 +115,26 @@ fn bytes<'a>(item: &Item<'a>) -> impl Iterator<Item = u8> + use<'a> {
 
 /// Whether a request can change the key's item: if not, it only reads.
 pub fn may_change(shard: &Shard, now: Seconds, request: &Request<'_>, key: &[u8]) -> bool {
-    let flags = match request.command {
+    let numbers = match request.command {
         Command::Get { .. } | Command::MetaDebug(_) => return false,
-        Command::MetaGet(flags) => flags,
+        Command::MetaGet(_) => request.meta_numbers(),
         _ => return true,
     };
-    let Some(item) = shard.peek(now, key) else { return flags.creation_exptime().is_some() };
+    let Some(item) = shard.peek(now, key) else { return numbers.creation_exptime().is_some() };
     let left = match item.expiry() {
         Expiry::At(at) => i64::from(at.0.saturating_sub(now.0)),
         Expiry::Never => i64::MAX,
     };
-    let wins = item.is_stale() || flags.recache.is_some_and(|seconds| left < seconds);
-    flags.exptime.is_some() || (wins && !item.is_token_sent())
+    let wins = item.is_stale() || numbers.recache.is_some_and(|seconds| left < seconds);
+    numbers.exptime.is_some() || (wins && !item.is_token_sent())
 }
 
 /// Whether a request says which CAS value the item is to have.
 pub fn names_cas(request: &Request<'_>) -> bool {
     match request.command {
-        Command::MetaGet(flags)
-        | Command::MetaStore(flags)
-        | Command::MetaDelete(flags)
-        | Command::MetaArithmetic(flags) => flags.explicit_cas.is_some(),
+        Command::MetaGet(_) | Command::MetaStore(_) | Command::MetaDelete(_) | Command::MetaArithmetic(_) => {
+            request.meta_numbers().explicit_cas.is_some()
+        }
         _ => false,
     }
 }
@@ -144,9 +143,9 @@ pub fn names_cas(request: &Request<'_>) -> bool {
 pub fn invalidates(request: &Request<'_>) -> bool {
     let (mode, compare, marks) = match request.command {
         Command::Store { mode, compare, .. } => (mode, compare, false),
-        Command::MetaStore(flags) => (flags.store_mode(), flags.compare, flags.has(b'I')),
+        Command::MetaStore(flags) => (flags.store_mode(), request.meta_numbers().compare, flags.has(b'I')),
         // To win the right to recache says nothing about the value.
-        Command::MetaGet(flags) => return flags.exptime.is_some(),
+        Command::MetaGet(_) => return request.meta_numbers().exptime.is_some(),
         _ => return true,
     };
     let brings = matches!(mode, StoreMode::Set | StoreMode::Add | StoreMode::Replace);
@@ -157,7 +156,9 @@ pub fn invalidates(request: &Request<'_>) -> bool {
 fn is_plain_set(request: &Request<'_>) -> bool {
     match request.command {
         Command::Store { mode: StoreMode::Set, compare: None, .. } => true,
-        Command::MetaStore(flags) => flags.store_mode() == StoreMode::Set && flags.compare.is_none(),
+        Command::MetaStore(flags) => {
+            flags.store_mode() == StoreMode::Set && request.meta_numbers().compare.is_none()
+        }
         _ => false,
     }
 }

@@ -19,9 +19,15 @@ impl<T: Copy> Replicator<T> {
         }
         let mut freed = self.drop_streams_of_others(ring, old.as_deref());
         for partition in self.scope.clone().map(PartitionId::new) {
-            let before = old.as_ref().map(|old| old.primary(partition)).filter(|_| was == me);
+            let before = old.as_deref().filter(|_| was == me);
+            let before = before.map(|old| (old.primary(partition), old.epoch()));
             freed.append(&mut self.follow(now, store, ring, partition, before));
         }
+        let began = |partition: PartitionId| {
+            self.tenures.get(&partition).is_some_and(|tenure| tenure.since == ring.epoch())
+        };
+        // What this node said when it was primary of these before has been overtaken.
+        self.streams.values_mut().for_each(|stream| stream.retract(began));
         // Only now: what was stepped down from is closed already, and stays unknown.
         self.arrived(now, store, &freed);
         self.ask_again(now);
@@ -34,6 +40,7 @@ impl<T: Copy> Replicator<T> {
         let lost: Vec<_> = self.tenures.keys().copied().collect();
         lost.into_iter().for_each(|partition| self.step_down(partition));
         self.fences.clear();
+        self.rivals.clear();
         self.filling.clear();
         self.streams.clear();
     }
@@ -61,12 +68,15 @@ impl<T: Copy> Replicator<T> {
         store: &mut impl Store,
         ring: &Ring,
         partition: PartitionId,
-        before: Option<SlotId>,
+        before: Option<(SlotId, Epoch)>,
     ) -> Vec<WriteId> {
         let assignment = ring.assignment(partition);
         let is_mine = Some(assignment.primary) == self.me;
-        if before.is_some_and(|before| before != assignment.primary && Some(before) != self.me) {
-            self.fence(now, ring, partition, before.expect("just seen"));
+        if let Some((before, epoch)) = before.filter(|&(before, _)| before != assignment.primary) {
+            self.rivals.insert(partition, epoch);
+            if Some(before) != self.me {
+                self.fence(now, ring, partition, before);
+            }
         }
         if !is_mine && self.tenures.contains_key(&partition) {
             self.step_down(partition);
@@ -78,12 +88,15 @@ impl<T: Copy> Replicator<T> {
             return Vec::new();
         }
         let (receivers, is_gutter) = (assignment.receivers().collect(), assignment.is_gutter);
-        let known = self.tenures.get(&partition).map(|tenure| tenure.since);
+        let known = self.tenures.get(&partition).map(|tenure| (tenure.since, tenure.is_heir));
         if known.is_none() {
             self.unsettled.insert(partition);
+            if before.is_none() || is_gutter {
+                self.fence_past(now, ring, partition, me);
+            }
         }
-        let since = known.unwrap_or(ring.epoch());
-        self.tenures.insert(partition, Tenure { since, receivers, is_gutter });
+        let (since, is_heir) = known.unwrap_or((ring.epoch(), is_gutter || before.is_none()));
+        self.tenures.insert(partition, Tenure { since, receivers, is_gutter, is_heir });
         self.connect_receivers(ring, partition, &assignment)
     }
 
@@ -130,6 +143,16 @@ impl<T: Copy> Replicator<T> {
             let fences = self.fences.entry(partition).or_default();
             fences.retain(|fence| fence.of != of || fence.until > until);
             fences.push(Fence { of, epoch: ring.epoch(), until });
+        }
+    }
+
+    /// Somebody may have a lease that this node does not know of: granted by an earlier life of it, or by those who held the
+    /// partition and are gone.
+    fn fence_past(&mut self, now: Micros, ring: &Ring, partition: PartitionId, me: SlotId) {
+        if self.mode() == Mode::Sync && holds(Safeguard::PromotionWaits) {
+            let of = PeerShard { slot: me, shard: self.shard };
+            let fence = Fence { of, epoch: ring.epoch(), until: now + LEASE_OVER };
+            self.fences.entry(partition).or_default().push(fence);
         }
     }
 

@@ -98,11 +98,15 @@ impl<T: Copy> Replicator<T> {
             return true;
         }
         let partition = record.partition();
-        // Only of whom this node took over from: what an earlier primary says has been overtaken.
-        let since = self.tenures.get(&partition).map(|tenure| tenure.since);
+        // Only of whom this node took over from: what an earlier primary says has been overtaken. An heir took over nothing:
+        // it was not told all, and would give what it was told before for the newest.
+        let tenure = self.tenures.get(&partition).filter(|tenure| !tenure.is_heir);
+        let since = tenure.map(|tenure| tenure.since);
         let is_last = |fence: &Fence| fence.of == peer && Some(fence.epoch) == since;
         let fences = self.fences.get(&partition).filter(|_| numbered.epoch < self.epoch());
-        self.is_primary(peer, partition) || fences.is_some_and(|all| all.iter().any(is_last))
+        let is_overtaken = self.rivals.get(&partition).is_some_and(|&rival| numbered.epoch <= rival);
+        (self.is_primary(peer, partition) && !is_overtaken)
+            || fences.is_some_and(|all| all.iter().any(is_last))
     }
 
     fn is_primary(&self, peer: PeerShard, partition: PartitionId) -> bool {
@@ -204,9 +208,8 @@ impl<T: Copy> Replicator<T> {
             let content = store.read(now, hash, &key).and_then(|record| record.content);
             let record = Record { key, hash, version, content };
             store.apply(now, &record);
-            let settles = self.mode() == Mode::Sync;
-            let open =
-                Open { token: None, record, deadline: Micros::NEVER, missing: 0, is_pending: false, settles };
+            let (token, deadline) = (None, Micros::NEVER);
+            let open = Open { token, record, deadline, missing: 0, is_pending: false, settles: true };
             self.say(now, open, store);
         }
         true

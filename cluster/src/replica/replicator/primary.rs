@@ -121,7 +121,7 @@ impl<T: Copy> Replicator<T> {
         let partition = open.record.partition();
         let tenure = &self.tenures[&partition];
         let peers: Vec<_> = self.receivers(open.record.hash, tenure).map(|(peer, _)| peer).collect();
-        if open.is_pending || open.settles {
+        if open.is_pending || (open.settles && self.mode() == Mode::Sync) {
             let before = self.pending.insert(open.record.key.clone(), write);
             assert!(before.is_none(), "a key that is pending is not written");
         }

@@ -1,6 +1,7 @@
 //! The conductor of the simulated world: it sees through heartbeats of its own that are late or wrong, and commits rings.
 
 use super::*;
+use crate::ring::Assignment;
 
 const LOOKS_EVERY: u64 = 300;
 
@@ -32,15 +33,7 @@ impl World {
         let Some(next) = self.decide(&ring) else { return };
         next.may_follow(ring.document()).unwrap();
         let next = Arc::new(ring_of(next).unwrap());
-        self.say(|| {
-            let document = next.document();
-            let states = document.slots.iter().map(|slot| (slot.state, slot.weight)).collect::<Vec<_>>();
-            format!(
-                "{:?}: {states:?}, moving: {:?}",
-                next.epoch(),
-                document.replication.as_ref().unwrap().movement.is_some()
-            )
-        });
+        self.say(|| describe(&next));
         self.rings.push(Arc::clone(&next));
         self.note_losses();
         for node in 0..self.nodes.len() {
@@ -131,4 +124,22 @@ impl World {
         }
         Some(next)
     }
+}
+
+/// A ring in one line for each partition that has keys.
+fn describe(ring: &Ring) -> String {
+    let document = ring.document();
+    let states: Vec<_> = document.slots.iter().map(|slot| (slot.state, slot.weight)).collect();
+    let is_moving = document.replication.as_ref().is_some_and(|known| known.movement.is_some());
+    let parts = (0..SCOPE).map(|n| {
+        let Assignment { primary, in_sync, learners, is_gutter } = ring.assignment(PartitionId::new(n));
+        let number = |slot: &SlotId| slot.0;
+        let in_sync: Vec<_> = in_sync.iter().map(number).collect();
+        let learners: Vec<_> = learners.iter().map(|learner| learner.slot.0).collect();
+        format!(
+            "\n    {n}: primary {}, in sync {in_sync:?}, learners {learners:?}, gutter {is_gutter}",
+            primary.0
+        )
+    });
+    format!("{:?}: {states:?}, moving: {is_moving}{}", ring.epoch(), parts.collect::<String>())
 }

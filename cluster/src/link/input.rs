@@ -1,0 +1,121 @@
+//! What came on a link and is not heard yet: bytes become frames, and frames that were cut become messages. Judges the form of
+//! a message; what it means is the link's to say.
+
+use std::ops::Range;
+
+use super::CloseReason;
+use crate::wire::{
+    self, CHECKSUM_BYTES, Decoded, FRAME_BYTES_MAX, Flags, Garbled, HEADER_BYTES, Header, Kind,
+};
+
+/// Where the bytes of the last message are.
+#[derive(Debug)]
+enum Body {
+    Input(Range<usize>),
+    Assembled,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Input {
+    bytes: Vec<u8>,
+    consumed: usize,
+    body: Body,
+    assembly: Vec<u8>,
+    /// The header of the message that is being assembled.
+    assembling: Option<Header>,
+}
+
+impl Input {
+    pub(super) fn new() -> Self {
+        Self {
+            bytes: Vec::new(),
+            consumed: 0,
+            body: Body::Input(0..0),
+            assembly: Vec::new(),
+            assembling: None,
+        }
+    }
+
+    /// Takes bytes behind those that are here. What was consumed is gone, and with it the last body.
+    pub(super) fn take(&mut self, bytes: &[u8]) {
+        self.body = Body::Input(0..0);
+        self.bytes.drain(..self.consumed);
+        self.consumed = 0;
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Forgets everything: the connection has ended.
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.consumed = 0;
+        self.body = Body::Input(0..0);
+        self.assembly = Vec::new();
+        self.assembling = None;
+    }
+
+    /// Bytes that wait to be looked at.
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len() - self.consumed + self.assembly.len()
+    }
+
+    /// Whether the longest frame could be here whole.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes.len() - self.consumed >= FRAME_BYTES_MAX
+    }
+
+    /// Of the last frame, or of the last message when [`Self::assemble`] has given one.
+    pub(super) fn body(&self) -> &[u8] {
+        match &self.body {
+            Body::Input(range) => &self.bytes[range.clone()],
+            Body::Assembled => &self.assembly,
+        }
+    }
+
+    /// The next whole frame; its body is [`Self::body`].
+    pub(super) fn next_frame(&mut self, body_bytes_max: usize) -> Result<Option<Header>, Garbled> {
+        let Decoded::Frame { header, frame_bytes } =
+            wire::decode(&self.bytes[self.consumed..], body_bytes_max)?
+        else {
+            return Ok(None);
+        };
+        let start = self.consumed;
+        self.consumed += frame_bytes;
+        self.body = Body::Input(start + HEADER_BYTES..self.consumed - CHECKSUM_BYTES);
+        Ok(Some(header))
+    }
+
+    /// Joins the last frame to its message. Gives the header when the message is whole, and it is [`Self::body`] then.
+    pub(super) fn assemble(
+        &mut self,
+        header: Header,
+        message_bytes_max: usize,
+    ) -> Result<Option<Header>, CloseReason> {
+        let whole = Header { flags: header.flags.without(Flags::MORE), ..header };
+        let goes_on = header.flags.has(Flags::MORE);
+        let may_be_cut = matches!(header.kind, Kind::Request | Kind::Response | Kind::Replica);
+        match self.assembling {
+            None if !goes_on => {
+                let fits = !may_be_cut || self.body().len() <= message_bytes_max;
+                return if fits { Ok(Some(header)) } else { Err(CloseReason::Message) };
+            }
+            None if may_be_cut => self.assembly.clear(),
+            Some(first) if first == whole => {}
+            _ => return Err(CloseReason::Message),
+        }
+        let Body::Input(part) = &self.body else { unreachable!("a frame's body is in the input") };
+        if self.assembly.len() + part.len() > message_bytes_max {
+            return Err(CloseReason::Message);
+        }
+        self.assembly.extend_from_slice(&self.bytes[part.clone()]);
+        self.assembling = goes_on.then_some(whole);
+        self.body = Body::Assembled;
+        Ok((!goes_on).then_some(whole))
+    }
+
+    /// Checks every bound; for tests and debugging.
+    pub(super) fn check_invariants(&self, message_bytes_max: usize) {
+        assert!(self.consumed <= self.bytes.len());
+        assert!(self.assembly.len() <= message_bytes_max);
+    }
+}

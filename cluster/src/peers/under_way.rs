@@ -1,0 +1,123 @@
+//! What becomes of the requests that a shard has sent: answered, sent again where the ring says by now, or given up. What may
+//! have been executed is never sent again.
+
+use super::{Body, Effect, LinkId, Peers, place_of, request_header};
+use crate::forward::{Failure, Opaque, PARK_TIME_MAX, Stage, Verdict, judge};
+use crate::placement::partition_of;
+use crate::ring::Epoch;
+use crate::time::Micros;
+use crate::wire::Status;
+
+impl<P: Copy> Peers<P> {
+    pub(super) fn take_response(
+        &mut self,
+        now: Micros,
+        id: LinkId,
+        opaque: Opaque,
+        status: Status,
+        theirs: Epoch,
+    ) -> Option<Effect<P>> {
+        let ours = self.epoch();
+        let pending = self.pending.get(opaque);
+        let Some((sent, pending)) = pending.and_then(|pending| match pending.stage {
+            Stage::Sent { link, epoch } if link == id => Some((epoch, pending)),
+            _ => None,
+        }) else {
+            self.link_mut(id).expect("it has just spoken").refuse_response();
+            return None;
+        };
+        let (bytes, place, hop) = (pending.bytes.len(), pending.place, pending.hop);
+        let until = now + PARK_TIME_MAX;
+        let verdict = judge(status, hop, sent, ours, theirs);
+        match verdict {
+            Verdict::WaitForRing(epoch) => pending.stage = Stage::WaitsForRing { epoch, until },
+            // Sent again from a stage that is not `Sent`, so that the end of this link does not answer it.
+            Verdict::SendAgain => pending.stage = Stage::WaitsForRing { epoch: ours, until },
+            Verdict::WaitForPeer => pending.stage = Stage::WaitsForPeer { link: id, epoch: sent, until },
+            Verdict::Reply | Verdict::Fail(_) => {}
+        }
+        if pending.stage != (Stage::Sent { link: id, epoch: sent }) {
+            self.pending.look_at(until);
+        }
+        let link = self.link_mut(id).expect("it has just spoken");
+        link.settle(now, bytes);
+        let Some(place) = place else {
+            self.forget(now, opaque);
+            return None;
+        };
+        match verdict {
+            Verdict::Reply => {
+                self.forget(now, opaque);
+                Some(Effect::Answer { place, outcome: Ok(()) })
+            }
+            Verdict::Fail(failure) => {
+                self.forget(now, opaque);
+                Some(Effect::Answer { place, outcome: Err(failure) })
+            }
+            Verdict::SendAgain => self.send_again(now, opaque),
+            Verdict::WaitForRing(_) | Verdict::WaitForPeer => None,
+        }
+    }
+
+    /// Sends a request that was not executed where the ring says now.
+    pub(super) fn send_again(&mut self, now: Micros, opaque: Opaque) -> Option<Effect<P>> {
+        let (hash, place) = match self.pending.get(opaque) {
+            Some(pending) => (pending.hash, pending.place.expect("who waits has not been answered")),
+            None => return None,
+        };
+        let owner = self.ring.as_ref()?.primary(partition_of(hash));
+        if Some(owner) == self.me {
+            self.pending.remove(now, opaque, &mut self.scratch);
+            self.body = Body::Scratch;
+            return Some(Effect::ExecuteHere { place });
+        }
+        let failure = match self.lane_to(owner, hash) {
+            Some((id, shard)) if self.send_pending(now, opaque, id, shard) => return None,
+            Some(_) => Failure::NoCredit,
+            None => Failure::OwnerGone,
+        };
+        self.forget(now, opaque);
+        Some(Effect::Answer { place, outcome: Err(failure) })
+    }
+
+    /// Sends a pending request once more. False: no credit.
+    fn send_pending(&mut self, now: Micros, opaque: Opaque, id: LinkId, shard: u8) -> bool {
+        let epoch = self.epoch();
+        self.touch(id.index);
+        let pending = self.pending.get(opaque).expect("the caller has just seen it");
+        let hop = pending.hop.saturating_add(1);
+        let header = request_header(opaque, pending.hash, pending.flags, shard, hop);
+        let entry = self.places[place_of(id.index)].entry.as_mut().expect("the lane is a link");
+        let is_sent = entry.link.send_request(now, header, pending.deadline, &pending.bytes).is_ok();
+        if is_sent {
+            pending.hop = hop;
+            pending.stage = Stage::Sent { link: id, epoch };
+        }
+        is_sent
+    }
+
+    /// The link is gone: what was sent on it may or may not have been executed, and no answer will come.
+    pub(super) fn fail_sent(&mut self, now: Micros, id: LinkId) {
+        let on_it = |stage| match stage {
+            Stage::Sent { link, .. } | Stage::WaitsForPeer { link, .. } => link == id,
+            Stage::WaitsForRing { .. } => false,
+        };
+        for opaque in self.pending.select(|pending| on_it(pending.stage)) {
+            let place = self.pending.get(opaque).and_then(|pending| pending.place);
+            self.failed.extend(place.map(|place| (place, Failure::OwnerGone)));
+            self.forget(now, opaque);
+        }
+    }
+
+    /// Answers those whose time is over. What is under way keeps its place until the response or the link's end.
+    pub(super) fn expire(&mut self, now: Micros) {
+        for opaque in self.pending.expired(now) {
+            let pending = self.pending.get(opaque).expect("it was just selected");
+            let failure = if pending.deadline <= now { Failure::Expired } else { Failure::Unsettled };
+            self.failed.extend(pending.place.take().map(|place| (place, failure)));
+            if !matches!(pending.stage, Stage::Sent { .. }) {
+                self.forget(now, opaque);
+            }
+        }
+    }
+}

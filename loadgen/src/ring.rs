@@ -1,0 +1,241 @@
+//! The ring of a cluster, asked for and followed: which servers there are, and which of them has a key. Blocks on its own
+//! sockets; a worker only looks at a number.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use slabring_client::Endpoint;
+use slabring_cluster::ring::{Offered, Ring, RingDocument, RingHolder, SlotEntry};
+use slabring_protocol::client::{ReplyParser, ReplyStep};
+
+use crate::failure::{Failure, excerpt};
+use crate::protocol::Protocol;
+use crate::route::{Map, Route};
+use crate::target::{Access, Target};
+
+/// How often the ring is asked for while a load runs.
+pub(crate) const INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long a node may take to answer.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Longest answer: the largest document and its lines.
+const ANSWER_SIZE_MAX: usize = slabring_cluster::ring::document::DOCUMENT_BYTES_MAX + 256;
+
+/// What is known of a cluster. All threads share it.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    access: Access,
+    /// The port of the first shard of each node, where shards have ports.
+    shard_ports: Option<u16>,
+    known: Mutex<Known>,
+    /// Of the ring that is known.
+    epoch: AtomicU64,
+    /// Whose turn it is to be asked.
+    turn: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Known {
+    holder: RingHolder,
+    /// Servers only ever join this list, so that their numbers stay.
+    servers: Vec<Server>,
+    map: Arc<Map>,
+}
+
+#[derive(Clone, Debug)]
+struct Server {
+    name: String,
+    target: Target,
+    /// It answered when it was asked last.
+    is_alive: bool,
+}
+
+/// What a worker has to know.
+pub(crate) struct Snapshot {
+    pub(crate) epoch: u64,
+    /// All servers that were ever known, by their numbers.
+    pub(crate) targets: Vec<Target>,
+    /// Whether each has answered lately.
+    pub(crate) alive: Vec<bool>,
+    pub(crate) route: Route,
+}
+
+impl Follower {
+    /// Asks the seeds, one after the other, until one tells the ring. Blocks.
+    pub(crate) fn discover(
+        seeds: &[Target],
+        access: &Access,
+        shard_ports: Option<u16>,
+    ) -> Result<Self, Failure> {
+        // It is asked for in text, whatever the load speaks.
+        let access = Access { protocol: Protocol::Text, ..access.clone() };
+        let mut failure = None;
+        for seed in seeds {
+            match ask(seed, &access) {
+                Ok(ring) => {
+                    let mut holder = RingHolder::default();
+                    let refused =
+                        |refusal| Failure::Ring { address: seed.to_string(), text: format!("{refusal}") };
+                    let Offered::Adopted(ring) = holder.offer(ring).map_err(refused)? else {
+                        unreachable!("there was none before")
+                    };
+                    let mut servers = Vec::new();
+                    let map = Arc::new(map_of(&ring, shard_ports, &mut servers)?);
+                    let known = Mutex::new(Known { holder, servers, map });
+                    let epoch = AtomicU64::new(ring.epoch().0);
+                    return Ok(Self { access, shard_ports, known, epoch, turn: AtomicUsize::new(0) });
+                }
+                Err(other) => failure = Some(other),
+            }
+        }
+        Err(failure.expect("the command line has an address"))
+    }
+
+    /// The number of the ring: another number, another [`Self::snapshot`].
+    #[inline]
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// What is known now.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let known = self.known();
+        Snapshot {
+            epoch: self.epoch(),
+            targets: known.servers.iter().map(|server| server.target.clone()).collect(),
+            alive: known.servers.iter().map(|server| server.is_alive).collect(),
+            route: Route::Ring(Arc::clone(&known.map)),
+        }
+    }
+
+    /// The servers' names, by their numbers.
+    pub(crate) fn names(&self) -> Vec<String> {
+        self.known().servers.iter().map(|server| server.name.clone()).collect()
+    }
+
+    /// Asks one node, each in its turn, and adopts what is newer. Blocks for a moment. A node that does not answer, or tells
+    /// an older ring, changes nothing.
+    pub(crate) fn refresh(&self) {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let (number, target) = {
+            let servers = &self.known().servers;
+            let number = turn % servers.len();
+            (number, servers[number].target.clone())
+        };
+        let told = ask(&target, &self.access);
+        let mut known = self.known();
+        known.servers[number].is_alive = told.is_ok();
+        let Ok(document) = told else { return };
+        let Known { holder, servers, map } = &mut *known;
+        if let Ok(Offered::Adopted(ring)) = holder.offer(document)
+            && let Ok(next) = map_of(&ring, self.shard_ports, servers)
+        {
+            *map = Arc::new(next);
+            self.epoch.store(ring.epoch().0, Ordering::Release);
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Servers may have been added by one who failed: they are servers all the same.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The table of a ring; servers that are new get numbers.
+fn map_of(ring: &Ring, shard_ports: Option<u16>, servers: &mut Vec<Server>) -> Result<Map, Failure> {
+    let slots = &ring.document().slots;
+    let mut numbers = vec![(0, 1); slots.len()];
+    for (slot, number) in slots.iter().zip(&mut numbers).filter(|(slot, _)| slot.state.serves()) {
+        let names = names_of(slot, shard_ports);
+        let first = match servers.iter().position(|server| server.name == names[0]) {
+            Some(first) => first,
+            None => {
+                let found = |name: &String| {
+                    Ok(Server { name: name.clone(), target: Target::resolve(name)?, is_alive: true })
+                };
+                let first = servers.len();
+                servers.extend(names.iter().map(found).collect::<Result<Vec<_>, Failure>>()?);
+                first
+            }
+        };
+        let narrow = |count: usize| u16::try_from(count).expect("a ring has few thousand shards");
+        *number = (narrow(first), narrow(names.len()));
+    }
+    Ok(Map::new(ring, |slot| numbers[slot]))
+}
+
+/// A node's address for clients, or those of its shards.
+fn names_of(slot: &SlotEntry, shard_ports: Option<u16>) -> Vec<String> {
+    let node = Endpoint::from(&slot.client);
+    let Some(base) = shard_ports else { return vec![node.to_string()] };
+    let port_of = |shard| base.checked_add(shard);
+    let ports = (0..slot.shards).map(port_of).collect::<Option<Vec<_>>>().unwrap_or_default();
+    let names: Vec<String> =
+        ports.into_iter().map(|port| Endpoint::tcp(slot.client.host(), port).to_string()).collect();
+    if names.is_empty() { vec![node.to_string()] } else { names }
+}
+
+/// Asks one node for the ring.
+fn ask(target: &Target, access: &Access) -> Result<RingDocument, Failure> {
+    let failed = |error| Failure::Connect { address: target.to_string(), error };
+    let socket = target.connect(access, PATIENCE)?;
+    // Whichever family it is of: it is a stream.
+    let mut stream = TcpStream::from(socket.stream);
+    stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    let answer = match socket.tls {
+        None => exchange(&mut stream),
+        Some(mut session) => exchange(&mut rustls::Stream::new(&mut *session, &mut stream)),
+    };
+    let answer = answer.map_err(failed)?;
+    let none = |text: String| Failure::Ring { address: target.to_string(), text };
+    let document = document_in(&answer).ok_or_else(|| none(excerpt(&answer)))?;
+    RingDocument::from_json(document).map_err(|refusal| none(refusal.to_string()))
+}
+
+fn exchange(stream: &mut (impl Read + Write)) -> std::io::Result<Vec<u8>> {
+    stream.write_all(b"config get ring\r\n")?;
+    stream.flush()?;
+    let (mut answer, mut seen, mut parser) = (Vec::new(), 0, ReplyParser::default());
+    let mut piece = [0; 4096];
+    loop {
+        match parser.next(&answer[seen..]) {
+            ReplyStep::Incomplete { consumed } if answer.len() < ANSWER_SIZE_MAX => seen += consumed,
+            _ => return Ok(answer),
+        }
+        match stream.read(&mut piece)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            size => answer.extend_from_slice(&piece[..size]),
+        }
+    }
+}
+
+/// `CONFIG ring 0 SIZE`, the document, `END`.
+fn document_in(answer: &[u8]) -> Option<&[u8]> {
+    let line_end = memchr::memchr(b'\n', answer)?;
+    let line = str::from_utf8(answer[..line_end].trim_ascii_end()).ok()?;
+    let size: usize = line.strip_prefix("CONFIG ring 0 ")?.parse().ok()?;
+    answer.get(line_end + 1..)?.get(..size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_document_is_found_in_its_answer_and_nowhere_else() {
+        assert_eq!(document_in(b"CONFIG ring 0 2\r\n{}\r\nEND\r\n"), Some(&b"{}"[..]));
+        for text in [
+            "",
+            "ERROR\r\n",
+            "CONFIG cluster 0 2\r\n{}\r\nEND\r\n",
+            "CONFIG ring 0 9\r\n{}",
+            "CONFIG ring 0 x\r\n",
+        ] {
+            assert_eq!(document_in(text.as_bytes()), None, "{text}");
+        }
+    }
+}
