@@ -46,7 +46,7 @@ enum Work {
     ValuePart,
     /// All of it has come.
     EndValue,
-    /// A reply that was promised to a connection of the receiver.
+    /// A reply that was promised to a connection of the receiver, who stands in the sender's place.
     Delivery,
     /// A question to the shard itself.
     Question,
@@ -91,7 +91,7 @@ enum State {
     /// Not executed: it asks for a large value that cannot be lent now, or stands behind one of its connection that does. Its
     /// connection posts it again after a while, with all that is behind it.
     Deferred,
-    /// The reply comes later, as a `Work::Delivery` of the owner.
+    /// The reply comes later, as a [`Work::Delivery`] of the owner.
     Promised,
 }
 
@@ -125,8 +125,6 @@ struct Parcel<'a> {
     bytes: &'a [u8],
     head: Option<&'a Head>,
     question: Option<Question>,
-    /// Who was promised these bytes.
-    promised: Option<ReturnAddress>,
 }
 
 /// What belongs to the entries that follow.
@@ -135,20 +133,18 @@ struct Cargo<'a> {
     bytes: &'a [u8],
     heads: std::slice::Iter<'a, Head>,
     questions: std::slice::Iter<'a, Question>,
-    promised: std::slice::Iter<'a, ReturnAddress>,
 }
 
 impl<'a> Cargo<'a> {
     /// What belongs to the next entry.
     fn take(&mut self, entry: &Entry) -> Parcel<'a> {
         let bytes = split_off(&mut self.bytes, entry.bytes as usize);
-        let mut parcel = Parcel { bytes, head: None, question: None, promised: None };
+        let mut parcel = Parcel { bytes, head: None, question: None };
         match entry.work {
-            Work::Get { .. } | Work::ValuePart | Work::EndValue => {}
+            Work::Get { .. } | Work::ValuePart | Work::EndValue | Work::Delivery => {}
             Work::Request | Work::BeginValue => {
                 parcel.head = Some(self.heads.next().expect("each has one"));
             }
-            Work::Delivery => parcel.promised = Some(*self.promised.next().expect("each has one")),
             Work::Question => parcel.question = Some(*self.questions.next().expect("each has one")),
         }
         parcel
@@ -191,7 +187,7 @@ pub enum Outcome<'a> {
     Begun,
     /// There is nothing to be said.
     Silence,
-    /// The reply comes later.
+    /// The reply comes later, or it is one that did.
     Promised,
 }
 
@@ -235,7 +231,6 @@ pub struct Batch {
     bytes: Vec<u8>,
     heads: Vec<Head>,
     questions: Vec<Question>,
-    promised: Vec<ReturnAddress>,
     replies: Vec<u8>,
     answers: Vec<Answer>,
     lent: Vec<LentAway>,
@@ -260,14 +255,12 @@ impl Batch {
     pub fn capacity_bytes(&self) -> usize {
         let heads = self.heads.capacity() * size_of::<Head>();
         let questions = self.questions.capacity() * size_of::<Question>();
-        let promised = self.promised.capacity() * size_of::<ReturnAddress>();
         let entries = self.entries.capacity() * size_of::<Entry>();
-        self.bytes.capacity() + self.replies.capacity() + entries + heads + questions + promised
+        self.bytes.capacity() + self.replies.capacity() + entries + heads + questions
     }
 
     fn cargo(&self) -> Cargo<'_> {
-        let (heads, questions) = (self.heads.iter(), self.questions.iter());
-        Cargo { bytes: &self.bytes, heads, questions, promised: self.promised.iter() }
+        Cargo { bytes: &self.bytes, heads: self.heads.iter(), questions: self.questions.iter() }
     }
 
     fn add(&mut self, sender: ReturnAddress, work: Work, key: &[u8], parts: [&[u8]; 2]) {
@@ -285,7 +278,6 @@ impl Batch {
         self.bytes.extend_from_slice(parcel.bytes);
         self.heads.extend(parcel.head);
         self.questions.extend(parcel.question);
-        self.promised.extend(parcel.promised);
         self.entries.push(entry);
     }
 
@@ -319,9 +311,7 @@ impl Batch {
 
     /// Copies a reply in that was promised to a connection of the receiver.
     pub fn deliver(&mut self, to: ReturnAddress, reply: &[u8]) {
-        self.promised.push(to);
-        // Nobody of the sender's waits for what becomes of it.
-        self.add(ReturnAddress::NOBODY, Work::Delivery, b"", [reply, b""]);
+        self.add(to, Work::Delivery, b"", [reply, b""]);
     }
 
     /// Adds a question to the shard itself. It is asked after what is in before it.
@@ -336,9 +326,8 @@ impl Batch {
     /// sender bounce too, so that nothing overtakes, until one comes that resumes.
     pub fn execute(&mut self, visit: Visit<'_>, bouncing: &mut bool) {
         let Visit { executor, census, now, shards, sender } = visit;
-        let Self { entries, bytes, heads, questions, promised, replies, answers, lent: all_lent, .. } = self;
-        let (heads, questions) = (heads.iter(), questions.iter());
-        let mut cargo = Cargo { bytes, heads, questions, promised: promised.iter() };
+        let Self { entries, bytes, heads, questions, replies, answers, lent: all_lent, .. } = self;
+        let mut cargo = Cargo { bytes, heads: heads.iter(), questions: questions.iter() };
         *bouncing &= !self.resumes;
         for group in entries.chunks_mut(WARM_KEYS_MAX) {
             let hashes = executor.shard().warm(keys_of(group, cargo.clone()));
@@ -401,12 +390,11 @@ impl Batch {
                     (Work::ValuePart, _) => {
                         executor.go_on_visiting(now, sender, entry.sender.connection, parcel.bytes);
                     }
+                    (Work::Delivery, _) => {
+                        executor.deliveries.push((entry.sender, parcel.bytes.to_vec()));
+                    }
                     (Work::EndValue, _) => {
                         executor.end_visit(now, sender, entry.sender.connection, replies);
-                    }
-                    (Work::Delivery, _) => {
-                        let to = parcel.promised.expect("it has one");
-                        executor.deliveries.push((to, parcel.bytes.to_vec()));
                     }
                     (Work::Question, Some(Question::Connections)) => {
                         census(replies);
@@ -436,7 +424,7 @@ impl Batch {
             let reply = split_off(&mut rest, entry.reply_bytes as usize);
             let outcome = match (entry.state, entry.work) {
                 (State::Done, Work::BeginValue) => Outcome::Begun,
-                (State::Done, Work::ValuePart | Work::Delivery) => Outcome::Silence,
+                (State::Done, Work::ValuePart) => Outcome::Silence,
                 (State::Done, Work::Get { .. } | Work::Request | Work::EndValue) => Outcome::Reply(reply),
                 (State::Done, Work::Question) => {
                     let answer = answers.next().expect("every question that was asked has one");
@@ -448,7 +436,7 @@ impl Batch {
                 }
                 (State::Bounced, _) => Outcome::Bounced,
                 (State::Deferred, _) => Outcome::Deferred,
-                (State::Promised, _) => Outcome::Promised,
+                (State::Promised, _) | (State::Done, Work::Delivery) => Outcome::Promised,
                 (State::Posted, _) => unreachable!("the owner has gone through all of them"),
             };
             (entry.sender, outcome)
@@ -467,7 +455,10 @@ impl Batch {
             let parcel = cargo.take(entry);
             if matches!(entry.state, State::Posted | State::Bounced) {
                 self.put(Entry { state: State::Posted, ..*entry }, &parcel);
-                note(entry.sender.connection);
+                // What is delivered is for a connection of the receiver.
+                if entry.work != Work::Delivery {
+                    note(entry.sender.connection);
+                }
             }
         }
     }
@@ -499,9 +490,10 @@ impl Batch {
             let parcel = cargo.take(entry);
             let verdict = match parcel.question {
                 _ if letter.is_full() => Gate::Keep,
-                // It is owed to the other shard, whoever was the reader.
-                _ if entry.work == Work::Delivery => Gate::Send,
+                // It is owed to the owner, whoever was the reader.
                 Some(Question::TakeBack(_) | Question::Forget(_)) => Gate::Send,
+                // So is this to the reader, who is the owner's.
+                _ if entry.work == Work::Delivery => Gate::Send,
                 _ => senders.gate(entry.sender.connection),
             };
             let to = match verdict {
@@ -519,7 +511,6 @@ impl Batch {
         self.entries.clear();
         self.heads.clear();
         self.questions.clear();
-        self.promised.clear();
         self.answers.clear();
         self.lent.clear();
         self.resumes = false;
