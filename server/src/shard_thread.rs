@@ -16,7 +16,7 @@ use slabring_protocol::reply::CloseReason;
 use slabring_protocol::{Auth, ErrorReply, Parser, reply};
 use slabring_reactor::clock::Moment;
 use slabring_reactor::{ConnectionId, EndCause, Event, Io, Wait, Waker};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::arrivals::{Arrival, place_for};
 use crate::batch::{Batch, Gate, Outcome, ReturnAddress, Senders};
@@ -33,7 +33,7 @@ use crate::live::Held;
 use crate::node::Node;
 use crate::post::{Letter, Post};
 use crate::replication::{Finished, Waiter};
-use crate::report::Answer;
+use crate::report::{Answer, Question};
 use crate::session::Session;
 use crate::shards::Shards;
 use crate::tls::TlsConfigs;
@@ -300,6 +300,11 @@ impl<I: Io> ShardThread<I> {
         {
             self.dispatcher.executor.set_discovery(view.discovery.value());
             links.follow_copies(&mut self.dispatcher.executor, self.dispatcher.now);
+            if links.take_holds_old() && !self.dispatcher.executor.replicates() {
+                // Some of it is old, and the engine cannot tell which.
+                self.dispatcher.executor.answer(self.dispatcher.now, Question::Flush(None), &mut Vec::new());
+                info!("shard {} begins anew: it owns keys again that others have owned", self.shards.me.0);
+            }
         }
     }
 
@@ -434,6 +439,8 @@ impl<I: Io> ShardThread<I> {
 
     fn handle_letters(&mut self) {
         while let Some((place, letter)) = self.dispatcher.post.take() {
+            // Its sender may follow a newer ring than this shard did when the turn began.
+            self.begin_cluster_turn();
             match letter {
                 Letter::Requests(batch) => {
                     let (connections, node, shards) = (&self.connections, &self.node, self.shards);
@@ -531,15 +538,20 @@ impl<I: Io> ShardThread<I> {
     /// Goes on with connections whose way has become free.
     fn continue_waiting(&mut self) {
         let mut waiting = std::mem::take(&mut self.stalled);
+        let mut served = 0;
         waiting.retain(|&id| {
             let Some(client) = self.connections.get_mut(id) else { return false };
             if client.stalled && client.outbox.bytes() < OUTPUT_BYTES_LOW {
+                let unread = client.input.unread().len();
                 self.dispatcher.execute_input(client);
+                served += usize::from(client.stalled && client.input.unread().len() < unread);
                 touch(&mut self.touched, client);
             }
             client.listed = client.stalled;
             client.stalled
         });
+        // Who had its part of the room there was lets others go first next time.
+        waiting.rotate_left(served);
         // Connections that stall from here on are added by `settle_touched`.
         self.stalled = waiting;
         let (touched, now) = (&mut self.touched, self.dispatcher.now);
