@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod connection;
 pub mod differential;
 pub mod etcd;
+pub mod history;
 pub mod process;
 pub mod replay;
 pub mod seccomp;
