@@ -34,8 +34,6 @@ pub(crate) enum Safeguard {
     PromotionNeedsSync,
     /// A new primary says again what it is not sure that the others have.
     DoubtsAreSettled,
-    /// A state is not replaced by an older one.
-    NewestWins,
     /// What is filled is emptied first.
     FillingEmptiesFirst,
 }

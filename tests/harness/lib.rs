@@ -10,6 +10,7 @@ pub mod connection;
 pub mod differential;
 pub mod etcd;
 pub mod fickle;
+pub mod history;
 pub mod load;
 pub mod process;
 pub mod replay;

@@ -85,13 +85,24 @@ pub struct Ack {
     pub wants_again: bool,
 }
 
-/// Either.
+/// Backup to primary: what it holds of some keys. The answer comes in the primary's stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Check {
+    /// Every key is answered for, also where both are equal.
+    pub wants_all: bool,
+    /// Keys and the versions that the backup holds; 0: it does not have the key.
+    pub keys: Vec<(Vec<u8>, Version)>,
+}
+
+/// One of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// Source to backup.
     Feed(Feed),
     /// Backup to source.
     Ack(Ack),
+    /// Backup to primary.
+    Check(Check),
 }
 
 /// Bytes that are no message: the link ends.
@@ -101,6 +112,7 @@ pub struct Garbled;
 
 const FEED: u8 = 1;
 const ACK: u8 = 2;
+const CHECK: u8 = 3;
 const GRANTED: u8 = 1;
 const AGAIN: u8 = 1 << 1;
 
@@ -116,8 +128,11 @@ const DIES: u8 = 1 << 1;
 
 /// Appends a message. `now` is the sender's clock: what dies travels as the time that is left.
 pub fn encode(now: Micros, sender: &Sender, message: &Message, output: &mut Vec<u8>) {
-    let kind = if matches!(message, Message::Feed(_)) { FEED } else { ACK };
-    output.push(kind);
+    output.push(match message {
+        Message::Feed(_) => FEED,
+        Message::Ack(_) => ACK,
+        Message::Check(_) => CHECK,
+    });
     put(output, &sender.peer.slot.0.to_le_bytes());
     put(output, &sender.peer.shard.to_le_bytes());
     put(output, &sender.incarnation.0.to_le_bytes());
@@ -134,6 +149,13 @@ pub fn encode(now: Micros, sender: &Sender, message: &Message, output: &mut Vec<
             output.push(granted | if ack.wants_again { AGAIN } else { 0 });
             for number in [ack.stream, ack.applied, ack.grant.unwrap_or_default().0] {
                 put(output, &number.to_le_bytes());
+            }
+        }
+        Message::Check(check) => {
+            output.push(u8::from(check.wants_all));
+            for (key, version) in &check.keys {
+                put_key(output, key);
+                put(output, &version.0.to_le_bytes());
             }
         }
     }
@@ -170,8 +192,7 @@ fn encode_entry(now: Micros, numbered: &Numbered, output: &mut Vec<u8>) {
 }
 
 fn encode_record(now: Micros, record: &Record, output: &mut Vec<u8>) {
-    output.push(u8::try_from(record.key.len()).expect("a key has 250 bytes at most"));
-    put(output, &record.key);
+    put_key(output, &record.key);
     put(output, &record.version.0.to_le_bytes());
     let Some(content) = &record.content else { return output.push(0) };
     output.push(HAS_CONTENT | if content.dies_at.is_some() { DIES } else { 0 });
@@ -181,6 +202,11 @@ fn encode_record(now: Micros, record: &Record, output: &mut Vec<u8>) {
     output.push(content.marks);
     put(output, &content.client_flags.to_le_bytes());
     put_sized(output, &content.value);
+}
+
+fn put_key(output: &mut Vec<u8>, key: &[u8]) {
+    output.push(u8::try_from(key.len()).expect("a key has 250 bytes at most"));
+    put(output, key);
 }
 
 fn put_sized(output: &mut Vec<u8>, bytes: &[u8]) {
@@ -198,6 +224,7 @@ pub fn decode(now: Micros, bytes: &[u8]) -> Result<(Sender, Message), Garbled> {
     let message = match kind {
         FEED => Message::Feed(decode_feed(now, &mut reader)?),
         ACK => Message::Ack(decode_ack(&mut reader)?),
+        CHECK => Message::Check(decode_check(&mut reader)?),
         _ => return Err(Garbled),
     };
     if reader.rest.is_empty() { Ok((sender, message)) } else { Err(Garbled) }
@@ -221,6 +248,19 @@ fn decode_ack(reader: &mut Reader<'_>) -> Result<Ack, Garbled> {
     }
     let grant = (flags & GRANTED != 0).then_some(granted);
     Ok(Ack { stream, applied, grant, wants_again: flags & AGAIN != 0 })
+}
+
+fn decode_check(reader: &mut Reader<'_>) -> Result<Check, Garbled> {
+    let wants_all = match reader.byte()? {
+        0 => false,
+        1 => true,
+        _ => return Err(Garbled),
+    };
+    let mut keys = Vec::new();
+    while !reader.rest.is_empty() {
+        keys.push((reader.key()?.to_vec(), Version(reader.u64()?)));
+    }
+    Ok(Check { wants_all, keys })
 }
 
 fn decode_entry(now: Micros, reader: &mut Reader<'_>) -> Result<Numbered, Garbled> {
@@ -251,11 +291,7 @@ fn decode_partition(reader: &mut Reader<'_>) -> Result<PartitionId, Garbled> {
 }
 
 fn decode_record(now: Micros, reader: &mut Reader<'_>) -> Result<Record, Garbled> {
-    let key_bytes = usize::from(reader.byte()?);
-    if !(1..=KEY_BYTES_MAX).contains(&key_bytes) {
-        return Err(Garbled);
-    }
-    let key = reader.bytes(key_bytes)?.to_vec();
+    let key = reader.key()?.to_vec();
     let version = Version(reader.u64()?);
     let flags = reader.byte()?;
     let content = match flags {
@@ -302,6 +338,11 @@ impl<'a> Reader<'a> {
 
     fn u64(&mut self) -> Result<u64, Garbled> {
         self.array().map(u64::from_le_bytes)
+    }
+
+    fn key(&mut self) -> Result<&'a [u8], Garbled> {
+        let length = usize::from(self.byte()?);
+        if (1..=KEY_BYTES_MAX).contains(&length) { self.bytes(length) } else { Err(Garbled) }
     }
 
     fn sized(&mut self, bytes_max: usize) -> Result<&'a [u8], Garbled> {
@@ -372,7 +413,11 @@ mod tests {
                 let [stream, applied] = numbers;
                 Message::Ack(Ack { stream, applied, grant: grant.map(Micros), wants_again })
             });
-        prop_oneof![feed, ack]
+        let key = prop::collection::vec(any::<u8>(), 1..=KEY_BYTES_MAX);
+        let keys = prop::collection::vec((key, any::<u64>().prop_map(Version)), 0..4);
+        let check =
+            (any::<bool>(), keys).prop_map(|(wants_all, keys)| Message::Check(Check { wants_all, keys }));
+        prop_oneof![feed, ack, check]
     }
 
     proptest! {
@@ -426,6 +471,12 @@ mod tests {
         encode(NOW, &sender(), &Message::Ack(ack), &mut bytes);
         let head = [&[2, 1, 2, 3, 0][..], &number(4), &number(5), &[3]].concat();
         assert_eq!(bytes, [head, number(0x11).into(), number(8).into(), number(0x22).into()].concat());
+
+        let check = Check { wants_all: true, keys: vec![(b"k".to_vec(), Version(6))] };
+        let mut bytes = Vec::new();
+        encode(NOW, &sender(), &Message::Check(check), &mut bytes);
+        let head = [&[3, 1, 2, 3, 0][..], &number(4), &number(5), &[1]].concat();
+        assert_eq!(bytes, [head, b"\x01k".to_vec(), number(6).into()].concat());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::message::{Garbled, Message, Sender, decode, encode};
-use super::store::{Content, Portion, Record, Store};
+use super::store::{Content, Cursor, Portion, Record, Store};
 use super::stream::{Stream, WriteId, record_bytes};
 use super::{PeerShard, Version, VersionClock};
 use crate::jump::mix;
@@ -24,6 +24,7 @@ use crate::time::Micros;
 
 mod adopt;
 mod backup;
+mod check;
 mod counts;
 mod primary;
 
@@ -155,7 +156,7 @@ struct Source {
     doubted: VecDeque<(u64, Vec<u8>)>,
 }
 
-/// A key whose state came from a primary that may not have brought it to everybody.
+/// A key whose state came from a primary, perhaps this node, that may not have brought it to everybody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Doubt {
     of: PeerShard,
@@ -196,6 +197,8 @@ pub struct Replicator<T> {
     member_since: BTreeMap<SlotId, Micros>,
     confirmed_at: Micros,
     give_up_at: Micros,
+    check_at: Micros,
+    scrubbed: Cursor,
     effects: VecDeque<Effect<T>>,
 }
 
@@ -226,6 +229,8 @@ impl<T: Copy> Replicator<T> {
             confirmed_at: Micros::default(),
             member_since: BTreeMap::new(),
             give_up_at: Micros::default(),
+            check_at: Micros::default(),
+            scrubbed: Cursor::default(),
             effects: VecDeque::new(),
         }
     }
@@ -277,6 +282,7 @@ impl<T: Copy> Replicator<T> {
             match message {
                 Message::Feed(feed) => self.fed(now, store, &sender, &feed),
                 Message::Ack(ack) => self.acked(now, store, &sender, &ack),
+                Message::Check(check) => self.checked(now, store, &sender, check),
             }
         }
         Ok(())
@@ -295,6 +301,7 @@ impl<T: Copy> Replicator<T> {
         self.lift_fences(now, store);
         self.give_up(now, store);
         self.fill(now, store);
+        self.check_doubts(now);
         self.send_feeds(now);
     }
 

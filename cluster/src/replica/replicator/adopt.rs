@@ -16,7 +16,7 @@ impl<T: Copy> Replicator<T> {
         self.clock.enter(ring.term());
         self.note_members(now, ring, old.as_deref());
         if was != me {
-            self.begin_as_member();
+            self.begin_as_member(now, store);
         }
         let mut freed = self.drop_streams_of_others(ring, old.as_deref());
         for partition in self.scope.clone().map(PartitionId::new) {
@@ -51,9 +51,9 @@ impl<T: Copy> Replicator<T> {
     }
 
     /// Another place in the ring: nothing that was held counts.
-    fn begin_as_member(&mut self) {
+    fn begin_as_member(&mut self, now: Micros, store: &mut impl Store) {
         let lost: Vec<_> = self.tenures.keys().copied().collect();
-        lost.into_iter().for_each(|partition| self.step_down(partition));
+        lost.into_iter().for_each(|partition| self.step_down(now, store, partition));
         self.fences.clear();
         self.rivals.clear();
         self.filling.clear();
@@ -94,8 +94,14 @@ impl<T: Copy> Replicator<T> {
             }
         }
         if !is_mine && self.tenures.contains_key(&partition) {
-            self.step_down(partition);
+            self.step_down(now, store, partition);
             self.hand_off(ring, partition, assignment.primary);
+        }
+        if let Some((_, epoch)) = before
+            && assignment.is_gutter
+            && self.may_have_missed_owners(ring, partition, epoch)
+        {
+            self.step_down(now, store, partition);
         }
         let Some(me) = self.me else { return Vec::new() };
         self.keep_or_empty(store, partition, me, &assignment);
@@ -114,6 +120,16 @@ impl<T: Copy> Replicator<T> {
         let learners = assignment.learners.iter().map(|learner| learner.slot).collect();
         self.tenures.insert(partition, Tenure { since, receivers, learners, is_gutter, is_heir });
         self.connect_receivers(ring, partition, &assignment)
+    }
+
+    /// Whether others may have held a partition that this node is heir of, by a ring between the last one and this that it did not
+    /// see: what it has is of before.
+    fn may_have_missed_owners(&self, ring: &Ring, partition: PartitionId, epoch: Epoch) -> bool {
+        let was_heir = self.tenures.get(&partition).is_some_and(|tenure| tenure.is_gutter);
+        let since = ring.document().replication.as_ref().map(|known| &known.since);
+        let has_changed = |slot: &SlotId| since.is_some_and(|since| since[usize::from(slot.0)] > epoch);
+        let has_skipped = epoch.next() != Some(ring.epoch());
+        !was_heir || (has_skipped && ring.owners(partition).iter().any(has_changed))
     }
 
     /// Items that nobody will keep up to date go, and those of a partition that is to be filled, once.
@@ -173,7 +189,7 @@ impl<T: Copy> Replicator<T> {
     }
 
     /// Ends being primary of a partition. What is open stays unknown to its clients.
-    fn step_down(&mut self, partition: PartitionId) {
+    fn step_down(&mut self, now: Micros, store: &mut impl Store, partition: PartitionId) {
         self.tenures.remove(&partition);
         self.unsettled.remove(&partition);
         let mut has_lost = false;
@@ -184,7 +200,12 @@ impl<T: Copy> Replicator<T> {
         let lost: Vec<_> = self.open.keys().filter(is_its).copied().collect();
         for write in lost {
             has_lost = true;
+            let (key, hash) = (self.open[&write].record.key.clone(), self.open[&write].record.hash);
             self.close(write, Outcome::Unknown);
+            if let Some(slot) = self.me {
+                let of = PeerShard { slot, shard: self.shard };
+                self.doubt(now, store, key, Doubt { of, stream: 0, sequence: 0, hash });
+            }
         }
         if has_lost {
             self.streams.values_mut().for_each(Stream::disown);

@@ -114,23 +114,23 @@ impl<T: Copy> Replicator<T> {
     }
 
     fn put(&mut self, now: Micros, store: &mut impl Store, record: &Record, doubt: Option<Doubt>) {
-        let known = store.version(now, record.hash, &record.key);
-        if known.is_some_and(|known| known >= record.version) && holds(Safeguard::NewestWins) {
-            return;
-        }
         store.apply(now, record);
         let Some(doubt) = doubt else {
             self.doubts.remove(&record.key);
             return;
         };
+        self.doubt(now, store, record.key.clone(), doubt);
+        let source = self.sources.get_mut(&doubt.of).expect("it is fed");
+        source.doubted.push_back((doubt.sequence, record.key.clone()));
+    }
+
+    pub(super) fn doubt(&mut self, now: Micros, store: &mut impl Store, key: Vec<u8>, doubt: Doubt) {
         if self.doubts.len() == DOUBTS_MAX
             && let Some((key, doubt)) = self.doubts.pop_first()
         {
             store.apply(now, &Record { key, hash: doubt.hash, version: Version(0), content: None });
         }
-        self.doubts.insert(record.key.clone(), doubt);
-        let source = self.sources.get_mut(&doubt.of).expect("it is fed");
-        source.doubted.push_back((doubt.sequence, record.key.clone()));
+        self.doubts.insert(key, doubt);
     }
 
     fn begin(

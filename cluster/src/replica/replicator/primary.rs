@@ -18,12 +18,18 @@ impl<T: Copy> Replicator<T> {
         if self.pending.contains_key(key) { Err(Refused::Wait) } else { Ok(()) }
     }
 
-    fn may_serve(&self, now: Micros, hash: u64) -> Result<(), Refused> {
+    /// Whether this node says what a key is, and nobody before it does any more.
+    pub(super) fn may_serve_soon(&self, hash: u64) -> Result<&Tenure, Refused> {
         let partition = partition_of(hash);
         let tenure = self.tenures.get(&partition).ok_or(Refused::NotPrimary)?;
         if self.fences.contains_key(&partition) || self.unsettled.contains(&partition) {
             return Err(Refused::Wait);
         }
+        Ok(tenure)
+    }
+
+    fn may_serve(&self, now: Micros, hash: u64) -> Result<(), Refused> {
+        let tenure = self.may_serve_soon(hash)?;
         if self.is_isolated(now) {
             return Err(Refused::NoLease);
         }

@@ -88,6 +88,10 @@ impl World {
             board.post(shard, at.replicator.report(now));
         }
         let mut report = board.report();
+        self.say(|| {
+            let ready: Vec<_> = report.ready.iter().map(PartitionId::index).collect();
+            format!("n{index} under {:?}: ready {ready:?}, silent {:?}", report.epoch, report.silent)
+        });
         // Where there are no keys nothing need be waited for.
         report.ready.insert_all(&KEYLESS);
         let (life, delay) = (node.life, 1 + self.dice.below(40));
