@@ -37,9 +37,14 @@ impl<'a> KeysAhead<'a> {
         let (line, rest) = self.rest.split_at(memchr(b'\n', self.rest)? + 1);
         let line = &line[..line.len() - 1];
         let line = line.strip_suffix(b"\r").unwrap_or(line);
+        self.rest = rest;
+        // Most lines are these, and their keys are at hand.
+        if let Some(keys) = line.strip_prefix(b"get ") {
+            self.line = Tokens::new(keys);
+            return Some(self.line.next().unwrap_or_default());
+        }
         let (verb, arguments) = line.split_at(memchr(b' ', line).unwrap_or(line.len()));
         let mut tokens = Tokens::new(arguments);
-        self.rest = rest;
         if let b"gat" | b"gats" = verb {
             tokens.next();
         }
@@ -129,7 +134,8 @@ mod tests {
 
     #[test]
     fn a_stream_that_is_no_request_gives_what_it_gives_and_ends() {
-        for stream in [&b"\r\n\r\n"[..], b"GET / HTTP/1.1\r\n", b"\x80", b"set a 0 0 4294967295\r\nx", b"get"] {
+        for stream in [&b"\r\n\r\n"[..], b"GET / HTTP/1.1\r\n", b"\x80", b"set a 0 0 4294967295\r\nx", b"get"]
+        {
             assert!(Parser::default().keys_ahead(stream).count() <= 1, "{stream:?}");
         }
         let long = [&b"get "[..], &[b'k'; 251], b" short\r\n"].concat();

@@ -50,7 +50,6 @@ pub(crate) fn append(out: &mut Vec<u8>, number: impl Into<u64>) {
 }
 
 /// The last digit.
-#[expect(clippy::cast_possible_truncation, reason = "below ten")]
 fn digit(number: u16) -> u8 {
     b'0' + (number % 10) as u8
 }

@@ -9,7 +9,8 @@ mod meta;
 mod watch;
 
 pub use dialect::{
-    Hit, Outcome, hit_end, hit_header, hit_shows_cas, miss, noop, outcome, quit, sasl_mechanisms, stats, version_of,
+    Hit, Outcome, hit_end, hit_header, hit_shows_cas, miss, noop, outcome, quit, sasl_mechanisms, stats,
+    version_of,
 };
 pub use dump::{
     DumpItem, cachedump_item, certificates_error, cluster_config, metadump_end, metadump_item, mgdump_end,

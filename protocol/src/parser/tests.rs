@@ -9,7 +9,6 @@ mod auth;
 const LIMITS: Limits = Limits { item_size_max: 1024 };
 
 /// A step with nothing in it that depends on how the stream was cut.
-#[expect(clippy::large_enum_variant, reason = "a few of them, in a test")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Seen {
     Request { command: Command, key: String, value: String, flags: String, noreply: bool },
@@ -734,7 +733,9 @@ fn keys_taken_together_are_those_of_the_steps_and_leave_the_end_to_the_parser() 
         let (mut expected, mut got) = (Vec::new(), Vec::new());
         let mut rest = &stream[..];
         while !rest.is_empty() {
-            let Step::Request { request, consumed } = one_by_one.next(rest, &Limits::default()) else { panic!() };
+            let Step::Request { request, consumed } = one_by_one.next(rest, &Limits::default()) else {
+                panic!()
+            };
             expected.push(request);
             rest = &rest[consumed..];
         }
@@ -745,7 +746,9 @@ fn keys_taken_together_are_those_of_the_steps_and_leave_the_end_to_the_parser() 
                 got.extend(keys[..taken.count].iter().map(|key| Request::get(key, taken.with_cas)));
                 rest = &rest[taken.consumed..];
             }
-            let Step::Request { request, consumed } = together.next(rest, &Limits::default()) else { panic!() };
+            let Step::Request { request, consumed } = together.next(rest, &Limits::default()) else {
+                panic!()
+            };
             got.push(request);
             rest = &rest[consumed..];
         }

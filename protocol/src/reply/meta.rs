@@ -69,7 +69,8 @@ pub enum MetaStatus {
 #[must_use = "a VA line without its value breaks the stream"]
 pub fn meta_get(out: &mut Vec<u8>, request: &Request<'_>, item: &MetaItem, win: MetaWin) -> bool {
     let flags = flags_of(request);
-    let with_value = flags.has(b'v') && !(flags.has(b'C') && request.meta_numbers().compare == Some(item.cas));
+    let with_value =
+        flags.has(b'v') && !(flags.has(b'C') && request.meta_numbers().compare == Some(item.cas));
     head(out, with_value.then_some(item.value_len));
     append_flags(out, request, item, |out, letter, ttl| match letter {
         b's' => flag(out, b's', item.value_len),
