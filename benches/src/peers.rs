@@ -18,7 +18,8 @@ use scenario::{OPEN_LOOP_SHARE, Pace, Rival, Scenario};
 
 const EXAMPLES: &str = "\
 Examples:
-  Build everything, then compare (about 10 minutes):
+  Build everything, then compare: small values at three depths, multi-get, 4 KiB to 1 MiB, a unix socket, two shards,
+  latencies at a fixed rate (about 15 minutes):
     cargo build --release --workspace && target/release/slabring-bench peers
   Longer, with few keys and with many, as JSON:
     slabring-bench peers --seconds 10 --rounds 5 --keys 10000,1000000 --json > result.json
@@ -77,6 +78,10 @@ pub(crate) struct Args {
     /// How often each server has its turn
     #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
+
+    /// How often a run is repeated that other processes have spoiled
+    #[arg(long, value_name = "N", default_value = "2")]
+    again: u32,
 
     /// Requests in flight on a connection
     #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,16,64")]
@@ -181,7 +186,7 @@ fn measure(args: &Args, scenario: &Scenario) -> anyhow::Result<Outcome> {
     for round in 1..=args.rounds {
         for rival in scenario.rivals(&args.servers) {
             let who = || format!("{}, {}, round {round}", scenario.name(), rival.word());
-            let run = measure_once(args, scenario, rival, round, rate).with_context(who)?;
+            let run = measure_quietly(args, scenario, rival, round, rate).with_context(who)?;
             let (rate, cpu, others) =
                 (run.operations_per_second, run.server_cpu_us_per_op, run.others_cpu_share * 100.0);
             eprintln!("{}: {rate:.0} op/s, {cpu:.3} us server CPU/op, others {others:.0} % of a CPU", who());
@@ -194,8 +199,29 @@ fn measure(args: &Args, scenario: &Scenario) -> anyhow::Result<Outcome> {
 /// A part of what memcached, or Slabring where there is none, can do with the same load.
 fn open_loop_rate(args: &Args, scenario: &Scenario) -> anyhow::Result<f64> {
     let rival = if args.servers.contains(&Rival::Memcached) { Rival::Memcached } else { Rival::Slabring };
-    let run = measure_once(args, scenario, rival, 0, None)?;
+    let run = measure_quietly(args, scenario, rival, 0, None)?;
     Ok(run.operations_per_second * OPEN_LOOP_SHARE)
+}
+
+/// Measures again what other processes have spoiled, some times, and takes the quietest.
+fn measure_quietly(
+    args: &Args,
+    scenario: &Scenario,
+    rival: Rival,
+    round: u32,
+    rate: Option<f64>,
+) -> anyhow::Result<Run> {
+    let mut quietest = measure_once(args, scenario, rival, round, rate)?;
+    for _ in 0..args.again {
+        if !quietest.is_spoiled() {
+            break;
+        }
+        let run = measure_once(args, scenario, rival, round, rate)?;
+        if run.others_cpu_share < quietest.others_cpu_share {
+            quietest = run;
+        }
+    }
+    Ok(quietest)
 }
 
 /// A fresh server, its keys, one load.
@@ -207,7 +233,11 @@ fn measure_once(
     rate: Option<f64>,
 ) -> anyhow::Result<Run> {
     let port = free_port()?;
-    let mut server = Process::start(args.server_cpu, &scenario.server_words(args, rival, port))?;
+    let cpus = match rival {
+        Rival::TwoShards => &[args.server_cpu, args.load_cpu][..],
+        _ => &[args.server_cpu],
+    };
+    let mut server = Process::start_on(cpus, &scenario.server_words(args, rival, port))?;
     server.wait_for(&scenario.place(port))?;
     if rival != Rival::Echo {
         load(args, &scenario.prefill_words(args, rival, port))?;

@@ -48,18 +48,23 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `words`, a program and its arguments, on `cpu` alone. What it prints is dropped, its errors are shown.
     pub(crate) fn start(cpu: usize, words: &[String]) -> anyhow::Result<Self> {
-        Self::start_printing_to(Stdio::null(), cpu, words)
+        Self::start_on(&[cpu], words)
+    }
+
+    /// As [`Process::start`], on several CPUs.
+    pub(crate) fn start_on(cpus: &[usize], words: &[String]) -> anyhow::Result<Self> {
+        Self::start_printing_to(Stdio::null(), cpus, words)
     }
 
     /// As [`Process::start`], and what it prints waits for [`Process::output`].
     pub(crate) fn start_captured(cpu: usize, words: &[String]) -> anyhow::Result<Self> {
-        Self::start_printing_to(Stdio::piped(), cpu, words)
+        Self::start_printing_to(Stdio::piped(), &[cpu], words)
     }
 
-    fn start_printing_to(stdout: Stdio, cpu: usize, words: &[String]) -> anyhow::Result<Self> {
+    fn start_printing_to(stdout: Stdio, cpus: &[usize], words: &[String]) -> anyhow::Result<Self> {
         let name = words.first().context("a command has a first word")?.clone();
         let child = Command::new("taskset")
-            .args(["-c", &cpu.to_string()])
+            .args(["-c", &cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(",")])
             .args(words)
             .stdin(Stdio::null())
             .stdout(stdout)

@@ -37,9 +37,14 @@ impl<'a> KeysAhead<'a> {
         let (line, rest) = self.rest.split_at(memchr(b'\n', self.rest)? + 1);
         let line = &line[..line.len() - 1];
         let line = line.strip_suffix(b"\r").unwrap_or(line);
+        self.rest = rest;
+        // Most lines are these, and their keys are at hand.
+        if let Some(keys) = line.strip_prefix(b"get ") {
+            self.line = Tokens::new(keys);
+            return Some(self.line.next().unwrap_or_default());
+        }
         let (verb, arguments) = line.split_at(memchr(b' ', line).unwrap_or(line.len()));
         let mut tokens = Tokens::new(arguments);
-        self.rest = rest;
         if let b"gat" | b"gats" = verb {
             tokens.next();
         }

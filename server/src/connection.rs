@@ -494,4 +494,23 @@ mod tests {
         assert!(connections.remove(old).is_none());
         assert_eq!((connections.len(), connections.ids()), (1, vec![new]));
     }
+
+    #[test]
+    fn replies_wait_for_the_first_letter_posted_behind_them_and_for_no_other() {
+        let id = ConnectionId { slot: 0, generation: 1 };
+        let mut client = Connection::new(id, Parser::default(), Seconds(0));
+        client.outbox.local(|out| out.extend_from_slice(b"ready"));
+        assert!(!client.holds_back());
+        client.posted(1);
+        assert!(client.holds_back());
+        // The next request is posted in the turn in which the letter comes.
+        client.posted(2);
+        client.letter_came(2);
+        client.posted(2);
+        assert!(!client.holds_back());
+        client.posted(3);
+        assert!(client.holds_back());
+        client.outbox.local(|out| out.resize(HELD_BACK_BYTES_MAX, b'x'));
+        assert!(!client.holds_back());
+    }
 }

@@ -29,9 +29,10 @@ use crate::report::{Answer, Gathering, Question};
 use crate::session::{Failure, Session};
 use crate::shards::{ShardId, Shards};
 
-/// Buffers kept for the next replies, and the capacity above which one is not kept.
+/// Buffers kept for the next replies, and the capacity above which one is not kept: the largest value that is copied fits with its
+/// line.
 const SPARE_BUFFERS_MAX: usize = 64;
-const SPARE_BUFFER_BYTES_MAX: usize = 16 << 10;
+const SPARE_BUFFER_BYTES_MAX: usize = LENT_BYTES_MIN + (1 << 10);
 
 /// What a TLS client's first record begins with. No command does.
 const TLS_HANDSHAKE: u8 = 0x16;

@@ -60,6 +60,13 @@ pub(crate) struct Comparison {
     pub(crate) outcomes: Vec<Outcome>,
 }
 
+impl Run {
+    /// Whether other processes took so much that the run says little.
+    pub(crate) fn is_spoiled(&self) -> bool {
+        self.others_cpu_share > OTHERS_CPU_SHARE_MAX
+    }
+}
+
 impl Outcome {
     pub(crate) fn new(scenario: String, runs: Vec<Run>) -> Self {
         let others = [Rival::Memcached, Rival::Redis, Rival::Echo, Rival::TwoShards];

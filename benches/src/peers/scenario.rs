@@ -16,7 +16,7 @@ pub(crate) enum Rival {
     Redis,
     /// slabring-bench echo: the ceiling
     Echo,
-    /// This project's server with two shards, where half of the keys are the other shard's
+    /// This project's server with two shards, where half of the keys are the other shard's; the second is beside the load
     TwoShards,
 }
 

@@ -11,6 +11,9 @@ use super::{Executor, class_counters, length};
 use crate::discovery::DISCOVERY_KEY;
 use crate::exptime::expiry_of;
 
+/// The ends of a value and of its line.
+const BEHIND_VALUE_BYTES: usize = b"\r\nEND\r\n".len();
+
 impl Executor {
     pub(super) fn get(&mut self, now: Seconds, request: &Request<'_>, hash: KeyHash, out: &mut Vec<u8>) {
         let lent_bytes_min = self.lent_bytes_min();
@@ -170,6 +173,8 @@ fn append_value(
     if value.len() >= lent_bytes_min {
         return Some(item.place());
     }
+    // With the room for what follows, or a buffer that just holds the value is doubled for it, and then too large to be kept.
+    out.reserve(value.len() + BEHIND_VALUE_BYTES);
     value.copy_to(out);
     reply::hit_end(out, request);
     None
