@@ -47,7 +47,7 @@ Examples:
   GETs of 100 keys, skewed, each value compared with what it must be:
     slabring-load --multiget 100 --value-size 32-1024 --distribution zipf:0.99 --prefill --verify
   Facebook's ETC pool, filled by its misses as an application would, 5 ms for each:
-    slabring-load --preset etc --cache-aside --backend-delay 5 --rate 50000
+    slabring-load --preset etc --cache-aside --backend-delay 5 --rate 50000 -d 16
   A recorded trace ten times as fast as it was, and the hit ratio:
     slabring-load --replay cluster52.csv.zst --speed 10
   Two threads on CPUs 2 and 3, the result as JSON, and as a page with charts:
