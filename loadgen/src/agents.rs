@@ -113,7 +113,7 @@ impl Line {
 /// Listens for coordinators for ever, one run after the other.
 pub(crate) fn serve(address: &str) -> Result<(), Failure> {
     let listener =
-        TcpListener::bind(address).map_err(|error| Failure::Connect { address: address.into(), error })?;
+        TcpListener::bind(address).map_err(|error| Failure::Listen { address: address.into(), error })?;
     eprintln!("slabring-load: agent at {}", listener.local_addr()?);
     for stream in listener.incoming() {
         let stream = stream?;

@@ -21,6 +21,12 @@ use crate::ttl::Ttls;
 /// Keys in one get at most, which no server's line or buffer limits stand in the way of.
 const KEYS_PER_GET_MAX: u32 = 10_000;
 const SERVERS_MAX: usize = 1024;
+/// Threads with a ring each; starting so many takes seconds.
+const THREADS_MAX: u32 = 256;
+/// Requests in flight on a connection, for each of which there is a note.
+const DEPTH_MAX: u32 = 1_000_000;
+/// Keys whose writes are kept in mind, 20 bytes for each.
+const VERIFIED_KEYS_MAX: u64 = 100_000_000;
 
 const EXAMPLES: &str = "\
 Other commands, each with its --help:
@@ -41,7 +47,7 @@ Examples:
   GETs of 100 keys, skewed, each value compared with what it must be:
     slabring-load --multiget 100 --value-size 32-1024 --distribution zipf:0.99 --prefill --verify
   Facebook's ETC pool, filled by its misses as an application would, 5 ms for each:
-    slabring-load --preset etc --cache-aside --backend-delay 5 --rate 50000
+    slabring-load --preset etc --cache-aside --backend-delay 5 --rate 50000 -d 16
   A recorded trace ten times as fast as it was, and the hit ratio:
     slabring-load --replay cluster52.csv.zst --speed 10
   Two threads on CPUs 2 and 3, the result as JSON, and as a page with charts:
@@ -110,7 +116,7 @@ pub(crate) struct Args {
     pub(crate) poisson: bool,
 
     /// Give up when a reply takes longer
-    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "5", help_heading = "Load")]
+    #[arg(long, value_name = "SECONDS", value_parser = patience, default_value = "5", help_heading = "Load")]
     pub(crate) timeout: f64,
 
     /// Number of different keys
@@ -297,6 +303,12 @@ impl Args {
 
     /// What no single option can know about itself.
     pub(crate) fn check(&self) -> Result<(), String> {
+        if self.threads.get() > THREADS_MAX || self.depth.get() > DEPTH_MAX {
+            return Err(format!("--threads is at most {THREADS_MAX}, --depth {DEPTH_MAX}"));
+        }
+        if self.verify && self.keys > VERIFIED_KEYS_MAX {
+            return Err(format!("--verify takes at most {VERIFIED_KEYS_MAX} keys"));
+        }
         if self.threads > self.connections {
             return Err(format!(
                 "{} threads need at least as many connections, not {}",
@@ -431,6 +443,11 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+fn patience(text: &str) -> Result<f64, String> {
+    seconds(text)
+        .and_then(|seconds| if seconds > 0.0 { Ok(seconds) } else { Err("no reply comes in no time".into()) })
+}
+
 fn rate(text: &str) -> Result<f64, String> {
     const RATE_MAX: f64 = 1e9;
     match text.parse() {
@@ -484,6 +501,10 @@ mod tests {
         refused("--shard-ports 7000", "--route ring");
         refused("--multiget 0", "--multiget is 1");
         refused("--auth x", "USER:PASSWORD");
+        refused("-t 257 -c 300", "--threads is at most 256");
+        refused("-d 1000001", "--depth 1000000");
+        refused("--verify --keys 1000000000", "--verify takes at most");
+        refused("--timeout 0", "no time");
         refused("--preset nosuch", "nosuch");
         refused("--config /nonexistent.toml", "/nonexistent.toml");
     }

@@ -12,6 +12,9 @@ use crate::kind::Kind;
 use crate::tls;
 use crate::verify::Asked;
 
+/// Room for requests in flight that a connection begins with; more is made when it is needed.
+const FLIGHTS_MIN: usize = 1024;
+
 /// One request that has no answer yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Flight {
@@ -88,7 +91,7 @@ impl Connection {
             server: 0,
             tls,
             asked: VecDeque::new(),
-            flights: VecDeque::with_capacity(depth),
+            flights: VecDeque::with_capacity(depth.min(FLIGHTS_MIN)),
             output: Vec::new(),
             spare: Vec::new(),
             sending: false,

@@ -13,6 +13,12 @@ pub(crate) enum Failure {
     Unresolved { address: String, error: io::Error },
     #[error("cannot connect to {address}: {error}; start the server or give its address as HOST:PORT")]
     Connect { address: String, error: io::Error },
+    #[error(
+        "no socket is left for {address}: {error}; use fewer --connections, or raise the limit of open files (ulimit -n)"
+    )]
+    Sockets { address: String, error: io::Error },
+    #[error("cannot listen at {address}: {error}")]
+    Listen { address: String, error: io::Error },
     #[error("no TLS with {address}: {error}; see --tls-ca, --tls-name and --tls-insecure")]
     Tls { address: String, error: io::Error },
     #[error("{address} did not let us in: {text}; check --auth and --protocol")]

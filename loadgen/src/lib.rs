@@ -84,6 +84,7 @@ pub fn main(words: &[String]) -> ExitCode {
     let rest = || words.iter().skip(1).map(String::as_str);
     match words.first().map(String::as_str) {
         Some("presets") => finish(print(&presets::list()), true),
+        Some("help") => load(&["--help".to_owned()]),
         Some("slo") => search(&words[1..]),
         Some("report") => {
             let args = ReportArgs::parse_from(std::iter::once("slabring-load report").chain(rest()));

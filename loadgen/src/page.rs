@@ -75,14 +75,14 @@ pub(crate) fn render(runs: &[Run]) -> anyhow::Result<String> {
 pub(crate) fn render_search(search: &Search) -> anyhow::Result<String> {
     let mut points: Vec<&Point> = search.points.iter().collect();
     points.sort_by(|one, other| one.rate_per_second.total_cmp(&other.rate_per_second));
-    let line = |ns: fn(&Summary) -> u64| -> Vec<(f64, f64)> {
-        points.iter().map(|point| (point.operations_per_second, ns(&point.latency) as f64 / 1e6)).collect()
+    let measured = |ns: fn(&Summary) -> u64| -> Vec<(f64, f64)> {
+        points.iter().map(|point| (point.rate_per_second, ns(&point.latency) as f64 / 1e6)).collect()
     };
-    let lines = [(1, line(|latency| latency.p99_ns)), (0, line(|latency| latency.p50_ns))];
-    let (x_max, _) = bounds(&lines);
-    let y = y_bounds(&lines);
-    let label = |x: &f64| number(*x);
-    let curve = draw("requests/s", "ms", &lines, 0.0..x_max.max(1.0), (y.0..y.1).log_scale(), &label)?;
+    let dots = [(1, measured(|latency| latency.p99_ns)), (0, measured(|latency| latency.p50_ns))];
+    let lines = dots.each_ref().map(|(at, points)| (*at, medians(points)));
+    let (x_max, _) = bounds(&dots);
+    let (x, y) = (0.0..x_max.max(1.0), y_bounds(&dots));
+    let curve = draw(("requests/s", "ms"), &lines, &dots, x, (y.0..y.1).log_scale(), &|x| number(*x))?;
     let mut page = String::from("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">");
     write!(
         page,
@@ -91,7 +91,7 @@ pub(crate) fn render_search(search: &Search) -> anyhow::Result<String> {
     )?;
     write!(
         page,
-        "<main><figure data-chart=\"curve\"><figcaption>p99, and p50 below it, against throughput</figcaption>{curve}</figure></main>"
+        "<main><figure data-chart=\"curve\"><figcaption>p99, and p50 below it, against the rate asked for: every measurement, and their medians</figcaption>{curve}</figure></main>"
     )?;
     write!(
         page,
@@ -100,6 +100,17 @@ pub(crate) fn render_search(search: &Search) -> anyhow::Result<String> {
         escape(&search.command)
     )?;
     Ok(page)
+}
+
+/// One point for each x, in the middle of those that share it; `points` ascend.
+fn medians(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
+    let shares_x = |one: &(f64, f64), other: &(f64, f64)| one.0.total_cmp(&other.0).is_eq();
+    let median = |group: &[(f64, f64)]| {
+        let mut values: Vec<f64> = group.iter().map(|point| point.1).collect();
+        values.sort_by(f64::total_cmp);
+        (group[0].0, values[values.len() / 2])
+    };
+    points.chunk_by(shares_x).map(median).collect()
 }
 
 fn legend(runs: &[Run]) -> String {
@@ -212,12 +223,21 @@ fn percentiles(runs: &[Run]) -> anyhow::Result<String> {
     let (x_max, _) = bounds(&lines);
     let label = |x: &f64| format!("{}", (100.0 - 100.0 / x).max(0.0));
     let y = y_bounds(&lines);
-    draw("percentile", "ms", &lines, (1.0..x_max.max(10.0)).log_scale(), (y.0..y.1).log_scale(), &label)
+    draw(
+        ("percentile", "ms"),
+        &lines,
+        &lines,
+        (1.0..x_max.max(10.0)).log_scale(),
+        (y.0..y.1).log_scale(),
+        &label,
+    )
 }
 
 fn linear(x_name: &str, y_name: &str, lines: &[Line]) -> anyhow::Result<String> {
     let (x_max, y_max) = bounds(lines);
-    draw(x_name, y_name, lines, 0.0..x_max.max(1.0), 0.0..(y_max * 1.1).max(1e-3), &|x| format!("{x:.0}"))
+    draw((x_name, y_name), lines, lines, 0.0..x_max.max(1.0), 0.0..(y_max * 1.1).max(1e-3), &|x| {
+        format!("{x:.0}")
+    })
 }
 
 fn curve(runs: &[Run]) -> anyhow::Result<String> {
@@ -239,10 +259,11 @@ fn y_bounds(lines: &[Line]) -> (f64, f64) {
     (low * 0.8, (high * 1.2).max(low * 10.0))
 }
 
+/// `names` are those of the axes. Points are drawn as lines and as dots, which need not be the same.
 fn draw<X, Y>(
-    x_name: &str,
-    y_name: &str,
+    names: (&str, &str),
     lines: &[Line],
+    dots: &[Line],
     x: X,
     y: Y,
     x_label: &dyn Fn(&f64) -> String,
@@ -265,8 +286,10 @@ where
             .map_err(|error| wrong(&error))?;
         chart
             .configure_mesh()
-            .x_desc(x_name)
-            .y_desc(y_name)
+            .x_desc(names.0)
+            .y_desc(names.1)
+            .label_style(("sans-serif", 13))
+            .axis_desc_style(("sans-serif", 14))
             .x_label_formatter(x_label)
             .y_label_formatter(&|y| number(*y))
             .light_line_style(TRANSPARENT)
@@ -277,8 +300,10 @@ where
             chart
                 .draw_series(LineSeries::new(points.iter().copied(), style))
                 .map_err(|error| wrong(&error))?;
-            let dots = points.iter().map(|&point| Circle::new(point, 2, colour(*at).filled()));
-            chart.draw_series(dots).map_err(|error| wrong(&error))?;
+        }
+        for (at, points) in dots {
+            let circles = points.iter().map(|&point| Circle::new(point, 2, colour(*at).filled()));
+            chart.draw_series(circles).map_err(|error| wrong(&error))?;
         }
         root.present().map_err(|error| wrong(&error))?;
     }
@@ -309,6 +334,13 @@ mod tests {
     #[test]
     fn text_from_outside_cannot_become_markup() {
         assert_eq!(escape("<script>\"&"), "&lt;script&gt;&quot;&amp;");
+    }
+
+    #[test]
+    fn measurements_of_one_rate_have_one_median() {
+        let points = [(1.0, 9.0), (1.0, 2.0), (1.0, 5.0), (2.0, 7.0)];
+        assert_eq!(medians(&points), [(1.0, 5.0), (2.0, 7.0)]);
+        assert_eq!(medians(&[]), []);
     }
 
     #[test]

@@ -17,6 +17,8 @@ use crate::verify::Wrong;
 
 /// Share of a CPU per thread from which on the client may be what limits a closed loop.
 const CLIENT_CPU_SHARE_MAX: f64 = 0.9;
+/// Shorter runs are as much starting and ending as loading.
+const CPU_SECONDS_MIN: f64 = 0.1;
 /// How late this client may send one in a hundred of what is due, in nanoseconds.
 const LAG_NS_MAX: u64 = 1_000_000;
 /// An open loop that gets through less of its rate than this has not kept it.
@@ -246,14 +248,18 @@ impl Report {
 
     /// Whether this client, and not the server, may be what was measured.
     pub(crate) fn is_client_bound(&self) -> bool {
-        let cpu_bound = self.lag.is_none() && self.client_cpu_share > CLIENT_CPU_SHARE_MAX;
-        cpu_bound || self.lag.is_some_and(|lag| lag.p99_ns > LAG_NS_MAX)
+        self.is_cpu_bound() || self.lag.is_some_and(|lag| lag.p99_ns > LAG_NS_MAX)
+    }
+
+    /// In an open loop it polls for due times, so its CPU says nothing.
+    fn is_cpu_bound(&self) -> bool {
+        self.lag.is_none() && self.seconds >= CPU_SECONDS_MIN && self.client_cpu_share > CLIENT_CPU_SHARE_MAX
     }
 
     /// What a reader has to know before believing the numbers.
     fn doubts(&self) -> Vec<String> {
         let mut doubts = Vec::new();
-        if self.lag.is_none() && self.client_cpu_share > CLIENT_CPU_SHARE_MAX {
+        if self.is_cpu_bound() {
             doubts.push(format!(
                 "this client used {:.0} % of its CPU: the server may be faster than measured; use more --threads",
                 self.client_cpu_share * 100.0

@@ -70,6 +70,32 @@ impl Schedule {
         self.start_ns + nanoseconds(self.offset_ns)
     }
 
+    /// How many requests there are for each of `parts` parts of the time until `end_ns`: at least 1.
+    pub(crate) fn stride(&self, end_ns: u64, parts: f64) -> u64 {
+        let left_ns = end_ns.saturating_sub(self.next_ns()) as f64;
+        // Those of a trace are as many as fit in memory.
+        if matches!(self.gaps, Gaps::Recorded { .. }) {
+            1
+        } else {
+            nanoseconds(left_ns / self.gap_ns / parts).max(1)
+        }
+    }
+
+    /// Passes on by `count` requests, by their mean gap where gaps are random.
+    pub(crate) fn advance_by(&mut self, count: u64) {
+        match &self.gaps {
+            Gaps::Even if count > 1 => {
+                self.issued += count;
+                self.offset_ns = self.issued as f64 * self.gap_ns;
+            }
+            Gaps::Poisson(_) if count > 1 => {
+                self.issued += count;
+                self.offset_ns += count as f64 * self.gap_ns;
+            }
+            _ => self.advance(),
+        }
+    }
+
     /// Passes on to the request after the next.
     #[inline]
     pub(crate) fn advance(&mut self) {
@@ -136,6 +162,22 @@ mod tests {
         let times = due(Schedule::recorded(7, 10.0, cursor), 7);
         assert_eq!(times[..6], [7, 25_000_007, 50_000_007, 75_000_007, 200_000_007, 250_000_007]);
         assert_eq!(times[6], u64::MAX);
+    }
+
+    #[test]
+    fn many_at_once_are_as_many_as_one_by_one() {
+        let mut one = Schedule::even(0, 1e9, 0.0);
+        let stride = one.stride(1_000_000_000, 1000.0);
+        assert_eq!(stride, 1_000_000);
+        let mut other = one.clone();
+        (0..stride).for_each(|_| one.advance());
+        other.advance_by(stride);
+        assert_eq!((one.next_ns(), other.next_ns()), (1_000_000, 1_000_000));
+        let mut random = Schedule::poisson(0, 1000.0, Dice::new(1, 1));
+        let before = random.next_ns();
+        random.advance_by(1000);
+        assert_eq!(random.next_ns() - before, 1_000_000_000);
+        assert_eq!(one.stride(0, 10.0), 1);
     }
 
     #[test]

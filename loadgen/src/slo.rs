@@ -115,6 +115,9 @@ impl SloArgs {
         if !(self.seconds > 0.0 && self.seconds <= 3600.0) {
             return Err("--seconds is above 0, at most an hour".into());
         }
+        if !(0.0..1.0).contains(&self.errors) {
+            return Err("--errors is a share from 0 to below 1".into());
+        }
         if !(self.precision > 0.0 && self.precision < 1.0) {
             return Err("--precision is a share above 0 and below 1".into());
         }

@@ -243,9 +243,10 @@ impl Tally {
         }
     }
 
-    /// Measures a request that waited so long in vain for its turn to be sent.
-    pub(crate) fn wait_unanswered(&mut self, waited_ns: u64) {
-        self.latency_of(Kind::Get).saturating_record(waited_ns);
+    /// Measures requests that waited so long in vain for their turn to be sent.
+    pub(crate) fn wait_unanswered(&mut self, waited_ns: u64, count: u64) {
+        self.unsent += count;
+        self.latency_of(Kind::Get).saturating_record_n(waited_ns, count);
     }
 
     /// Measures how late a request was sent for reasons of this client's.

@@ -17,6 +17,10 @@ use slabring_protocol::client::{self, binary};
 use crate::failure::{Failure, excerpt};
 use crate::protocol::Protocol;
 
+/// The machine, or this process, has too many open files. Source: Linux `asm-generic/errno-base.h`.
+const ENFILE: i32 = 23;
+const EMFILE: i32 = 24;
+
 /// How long a server may take to accept, and to let us in.
 pub(crate) const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -78,7 +82,10 @@ impl Target {
 
     /// A stream socket that is connected, secured and logged in. Blocks for a few times `patience` at most.
     pub(crate) fn connect(&self, access: &Access, patience: Duration) -> Result<Socket, Failure> {
-        let failed = |error| Failure::Connect { address: self.to_string(), error };
+        let failed = |error: io::Error| match (self.to_string(), error.raw_os_error()) {
+            (address, Some(ENFILE | EMFILE)) => Failure::Sockets { address, error },
+            (address, _) => Failure::Connect { address, error },
+        };
         match self {
             Self::Tcp { address, host } => {
                 let stream = TcpStream::connect_timeout(address, patience).map_err(failed)?;

@@ -186,13 +186,10 @@ impl Header {
         ensure!(record_bytes as usize == RECORD_BYTES, "records of {record_bytes} bytes");
         let records = usize::try_from(u64_at(bytes, 8))?;
         let name = name_in(&bytes[40..])?;
-        Ok(Self {
-            name,
-            records,
-            keys: u64_at(bytes, 16),
-            flags: u32_at(bytes, 28),
-            unique_bytes: u64_at(bytes, 32),
-        })
+        // Whoever reads it makes room for as many keys.
+        let keys = u64_at(bytes, 16);
+        ensure!((1..=records as u64).contains(&keys), "{keys} keys in {records} records");
+        Ok(Self { name, records, keys, flags: u32_at(bytes, 28), unique_bytes: u64_at(bytes, 32) })
     }
 
     fn request(&self, record: &[u8; RECORD_BYTES]) -> anyhow::Result<Request> {
@@ -302,6 +299,7 @@ mod tests {
         check_refused(&change(0, b'X'), "not a CTRACE01");
         check_refused(&change(24, 25), "records of 25");
         check_refused(&change(40, b','), "plain word");
+        check_refused(&change(23, 1), "keys in 4 records");
         check_refused(&change(HEADER_BYTES, 3), "record 0: key 3 of 3");
         check_refused(&change(HEADER_BYTES + 20, 3), "record 0: operation 3");
     }

@@ -35,6 +35,9 @@ const POLL_NS: u64 = 120_000;
 /// Requests that one thread lets wait in the kernel before it looks for replies again.
 const LAUNCHES_PER_TURN_MAX: usize = 4096;
 
+/// Parts that the time of requests that were never sent is cut into at most.
+const UNSENT_LOOKS_MAX: f64 = 1e6;
+
 /// How often connections that were lost are opened anew, where that is done at all.
 const MEND_INTERVAL_NS: u64 = 500_000_000;
 
@@ -492,13 +495,14 @@ impl<I: Io> Run<'_, I> {
     fn give_up_unsent(&mut self, end_ns: u64) {
         self.issuing = false;
         let Pace::Open(schedule) = &mut self.orders.pace else { return };
+        // A rate out of all proportion leaves more than can be looked at one by one.
+        let stride = schedule.stride(end_ns, UNSENT_LOOKS_MAX);
         while schedule.next_ns() < end_ns {
             let due_ns = schedule.next_ns();
             if due_ns >= self.orders.measure_from_ns {
-                self.tally.unsent += 1;
-                self.tally.wait_unanswered(end_ns - due_ns);
+                self.tally.wait_unanswered(end_ns - due_ns, stride);
             }
-            schedule.advance();
+            schedule.advance_by(stride);
         }
     }
 
