@@ -310,7 +310,9 @@ impl Shard {
             Chunk::Continuation { head, .. } => head,
         };
         match self.arena.chunk(head) {
-            Chunk::Item(header) if head != self.protected && !self.is_pinned(head) => Fate::Item(head, header),
+            Chunk::Item(header) if head != self.protected && !self.is_pinned(head) => {
+                Fate::Item(head, header)
+            }
             Chunk::Reserved { .. } if self.dead.contains(head) => Fate::Dead,
             Chunk::Item(_) | Chunk::Reserved { .. } => Fate::Stays,
             Chunk::Free { .. } | Chunk::Continuation { .. } => panic!("a continuation outlives its head"),

@@ -50,7 +50,9 @@ impl Shard {
             assert_eq!(is_reserved, !is_linked);
             let chain = || self.chain_of(Chunks { head, first: self.first_of(head, hold) });
             let bytes: usize = chain().map(|at| self.slabs.class(self.slabs.class_of(at)).chunk_size).sum();
-            assert!(bytes == hold.chunk_bytes || hold.state == HoldState::Reserved && bytes < hold.chunk_bytes);
+            assert!(
+                bytes == hold.chunk_bytes || hold.state == HoldState::Reserved && bytes < hold.chunk_bytes
+            );
             orphans += if is_linked { 0 } else { chain().count() };
         }
         self.slabs.validate_held(&held);

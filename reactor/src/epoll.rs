@@ -397,11 +397,7 @@ impl Io for Epoll {
         self.queue_if_ready(connection);
     }
 
-    fn receive_into(
-        &mut self,
-        connection: ConnectionId,
-        places: &mut [IoSliceMut<'_>],
-    ) -> io::Result<usize> {
+    fn receive_into(&mut self, connection: ConnectionId, places: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let Some(Socket { fd, state }) = self.sockets.get_mut(connection) else {
             return Err(io::Error::from(io::ErrorKind::NotConnected));
         };

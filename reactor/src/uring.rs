@@ -452,11 +452,7 @@ impl Io for Uring {
         self.arm(connection);
     }
 
-    fn receive_into(
-        &mut self,
-        connection: ConnectionId,
-        places: &mut [IoSliceMut<'_>],
-    ) -> io::Result<usize> {
+    fn receive_into(&mut self, connection: ConnectionId, places: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let socket = self.sockets.get_mut(connection).filter(|socket| !socket.state.closing);
         let Some(Socket { fd, state }) = socket else {
             return Err(io::Error::from(io::ErrorKind::NotConnected));

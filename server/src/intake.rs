@@ -47,6 +47,7 @@ pub struct Kept {
 }
 
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "an intake is in a box of its own")]
 enum Room {
     /// This shard's, as long as memory lasts. Without, what comes is counted and forgotten.
     Here(Option<Reservation>),
@@ -323,7 +324,9 @@ impl Dispatcher {
     fn drop_room(&mut self, connection: ConnectionId, room: Room) {
         match room {
             Room::Here(reservation) => {
-                reservation.into_iter().for_each(|reservation| self.executor.shard_mut().abandon(reservation));
+                reservation
+                    .into_iter()
+                    .for_each(|reservation| self.executor.shard_mut().abandon(reservation));
             }
             Room::There { owner, .. } => self.forget_at(owner, connection),
         }
@@ -367,13 +370,7 @@ impl Executor {
     }
 
     /// Stores a value of which all has come, if there was room for it, and answers.
-    fn end_value(
-        &mut self,
-        now: Seconds,
-        kept: &Kept,
-        reservation: Option<Reservation>,
-        out: &mut Vec<u8>,
-    ) {
+    fn end_value(&mut self, now: Seconds, kept: &Kept, reservation: Option<Reservation>, out: &mut Vec<u8>) {
         match reservation {
             Some(reservation) => self.commit(now, kept, reservation, out),
             None => {
@@ -406,13 +403,7 @@ impl Executor {
     }
 
     /// More of it has come. Of a value that was given up, nothing is kept.
-    pub fn go_on_visiting(
-        &mut self,
-        now: Seconds,
-        shard: ShardId,
-        connection: ConnectionId,
-        bytes: &[u8],
-    ) {
+    pub fn go_on_visiting(&mut self, now: Seconds, shard: ShardId, connection: ConnectionId, bytes: &[u8]) {
         let Some(at) = self.visitor_at(shard, connection) else { return };
         let mut reservation = self.visitors[at].reservation.take();
         let mut filled = 0;

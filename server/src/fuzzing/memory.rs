@@ -151,10 +151,9 @@ impl Pipe {
         if let Some(EndCause::Failed(_)) = self.end {
             self.incoming.clear();
         }
-        if self.by_hand {
-            if !self.paused && (self.end.is_some() || !self.incoming.is_empty()) {
-                events.push_back(Happening::Readable(id));
-            }
+        let has_something = self.end.is_some() || !self.incoming.is_empty();
+        if self.by_hand && !self.paused && has_something {
+            events.push_back(Happening::Readable(id));
         }
         for _ in 0..RECEIVES_PER_TURN {
             if self.paused || self.by_hand || self.incoming.is_empty() {
