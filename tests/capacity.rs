@@ -317,12 +317,12 @@ fn clients_that_stop_in_the_middle_of_large_values_cost_little_more_than_the_cac
             }
             std::thread::sleep(Duration::from_millis(2_200));
             let size_kib = server.resident_kib();
-            let pages_kib = healthy.stat("memory_pages_bytes") >> 10;
+            let pages_kib = healthy.stat("slabring_memory_pages_bytes") >> 10;
             assert!(
                 size_kib < pages_kib + OVERHEAD_MAX_KIB / 2,
                 "{args:?}: {size_kib} KiB stay, {pages_kib} of items"
             );
-            assert_eq!(healthy.stat("memory_held_bytes"), 0);
+            assert_eq!(healthy.stat("slabring_memory_held_bytes"), 0);
         }
     }
 }

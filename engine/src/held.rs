@@ -8,7 +8,7 @@ use crate::value::Pieces;
 const HOLDS_MAX: usize = 1024;
 const BUDGET_PER_HOLD: usize = 32 << 10;
 const HOLDS_MIN: usize = 8;
-/// Quarters of the budget, and of the pages, that may be held for readers: what is left can still be evicted and moved.
+/// Quarters of the bytes that items can have, and of the pages, that may be held for readers: what is left can still be evicted and moved.
 const QUARTERS_READ: usize = 2;
 /// As before, with what is being written: it would take that memory in any case.
 const QUARTERS_WRITTEN: usize = 3;
@@ -43,7 +43,6 @@ pub(crate) struct Holds {
     holds_max: usize,
     pages: usize,
     chunk_bytes: usize,
-    memory_bytes: usize,
     /// Bytes of chunks that belong to no item.
     orphan_bytes: usize,
 }
@@ -64,7 +63,6 @@ impl Holds {
             holds_max,
             pages,
             chunk_bytes: 0,
-            memory_bytes,
             orphan_bytes: 0,
         }
     }
@@ -74,21 +72,27 @@ impl Holds {
         self.holds_max * (size_of::<Location>() + size_of::<Hold>())
     }
 
-    /// Whether so many bytes more may be held for a reader, where so many pages hold something already.
-    pub(crate) fn has_room(&self, chunk_bytes: usize, pages_held: usize) -> bool {
-        self.is_within(QUARTERS_READ, chunk_bytes, pages_held)
-            || self.heads.is_empty() && self.has_room_to_write(chunk_bytes, pages_held)
+    /// Whether so many bytes more may be held for a reader, of so many that items can have, where so many pages hold something
+    /// already.
+    pub(crate) fn has_room(&self, chunk_bytes: usize, items_bytes: usize, pages_held: usize) -> bool {
+        self.is_within(QUARTERS_READ, chunk_bytes, items_bytes, pages_held)
+            || self.heads.is_empty() && self.has_room_to_write(chunk_bytes, items_bytes, pages_held)
     }
 
     /// As [`Holds::has_room`], for a value that is being written.
-    pub(crate) fn has_room_to_write(&self, chunk_bytes: usize, pages_held: usize) -> bool {
-        self.is_within(QUARTERS_WRITTEN, chunk_bytes, pages_held)
+    pub(crate) fn has_room_to_write(
+        &self,
+        chunk_bytes: usize,
+        items_bytes: usize,
+        pages_held: usize,
+    ) -> bool {
+        self.is_within(QUARTERS_WRITTEN, chunk_bytes, items_bytes, pages_held)
     }
 
-    fn is_within(&self, quarters: usize, chunk_bytes: usize, pages_held: usize) -> bool {
+    fn is_within(&self, quarters: usize, chunk_bytes: usize, items_bytes: usize, pages_held: usize) -> bool {
         self.heads.len() < self.holds_max
             && pages_held < self.pages * quarters / 4
-            && self.chunk_bytes + chunk_bytes <= self.memory_bytes / 4 * quarters
+            && self.chunk_bytes + chunk_bytes <= items_bytes / 4 * quarters
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -69,8 +69,7 @@ impl Shard {
 
     /// Whether any value can be pinned now, however large it is: what [`Shard::pin_at`] refuses then is gone. O(1).
     pub fn has_room_for_any_pin(&self) -> bool {
-        self.holds.len() == 0
-            || self.holds.has_room(self.item_bytes_of(self.item_size_max), self.slabs.pages_held())
+        self.holds.len() == 0 || self.has_room_to_read(self.item_bytes_of(self.item_size_max))
     }
 
     /// Whether an item that was just read can be pinned. O(1).
@@ -79,7 +78,7 @@ impl Shard {
         if self.is_pinned(item) {
             return true;
         }
-        self.holds.has_room(self.chunk_bytes_of(item, &self.arena.head(item)), self.slabs.pages_held())
+        self.has_room_to_read(self.chunk_bytes_of(item, &self.arena.head(item)))
     }
 
     /// Pins once more what is pinned. O(1).
@@ -187,6 +186,19 @@ impl Shard {
             }
     }
 
+    fn has_room_to_read(&self, chunk_bytes: usize) -> bool {
+        self.holds.has_room(chunk_bytes, self.holdable_bytes(), self.slabs.pages_held())
+    }
+
+    /// What of the budget items can have, of which a part may be held. A single value has it all.
+    pub(crate) fn holdable_bytes(&self) -> usize {
+        if self.holds.len() == 0 {
+            return self.memory_bytes;
+        }
+        let external = self.external_bytes.max(self.external_wanted);
+        self.memory_bytes.saturating_sub(self.index.bytes() + self.policy_bytes() + external)
+    }
+
     #[inline]
     fn hold_at(&self, head: Location) -> Option<&Hold> {
         if self.slabs.is_held(self.slabs.page_of(head)) { self.holds.get(head) } else { None }
@@ -196,7 +208,7 @@ impl Shard {
         let head = self.arena.head(item);
         let first = first_behind(&head);
         let chunk_bytes = self.chunk_bytes_of(item, &head);
-        if !self.holds.has_room(chunk_bytes, self.slabs.pages_held()) {
+        if !self.has_room_to_read(chunk_bytes) {
             return None;
         }
         let pieces = Pieces::of(item, &head, self.payload());

@@ -94,7 +94,7 @@ impl Shard {
         };
         let shape = self.shape(head, value_len);
         let chunk_bytes = self.shape_bytes(&shape);
-        if !self.holds.has_room_to_write(chunk_bytes, self.slabs.pages_held()) || !self.may_fit(chunk_bytes) {
+        if !self.has_room_to_write(chunk_bytes) || !self.may_fit(chunk_bytes) {
             return None;
         }
         let chunk = self.take_chunk(now, shape.class);
@@ -134,8 +134,11 @@ impl Shard {
 
     /// Whether what is held leaves room to [reserve](Shard::reserve) so many bytes. If not, there will be when it is given back. O(1).
     pub fn has_room_to_reserve(&self, value_len: usize) -> bool {
-        self.holds.len() == 0
-            || self.holds.has_room_to_write(self.item_bytes_of(value_len), self.slabs.pages_held())
+        self.holds.len() == 0 || self.has_room_to_write(self.item_bytes_of(value_len))
+    }
+
+    fn has_room_to_write(&self, chunk_bytes: usize) -> bool {
+        self.holds.has_room_to_write(chunk_bytes, self.holdable_bytes(), self.slabs.pages_held())
     }
 
     /// The next bytes to be filled, as many as lie in one piece. They may hold anything. The value must not be complete.

@@ -203,3 +203,106 @@ fn a_single_value_may_be_half_of_the_budget_and_a_second_one_is_not_pinned_besid
     let pin = shard.pin_at(other).unwrap();
     shard.unpin(pin);
 }
+
+/// Fills and commits a value, and returns the most that one step evicted and the most chunks that one step took or freed.
+fn write_in_steps(shard: &mut Shard, key: &[u8], value_len: usize) -> (u64, usize) {
+    let mut reservation = shard.reserve(NOW, &Store::set(key, &[], Expiry::Never), value_len).unwrap();
+    let (mut evicted_max, mut moved_max) = (0, 0);
+    let used = |shard: &Shard| shard.classes().map(|class| class.used).sum::<usize>();
+    while reservation.left() > 0 {
+        let (evictions, before) = (shard.counters().evictions, used(shard));
+        let filled = match shard.space(NOW, &mut reservation) {
+            Room::Here(space) => {
+                let some = space.len().min(4_096);
+                space[..some].fill(7);
+                some
+            }
+            Room::Later => 0,
+            Room::NoMemory => panic!("there is room"),
+        };
+        shard.filled(&mut reservation, filled);
+        evicted_max = evicted_max.max(shard.counters().evictions - evictions);
+        moved_max = moved_max.max(used(shard).abs_diff(before));
+    }
+    let before = used(shard);
+    assert!(matches!(shard.commit(NOW, reservation), StoreOutcome::Stored { .. }));
+    (evicted_max, moved_max.max(used(shard).abs_diff(before)))
+}
+
+#[test]
+fn no_step_in_the_life_of_a_large_value_does_more_than_a_bounded_part_of_the_work() {
+    const LEN: usize = 24 << 20;
+    // Chunks that are looked at for a page, with what a store does besides.
+    const EVICTED_MAX: u64 = 1_100;
+    const FREED_MAX: usize = 100;
+    let (page_size_bytes, item_size_max, hash_seed) = (Some(1 << 20), LEN, Some(1));
+    let config = Config { page_size_bytes, item_size_max, hash_seed, ..Config::with_memory(64 << 20) };
+    let mut shard = Shard::new(&config).unwrap();
+    for id in 0..600_000_u32 {
+        set(&mut shard, &id.to_le_bytes(), &[1; 60]);
+    }
+    let (evicted, moved) = write_in_steps(&mut shard, b"first", LEN);
+    assert!((100..EVICTED_MAX).contains(&evicted), "{evicted} items at once");
+    assert!(moved < usize::try_from(EVICTED_MAX).unwrap(), "{moved} chunks at once");
+
+    let used = |shard: &Shard| shard.classes().map(|class| class.used).sum::<usize>();
+    let check = |shard: &mut Shard, what: &str, step: &mut dyn FnMut(&mut Shard)| {
+        let before = used(shard);
+        step(shard);
+        let changed = used(shard).abs_diff(before);
+        assert!(changed <= FREED_MAX, "{what}: {changed} chunks at once");
+    };
+    let mut pin = None;
+    check(&mut shard, "pin", &mut |shard| pin = shard.pin(NOW, b"first"));
+    let delete = Delete { key: b"first", compare: None, mode: DeleteMode::Remove, explicit_cas: None };
+    check(&mut shard, "delete", &mut |shard| {
+        shard.delete(NOW, &delete);
+    });
+    assert!(shard.memory().held >= LEN);
+    check(&mut shard, "unpin", &mut |shard| shard.unpin(pin.take().unwrap()));
+    assert_eq!(shard.memory().held, 0);
+    shard.check_invariants();
+    for id in 0..100_u32 {
+        check(&mut shard, "store", &mut |shard| set(shard, &id.to_be_bytes(), b"value"));
+    }
+    shard.check_invariants();
+    let largest = shard.classes().last().unwrap();
+    assert!(largest.used < 10, "{} of the largest chunks are in use", largest.used);
+
+    write_in_steps(&mut shard, b"key", LEN / 2);
+    let (evicted, moved) = write_in_steps(&mut shard, b"key", LEN);
+    assert!(evicted < EVICTED_MAX && moved < usize::try_from(EVICTED_MAX).unwrap(), "{evicted} {moved}");
+    assert_eq!(shard.get(NOW, b"key").map(|item| item.value().len()), Some(LEN));
+    let half = shard.reserve(NOW, &Store::set(b"half", &[], Expiry::Never), LEN / 2).unwrap();
+    check(&mut shard, "abandon", &mut |_| {});
+    shard.abandon(half);
+    shard.check_invariants();
+}
+
+#[test]
+fn a_value_that_finds_no_room_while_it_is_filled_is_given_up_and_nothing_else_suffers() {
+    let config = Config { evict: false, hash_seed: Some(1), ..Config::with_memory(4 << 20) };
+    let mut shard = Shard::new(&config).unwrap();
+    let mut reservation = shard.reserve(NOW, &Store::set(b"key", &[], Expiry::Never), 1 << 20).unwrap();
+    let mut id = 0_u32;
+    while matches!(
+        shard.store(NOW, &Store::set(&id.to_le_bytes(), &[1; 1_000], Expiry::Never)),
+        StoreOutcome::Stored { .. }
+    ) {
+        id += 1;
+    }
+    let refused = loop {
+        match shard.space(NOW, &mut reservation) {
+            Room::Here(space) => {
+                let len = space.len();
+                shard.filled(&mut reservation, len);
+            }
+            Room::Later => panic!("nothing is evicted"),
+            Room::NoMemory => break reservation.left() > 0,
+        }
+    };
+    assert!(refused);
+    shard.abandon(reservation);
+    assert_eq!((shard.memory().held, shard.counters().items), (0, u64::from(id)));
+    shard.check_invariants();
+}

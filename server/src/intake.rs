@@ -47,10 +47,7 @@ pub struct Kept {
 }
 
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one for each large value on its way, and it hardly moves"
-)]
+#[expect(clippy::large_enum_variant, reason = "an intake is in a box of its own")]
 enum Room {
     /// This shard's, as long as memory lasts. Without, what comes is counted and forgotten.
     Here(Option<Reservation>),

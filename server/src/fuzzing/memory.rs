@@ -151,7 +151,8 @@ impl Pipe {
         if let Some(EndCause::Failed(_)) = self.end {
             self.incoming.clear();
         }
-        if self.by_hand && !self.paused && (self.end.is_some() || !self.incoming.is_empty()) {
+        let has_something = self.end.is_some() || !self.incoming.is_empty();
+        if self.by_hand && !self.paused && has_something {
             events.push_back(Happening::Readable(id));
         }
         for _ in 0..RECEIVES_PER_TURN {
