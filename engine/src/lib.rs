@@ -25,6 +25,7 @@ mod departures;
 mod evicted;
 mod eviction;
 mod expiry;
+mod fences;
 mod fetch;
 mod ghost;
 mod header;

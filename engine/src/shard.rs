@@ -11,6 +11,7 @@ use crate::config::{CasSeries, Config, ConfigError};
 use crate::counters::{ClassStats, Counters, MemoryUse, PolicyMemory};
 use crate::evicted::Evicted;
 use crate::expiry::{Expiry, Seconds};
+use crate::fences::Fences;
 use crate::ghost::Ghost;
 use crate::header::{Head, Header, HeaderSize, VERSION_COMPACT_MAX, VERSION_MAX};
 use crate::held::Holds;
@@ -76,6 +77,7 @@ pub struct Shard {
     pub(crate) automove: Automove,
     pub(crate) leaving: Option<Leaving>,
     pub(crate) holds: Holds,
+    pub(crate) fences: Fences,
     pub(crate) requests: u64,
     /// Number of the request at which the classes are compared next.
     pub(crate) next_comparison: u64,
@@ -165,6 +167,7 @@ impl Shard {
             automove: Automove::default(),
             leaving: None,
             holds: Holds::new(memory_bytes, pages_max),
+            fences: Fences::default(),
             requests: 0,
             next_comparison: 0,
             link_bytes: 0,
