@@ -31,6 +31,8 @@ pub struct MetaFlags {
     pub delta: u64,
     /// `J`: what a created counter starts at; 0 unless sent.
     pub initial: u64,
+    /// The number of `Y`, or else of `L`; no command looks at both.
+    own: u64,
     /// `F`: client flags; 0 unless sent.
     pub client_flags: u32,
     /// `M`: first byte of the mode, 0 if the flag was not sent.
@@ -65,6 +67,17 @@ impl MetaFlags {
         self.has(b'b')
     }
 
+    /// `Y`: the fence that the key is written under, above 0. Ours: memcached refuses the letter.
+    pub fn fence(&self) -> Option<u64> {
+        self.has(b'Y').then_some(self.own)
+    }
+
+    /// `L` with a number: who wants to hear when what is read changes, by [`tracking`](crate::reply::tracking). memcached ignores
+    /// whatever stands there.
+    pub fn tracker(&self) -> Option<u64> {
+        (self.has(b'L') && !self.has(b'Y')).then_some(self.own).filter(|&tracker| tracker > 0)
+    }
+
     /// With which expiration time `mg` or `ma` create what is missing; `None` if they are not to. Flags count in their order:
     /// of `N` and `T` the later one gives a new item its time.
     ///
@@ -86,6 +99,11 @@ impl MetaFlags {
     /// `M` of an `ma` as the parser let it through; up unless sent.
     pub fn decrements(&self) -> bool {
         self.parse_decrements().unwrap_or(false)
+    }
+
+    /// The fence in flags that were not kept, which the parser let through. O(length).
+    pub fn fence_of(flags: &[u8]) -> Option<u64> {
+        Tokens::new(flags).find_map(|token| token.strip_prefix(b"Y")).and_then(parse_u64)
     }
 
     /// Reads the tokens behind `head`. The first bad one decides the refusal. O(length), at most 20 tokens.
@@ -150,10 +168,15 @@ impl MetaFlags {
             b'D' => self.delta = parse_u64(argument).ok_or(ErrorReply::InvalidDeltaValue)?,
             b'J' => self.initial = parse_u64(argument).ok_or(ErrorReply::InvalidInitialValue)?,
             b'F' => self.client_flags = parse_u32(argument).ok_or(ErrorReply::BadCommandLineFormat)?,
+            b'Y' => {
+                self.own = parse_u64(argument).filter(|&fence| fence > 0).ok_or(ErrorReply::BadToken)?;
+            }
             b'M' => self.mode = argument.first().copied().unwrap_or(MODE_MISSING),
             b'O' if token.len() > OPAQUE_SIZE_MAX => return Err(ErrorReply::OpaqueTooLong),
             b'b' | b'c' | b'f' | b'h' | b'k' | b'l' | b'q' | b's' | b't' | b'u' | b'v' | b'x' => {}
-            b'I' | b'L' | b'O' | b'P' => {}
+            b'L' if self.has(b'Y') => {}
+            b'L' => self.own = parse_u64(argument).unwrap_or(0),
+            b'I' | b'O' | b'P' => {}
             _ => return Err(ErrorReply::InvalidFlag),
         }
         self.letters |= bit(letter);
@@ -174,6 +197,7 @@ impl Default for MetaFlags {
             explicit_cas: None,
             delta: 1,
             initial: 0,
+            own: 0,
             client_flags: 0,
             mode: 0,
         }
@@ -241,9 +265,33 @@ mod tests {
         for flags in ["T", "Tx", "N", "N1x", "R", "C", "C-1", "E", "Ex", "C18446744073709551616"] {
             assert_eq!(check(flags), Err(ErrorReply::BadToken), "{flags}");
         }
+        for flags in ["Y", "Y0", "Y-1", "Yx", "Y18446744073709551616"] {
+            assert_eq!(check(flags), Err(ErrorReply::BadToken), "{flags}");
+        }
         assert_eq!(check("F4294967296"), Err(ErrorReply::BadCommandLineFormat));
         assert_eq!(check("Dx"), Err(ErrorReply::InvalidDeltaValue));
         assert_eq!(check("J"), Err(ErrorReply::InvalidInitialValue));
+    }
+
+    #[test]
+    fn a_fence_is_found_also_where_only_the_bytes_were_kept() {
+        assert_eq!((check("T0 Y12 q").unwrap().fence(), check("T0").unwrap().fence()), (Some(12), None));
+        assert_eq!((MetaFlags::fence_of(b" T0 Y12 q"), MetaFlags::fence_of(b" T0")), (Some(12), None));
+    }
+
+    #[test]
+    fn a_tracker_is_a_number_and_never_hides_a_fence() {
+        for (flags, tracker, fence) in [
+            ("L7", Some(7), None),
+            ("L7 Y5", None, Some(5)),
+            ("Y5 L7", None, Some(5)),
+            ("L", None, None),
+            ("Lr7", None, None),
+            ("L0", None, None),
+        ] {
+            let parsed = check(flags).unwrap();
+            assert_eq!((parsed.tracker(), parsed.fence()), (tracker, fence), "{flags}");
+        }
     }
 
     #[test]

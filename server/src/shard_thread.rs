@@ -35,6 +35,7 @@ use crate::report::Answer;
 use crate::session::Session;
 use crate::shards::Shards;
 use crate::tls::TlsConfigs;
+use crate::track::TRACK_PAUSE;
 use crate::watch::FETCH_PAUSE;
 
 /// Longest sleep: the sweeper and the published statistics want to be looked after.
@@ -163,9 +164,11 @@ impl<I: Io> ShardThread<I> {
         self.dispatcher.now = Seconds(self.node.clock.unix_seconds());
         self.dispatcher.turn = self.io.counters().turns;
         self.dispatcher.executor.look_who_watches(&self.node.watchers);
+        self.dispatcher.executor.look_who_tracks(&self.node.trackers);
         self.begin_cluster_turn();
         self.handle_events();
         self.handle_letters();
+        self.hand_out_locks();
         self.run_links();
         self.tell_connections();
         self.continue_waiting();
@@ -201,6 +204,7 @@ impl<I: Io> ShardThread<I> {
         Wait::AtMost(for_links.min(match self.phase {
             Phase::Serving if self.sweep_due_chunks > 0 || self.settling => SWEEP_PAUSE,
             Phase::Serving if !self.deferring.is_empty() => RETRY_PAUSE,
+            Phase::Serving if self.dispatcher.tracking > 0 => TRACK_PAUSE,
             Phase::Serving if self.dispatcher.watching > 0 => FETCH_PAUSE,
             Phase::Serving => SLEEP_MAX,
             Phase::Stopping(_) | Phase::Draining(_) | Phase::Drained(_) => STOP_TURN,
@@ -274,6 +278,7 @@ impl<I: Io> ShardThread<I> {
             && let Some(view) = links.view()
         {
             self.dispatcher.executor.set_discovery(view.discovery.value());
+            self.dispatcher.executor.forget_copies();
         }
     }
 
@@ -380,6 +385,12 @@ impl<I: Io> ShardThread<I> {
                 }
             }
         }
+    }
+
+    /// Hands out what was said of locks.
+    fn hand_out_locks(&mut self) {
+        let note = |client: &mut Connection| touch(&mut self.touched, client);
+        self.dispatcher.take_lock_answers(&mut self.connections, note);
     }
 
     /// Tells those of this shard who asked of this shard's connections.
@@ -533,6 +544,8 @@ impl<I: Io> ShardThread<I> {
         self.io.close(id);
         self.dispatcher.note_departure(&client, reason);
         self.dispatcher.end_watch(&client);
+        self.dispatcher.end_track(&client);
+        self.dispatcher.end_lock_waits(&client);
         self.node.connections.fetch_sub(1, Ordering::Relaxed);
         self.node.arrivals[self.shards.me.index()].went();
     }
@@ -556,6 +569,7 @@ impl<I: Io> ShardThread<I> {
             return;
         }
         self.last_upkeep = now;
+        executor.end_second(now);
         executor.io = *self.io.counters();
         let buffers = self.dispatcher.count_all_buffers();
         self.dispatcher.executor.shard_mut().set_external_bytes(buffers);
