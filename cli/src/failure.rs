@@ -58,6 +58,6 @@ fn remedy(error: &Error) -> &'static str {
         Error::Unreachable { .. } => "; is it running, and is -s right?",
         Error::Late { .. } | Error::Busy { .. } => "; --timeout gives it longer",
         Error::Rubbish { .. } => "; is this a memcached server?",
-        Error::Down { .. } | Error::Lost { .. } | Error::Refused { .. } => "",
+        Error::Down { .. } | Error::Lost { .. } | Error::Refused { .. } | Error::NoVersions => "",
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! A future that is dropped closes the connections it was using: nothing half read is left behind.
 
+mod locks;
+
 use std::future::Future;
 use std::panic;
 use std::sync::Arc;

@@ -1,5 +1,10 @@
 //! The client for threads. A call returns when all its answers are there, or its time is over.
 
+mod locks;
+mod near;
+
+pub use near::NearClient;
+
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};

@@ -74,6 +74,9 @@ pub enum Error {
         /// Whether it may have been executed.
         executed: Executed,
     },
+    /// The server gives items no versions (`-C`), so a lock would have no fence.
+    #[error("the server gives items no versions, so a lock has no fence")]
+    NoVersions,
     /// The server refused: `ERROR`, `CLIENT_ERROR` or `SERVER_ERROR`.
     #[error("{server} refused: {words}")]
     Refused {
@@ -90,7 +93,11 @@ impl Error {
     /// Whether the server may have done what it was asked.
     pub fn executed(&self) -> Executed {
         match self {
-            Self::Key(_) | Self::Unreachable { .. } | Self::Down { .. } | Self::Busy { .. } => Executed::No,
+            Self::Key(_)
+            | Self::Unreachable { .. }
+            | Self::Down { .. }
+            | Self::Busy { .. }
+            | Self::NoVersions => Executed::No,
             Self::Lost { executed, .. }
             | Self::Late { executed, .. }
             | Self::Rubbish { executed, .. }
@@ -101,7 +108,7 @@ impl Error {
     /// The server it came from.
     pub fn server(&self) -> Option<&Endpoint> {
         match self {
-            Self::Key(_) => None,
+            Self::Key(_) | Self::NoVersions => None,
             Self::Unreachable { server, .. }
             | Self::Down { server, .. }
             | Self::Busy { server }

@@ -52,6 +52,12 @@ impl Key {
         Ok(Self(bytes.into()))
     }
 
+    /// A key that a server names. `None` if it can be none.
+    pub(crate) fn of_line(bytes: &[u8]) -> Option<Self> {
+        let is_key = !bytes.is_empty() && bytes.len() <= KEY_SIZE_MAX;
+        is_key.then(|| Self(bytes.into()))
+    }
+
     /// The key's bytes.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0

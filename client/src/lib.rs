@@ -13,8 +13,9 @@
 //!
 //! | module | is |
 //! |---|---|
-//! | `command`, `meta`, `lease`, `key`, `ttl` | what can be asked, and what can be told |
+//! | `command`, `meta`, `lease`, `lock`, `key`, `ttl` | what can be asked, and what can be told |
 //! | `encode`, `decode`, `refusal`, `exchange` | commands and their replies on one connection |
+//! | `near` | copies of values in the client, and what keeps them fresh |
 //! | `distribution`, `router` | which server is asked |
 //! | `call` | one call: servers, tries, deadline |
 //! | `pool`, `shared` | connections, and servers that are left alone |
@@ -40,7 +41,9 @@ mod exchange;
 mod greeting;
 mod key;
 mod lease;
+mod lock;
 mod meta;
+mod near;
 mod options;
 mod pool;
 mod refusal;
@@ -53,7 +56,7 @@ mod ttl;
 
 #[cfg(feature = "tokio")]
 pub use asynchronous::AsyncClient;
-pub use blocking::Client;
+pub use blocking::{Client, NearClient};
 pub use command::{Answer, CasToken, Command, Direction, Item, StoreMode, StoreOptions, Stored};
 pub use distribution::{Distribution, Placement};
 pub use dump::KeyEntry;
@@ -61,7 +64,9 @@ pub use endpoint::{Endpoint, NotAnEndpoint, PORT_DEFAULT};
 pub use error::{Error, Executed};
 pub use key::{Key, NotAKey};
 pub use lease::{FillError, Lease, LeaseOptions, Lookup};
+pub use lock::{Fenced, Lock, LockOptions};
 pub use meta::{MetaReply, MetaRequest, MetaStatus, MetaVerb};
+pub use near::{NearCounts, NearOptions};
 pub use options::{Credentials, Options, Servers, Wire};
 pub use slabring_cluster as cluster;
 #[cfg(feature = "tls")]

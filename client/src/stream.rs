@@ -106,6 +106,19 @@ impl Stream {
         }
     }
 
+    /// Sends bytes that are no exchange.
+    pub(crate) fn send_bytes(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), Failure> {
+        self.set_timeouts(deadline)?;
+        let sent = self.writer().write_all(bytes).and_then(|()| self.writer().flush());
+        sent.map_err(|error| Failure::of_io(&error))
+    }
+
+    /// What comes unasked, at least a byte.
+    pub(crate) fn receive_bytes(&mut self, deadline: Instant) -> Result<&[u8], Failure> {
+        let size = self.receive(deadline)?;
+        Ok(&self.scratch[..size])
+    }
+
     fn receive(&mut self, deadline: Instant) -> Result<usize, Failure> {
         loop {
             self.set_timeouts(deadline)?;

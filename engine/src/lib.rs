@@ -26,6 +26,7 @@ mod departures;
 mod evicted;
 mod eviction;
 mod expiry;
+mod fences;
 mod fetch;
 mod ghost;
 mod group;

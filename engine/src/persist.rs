@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::ConfigError;
 use crate::expiry::Seconds;
+use crate::fences::Fences;
 use crate::shard::Shard;
 use crate::slab::{PageId, Slabs};
 
@@ -53,7 +54,7 @@ pub enum RestoreError {
     },
 }
 
-/// The metadata's beginning; one [`PageRemembered`] for each page follows.
+/// The metadata's beginning; one [`PageRemembered`] for each page follows, and then the fences.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 pub(crate) struct Remembered {
@@ -123,7 +124,8 @@ impl Shard {
             buckets: self.index.buckets_wanted(),
             pages: pages.len() as u64,
         };
-        let mut bytes = [bytemuck::bytes_of(&head), bytemuck::cast_slice(&pages)].concat();
+        let parts = [bytemuck::bytes_of(&head), bytemuck::cast_slice(&pages), self.fences.remembered()];
+        let mut bytes = parts.concat();
         let checksum = xxh3_64(&bytes[CHECKSUM_AT.end..]);
         bytes[CHECKSUM_AT].copy_from_slice(&checksum.to_ne_bytes());
         bytes
@@ -195,19 +197,17 @@ impl Layout {
 }
 
 /// Takes metadata apart that are as [`Shard::persist`] made them.
-pub(crate) fn parse(metadata: &[u8]) -> Result<(Remembered, Vec<PageRemembered>), RestoreError> {
-    let (head, pages) = metadata.split_at_checked(size_of::<Remembered>()).ok_or(RestoreError::Unknown)?;
+pub(crate) fn parse(metadata: &[u8]) -> Result<(Remembered, Vec<PageRemembered>, Fences), RestoreError> {
+    let (head, rest) = metadata.split_at_checked(size_of::<Remembered>()).ok_or(RestoreError::Unknown)?;
     let head: Remembered = bytemuck::pod_read_unaligned(head);
-    if head.magic != MAGIC
-        || pages.len() as u64 != head.pages.saturating_mul(size_of::<PageRemembered>() as u64)
-    {
-        return Err(RestoreError::Unknown);
-    }
+    let page_bytes = head.pages.saturating_mul(size_of::<PageRemembered>() as u64);
+    let parts = usize::try_from(page_bytes).ok().and_then(|bytes| rest.split_at_checked(bytes));
+    let (pages, fences) = parts.filter(|_| head.magic == MAGIC).ok_or(RestoreError::Unknown)?;
     if xxh3_64(&metadata[CHECKSUM_AT.end..]) != head.checksum {
         return Err(RestoreError::Metadata);
     }
     let pages = pages.chunks_exact(size_of::<PageRemembered>()).map(bytemuck::pod_read_unaligned).collect();
-    Ok((head, pages))
+    Ok((head, pages, Fences::restore(fences).ok_or(RestoreError::Unknown)?))
 }
 
 fn chunk_sizes_of(slabs: &Slabs) -> u64 {

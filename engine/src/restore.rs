@@ -52,12 +52,13 @@ impl Shard {
         metadata: &[u8],
         now: Seconds,
     ) -> Result<Shard, RestoreError> {
-        let (remembered, pages) = parse(metadata)?;
+        let (remembered, pages, fences) = parse(metadata)?;
         let mut shard = Shard::over_file(config, file, offset)?;
         shard.check_layout(&remembered)?;
         shard.check_pages(&pages)?;
         shard.resume(&remembered);
         shard.rebuild(now, &pages);
+        shard.fences = fences;
         Ok(shard)
     }
 
@@ -249,7 +250,7 @@ mod tests {
         let mut shard = Shard::new(&config(seed)).unwrap();
         let all = 0..from.slabs.page_count() * from.slabs.page_size();
         shard.arena.bytes_mut(all.clone()).copy_from_slice(from.arena.bytes(all));
-        let (remembered, pages) = parse(&from.remembered()).unwrap();
+        let (remembered, pages, _) = parse(&from.remembered()).unwrap();
         for _ in 0..flips {
             let page = from.slabs.page_ids().nth(random.random_range(0..from.slabs.page_count())).unwrap();
             let Some(chunk) = from.chunks_in(page).nth(random.random_range(0..100)) else { continue };

@@ -12,6 +12,7 @@ use crate::counters::{ClassStats, Counters, MemoryUse, PolicyMemory};
 use crate::dead::Dead;
 use crate::evicted::Evicted;
 use crate::expiry::{Expiry, Seconds};
+use crate::fences::Fences;
 use crate::ghost::Ghost;
 use crate::group::Groups;
 use crate::header::{Head, Header, HeaderSize, VERSION_COMPACT_MAX, VERSION_MAX};
@@ -81,6 +82,7 @@ pub struct Shard {
     pub(crate) dead: Dead,
     /// Nothing was found to evict among the largest chunks since an item was last put there.
     pub(crate) barren: bool,
+    pub(crate) fences: Fences,
     pub(crate) requests: u64,
     /// Number of the request at which the classes are compared next.
     pub(crate) next_comparison: u64,
@@ -176,6 +178,7 @@ impl Shard {
             holds: Holds::new(memory_bytes, pages_max),
             dead: Dead::new(),
             barren: false,
+            fences: Fences::default(),
             requests: 0,
             next_comparison: 0,
             link_bytes: 0,

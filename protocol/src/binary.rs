@@ -351,6 +351,7 @@ fn stats_topic(key: &[u8]) -> Result<StatsTopic, ErrorReply> {
         b"sizes" => Ok(StatsTopic::Sizes),
         b"sizes_enable" => Ok(StatsTopic::CountSizes(true)),
         b"sizes_disable" => Ok(StatsTopic::CountSizes(false)),
+        b"hotkeys" => Ok(StatsTopic::HotKeys),
         _ if key.starts_with(b"reset") => Ok(StatsTopic::Reset),
         _ if key.starts_with(b"settings") => Ok(StatsTopic::Settings),
         _ if key.starts_with(b"detail dump") => Ok(StatsTopic::Detail(StatsDetail::Dump)),

@@ -109,6 +109,16 @@ pub enum ErrorReply {
     TooManyWatchers,
     /// A watcher for whom there is no room otherwise.
     WatcherFailed,
+    /// As `MetadumpPipelined`, for `track`.
+    TrackPipelined,
+    /// [`TRACKERS_MAX`](crate::TRACKERS_MAX) track already, or there are no such things here.
+    TrackerFailed,
+    /// `lk` on a node that was given no file for its fences, or is one of several.
+    NoLocks,
+    /// `lk` with more locks or more who wait than there may be. Nothing changed.
+    TooManyLocks,
+    /// `lk` whose fence could not be written down. Nothing changed.
+    LockFileFailed,
     /// `lru tune` with shares of more than 80 percent.
     LruPercents,
     /// `lru tune` with a factor that is not above 0.
@@ -241,6 +251,13 @@ impl ErrorReply {
             Self::WatchNotAllowed => b"CLIENT_ERROR watch commands not allowed\r\n",
             Self::TooManyWatchers => b"WATCHER_TOO_MANY log watcher limit reached\r\n",
             Self::WatcherFailed => b"WATCHER_FAILED failed to add log watcher\r\n",
+            Self::TrackPipelined => b"ERROR cannot pipeline other commands before track\r\n",
+            Self::TrackerFailed => b"SERVER_ERROR no room for another tracker\r\n",
+            Self::NoLocks => {
+                b"SERVER_ERROR no locks here: lk needs a node that stands alone and --lock-file\r\n"
+            }
+            Self::TooManyLocks => b"SERVER_ERROR too many locks\r\n",
+            Self::LockFileFailed => b"SERVER_ERROR the lock file cannot be written\r\n",
             Self::LruPercents => b"ERROR hot and warm pcts must not exceed 80\r\n",
             Self::LruFactors => b"ERROR hot/warm age factors must be greater than 0\r\n",
             Self::ReassignDisabled => b"CLIENT_ERROR slab reassignment disabled\r\n",

@@ -22,6 +22,7 @@ mod errors;
 pub mod fuzzing;
 mod limits;
 mod line;
+mod lock;
 mod meta;
 mod number;
 mod parser;
@@ -36,9 +37,11 @@ pub use ahead::KeysAhead;
 pub use binary::BinaryHead;
 pub use errors::{DialectError, ErrorReply};
 pub use limits::{
-    AUTH_DATA_SIZE_MAX, ITEM_SIZE_DEFAULT, KEY_SIZE_MAX, KEYS_LINE_SIZE_MAX, LINE_SIZE_MAX, Limits,
-    META_TOKENS_MAX, OPAQUE_SIZE_MAX, VALUE_SIZE_MAX, VERBOSITY_MAX, WATCHERS_MAX,
+    AUTH_DATA_SIZE_MAX, ITEM_SIZE_DEFAULT, KEY_SIZE_MAX, KEYS_LINE_SIZE_MAX, LINE_SIZE_MAX, LOCK_TTL_MS_MAX,
+    LOCK_WAIT_MS_MAX, Limits, META_TOKENS_MAX, OPAQUE_SIZE_MAX, SESSION_SIZE_MAX, TRACKERS_MAX,
+    VALUE_SIZE_MAX, VERBOSITY_MAX, WATCHERS_MAX,
 };
+pub use lock::{LockCommand, LockVerb};
 pub use meta::{MetaFlags, MetaNumbers};
 pub use parser::{Announced, Auth, KeysTaken, Parser, Protocol, Step};
 pub use request::{Command, Dialect, Request, StatsDetail, StatsTopic, StoreMode, Vivify};

@@ -29,6 +29,18 @@ pub const AUTH_DATA_SIZE_MAX: usize = 16 << 10;
 /// Most connections that may watch at a time.
 pub const WATCHERS_MAX: usize = 20;
 
+/// Most connections that may track at a time.
+pub const TRACKERS_MAX: usize = 256;
+
+/// Longest name of who holds a lock by `lk`, in bytes.
+pub const SESSION_SIZE_MAX: usize = 64;
+
+/// Longest time for which a lock is held at once, in milliseconds: a day.
+pub const LOCK_TTL_MS_MAX: u32 = 86_400_000;
+
+/// Longest time to wait for a lock, in milliseconds: a minute.
+pub const LOCK_WAIT_MS_MAX: u32 = 60_000;
+
 /// Longest name of a SASL mechanism, in bytes.
 pub(crate) const SASL_MECHANISM_SIZE_MAX: usize = 32;
 

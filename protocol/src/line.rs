@@ -6,6 +6,7 @@ use crate::errors::ErrorReply;
 use crate::limits::{
     AUTH_DATA_SIZE_MAX, KEY_SIZE_MAX, LINE_SIZE_MIN, Limits, SLAB_CLASSES_MAX, VALUE_SIZE_MAX, VERBOSITY_MAX,
 };
+use crate::lock::parse_lock;
 use crate::meta::{Head, MetaFlags, MetaNumbers};
 use crate::number::{parse_i64, parse_u32, parse_u64};
 use crate::request::{Command, Request, StatsDetail, StatsTopic, StoreMode};
@@ -80,7 +81,7 @@ pub(crate) fn parse_line<'a>(text: &'a [u8], limits: &Limits) -> Line<'a> {
         b"incr" => parse_arithmetic(arguments, false),
         b"decr" => parse_arithmetic(arguments, true),
         b"touch" => parse_touch(arguments),
-        b"mg" => parse_meta(arguments, Command::MetaGet),
+        b"mg" => parse_meta_get(arguments),
         b"ms" => parse_meta_store(arguments, limits),
         b"md" => parse_meta(arguments, Command::MetaDelete),
         b"ma" => parse_meta_arithmetic(arguments),
@@ -299,6 +300,7 @@ fn parse_stats_topic(mut tokens: Tokens<'_>) -> Result<StatsTopic, ErrorReply> {
         b"sizes" => Ok(StatsTopic::Sizes),
         b"sizes_enable" => Ok(StatsTopic::CountSizes(true)),
         b"sizes_disable" => Ok(StatsTopic::CountSizes(false)),
+        b"hotkeys" => Ok(StatsTopic::HotKeys),
         _ if b"reset".starts_with(topic) => Ok(StatsTopic::Reset),
         _ if b"detail".starts_with(topic) => parse_stats_detail(tokens),
         _ if b"settings".starts_with(topic) => Ok(StatsTopic::Settings),
@@ -328,6 +330,16 @@ fn parse_cachedump(mut tokens: Tokens<'_>) -> Result<StatsTopic, ErrorReply> {
         (Some(class), Some(_)) if class >= SLAB_CLASSES_MAX => Err(ErrorReply::IllegalSlabId),
         (Some(class), Some(limit)) => Ok(StatsTopic::Cachedump { class, limit }),
         _ => Err(ErrorReply::BadCommandLineFormat),
+    }
+}
+
+/// As [`parse_meta`]. Who reads under a fence means something that is not done here.
+fn parse_meta_get(arguments: &[u8]) -> Line<'_> {
+    match parse_meta(arguments, Command::MetaGet) {
+        Line::Request(Request { command: Command::MetaGet(flags), .. }) if flags.has(b'Y') => {
+            refused(ErrorReply::InvalidFlag)
+        }
+        line => line,
     }
 }
 
@@ -405,11 +417,31 @@ fn meta_request<'a>(command: Command, key: &'a [u8], flags: &'a [u8]) -> Line<'a
 #[cold]
 fn parse_rare<'a>(verb: &[u8], arguments: &'a [u8]) -> Line<'a> {
     let noreply = ends_in_noreply(Tokens::new(arguments));
+    if verb == b"track" {
+        return parse_track(arguments);
+    }
+    if verb == b"lk" {
+        return match parse_lock(arguments) {
+            Ok(request) => Line::Request(request),
+            Err(error) => refused(error),
+        };
+    }
     match parse_admin(verb, arguments) {
         Some(Ok(admin)) => Line::Request(Request { noreply, ..Request::bare(Command::Admin(admin)) }),
         Some(Err(error)) => refused_unless_noreply(error, noreply),
         None => parse_unknown(arguments),
     }
+}
+
+/// `track on [prefix]*`
+fn parse_track(arguments: &[u8]) -> Line<'_> {
+    let mut tokens = Tokens::new(arguments);
+    let is_on = tokens.next() == Some(b"on");
+    let prefixes = tokens.rest();
+    if !is_on || tokens.any(|prefix| prefix.len() > KEY_SIZE_MAX) {
+        return refused(ErrorReply::BadCommandLineFormat);
+    }
+    Line::Request(Request { flags: prefixes, ..Request::bare(Command::Track) })
 }
 
 /// A browser or a cross-site request is not answered: what it sends next is not meant for a cache.

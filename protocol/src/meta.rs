@@ -38,6 +38,11 @@ pub struct MetaNumbers {
     pub delta: u64,
     /// `J`: what a created counter starts at; 0 unless sent.
     pub initial: u64,
+    /// `Y`: the fence that the key is written under, above 0. Ours: memcached refuses the letter.
+    pub fence: Option<u64>,
+    /// `L` with a number: who wants to hear when what is read changes, by [`tracking`](crate::reply::tracking). memcached ignores
+    /// whatever stands there.
+    pub tracker: Option<u64>,
     /// `F`: client flags; 0 unless sent.
     pub client_flags: u32,
 }
@@ -52,7 +57,7 @@ pub(crate) enum Head {
 }
 
 /// Flags with a number.
-const NUMBERED: [u8; 8] = *b"CDEFJNRT";
+const NUMBERED: [u8; 10] = *b"CDEFJLNRTY";
 
 /// Mode of an `M` flag without one.
 const MODE_MISSING: u8 = b' ';
@@ -81,6 +86,11 @@ impl MetaFlags {
     /// `M` of an `ma` as the parser let it through; up unless sent.
     pub fn decrements(&self) -> bool {
         self.parse_decrements().unwrap_or(false)
+    }
+
+    /// The fence in flags of a command that has none any more, which the parser let through. O(length).
+    pub fn fence_of(flags: &[u8]) -> Option<u64> {
+        Tokens::new(flags).find_map(|token| token.strip_prefix(b"Y")).and_then(parse_u64)
     }
 
     /// Reads the tokens behind `head`. The first bad one decides the refusal. O(length), at most 20 tokens.
@@ -146,7 +156,7 @@ impl MetaFlags {
             b'M' => self.mode = argument.first().copied().unwrap_or(MODE_MISSING),
             b'O' if token.len() > OPAQUE_SIZE_MAX => return Err(ErrorReply::OpaqueTooLong),
             b'b' | b'c' | b'f' | b'h' | b'k' | b'l' | b'q' | b's' | b't' | b'u' | b'v' | b'x' => {}
-            b'I' | b'L' | b'O' | b'P' => {}
+            b'I' | b'O' | b'P' => {}
             _ => return Err(ErrorReply::InvalidFlag),
         }
         self.letters |= bit(letter);
@@ -184,6 +194,11 @@ impl MetaNumbers {
             b'D' => self.delta = parse_u64(argument).ok_or(ErrorReply::InvalidDeltaValue)?,
             b'J' => self.initial = parse_u64(argument).ok_or(ErrorReply::InvalidInitialValue)?,
             b'F' => self.client_flags = parse_u32(argument).ok_or(ErrorReply::BadCommandLineFormat)?,
+            b'Y' => {
+                let fence = parse_u64(argument).filter(|&fence| fence > 0);
+                self.fence = Some(fence.ok_or(ErrorReply::BadToken)?);
+            }
+            b'L' => self.tracker = parse_u64(argument).filter(|&tracker| tracker > 0),
             _ => {}
         }
         Ok(())
@@ -202,6 +217,8 @@ impl Default for MetaNumbers {
             explicit_cas: None,
             delta: 1,
             initial: 0,
+            fence: None,
+            tracker: None,
             client_flags: 0,
         }
     }
@@ -276,9 +293,27 @@ mod tests {
         for flags in ["T", "Tx", "N", "N1x", "R", "C", "C-1", "E", "Ex", "C18446744073709551616"] {
             assert_eq!(check(flags), Err(ErrorReply::BadToken), "{flags}");
         }
+        for flags in ["Y", "Y0", "Y-1", "Yx", "Y18446744073709551616"] {
+            assert_eq!(check(flags), Err(ErrorReply::BadToken), "{flags}");
+        }
         assert_eq!(check("F4294967296"), Err(ErrorReply::BadCommandLineFormat));
         assert_eq!(check("Dx"), Err(ErrorReply::InvalidDeltaValue));
         assert_eq!(check("J"), Err(ErrorReply::InvalidInitialValue));
+    }
+
+    #[test]
+    fn a_fence_and_a_tracker_are_numbers_and_what_else_stands_behind_l_is_ignored() {
+        for (flags, tracker, fence) in [
+            ("T0 Y12 q", None, Some(12)),
+            ("L7", Some(7), None),
+            ("L7 Y5", Some(7), Some(5)),
+            ("L", None, None),
+            ("Lr7", None, None),
+            ("L0", None, None),
+        ] {
+            let numbers = numbers(flags);
+            assert_eq!((numbers.tracker, numbers.fence), (tracker, fence), "{flags}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod binary;
 mod dialect;
 mod dump;
 mod meta;
+mod own;
 mod watch;
 
 pub use dialect::{
@@ -19,7 +20,7 @@ pub use dump::{
 pub use meta::{
     MetaItem, MetaStatus, MetaWin, meta_arithmetic, meta_debug, meta_get, meta_noop, meta_status,
 };
-
+pub use own::{HotKeyCounts, LockSaid, all_invalidated, hot_key, invalidated, lock, track_ping, tracking};
 pub use watch::{
     CloseReason, FetchStatus, LogItem, StoreStatus, StoreVerb, Transport, WatchEvent, watch_event,
     watch_skipped,

@@ -4,6 +4,7 @@ use crate::admin::Admin;
 use crate::base64;
 use crate::binary::BinaryHead;
 use crate::limits::KEY_SIZE_MAX;
+use crate::lock::LockCommand;
 use crate::meta::{MetaFlags, MetaNumbers};
 use crate::tokens::Tokens;
 
@@ -121,6 +122,11 @@ pub enum Command {
     MetaDebug(MetaFlags),
     /// A command about the server.
     Admin(Admin),
+    /// `track on`: the connection is answered by [`tracking`](crate::reply::tracking) and from then on only told which keys change: those
+    /// that reads are marked for, and those that begin with a word of `flags`.
+    Track,
+    /// `lk`: `key` is the lock's name; answered by [`lock`](crate::reply::lock).
+    Lock(LockCommand),
     /// `set` on a connection that has not authenticated: `key` is the user, `value` the password. It
     /// [decides](Command::decides_what_follows) how the rest of the stream is read, and is answered as a `set` or by
     /// [`ErrorReply::AuthenticationFailure`](crate::ErrorReply::AuthenticationFailure).
@@ -179,6 +185,8 @@ pub enum StatsTopic {
     Conns,
     /// Zero the counters; answers `RESET`.
     Reset,
+    /// The keys that are asked for most. Not memcached's.
+    HotKeys,
     /// Statistics by key prefix.
     Detail(StatsDetail),
     /// Keys of one slab class.
@@ -225,6 +233,8 @@ impl Command {
             | Self::Quit
             | Self::MetaNoop
             | Self::Admin(_)
+            | Self::Track
+            | Self::Lock(_)
             | Self::Authenticate
             | Self::SaslMechanisms
             | Self::SaslStart

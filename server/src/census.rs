@@ -41,7 +41,7 @@ pub fn describe_listeners(out: &mut Vec<u8>, node: &Node) {
 /// memcached's name for what a connection is about.
 fn state_of(client: &Connection) -> &'static str {
     match &client.stream {
-        Some(Stream::Watch(_)) => "conn_watch",
+        Some(Stream::Watch(_) | Stream::Track(_)) => "conn_watch",
         Some(Stream::Dump(_)) => "conn_mwrite",
         None if client.outbox.waiting() > 0 => "conn_parse_cmd",
         None if client.sending => "conn_mwrite",

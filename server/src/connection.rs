@@ -13,6 +13,7 @@ use crate::intake::Intake;
 use crate::outbox::Outbox;
 use crate::session::Session;
 use crate::shards::ShardId;
+use crate::track::Track;
 use crate::watch::Watch;
 
 /// Replies in bytes above which a connection's requests are not executed and its socket is not read.
@@ -126,6 +127,8 @@ pub enum Stream {
     Dump(Box<Dump>),
     /// What happens, from here to the end of the connection.
     Watch(Watch),
+    /// Which keys change, from here to the end of the connection.
+    Track(Box<Track>),
 }
 
 /// Who is at the other end.
@@ -201,6 +204,8 @@ pub struct Connection {
     letter_turn: u64,
     /// It stands in the list of this turn's connections to look after.
     pub touched: bool,
+    /// Requests for locks that are not answered yet.
+    pub locks_asked: usize,
     /// How it ends.
     pub ending: Ending,
     /// Its socket is not read until there is memory for its input.
@@ -246,6 +251,7 @@ impl Connection {
             awaits_letter: false,
             letter_turn: 0,
             touched: false,
+            locks_asked: 0,
             ending: Ending::No,
             waits_for_memory: false,
             heard_at: now,
@@ -309,7 +315,7 @@ impl Connection {
 
     /// Whether it is only told things.
     pub fn is_watching(&self) -> bool {
-        matches!(self.stream, Some(Stream::Watch(_)))
+        matches!(self.stream, Some(Stream::Watch(_) | Stream::Track(_)))
     }
 
     /// Whether all that was asked is answered and has left.

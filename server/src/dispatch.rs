@@ -70,6 +70,10 @@ pub struct Dispatcher {
     pub value_waited: bool,
     /// Connections that watch.
     pub watching: usize,
+    /// Connections that track.
+    pub tracking: usize,
+    /// Requests for locks that are not answered yet.
+    pub locks_asked: usize,
     /// Who wants to hear of this shard's connections, which are not at hand while one of them is executed.
     pub census_wanted: Vec<ReturnAddress>,
     /// Who may come in, if that is asked.
@@ -92,6 +96,8 @@ impl Dispatcher {
             has_more: false,
             value_waited: false,
             watching: 0,
+            tracking: 0,
+            locks_asked: 0,
             census_wanted: Vec::new(),
             users: Held::default(),
             cluster: Links::of(&node, shards),
@@ -202,6 +208,10 @@ impl Dispatcher {
             Some(Stream::Watch(mut watch)) => {
                 self.go_on_watching(client, &mut watch);
                 client.stream = Some(Stream::Watch(watch));
+            }
+            Some(Stream::Track(mut track)) => {
+                self.go_on_tracking(client, &mut track);
+                client.stream = Some(Stream::Track(track));
             }
         }
     }
@@ -466,6 +476,7 @@ impl Dispatcher {
                     watch.fetched();
                 }
             }
+            Outcome::Answer(Answer::Changes, keys) => self.tell_changes(client, keys),
             Outcome::Answer(Answer::Slice, slice) => client.outbox.deliver_slice(slice),
             Outcome::Answer(answer, text) => {
                 let add = |gathering: &mut Gathering| gathering.add(answer, text);
@@ -657,7 +668,9 @@ impl Dispatcher {
         let logs = self.executor.log_capacity_bytes();
         let links = self.cluster.as_ref().map_or(0, |links| links.buffer_bytes());
         let waiting = self.executor.replication.as_ref().map_or(0, |replication| replication.buffer_bytes());
-        let bytes = self.budget.bytes() + spare + logs + self.post.capacity_bytes() + links + waiting;
+        let fences = self.executor.shard().fence_bytes();
+        let bytes =
+            self.budget.bytes() + spare + logs + self.post.capacity_bytes() + links + waiting + fences;
         self.executor.traffic.buffer_bytes = bytes as u64;
         bytes
     }

@@ -11,12 +11,14 @@ use slabring_engine::{
     Arithmetic, ArithmeticOutcome, CLASSES_MAX, ClassId, Delete, DeleteOutcome, EvictedItem, KeyHash, Place,
     Seconds, Shard, Store, StoreMode as EngineMode, StoreOutcome,
 };
-use slabring_protocol::reply::{LogItem, WatchEvent};
+use slabring_protocol::reply::{self, LogItem, MetaItem, MetaStatus, WatchEvent};
 use slabring_protocol::{Command, KEY_SIZE_MAX, Request, StoreMode, WatchTopics};
 use slabring_reactor::{ConnectionId, IoCounters, LoanId};
 
+use crate::attention::Attention;
 use crate::batch::ReturnAddress;
 use crate::exptime::{expiry_of, ttl_of};
+use crate::hotkeys::HotKeys;
 use crate::intake::Visitor;
 use crate::lending::{LENT_BYTES_MIN, Lent, Loans};
 use crate::node::Node;
@@ -27,6 +29,7 @@ use crate::report::{
     Answer, ByClass, ClassCounters, CommandCounters, Question, ShardReport, Traffic, class_number,
 };
 use crate::shards::{ShardId, Shards};
+use crate::track::{TrackCounters, Trackers, Tracking};
 use crate::watch::{Ticket, WatchLog, Watchers};
 
 /// Chunks looked at in a step towards a lower limit on memory: a quarter of a millisecond.
@@ -37,6 +40,12 @@ pub struct Executor {
     shard: Shard,
     commands: CommandCounters,
     by_class: Box<ByClass>,
+    /// Which requests are looked at.
+    attention: Attention,
+    hot_keys: HotKeys,
+    /// Who has copies of values.
+    tracking: Tracking,
+    me: ShardId,
     /// Somebody wants to be told of requests beside who sent them.
     observed: bool,
     watch_log: WatchLog,
@@ -72,6 +81,7 @@ impl Executor {
     /// An executor on a fresh shard of `node`.
     pub fn new(shard: Shard, shards: Shards, node: &Node) -> Self {
         let mut executor = Self::with_log(shard, WatchLog::new(node.clock.clone(), shards));
+        executor.me = shards.me;
         executor.prefix_delimiter = node.settings.prefix_delimiter;
         executor.discovery = node.discovery.value().to_vec();
         if node.settings.detail_enabled {
@@ -82,7 +92,14 @@ impl Executor {
 
     fn with_log(shard: Shard, watch_log: WatchLog) -> Self {
         let (commands, traffic, io) = Default::default();
+        let memory_bytes = shard.memory().limit;
+        // The hash is keyed anew in each process.
+        let seed = shard.hash(b"attention");
         Self {
+            attention: Attention::new(seed),
+            hot_keys: HotKeys::default(),
+            tracking: Tracking::new(memory_bytes),
+            me: ShardId(0),
             shard,
             commands,
             by_class: Box::new([ClassCounters::default(); CLASSES_MAX]),
@@ -163,10 +180,35 @@ impl Executor {
     /// who asks.
     #[inline]
     pub fn execute(&mut self, now: Seconds, request: &Request<'_>, connection: u32, out: &mut Vec<u8>) {
+        if self.attention.looks() {
+            self.execute_and_look(now, request, connection, out);
+        } else {
+            self.execute_unobserved(now, request, out);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn execute_and_look(&mut self, now: Seconds, request: &Request<'_>, connection: u32, out: &mut Vec<u8>) {
+        if self.attention.is_sample() {
+            let mut scratch = [0; KEY_SIZE_MAX];
+            let key = request.decoded_key(&mut scratch);
+            self.hot_keys.count(self.shard.hash(key), key);
+        }
         if self.observed {
             self.execute_observed(now, request, connection, out);
         } else {
             self.execute_unobserved(now, request, out);
+        }
+        self.note_write(request);
+    }
+
+    /// Tells those who have a copy of a value that it may be another now. Of a request that changed nothing they hear too.
+    pub fn note_write(&mut self, request: &Request<'_>) {
+        if self.tracking.is_active() && may_write(request) {
+            let mut scratch = [0; KEY_SIZE_MAX];
+            let key = request.decoded_key(&mut scratch);
+            self.tracking.wrote(self.shard.hash(key), key);
         }
     }
 
@@ -283,6 +325,9 @@ impl Executor {
         }
         let mut scratch = [0; KEY_SIZE_MAX];
         let key = request.decoded_key(&mut scratch);
+        if !self.admits(request, key) {
+            return refuse_fence(request, request.value.len(), out);
+        }
         match request.command {
             Command::GetAndTouch { exptime, .. } => self.get_and_touch(now, request, exptime, out),
             Command::Store { .. } | Command::MetaStore(_) => {
@@ -301,11 +346,30 @@ impl Executor {
         }
     }
 
+    /// Whether a request may write its key under the fence it names, if it names one. Each is asked once: it raises what the next must
+    /// name.
+    #[inline]
+    pub fn admits(&mut self, request: &Request<'_>, key: &[u8]) -> bool {
+        let names_one = match &request.command {
+            Command::MetaStore(flags) | Command::MetaDelete(flags) | Command::MetaArithmetic(flags) => {
+                flags.has(b'Y')
+            }
+            _ => false,
+        };
+        let fence = names_one.then(|| request.meta_numbers().fence).flatten();
+        fence.is_none_or(|fence| self.shard.admit_fence(key, fence))
+    }
+
     /// Answers a question to the shard as a whole.
     pub fn answer(&mut self, now: Seconds, question: Question, out: &mut Vec<u8>) -> Answer {
         match question {
-            Question::Flush(None) => self.shard.flush(),
-            Question::Flush(Some(due)) => self.shard.flush_at(due),
+            Question::Flush(due) => {
+                match due {
+                    None => self.shard.flush(),
+                    Some(due) => self.shard.flush_at(due),
+                }
+                self.tracking.flushed(due);
+            }
             Question::Report => return Answer::Numbers(Box::new(self.report())),
             Question::ResetCounters => {
                 self.commands = CommandCounters::default();
@@ -317,6 +381,8 @@ impl Executor {
                 self.traffic = Traffic { buffer_bytes, ..Traffic::default() };
                 self.shard.reset_counters();
                 self.prefixes.iter_mut().for_each(Prefixes::clear);
+                self.tracking.counters = TrackCounters::default();
+                self.hot_keys.samples = 0;
             }
             Question::Automove(automove) => self.shard.set_automove(automove),
             Question::MovePage { from, to } => return Answer::Moved(self.shard.move_page(from, to)),
@@ -331,6 +397,11 @@ impl Executor {
             Question::Log(ticket) => {
                 self.fetch_log(ticket, out);
                 return Answer::Log;
+            }
+            Question::HotKeys => return Answer::HotKeys(self.hot_keys.list(self.me)),
+            Question::Changes(id) => {
+                self.fetch_changes(id, out);
+                return Answer::Changes;
             }
             Question::Slice(number) => {
                 self.loans.slice(number, &self.shard, out);
@@ -356,14 +427,40 @@ impl Executor {
         }
     }
 
+    /// Looks whether somebody tracks.
+    #[inline]
+    pub fn look_who_tracks(&mut self, trackers: &Trackers) {
+        if self.tracking.refresh(trackers) {
+            self.look_who_observes();
+        }
+    }
+
+    /// Appends what waits for a tracker.
+    pub fn fetch_changes(&mut self, id: u64, out: &mut Vec<u8>) {
+        self.tracking.fetch(id, out);
+    }
+
+    /// Tells all trackers that any value may be another now: keys have other owners.
+    pub fn forget_copies(&mut self) {
+        if self.tracking.is_active() {
+            self.tracking.flushed(None);
+        }
+    }
+
+    /// A second is over.
+    pub fn end_second(&mut self, now: Seconds) {
+        self.hot_keys.turn_over();
+        self.tracking.flush_if_due(now);
+    }
+
     /// Appends what waits for a watcher.
     pub fn fetch_log(&mut self, ticket: Ticket, out: &mut Vec<u8>) {
         self.watch_log.fetch(ticket, out);
     }
 
-    /// Memory of what waits for watchers.
+    /// Memory of what waits for watchers and trackers.
     pub fn log_capacity_bytes(&self) -> usize {
-        self.watch_log.capacity_bytes()
+        self.watch_log.capacity_bytes() + self.tracking.capacity_bytes()
     }
 
     /// Whether anybody watches this.
@@ -413,6 +510,7 @@ impl Executor {
         let requests = REQUEST_TOPICS.into_iter().fold(WatchTopics::default(), WatchTopics::and);
         self.observed = self.prefixes.is_some() || self.watch_log.wants(requests);
         self.shard.keep_evicted(self.watch_log.wants(WatchTopics::EVICTIONS));
+        self.attention.look_at_all(self.observed || self.tracking.is_active());
     }
 
     /// All numbers of this shard.
@@ -423,12 +521,19 @@ impl Executor {
         let mut commands = self.commands;
         let bench = self.replication.as_ref().map(|replication| replication.bench().commands);
         bench.iter().for_each(|bench| commands.add(bench));
+        let tracked = self.tracking.counters;
         ShardReport {
             commands,
             traffic: Traffic {
                 log_written: counters.written,
                 log_sent: counters.sent,
                 log_skipped: counters.skipped,
+                hot_samples: self.hot_keys.samples,
+                tracked_keys: self.tracking.keys() as u64,
+                tracked_reads: tracked.marked,
+                track_told: tracked.told,
+                track_forced: tracked.forced,
+                track_flushes: tracked.flushes,
                 ..traffic
             },
             engine: *self.shard.counters(),
@@ -534,6 +639,25 @@ pub fn store_of<'a>(now: Seconds, request: &Request<'a>, key: &'a [u8]) -> Store
         }
         command => unreachable!("{command:?} stores nothing"),
     }
+}
+
+/// Whether a command may change what a get of its key tells.
+fn may_write(request: &Request<'_>) -> bool {
+    match request.command {
+        Command::Get { .. } | Command::MetaDebug(_) => false,
+        Command::MetaGet(_) => {
+            let numbers = request.meta_numbers();
+            numbers.exptime.is_some() || numbers.vivify.is_some()
+        }
+        _ => true,
+    }
+}
+
+/// Answers a request that names a lower fence than another before it, with a value of so many bytes.
+#[cold]
+pub fn refuse_fence(request: &Request<'_>, value_bytes: usize, out: &mut Vec<u8>) {
+    let item = MetaItem { value_len: length(value_bytes), ..MetaItem::default() };
+    reply::meta_status(out, request, MetaStatus::Exists, &item);
 }
 
 /// Answers a store command that brought a value of so many bytes.

@@ -19,7 +19,7 @@ use crate::cluster::links::Owner;
 use crate::connection::{Connection, Ending};
 use crate::datagrams::is_datagram;
 use crate::dispatch::Dispatcher;
-use crate::execute::{Executor, reply_to_store, store_of};
+use crate::execute::{Executor, refuse_fence, reply_to_store, store_of};
 use crate::shards::ShardId;
 
 /// Requests from this size on are not collected first. `docs/measurements.md` has the figures.
@@ -376,6 +376,11 @@ impl Executor {
         match reservation {
             Some(reservation) => self.commit(now, kept, reservation, out),
             None => {
+                let mut scratch = [0; KEY_SIZE_MAX];
+                let request = kept.request();
+                if !self.admits(&request, request.decoded_key(&mut scratch)) {
+                    return refuse_fence(&request, kept.value_bytes, out);
+                }
                 // As with any store that fails: a value that was to be replaced must not be read again.
                 self.drop_unstored(now, kept);
                 self.answer_store(now, kept, StoreOutcome::NoMemory, out);
@@ -385,6 +390,12 @@ impl Executor {
 
     /// Stores a value that is whole, and answers.
     fn commit(&mut self, now: Seconds, kept: &Kept, reservation: Reservation, out: &mut Vec<u8>) {
+        let mut scratch = [0; KEY_SIZE_MAX];
+        let request = kept.request();
+        if !self.admits(&request, request.decoded_key(&mut scratch)) {
+            self.shard_mut().abandon(reservation);
+            return refuse_fence(&request, kept.value_bytes, out);
+        }
         let outcome = self.shard_mut().commit(now, reservation);
         self.answer_store(now, kept, outcome, out);
     }
@@ -395,6 +406,7 @@ impl Executor {
         let key = request.decoded_key(&mut scratch);
         let store = store_of(now, &request, key);
         let outcome = self.count_outcome(&store, outcome);
+        self.note_write(&request);
         reply_to_store(&request, kept.value_bytes, outcome, out);
     }
 

@@ -4,6 +4,7 @@
 
 mod admin;
 mod arrivals;
+mod attention;
 mod auth;
 mod batch;
 mod budget;
@@ -22,10 +23,12 @@ mod exptime;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gather;
+mod hotkeys;
 mod intake;
 mod lending;
 mod listeners;
 mod live;
+mod locks;
 mod log;
 mod memory_file;
 mod node;
@@ -43,6 +46,8 @@ mod shard_thread;
 mod shards;
 mod stats;
 mod tls;
+mod track;
+mod tracked;
 mod tuning;
 mod unkeyed;
 mod watch;

@@ -28,6 +28,7 @@ use crate::discovery::Discovery;
 use crate::execute::Executor;
 use crate::listeners::{Entrance, Listeners, ShardListeners, SocketFile};
 use crate::live::Live;
+use crate::locks::{self, Keeper, Locks};
 use crate::memory_file::MemoryFile;
 use crate::options::{EXIT_FAILURE, Refused, Settings, Sources, TlsSettings, TlsUse};
 use crate::post::{LetterBoxes, Post, connect_all};
@@ -35,6 +36,7 @@ use crate::report::ShardReport;
 use crate::shard_thread::ShardThread;
 use crate::shards::{ShardId, Shards};
 use crate::tls::TlsConfigs;
+use crate::track::Trackers;
 use crate::tuning::Tuning;
 use crate::watch::Watchers;
 
@@ -62,6 +64,10 @@ pub struct Node {
     pub tuning: Tuning,
     /// Who watches.
     pub watchers: Watchers,
+    /// Who tracks.
+    pub trackers: Trackers,
+    /// Locks, if there is a file for their fences.
+    pub locks: Option<Locks>,
     /// What clients are told who look for the nodes.
     pub discovery: Discovery,
     /// What of the memory may be used.
@@ -258,6 +264,8 @@ pub fn assemble(
         latest: Mutex::new(settings.clone()),
         tuning: Tuning::new(settings.detail_enabled),
         watchers: Watchers::default(),
+        trackers: Trackers::default(),
+        locks: None,
         users: files.users.map(Live::new),
         memory_limit_bytes: AtomicUsize::new(settings.memory_bytes),
         listeners: listener_names,
@@ -282,10 +290,16 @@ pub fn start(
     let io_settings = io_settings(settings.shard_memory_bytes());
     let (choice, crew) = muster(&settings, &io_settings)?;
     let (node, socket_file, news) = assemble(settings, sources, files, &mut listeners, choice);
+    let mut node = node;
+    let (locks, keeper) = open_locks(&node.settings)?.unzip();
+    node.locks = locks;
     // Before any shard accepts: it may hand its first client to another, which must wake.
     node.wakers.set(crew.wakers.clone()).expect("set here only");
     let node = Arc::new(node);
     control::start(&node, signals)?;
+    if let Some(keeper) = keeper {
+        locks::start(&node, keeper)?;
+    }
     let (memory_file, warm) = open_memory_file(&node, &io_settings)?.unzip();
     let shards = start_shards(&node, crew, io_settings, listeners.per_shard, warm.unwrap_or_default())?;
     if node.unix.is_some() {
@@ -441,6 +455,12 @@ fn build_shard<I: Io>(io: &mut I, plan: &mut Plan) -> Result<(Executor, Vec<Entr
         None => Shard::new(&shard_config(&plan.node.settings, &plan.io_settings, plan.shards.me))?,
     };
     Ok((Executor::new(shard, plan.shards, &plan.node), entrances))
+}
+
+/// The locks of the node and who keeps them, if there is a file for their fences. Several nodes would give out fences that do not rise.
+fn open_locks(settings: &Settings) -> Result<Option<(Locks, Keeper)>> {
+    let path = settings.lock_file.as_ref().filter(|_| settings.cluster.is_none());
+    path.map(|path| Locks::open(path, settings.threads)).transpose()
 }
 
 /// The file for all shards, and they themselves, if there is to be one.

@@ -150,6 +150,8 @@ pub struct Settings {
     pub daemon: bool,
     /// What the items lie in, to be there after a restart.
     pub memory_file: Option<PathBuf>,
+    /// Where fences of locks are counted.
+    pub lock_file: Option<PathBuf>,
     /// Where to write the process id.
     pub pid_file: Option<PathBuf>,
     /// Where to write the ports.

@@ -24,7 +24,7 @@ use slabring_protocol::{ErrorReply, KEY_SIZE_MAX, Request};
 use slabring_reactor::clock::Moment;
 
 use crate::cluster::Cluster;
-use crate::execute::Executor;
+use crate::execute::{Executor, refuse_fence};
 use crate::node::Node;
 use crate::report::Traffic;
 use crate::shards::Shards;
@@ -277,6 +277,10 @@ impl Replication {
         let at = self.clock();
         self.replicator.may_write(at, hash, key)?;
         let version = self.replicator.peek_version().ok_or(Refused::WornOut)?;
+        if !executor.admits(request, key) {
+            refuse_fence(request, request.value.len(), out);
+            return Ok(Executed::Now);
+        }
         let content = match self.bench.evaluate(executor.shard(), now, request, key, version.0, out) {
             Evaluated::Unchanged => return self.check_read(hash, key, start, out).map(|()| Executed::Now),
             Evaluated::Changed(content) => content.map(|content| content.dated(self.start_unix)),
@@ -287,6 +291,7 @@ impl Replication {
         let mut items = Items::new(executor.shard_mut(), now, self.start_unix, self.shards);
         let written = self.replicator.write(at, &mut items, write);
         let has_room = items.settle();
+        executor.note_write(request);
         match written {
             Ok(given) => assert!(given == version, "the next version is the one that comes next"),
             Err(refused) => {

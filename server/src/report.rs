@@ -5,6 +5,7 @@ use slabring_protocol::{Command, Dialect, ErrorReply, Request};
 use slabring_reactor::{ConnectionId, IoCounters};
 
 use crate::dump::{Walk, Walked};
+use crate::hotkeys::HotList;
 use crate::prefixes::Prefixes;
 use crate::watch::Ticket;
 
@@ -53,6 +54,10 @@ counters! {
         auth_cmds, auth_errors, datagrams_dropped,
         /// Lines for watchers: written, fetched by one, and found no room.
         log_written, log_sent, log_skipped,
+        /// Requests looked at for hot keys.
+        hot_samples,
+        /// Keys of which clients have copies, now; reads marked for them, keys told, of these not changed, and flushes.
+        tracked_keys, tracked_reads, track_told, track_forced, track_flushes,
         /// Sweeps that clients asked for, items that all sweeps looked at, and dead ones that they freed.
         crawls, swept, sweep_reclaimed,
         tls_sessions, tls_handshake_errors, tls_record_errors,
@@ -200,6 +205,10 @@ pub enum Question {
     Walk(Walk),
     /// Give this watcher its lines.
     Log(Ticket),
+    /// Tell the keys that you are asked for most.
+    HotKeys,
+    /// Give the tracker of this number its keys.
+    Changes(u64),
     /// Give the next slice of what you lent under this number.
     Slice(u32),
     /// What you lent under this number is not wanted any more.
@@ -223,6 +232,10 @@ pub enum Answer {
     Walked(Box<Walked>),
     /// A watcher's lines are the text.
     Log,
+    /// Its hot keys.
+    HotKeys(HotList),
+    /// Keys for a tracker are the text.
+    Changes,
     /// A slice of a value is the text.
     Slice,
     /// A part was not done.
@@ -254,6 +267,7 @@ impl Answer {
         match (&mut *self, other) {
             (Self::Numbers(sum), Self::Numbers(part)) => sum.add(part),
             (Self::Prefixes(sum), Self::Prefixes(part)) => sum.add(part),
+            (Self::HotKeys(sum), Self::HotKeys(part)) => sum.add(part),
             (Self::Moved(best), Self::Moved(other)) if rank(*other) < rank(*best) => *best = *other,
             (Self::Done, Self::Refused(error)) => *self = Self::Refused(*error),
             (Self::Moved(_), Self::Moved(_))

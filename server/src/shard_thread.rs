@@ -37,6 +37,7 @@ use crate::report::{Answer, Question};
 use crate::session::Session;
 use crate::shards::Shards;
 use crate::tls::TlsConfigs;
+use crate::track::TRACK_PAUSE;
 use crate::watch::FETCH_PAUSE;
 
 /// Longest sleep: the sweeper and the published statistics want to be looked after.
@@ -168,9 +169,11 @@ impl<I: Io> ShardThread<I> {
         self.dispatcher.now = Seconds(self.node.clock.unix_seconds());
         self.dispatcher.turn = self.io.counters().turns;
         self.dispatcher.executor.look_who_watches(&self.node.watchers);
+        self.dispatcher.executor.look_who_tracks(&self.node.trackers);
         self.begin_cluster_turn();
         self.handle_events();
         self.handle_letters();
+        self.hand_out_locks();
         self.run_links();
         self.run_copies();
         self.tell_connections();
@@ -210,6 +213,7 @@ impl<I: Io> ShardThread<I> {
         Wait::AtMost(for_links.min(match self.phase {
             Phase::Serving if self.sweep_due_chunks > 0 || self.settling => SWEEP_PAUSE,
             Phase::Serving if !self.deferring.is_empty() => RETRY_PAUSE,
+            Phase::Serving if self.dispatcher.tracking > 0 => TRACK_PAUSE,
             Phase::Serving if self.dispatcher.watching > 0 => FETCH_PAUSE,
             Phase::Serving => SLEEP_MAX,
             Phase::Stopping(_) | Phase::Draining(_) | Phase::Drained(_) => STOP_TURN,
@@ -305,6 +309,7 @@ impl<I: Io> ShardThread<I> {
                 self.dispatcher.executor.answer(self.dispatcher.now, Question::Flush(None), &mut Vec::new());
                 info!("shard {} begins anew: it owns keys again that others have owned", self.shards.me.0);
             }
+            self.dispatcher.executor.forget_copies();
         }
     }
 
@@ -458,6 +463,12 @@ impl<I: Io> ShardThread<I> {
             }
         }
         self.hand_out_deliveries();
+    }
+
+    /// Hands out what was said of locks.
+    fn hand_out_locks(&mut self) {
+        let note = |client: &mut Connection| touch(&mut self.touched, client);
+        self.dispatcher.take_lock_answers(&mut self.connections, note);
     }
 
     /// Tells those of this shard who asked of this shard's connections.
@@ -624,6 +635,8 @@ impl<I: Io> ShardThread<I> {
         self.io.close(id);
         self.dispatcher.note_departure(&client, reason);
         self.dispatcher.end_watch(&client);
+        self.dispatcher.end_track(&client);
+        self.dispatcher.end_lock_waits(&client);
         self.node.connections.fetch_sub(1, Ordering::Relaxed);
         self.node.arrivals[self.shards.me.index()].went();
     }
@@ -647,6 +660,7 @@ impl<I: Io> ShardThread<I> {
             return;
         }
         self.last_upkeep = now;
+        executor.end_second(now);
         executor.io = *self.io.counters();
         self.dispatcher.post.shed();
         let buffers = self.dispatcher.count_all_buffers();

@@ -44,6 +44,8 @@ impl Dispatcher {
                 }
             }
             Command::Stats(topic) => self.dispatch_stats(client, request, topic),
+            Command::Lock(command) => self.ask_lock(client, request, command),
+            Command::Track => self.begin_track(client, request),
             Command::Admin(admin) => self.administer(client, request, admin),
             Command::SaslMechanisms => {
                 client.outbox.local(|out| reply::sasl_mechanisms(out, request, SASL_MECHANISMS));
@@ -60,6 +62,7 @@ impl Dispatcher {
         let tuning = &self.node.tuning;
         match topic {
             StatsTopic::Reset => self.ask_all(client, request, Question::ResetCounters),
+            StatsTopic::HotKeys => self.ask_all(client, request, Question::HotKeys),
             StatsTopic::Conns => self.ask_for_connections(client, request),
             StatsTopic::Detail(_) if !may_dump => refuse(client, request, ErrorReply::StatsDetailNotAllowed),
             StatsTopic::Detail(StatsDetail::Dump) => self.ask_all(client, request, Question::Prefixes),
@@ -151,6 +154,11 @@ impl Dispatcher {
                     MovePage::NoSpare => Outcome::Refused(ErrorReply::ReassignNoSpare),
                 };
                 reply::outcome(out, &request, outcome);
+            }
+            (Answer::HotKeys(list), _) => {
+                let mut text = Vec::new();
+                list.render(&mut text);
+                reply::stats(out, &request, &text);
             }
             (Answer::Prefixes(prefixes), _) => {
                 let mut text = Vec::new();

@@ -44,6 +44,8 @@ struct State {
 struct Items {
     map: HashMap<String, Item>,
     cas: u64,
+    /// The highest fence that each key was written under.
+    fences: HashMap<String, u64>,
 }
 
 #[derive(Clone, Default)]
@@ -312,14 +314,30 @@ impl Items {
         [line.as_bytes(), &item.value, b"\r\n"].concat()
     }
 
+    /// Whether a key may be written under the fence that is named.
+    fn admits(&mut self, key: &str, flags: &[&str]) -> bool {
+        let Some(fence) = token(flags, 'Y').and_then(|fence| fence.parse::<u64>().ok()) else { return true };
+        let floor = self.fences.entry(key.to_owned()).or_default();
+        *floor = fence.max(*floor);
+        fence == *floor
+    }
+
     fn meta_set(&mut self, key: &str, flags: &[&str], value: Vec<u8>) -> Vec<u8> {
+        if !self.admits(key, flags) {
+            return said(&format!("EX O{}", token(flags, 'O').unwrap_or_default()));
+        }
         let client_flags = token(flags, 'F').unwrap_or("0");
         let reply = match (token(flags, 'C'), token(flags, 'M')) {
             (Some(cas), _) => self.store("C", key, client_flags, cas, value, META),
             (None, mode) => self.store(mode.unwrap_or("S"), key, client_flags, "", value, META),
         };
+        let mut said_cas = String::new();
+        if let Some(item) = self.map.get_mut(key).filter(|_| reply.starts_with(b"HD")) {
+            item.cas = token(flags, 'E').and_then(|cas| cas.parse().ok()).unwrap_or(item.cas);
+            said_cas = if flags.contains(&"c") { format!(" c{}", item.cas) } else { said_cas };
+        }
         said(&format!(
-            "{} O{}",
+            "{}{said_cas} O{}",
             String::from_utf8_lossy(&reply).trim_end(),
             token(flags, 'O').unwrap_or_default()
         ))
@@ -327,6 +345,9 @@ impl Items {
 
     fn meta_delete(&mut self, key: &str, flags: &[&str]) -> Vec<u8> {
         let opaque = token(flags, 'O').unwrap_or_default();
+        if !self.admits(key, flags) {
+            return said(&format!("EX O{opaque}"));
+        }
         let status = match (self.map.get_mut(key), token(flags, 'C')) {
             (None, _) => "NF",
             (Some(item), Some(cas)) if item.cas.to_string() != cas => "EX",

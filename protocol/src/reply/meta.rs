@@ -30,6 +30,8 @@ pub struct MetaItem {
     pub fetched: bool,
     /// Seconds since the last access before this command.
     pub idle_seconds: u32,
+    /// Who asked will hear when it changes: shown where the request has its `L`.
+    pub tracked: bool,
     /// Slab class, for `me`.
     pub class: u32,
     /// Size of the whole item in memory, in bytes, for `me`.
@@ -79,6 +81,7 @@ pub fn meta_get(out: &mut Vec<u8>, request: &Request<'_>, item: &MetaItem, win: 
         b'f' => flag(out, b'f', item.client_flags),
         b'l' => flag(out, b'l', item.idle_seconds),
         b'h' => flag(out, b'h', item.fetched),
+        b'L' if item.tracked => out.extend_from_slice(b" L"),
         _ => {}
     });
     for (shown, mark) in [(win.token_sent, b" Z"), (win.stale, b" X"), (win.won, b" W")] {

@@ -31,6 +31,7 @@ impl Executor {
             binary_key: flags.base64(),
         };
         let lent_bytes_min = self.lent_bytes_min();
+        let tracked = self.mark_copy(key, &numbers);
         let fetched = self.shard.fetch(now, key, &fetch);
         let commands = &mut self.commands;
         let hit = matches!(fetched, Fetched::Hit { .. });
@@ -49,7 +50,7 @@ impl Executor {
                 class.get_hits += 1;
                 class.touch_hits += u64::from(fetch.touch.is_some());
                 let times = times(&numbers, now, ttl_of(expiry_before, now), created);
-                let shown = meta_item(&item, times);
+                let shown = MetaItem { tracked, ..meta_item(&item, times) };
                 if reply::meta_get(out, request, &shown, MetaWin { won, stale, token_sent }) {
                     let value = item.value();
                     if value.len() < lent_bytes_min {
@@ -62,6 +63,13 @@ impl Executor {
                 }
             }
         }
+    }
+
+    /// Takes note of who will have a copy of what it reads. Only of clients of this node: a number that another node gave out means
+    /// nothing here.
+    fn mark_copy(&mut self, key: &[u8], numbers: &MetaNumbers) -> bool {
+        let id = numbers.tracker.filter(|_| self.lends);
+        id.is_some_and(|id| self.tracking.mark(self.shard.hash(key), key, id))
     }
 
     pub(super) fn meta_delete(

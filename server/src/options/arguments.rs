@@ -187,6 +187,11 @@ pub struct Arguments {
     #[arg(short = 'e', long, value_name = "FILE")]
     pub memory_file: Option<String>,
 
+    /// Keep locks for clients (`lk`), and count their fences in this file, so that they rise whatever happens to the process. A
+    /// node that stands alone.
+    #[arg(long, value_name = "FILE")]
+    pub lock_file: Option<String>,
+
     /// Speak TLS. Needs -o ssl_chain_cert=FILE and, unless that file holds it too, ssl_key=FILE.
     #[arg(short = 'Z', long)]
     pub enable_ssl: bool,

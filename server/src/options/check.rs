@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use slabring_engine::{CHUNK_SIZE_MIN_MAX, Config, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN};
 use slabring_reactor::thread::{allowed_cpus, is_root};
@@ -41,6 +42,7 @@ impl Given {
         let (listen, udp) = self.networks(unix.is_some())?;
         let protocol = self.protocol()?;
         let shard_ports = self.shard_ports(&listen, unix.is_some(), threads)?;
+        let cluster = self.cluster(&listen, threads)?;
         let settings = Settings {
             shard_ports,
             tls: self.tls(&extended, &listen)?,
@@ -53,8 +55,9 @@ impl Given {
             detail_enabled: self.is_given("prefix_delimiter"),
             idle_timeout_seconds: extended.idle_timeout_seconds,
             memory_file: self.arguments.memory_file.as_ref().map(|path| self.path(path)),
+            lock_file: self.lock_file(cluster.is_some())?,
             pid_file: self.arguments.pidfile.as_ref().map(|path| self.path(path)),
-            cluster: self.cluster(&listen, threads)?,
+            cluster,
             options: self.options(),
             port_file: sources.variables.get(PORT_FILE_VARIABLE).map(|path| self.path(path)),
             listen,
@@ -108,6 +111,7 @@ impl Given {
             policy: given.policy.parse().unwrap_or_default(),
             daemon: given.daemon,
             memory_file: None,
+            lock_file: None,
             pid_file: None,
             port_file: None,
             user: given.user.clone(),
@@ -115,6 +119,13 @@ impl Given {
             lock_memory: given.lock_memory,
             cluster: None,
             options: BTreeMap::new(),
+        }
+    }
+
+    fn lock_file(&self, is_of_cluster: bool) -> Result<Option<PathBuf>, Refused> {
+        match &self.arguments.lock_file {
+            Some(_) if is_of_cluster => self.misuse("lock_file", "is for a node that stands alone"),
+            path => Ok(path.as_ref().map(|path| self.path(path))),
         }
     }
 

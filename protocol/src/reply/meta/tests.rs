@@ -11,6 +11,7 @@ const ITEM: MetaItem = MetaItem {
     created: false,
     fetched: true,
     idle_seconds: 12,
+    tracked: false,
     class: 3,
     size: 104,
 };

@@ -1,0 +1,224 @@
+//! `lk`: locks of this node, kept by a thread of their own, because a fence may have to be written down before it is given out. Shards
+//! hand it what clients ask and get the answers through a queue each; nobody waits for anybody.
+
+pub mod fences;
+pub mod table;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use crossbeam::queue::ArrayQueue;
+use slabring_protocol::reply::{self, LockSaid};
+use slabring_protocol::{ErrorReply, LockCommand, Request};
+use slabring_reactor::ConnectionId;
+use slabring_reactor::clock::Moment;
+use tracing::warn;
+
+use crate::batch::ReturnAddress;
+use crate::connection::{Connection, Connections};
+use crate::datagrams::is_datagram;
+use crate::dispatch::Dispatcher;
+use crate::locks::fences::Fences;
+use crate::locks::table::{Ask, Millis, Said, Table};
+use crate::node::Node;
+use crate::shards::ShardId;
+use crate::unkeyed::refuse;
+
+/// Requests of one shard that are not answered yet, those that wait for a lock included.
+const ASKED_MAX: usize = 4096;
+/// Requests that the thread has not looked at yet.
+const JOBS_MAX: usize = 1024;
+/// The thread looks this often whether the node ends.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Where an answer goes.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    shard: ShardId,
+    to: ReturnAddress,
+    /// Its opaque, if it has one.
+    opaque: [u8; slabring_protocol::OPAQUE_SIZE_MAX],
+    opaque_bytes: usize,
+}
+
+#[derive(Debug)]
+enum Job {
+    Ask(Place, Ask),
+    /// This connection is gone.
+    Gone(ShardId, ConnectionId),
+}
+
+/// An answer on its way to its shard.
+#[derive(Debug)]
+pub struct Answered {
+    to: ReturnAddress,
+    text: Vec<u8>,
+}
+
+/// The locks of a node, as its shards see them.
+#[derive(Debug)]
+pub struct Locks {
+    jobs: SyncSender<Job>,
+    /// For each shard. Never full: a shard asks no more than it has room for.
+    answers: Vec<ArrayQueue<Answered>>,
+}
+
+/// What the thread works with.
+pub struct Keeper {
+    fences: Fences,
+    jobs: Receiver<Job>,
+}
+
+impl Locks {
+    /// Locks whose fences are kept in a file. The error is one line.
+    pub fn open(path: &Path, threads: u16) -> Result<(Self, Keeper)> {
+        let fences =
+            Fences::open(path).map_err(|error| anyhow!("--lock-file {}: {error}", path.display()))?;
+        let (sender, jobs) = sync_channel(JOBS_MAX);
+        let answers = (0..threads).map(|_| ArrayQueue::new(ASKED_MAX)).collect();
+        Ok((Self { jobs: sender, answers }, Keeper { fences, jobs }))
+    }
+
+    fn tell(&self, job: Job) -> Result<(), ErrorReply> {
+        self.jobs.try_send(job).map_err(|_| ErrorReply::TooManyLocks)
+    }
+}
+
+/// Starts the thread, which ends with the node.
+pub fn start(node: &Arc<Node>, keeper: Keeper) -> Result<()> {
+    let node = Arc::clone(node);
+    let run = move || {
+        if let Some(locks) = &node.locks {
+            keeper.keep(&node, locks);
+        }
+    };
+    std::thread::Builder::new().name("locks".into()).spawn(run).context("cannot start the locks' thread")?;
+    Ok(())
+}
+
+impl Keeper {
+    fn keep(mut self, node: &Node, locks: &Locks) {
+        let start = Moment::now();
+        let mut table = Table::new();
+        let mut answers = Vec::new();
+        loop {
+            let now = millis_since(start);
+            let wait =
+                table.wake_at().map_or(LOOK_EVERY, |at| Duration::from_millis(at.0.saturating_sub(now.0)));
+            let job = self.jobs.recv_timeout(wait.min(LOOK_EVERY));
+            let now = millis_since(start);
+            let mut fence = || told(self.fences.next());
+            table.expire(now, &mut fence, &mut answers);
+            match job {
+                Ok(Job::Ask(place, ask)) => table.ask(now, place, ask, &mut fence, &mut answers),
+                Ok(Job::Gone(shard, connection)) => {
+                    table.forget(|place: Place| (place.shard, place.to.connection) == (shard, connection));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            let is_over = node.stopping.load(Ordering::Acquire);
+            if is_over {
+                table.end(now, &mut answers);
+            }
+            answers.drain(..).for_each(|(place, said)| hand_over(node, locks, &place, &said));
+        }
+    }
+}
+
+fn millis_since(start: Moment) -> Millis {
+    Millis(Moment::now().since_ns(start) / 1_000_000)
+}
+
+fn told(fence: io::Result<u64>) -> Option<u64> {
+    fence.inspect_err(|error| warn!("--lock-file: {error}: no lock is given out")).ok()
+}
+
+fn hand_over(node: &Node, locks: &Locks, place: &Place, said: &Said) {
+    let mut text = Vec::new();
+    let opaque = &place.opaque[..place.opaque_bytes];
+    match said {
+        Said::TooMany => reply::error(&mut text, ErrorReply::TooManyLocks),
+        Said::NoFence => reply::error(&mut text, ErrorReply::LockFileFailed),
+        Said::Held { fence, left_ms, session } => {
+            reply::lock(&mut text, LockSaid::Held { fence: *fence, left_ms: *left_ms, session }, opaque);
+        }
+        Said::Taken { fence, left_ms } => {
+            reply::lock(&mut text, LockSaid::Taken { fence: *fence, left_ms: *left_ms }, opaque);
+        }
+        Said::Released => reply::lock(&mut text, LockSaid::Released, opaque),
+        Said::Free => reply::lock(&mut text, LockSaid::Free, opaque),
+        Said::NotYours => reply::lock(&mut text, LockSaid::NotYours, opaque),
+    }
+    let queue = &locks.answers[place.shard.index()];
+    let pushed = queue.push(Answered { to: place.to, text });
+    assert!(pushed.is_ok(), "a shard asks no more than it has room for");
+    node.wake(place.shard.index());
+}
+
+impl Dispatcher {
+    /// Hands what a client asks of a lock to the thread that keeps them.
+    pub fn ask_lock(&mut self, client: &mut Connection, request: &Request<'_>, command: LockCommand) {
+        let node = Arc::clone(&self.node);
+        let Some(locks) = &node.locks else { return refuse(client, request, ErrorReply::NoLocks) };
+        if is_datagram(client.id) || self.locks_asked >= ASKED_MAX {
+            return refuse(client, request, ErrorReply::TooManyLocks);
+        }
+        let (session, token) = LockCommand::session_and_opaque(request);
+        let mut opaque = [0; slabring_protocol::OPAQUE_SIZE_MAX];
+        opaque[..token.len()].copy_from_slice(token);
+        let to = ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
+        let place = Place { shard: self.shards.me, to, opaque, opaque_bytes: token.len() };
+        let ask = Ask { command, name: request.key.into(), session: session.into() };
+        match locks.tell(Job::Ask(place, ask)) {
+            Ok(()) => {
+                self.locks_asked += 1;
+                client.locks_asked += 1;
+            }
+            Err(error) => {
+                let mut text = Vec::new();
+                reply::error(&mut text, error);
+                client.outbox.deliver(to.ticket, &text);
+            }
+        }
+    }
+
+    /// Hands out the answers that have come. `note` is called for each connection that got one.
+    pub fn take_lock_answers(
+        &mut self,
+        connections: &mut Connections,
+        mut note: impl FnMut(&mut Connection),
+    ) {
+        if self.locks_asked == 0 {
+            return;
+        }
+        let node = Arc::clone(&self.node);
+        let Some(queue) = node.locks.as_ref().map(|locks| &locks.answers[self.shards.me.index()]) else {
+            return;
+        };
+        while let Some(Answered { to, text }) = queue.pop() {
+            self.locks_asked -= 1;
+            if let Some(client) = connections.get_mut(to.connection) {
+                client.locks_asked -= 1;
+                client.outbox.deliver(to.ticket, &text);
+                note(client);
+            }
+        }
+    }
+
+    /// Whoever waits for a lock on a connection that ends waits no more.
+    pub fn end_lock_waits(&mut self, client: &Connection) {
+        if client.locks_asked > 0
+            && let Some(locks) = &self.node.locks
+            && locks.tell(Job::Gone(self.shards.me, client.id)).is_err()
+        {
+            // A lock that is given to nobody ends by itself.
+            tracing::debug!("the locks' thread has no room to hear of a connection that ended");
+        }
+    }
+}
