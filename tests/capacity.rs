@@ -203,9 +203,13 @@ fn check_unread(mib: u64, args: &[&str], clients: usize, size: usize) {
         let key = format!("large:{n}");
         assert_eq!(try_set(&mut healthy, &key, &value_of(&key, size)), "STORED", "{args:?}");
     }
-    let streams = ask_and_do_not_read(clients, clients, || {
+    let mut streams = ask_and_do_not_read(clients, clients, || {
         TcpStream::connect(server.address()).expect("there is room for a client")
     });
+    let many: String = (0..clients.min(20)).map(|n| format!(" large:{n}")).collect();
+    for stream in &mut streams {
+        stream.write_all(format!("get{many}\r\n").as_bytes()).expect("a line is little");
+    }
     let size_kib = resident_kib_max(&server);
     healthy.set("small", "value");
     assert_eq!(healthy.get("small").as_deref(), Some(&b"value"[..]));

@@ -193,8 +193,9 @@ pub enum Outcome<'a> {
 
 /// The connections behind the requests of a batch.
 pub trait Senders {
-    /// Whether a request of this connection may be posted again.
-    fn gate(&mut self, connection: ConnectionId) -> Gate;
+    /// Whether a request of this connection may be posted again. One that `feeds` its reader, with the next slice of a value
+    /// that stands before all else, never waits for it.
+    fn gate(&mut self, connection: ConnectionId, feeds: bool) -> Gate;
     /// A request of this connection is held back: it must not post anything newer.
     fn bounced(&mut self, connection: ConnectionId);
 }
@@ -494,7 +495,9 @@ impl Batch {
                 Some(Question::TakeBack(_) | Question::Forget(_)) => Gate::Send,
                 // So is this to the reader, who is the owner's.
                 _ if entry.work == Work::Delivery => Gate::Send,
-                _ => senders.gate(entry.sender.connection),
+                question => {
+                    senders.gate(entry.sender.connection, matches!(question, Some(Question::Slice(_))))
+                }
             };
             let to = match verdict {
                 Gate::Send => &mut *letter,
@@ -596,9 +599,9 @@ mod tests {
     }
 
     impl Senders for Three {
-        fn gate(&mut self, id: ConnectionId) -> Gate {
+        fn gate(&mut self, id: ConnectionId, feeds: bool) -> Gate {
             match id.slot {
-                1 if !self.open => Gate::Keep,
+                1 if !self.open && !feeds => Gate::Keep,
                 1 | 2 => Gate::Send,
                 _ => Gate::Drop,
             }
@@ -687,6 +690,16 @@ mod tests {
         returned.ask(ReturnAddress::NOBODY, Question::TakeBack(3));
         returned.resend(&mut letter, &mut Three::default());
         assert!(returned.is_empty() && !letter.is_empty());
+    }
+
+    #[test]
+    fn a_slice_goes_again_before_the_requests_of_its_reader_who_waits_for_it() {
+        let (mut returned, mut letter) = (Batch::default(), Batch::default());
+        push(&mut returned, 1, "get a\r\n");
+        let to = ReturnAddress { connection: connection(1), ticket: Ticket::NONE };
+        returned.ask(to, Question::Slice(3));
+        returned.resend(&mut letter, &mut Three::default());
+        assert_eq!((returned.entries.len(), letter.questions), (1, vec![Question::Slice(3)]));
     }
 
     #[test]

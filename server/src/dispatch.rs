@@ -259,27 +259,44 @@ impl Dispatcher {
 
     /// Executes some more keys of a line, if they are all this shard's and nothing about them is special. Returns their bytes.
     fn execute_keys(&mut self, client: &mut Connection, rest: &[u8]) -> Option<usize> {
-        let is_special = is_datagram(client.id)
-            || self.budget.outputs_are_full()
-            || !self.executor.shard().has_room_for_any_pin();
-        if !client.parser.has_keys() || !self.is_alone() || is_special {
+        if !client.parser.has_keys() || !self.is_alone() || !self.may_get_freely(client) {
             return None;
         }
+        let parser_before = client.parser.clone();
         let mut keys = [&[][..]; WARM_KEYS_MAX];
         // The one that has just been let through is among them.
         let part = client.rest_of_part(self.node.settings.requests_per_turn).saturating_add(1);
         let places = usize::try_from(part).map_or(WARM_KEYS_MAX, |part| part.min(WARM_KEYS_MAX));
         let KeysTaken { with_cas, count, consumed } = client.parser.take_keys(rest, &mut keys[..places])?;
-        client.served += u32::try_from(count - 1).expect("a few");
-        let keys = &keys[..count];
+        let done = self.get_keys(client, &keys[..count], with_cas);
+        client.served += u32::try_from(done - 1).expect("a few");
+        if done == count {
+            return Some(consumed);
+        }
+        client.parser = parser_before;
+        client.parser.take_keys(rest, &mut keys[..done]).map(|taken| taken.consumed)
+    }
+
+    /// Gets keys until one of their values, which may be large, makes the next wait. Returns how many, at least 1.
+    fn get_keys(&mut self, client: &mut Connection, keys: &[&[u8]], with_cas: bool) -> usize {
         let hashes = self.executor.shard().warm(keys.iter().copied());
         let connection = self.shards.connection_number(self.shards.me, client.id.slot);
-        let (executor, now) = (&mut self.executor, self.now);
-        for (key, hash) in keys.iter().zip(hashes) {
+        for (done, (key, hash)) in keys.iter().zip(hashes).enumerate() {
+            if done > 0 && !(self.may_execute(client) && self.may_get_freely(client)) {
+                return done;
+            }
+            let (executor, now) = (&mut self.executor, self.now);
             let request = Request::get(key, with_cas);
             client.outbox.local_lending(|out| executor.get_lending(now, &request, hash, connection, out));
         }
-        Some(consumed)
+        keys.len()
+    }
+
+    /// Whether a get needs no thought, however large its value is.
+    fn may_get_freely(&self, client: &Connection) -> bool {
+        !is_datagram(client.id)
+            && !self.budget.outputs_are_full()
+            && self.executor.shard().has_room_for_any_pin()
     }
 
     fn stall(&mut self, client: &mut Connection) {

@@ -827,10 +827,14 @@ struct Resending<'a> {
 }
 
 impl Senders for Resending<'_> {
-    fn gate(&mut self, id: ConnectionId) -> Gate {
+    fn gate(&mut self, id: ConnectionId, feeds: bool) -> Gate {
         let Some(client) = self.connections.get_mut(id) else { return Gate::Drop };
         if client.resent_turn != self.turn {
             (client.resent_turn, client.resent) = (self.turn, 0);
+        }
+        if feeds {
+            client.bounced -= 1;
+            return Gate::Send;
         }
         // Once kept, always kept in this turn: no request overtakes an earlier one of its connection.
         if !client.has_room_for_reply() || client.resent >= RESENT_MAX {
