@@ -103,6 +103,8 @@ pub(super) struct Stream {
     unknown: u64,
     grant: Option<Grant>,
     bulk: Option<Bulk>,
+    /// Some partition may wait to be filled: without it nobody need look at all of them.
+    may_begin: bool,
     beat_at: Micros,
 }
 
@@ -138,6 +140,7 @@ impl Stream {
             unknown: 0,
             grant: None,
             bulk: None,
+            may_begin: false,
             beat_at: Micros::default(),
         }
     }
@@ -181,6 +184,7 @@ impl Stream {
         let known = self.standings.get(&partition);
         if known.is_none_or(|(standing, at)| *at != since || *standing == Standing::InSync) {
             self.standings.insert(partition, (Standing::Waits, since));
+            self.may_begin = true;
         }
     }
 
@@ -253,7 +257,7 @@ impl Stream {
         let writes: Vec<_> = kept.chain(write).collect();
         let standings = std::mem::take(&mut self.standings);
         let (portion, is_connected) = (self.portion, self.is_connected);
-        *self = Self { grant: self.grant, is_connected, ..Self::new(id, portion) };
+        *self = Self { grant: self.grant, is_connected, may_begin: true, ..Self::new(id, portion) };
         let refill = |standing| match standing {
             Standing::Waits | Standing::Fills => Standing::Waits,
             Standing::Joined(_) | Standing::InSync | Standing::Refills => Standing::Refills,
@@ -268,7 +272,7 @@ impl Stream {
 
     /// Begins to fill what waits for it. Gives the partitions: writes that are open must be said once more.
     pub(super) fn begin_bulk(&mut self, epoch: Epoch) -> Vec<PartitionId> {
-        if self.bulk.is_some() {
+        if self.bulk.is_some() || !std::mem::take(&mut self.may_begin) {
             return Vec::new();
         }
         let mut begun = Vec::new();

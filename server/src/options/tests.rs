@@ -361,6 +361,11 @@ fn cluster_options_that_cannot_work_are_refused_with_what_to_do() {
         ("--zone a", "needs --etcd"),
         ("-l * --etcd http://a:1 --peer-listen 127.0.0.1:7", "give --advertise"),
         ("--peers 127.0.0.1:7 -t 257 -m 2000", "at most 256 shard threads"),
+        ("--replicas 2", "needs --cluster, --peers or --etcd"),
+        ("--peers 127.0.0.1:7 --replication sync", "needs --replicas=2 or more"),
+        ("--peers 127.0.0.1:7,127.0.0.2:7 --replicas 3", "fewer nodes than copies"),
+        ("--peers 127.0.0.1:7,127.0.0.2:7 --replicas 2 -C", "items with copies need their CAS values"),
+        ("--peers 127.0.0.1:7,127.0.0.2:7 --replicas 2 -I 9m", "8m at most"),
         ("--cluster x --cluster-id y", "names the cluster"),
     ] {
         check_refused(arguments, EXIT_USAGE, word);

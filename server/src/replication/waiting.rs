@@ -270,3 +270,80 @@ impl Waiting {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng, rngs::SmallRng};
+
+    use super::*;
+
+    const DEADLINE: Micros = Micros(250_000);
+    const MANNER: Manner = Manner { dialect: Dialect::Text, is_silent: false, is_part: false };
+
+    fn owned(value_bytes: usize) -> Owned {
+        let value = vec![b'x'; value_bytes];
+        let request = Request { value: &value, ..Request::get(b"key", false) };
+        Owned::new(&request, 7)
+    }
+
+    /// Nobody overtakes another of the same key, whatever happens in between, and nothing is left at the end.
+    #[test]
+    fn everybody_for_one_key_comes_to_his_turn_in_order() {
+        for seed in 0..50 {
+            let mut random = SmallRng::seed_from_u64(seed);
+            let mut waiting = Waiting::default();
+            let mut lines: BTreeMap<u64, VecDeque<WaitId>> = BTreeMap::new();
+            for step in 0..2_000 {
+                let hash = random.random_range(0..5);
+                if step < 1_500 && random.random_bool(0.5) {
+                    let id = if waiting.is_busy(hash) || random.random_bool(0.3) {
+                        waiting.park(owned(10), hash, DEADLINE).expect("there is room")
+                    } else {
+                        let id = waiting.next_id();
+                        waiting.reply_later(id, MANNER, b"STORED\r\n".to_vec(), hash, true);
+                        id
+                    };
+                    lines.entry(hash).or_default().push_back(id);
+                } else if random.random_bool(0.5) {
+                    waiting.all_may_go();
+                    while let Some(id) = waiting.next_to_go() {
+                        let Some((request, hash, _)) = waiting.parked(id) else { continue };
+                        assert_eq!(lines[&hash].front(), Some(&id), "seed {seed}");
+                        match random.random_range(0..3) {
+                            0 => waiting.park_again(id, request),
+                            1 => waiting.reply_later(id, MANNER, Vec::new(), hash, true),
+                            _ => {
+                                assert!(waiting.finish(id, Ok(Vec::new())).is_none(), "nobody attends");
+                                lines.get_mut(&hash).unwrap().pop_front();
+                            }
+                        }
+                    }
+                } else if let Some(&id) = lines.get(&hash).and_then(VecDeque::front)
+                    && waiting.answered(id, true).is_none()
+                    && !waiting.entries.contains_key(&id)
+                {
+                    lines.get_mut(&hash).unwrap().pop_front();
+                }
+                lines.retain(|_, line| !line.is_empty());
+                assert!((0..5).all(|hash| waiting.is_busy(hash) == lines.contains_key(&hash)), "seed {seed}");
+                assert_eq!(waiting.len(), lines.values().map(VecDeque::len).sum::<usize>());
+            }
+            for id in lines.into_values().flatten() {
+                waiting.finish(id, Err(ErrorReply::KeyUnsettled));
+            }
+            assert!(
+                waiting.is_empty() && waiting.bytes() == 0 && waiting.parked == 0 && waiting.lines.is_empty()
+            );
+        }
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_number_and_in_bytes() {
+        let mut waiting = Waiting::default();
+        assert!((0..PARKED_MAX).all(|_| waiting.park(owned(0), 1, DEADLINE).is_some()));
+        assert!(waiting.park(owned(0), 2, DEADLINE).is_none());
+        let mut waiting = Waiting::default();
+        assert!(waiting.park(owned(PARKED_BYTES_MAX), 1, DEADLINE).is_some(), "alone");
+        assert!(waiting.park(owned(0), 1, DEADLINE).is_none());
+    }
+}
