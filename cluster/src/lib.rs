@@ -17,6 +17,7 @@
 //! | [`ring`] | the document that nodes must agree on, and the table made of it |
 //! | [`wire`], [`link`] | frames, and one connection between two shards |
 //! | [`forward`], [`peers`] | one shard's links and the requests under way on them |
+//! | [`ownership`] | what a node of a ring of one copy may still hold that is old |
 //! | [`replica`] | copies of partitions: streams, leases, hand-overs |
 //! | [`migrate`] | the documents that remove, return, fill and move members step by step |
 //! | [`coordinator`], [`conductor`], [`control`] | how nodes agree on the next ring |
@@ -34,6 +35,7 @@ pub mod jump;
 pub mod link;
 pub mod migrate;
 pub mod names;
+pub mod ownership;
 pub mod peers;
 pub mod placement;
 pub mod replica;

@@ -16,7 +16,7 @@ use slabring_protocol::reply::CloseReason;
 use slabring_protocol::{Auth, ErrorReply, Parser, reply};
 use slabring_reactor::clock::Moment;
 use slabring_reactor::{ConnectionId, EndCause, Event, Io, Wait, Waker};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::arrivals::{Arrival, place_for};
 use crate::batch::{Batch, Gate, Outcome, ReturnAddress, Senders};
@@ -31,7 +31,7 @@ use crate::listeners::Entrance;
 use crate::live::Held;
 use crate::node::Node;
 use crate::post::{Letter, Post};
-use crate::report::Answer;
+use crate::report::{Answer, Question};
 use crate::session::Session;
 use crate::shards::Shards;
 use crate::tls::TlsConfigs;
@@ -274,6 +274,11 @@ impl<I: Io> ShardThread<I> {
             && let Some(view) = links.view()
         {
             self.dispatcher.executor.set_discovery(view.discovery.value());
+            if links.take_holds_old() {
+                // Some of it is old, and the engine cannot tell which.
+                self.dispatcher.executor.answer(self.dispatcher.now, Question::Flush(None), &mut Vec::new());
+                info!("shard {} begins anew: it owns keys again that others have owned", self.shards.me.0);
+            }
         }
     }
 
@@ -364,6 +369,8 @@ impl<I: Io> ShardThread<I> {
 
     fn handle_letters(&mut self) {
         while let Some((place, letter)) = self.dispatcher.post.take() {
+            // Its sender may follow a newer ring than this shard did when the turn began.
+            self.begin_cluster_turn();
             match letter {
                 Letter::Requests(batch) => {
                     let (connections, node, shards) = (&self.connections, &self.node, self.shards);

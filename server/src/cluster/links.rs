@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use slabring_cluster::forward::{Failure, Forward};
 use slabring_cluster::link::CloseReason;
+use slabring_cluster::ownership::Ownership;
 use slabring_cluster::peers::{Asked, Effect, LINKS_PER_PEER_MAX, LinkId, Peers, Route};
 use slabring_cluster::placement::hash_key;
 use slabring_cluster::table::SlotId;
@@ -31,6 +32,7 @@ use crate::dispatch::Dispatcher;
 use crate::exptime::flush_due;
 use crate::live::Held;
 use crate::node::Node;
+use crate::options::CoordinatorSettings;
 use crate::outbox::Ticket;
 use crate::report::Question;
 use crate::shards::{ShardId, Shards};
@@ -96,6 +98,9 @@ pub struct Links {
     node: Arc<Node>,
     shards: Shards,
     peers: Peers<Place>,
+    ownership: Ownership,
+    /// What this shard holds is older than what other nodes have been told since.
+    holds_old: bool,
     view: Held<Option<View>>,
     /// The view that was looked at last.
     seen: Option<Arc<Option<View>>>,
@@ -138,6 +143,11 @@ impl Links {
         let jitter = cluster.incarnation.0 ^ u64::from(shards.me.0) << 32;
         Some(Box::new(Self {
             peers: Peers::new(cluster.identity(shards), LINKS_PER_PEER_MAX, jitter),
+            ownership: match cluster.settings.coordinator {
+                CoordinatorSettings::Local(_) => Ownership::by_hand(),
+                CoordinatorSettings::Etcd { .. } => Ownership::automatic(),
+            },
+            holds_old: false,
             node: Arc::clone(node),
             shards,
             view: Held::default(),
@@ -237,12 +247,19 @@ impl Links {
         if let Some(View { ring, .. }) = &*view {
             let is_newer = self.peers.ring().is_none_or(|known| ring.epoch() > known.epoch());
             if is_newer {
+                let regained = self.ownership.follow(ring, ring.slot_of(&cluster.settings.node));
+                self.holds_old |= !regained.is_empty() && ring.document().replicas == 1;
                 self.peers.adopt(self.now, Arc::clone(ring));
             }
         }
         self.seen = Some(view);
         self.has_news = true;
         true
+    }
+
+    /// Whether what this shard holds must go before it executes anything. Says so once.
+    pub fn take_holds_old(&mut self) -> bool {
+        std::mem::take(&mut self.holds_old)
     }
 
     fn link_of(&self, connection: ConnectionId) -> Option<LinkId> {
