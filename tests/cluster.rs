@@ -299,6 +299,39 @@ fn two_nodes_whose_clients_flood_both_with_large_values_do_not_block_each_other(
 }
 
 #[test]
+fn what_clients_ask_of_another_node_and_do_not_read_takes_a_part_of_the_memory() {
+    const VALUE_BYTES: usize = 1_000_000;
+    const LIMIT_KIB: u64 = (64 << 10) + (32 << 10);
+    let cluster = Cluster::of_peers(2, &["-t", "1", "-m", "64"]);
+    let (_, foreign) = own_and_foreign(&cluster, 0, 1);
+    let mut connection = cluster.nodes[0].connect();
+    connection.set(&foreign[0], vec![b'x'; VALUE_BYTES]);
+    let line = format!("mg {} v\r\n", foreign[0]);
+    let ask = |_| {
+        let mut connection = cluster.nodes[0].connect();
+        connection.send(line.repeat(500)).expect("a server that reads");
+        connection
+    };
+    let mut asking: Vec<_> = (0..8).map(ask).collect();
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(100));
+        let used = cluster.nodes[0].resident_kib();
+        assert!(used < LIMIT_KIB, "{used} KiB");
+    }
+    // Who reads after all has every answer in its place: the value, or that there was no memory for it.
+    let values = (0..500).filter(|_| {
+        let answer = answer_line(&mut asking[0]);
+        if answer == format!("VA {VALUE_BYTES}") {
+            asking[0].read_exact(VALUE_BYTES + 2).expect("a value");
+            return true;
+        }
+        assert_eq!(answer, "SERVER_ERROR out of memory writing get response");
+        false
+    });
+    assert!(values.count() > 400);
+}
+
+#[test]
 fn a_node_with_more_shards_than_links_answers_floods_too() {
     check_flood(&Cluster::of_peers(2, &["-t", "11"]), 4, 10_000, 1_000);
 }
@@ -369,6 +402,29 @@ fn a_change_of_the_ring_under_load_loses_no_reply_and_moves_what_must_move_only(
     wait_until("a refusal", || cluster.nodes[0].connect().stat("slabring_rings_refused") > 0);
     wait_until("a line of it", || cluster.nodes[0].stderr().contains("a ring document is refused"));
     assert_eq!(cluster.nodes[0].connect().stat("slabring_ring_epoch"), 2);
+}
+
+#[test]
+fn a_node_that_owns_keys_again_serves_nothing_of_before() {
+    let place = Neighbourhood::new();
+    let ring = File::new(&place.ring(1, &[256, 256]));
+    let cluster = Cluster::start(place, 2, &["-t", "2", "--cluster", ring.path()]);
+    let mut connection = cluster.nodes[0].connect();
+    for (step, weights) in [[256, 256], [256, 0], [256, 256], [0, 256], [256, 256]].iter().enumerate() {
+        let epoch = 1 + step as u64;
+        ring.write(&place.ring(epoch, weights));
+        cluster.nodes[step % 2].signal(Signal::Reload);
+        wait_until("the ring", || {
+            cluster.nodes.iter().all(|node| node.connect().stat("slabring_ring_epoch") == epoch)
+        });
+        for n in 0..KEYS {
+            let (key, value) = (format!("key{n}"), format!("{step} {n}").into_bytes());
+            let found = connection.get(&key);
+            let last = step.checked_sub(1).map(|last| format!("{last} {n}").into_bytes());
+            assert!(found.is_none() || found == last, "{found:?} in step {step}");
+            connection.set(&key, &value);
+        }
+    }
 }
 
 #[test]

@@ -464,15 +464,20 @@ impl<I: Io> ShardThread<I> {
     /// Goes on with connections whose way has become free.
     fn continue_waiting(&mut self) {
         let mut waiting = std::mem::take(&mut self.stalled);
+        let mut served = 0;
         waiting.retain(|&id| {
             let Some(client) = self.connections.get_mut(id) else { return false };
             if client.stalled && client.outbox.bytes() < OUTPUT_BYTES_LOW {
+                let unread = client.input.unread().len();
                 self.dispatcher.execute_input(client);
+                served += usize::from(client.stalled && client.input.unread().len() < unread);
                 touch(&mut self.touched, client);
             }
             client.listed = client.stalled;
             client.stalled
         });
+        // Who had its part of the room there was lets others go first next time.
+        waiting.rotate_left(served);
         // Connections that stall from here on are added by `settle_touched`.
         self.stalled = waiting;
         let (touched, now) = (&mut self.touched, self.dispatcher.now);

@@ -134,9 +134,7 @@ impl Given {
             return self.misuse("cluster_id", "the file of --cluster names the cluster");
         }
         let path = self.path(self.arguments.cluster.as_deref().expect("it is given"));
-        let cannot = |error: &dyn std::fmt::Display| {
-            self.refuse(ID, &format!("{}: {error}", path.display()), EXIT_USAGE)
-        };
+        let cannot = |error: &dyn std::fmt::Display| self.refuse(ID, &error.to_string(), EXIT_USAGE);
         let text = std::fs::read_to_string(&path).map_err(|error| cannot(&error))?;
         RingDocument::from_toml(&text).map_err(|error| cannot(&one_line(&error.to_string())))
     }
