@@ -315,8 +315,10 @@ fn a_cluster_is_asked_for_its_ring_and_each_owner_for_its_keys() {
     for server in &servers {
         server.set_ring(document.to_json());
     }
-    let client = client_of_cluster(&servers[0]);
-    let mut expected = [1, 0, 0];
+    let options = Options { ring_interval: PATIENT, ..patient() };
+    let client = Client::new(&Servers::ring([&*servers[0].address()]).unwrap(), options);
+    // One for the ring, and each node is asked once about its shards.
+    let mut expected = [2, 1, 1];
     for n in 0..300 {
         let key = format!("key:{n}");
         client.set(&key, key.as_str(), Ttl::Never).unwrap();
