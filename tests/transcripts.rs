@@ -39,8 +39,9 @@ fn check(name: &str, server: &Server, cuts: Cuts) {
 
 #[track_caller]
 fn check_slabring(threads: &str, io: &str, cuts: &[Cuts]) {
-    let Some(server) = Server::start_over(io, &["-t", threads]) else { return };
     for &cuts in cuts {
+        // A fresh one each: fences outlive the emptying between sections.
+        let Some(server) = Server::start_over(io, &["-t", threads]) else { return };
         check(&format!("slabring -t {threads} --io {io}"), &server, cuts);
     }
 }

@@ -20,7 +20,7 @@ use slabring_reactor::clock::Moment;
 use tracing::warn;
 
 use crate::batch::ReturnAddress;
-use crate::connection::{Connection, Connections};
+use crate::connection::{Connection, Connections, Ending};
 use crate::datagrams::is_datagram;
 use crate::dispatch::Dispatcher;
 use crate::locks::fences::Fences;
@@ -49,7 +49,7 @@ struct Place {
 #[derive(Debug)]
 enum Job {
     Ask(Place, Ask),
-    /// This connection is gone.
+    /// Whoever has this connection says nothing more, and may be gone.
     Gone(ShardId, ConnectionId),
 }
 
@@ -117,7 +117,8 @@ impl Keeper {
             match job {
                 Ok(Job::Ask(place, ask)) => table.ask(now, place, ask, &mut fence, &mut answers),
                 Ok(Job::Gone(shard, connection)) => {
-                    table.forget(|place: Place| (place.shard, place.to.connection) == (shard, connection));
+                    let is_gone = |place: Place| (place.shard, place.to.connection) == (shard, connection);
+                    table.forget(now, is_gone, &mut answers);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -174,6 +175,9 @@ impl Dispatcher {
         opaque[..token.len()].copy_from_slice(token);
         let to = ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
         let place = Place { shard: self.shards.me, to, opaque, opaque_bytes: token.len() };
+        // Who has hung up meanwhile is given what is free, and is not waited with.
+        let wait_ms = if client.ending == Ending::No { command.wait_ms } else { 0 };
+        let command = LockCommand { wait_ms, ..command };
         let ask = Ask { command, name: request.key.into(), session: session.into() };
         match locks.tell(Job::Ask(place, ask)) {
             Ok(()) => {
@@ -211,7 +215,8 @@ impl Dispatcher {
         }
     }
 
-    /// Whoever waits for a lock on a connection that ends waits no more.
+    /// Whoever waits for a lock on a connection that ends waits no more: somebody who has hung up looks the same as somebody who
+    /// has only said all there is to say, and must not be given a lock.
     pub fn end_lock_waits(&mut self, client: &Connection) {
         if client.locks_asked > 0
             && let Some(locks) = &self.node.locks

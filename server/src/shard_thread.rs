@@ -260,6 +260,7 @@ impl<I: Io> ShardThread<I> {
                 Event::Ended { connection, cause: EndCause::EndOfStream } => {
                     let Some(client) = self.connections.get_mut(connection) else { continue };
                     client.ending = client.ending.max(Ending::AfterInput);
+                    self.dispatcher.end_lock_waits(client);
                     touch(&mut self.touched, client);
                 }
                 // Nothing can be sent any more, so nothing is owed.

@@ -159,11 +159,18 @@ impl<W: Copy> Table<W> {
         self.wake_at = self.locks.values().map(next_of).min();
     }
 
-    /// Nobody waits any more at this place: a lock that is given to it would be nobody's.
-    pub fn forget(&mut self, is_gone: impl Fn(W) -> bool) {
+    /// Nobody waits any more at this place: a lock that is given to it would be nobody's. Who is still there is told who holds it.
+    pub fn forget(&mut self, now: Millis, is_gone: impl Fn(W) -> bool, answers: &mut Vec<(W, Said)>) {
         for lock in self.locks.values_mut() {
+            let taken = lock.taken(now);
             let before = lock.waiters.len();
-            lock.waiters.retain(|waiter| !is_gone(waiter.who));
+            lock.waiters.retain(|waiter| {
+                let stays = !is_gone(waiter.who);
+                if !stays {
+                    answers.push((waiter.who, taken.clone()));
+                }
+                stays
+            });
             self.waiting -= before - lock.waiters.len();
         }
     }

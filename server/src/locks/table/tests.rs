@@ -125,7 +125,9 @@ fn a_lock_is_never_given_to_who_is_gone_nor_at_the_end() {
     fixture.acquire(2, "b", 300, 10_000);
     fixture.acquire(3, "c", 300, 10_000);
     fixture.acquire(4, "d", 300, 10_000);
-    fixture.table.forget(|who| who == 2);
+    let mut told = Vec::new();
+    fixture.table.forget(fixture.now, |who| who == 2, &mut told);
+    assert_eq!(told, [(2, Said::Taken { fence: 1, left_ms: 500 })]);
     assert_eq!(fixture.release(1, "a"), [(1, Said::Released), (3, held(2, 300, "c"))]);
     let mut answers = Vec::new();
     fixture.table.end(fixture.now, &mut answers);

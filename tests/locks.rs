@@ -1,0 +1,279 @@
+//! Locks and fences against the real binary: whoever has lost a lock writes nothing any more.
+#![expect(clippy::unwrap_used, reason = "a test may fail where it stands")]
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use slabring_client::{AsyncClient, Client, Fenced, LockOptions, Options, Servers, Ttl, Wire};
+use slabring_tests::cluster::{Cluster, File};
+use slabring_tests::{Connection, Server, Signal};
+
+/// Time for any single step, long because the machine may be compiling too.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn options(wire: Wire) -> Options {
+    let mut options = Options::default();
+    options.wire = wire;
+    options.timeout = PATIENCE;
+    options.try_timeout = PATIENCE;
+    options.connect_timeout = PATIENCE;
+    options
+}
+
+fn client(server: &Server, wire: Wire) -> Client {
+    Client::new(&Servers::one(&server.address().to_string()).unwrap(), options(wire))
+}
+
+fn store_fenced(connection: &mut Connection, key: &str, fence: u64) -> String {
+    connection.send(format!("ms {key} 1 Y{fence}\r\nx\r\n")).unwrap();
+    String::from_utf8(connection.read_line().unwrap()).unwrap()
+}
+
+#[test]
+fn a_holder_that_was_paused_beyond_its_time_writes_nothing_any_more() {
+    for (threads, wire) in [("1", Wire::Text), ("2", Wire::Meta)] {
+        let server = Server::start(&["-t", threads]).unwrap();
+        let [first, second] = [(); 2].map(|()| client(&server, wire));
+        let short = LockOptions { ttl: Duration::from_secs(1), wait: Duration::ZERO };
+        let held = first.lock("lock", &short).unwrap().unwrap();
+        assert_eq!(first.set_fenced("k", "1", Ttl::Never, held.fence()).unwrap(), Fenced::Done);
+        assert_eq!(second.lock("lock", &short).unwrap(), None);
+        // The first is paused here; the second waits for the end of its lock.
+        let patient = LockOptions { ttl: Duration::from_secs(60), wait: PATIENCE };
+        let next = second.lock("lock", &patient).unwrap().expect("a lock ends");
+        assert!(next.fence() > held.fence());
+        assert_eq!(second.set_fenced("k", "2", Ttl::Never, next.fence()).unwrap(), Fenced::Done);
+        // The first goes on and does not know.
+        assert_eq!(first.set_fenced("k", "3", Ttl::Never, held.fence()).unwrap(), Fenced::Overtaken);
+        assert_eq!(first.delete_fenced("k", held.fence()).unwrap(), Fenced::Overtaken);
+        assert_eq!((first.renew_lock(&held), first.unlock(held)), (Ok(false), Ok(false)));
+        assert_eq!(first.get("k").unwrap().unwrap().value, b"2");
+        assert_eq!(second.delete_fenced("none", next.fence()).unwrap(), Fenced::NotFound);
+        assert!(second.unlock(next).unwrap());
+    }
+}
+
+#[test]
+fn a_lock_that_is_renewed_is_held_under_the_same_fence() {
+    let server = Server::start(&["-t", "2"]).unwrap();
+    let [first, second] = [(); 2].map(|()| client(&server, Wire::Meta));
+    let short = LockOptions { ttl: Duration::from_secs(2), wait: Duration::ZERO };
+    let done = first.with_lock("lock", &short, |lock| {
+        let until = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < until {
+            assert_eq!(second.lock("lock", &short).unwrap(), None);
+            assert_eq!(first.set_fenced("k", "v", Ttl::Never, lock.fence()).unwrap(), Fenced::Done);
+            thread::sleep(Duration::from_millis(50));
+        }
+        lock.fence()
+    });
+    let fence = done.unwrap().expect("nobody else had it");
+    let next = second.lock("lock", &short).unwrap().expect("it was given up at once");
+    assert!(next.fence() > fence);
+}
+
+#[test]
+fn of_many_who_count_under_a_lock_none_is_lost() {
+    const WORKERS: u64 = 8;
+    const ROUNDS: u64 = 25;
+    let server = Server::start(&["-t", "2"]).unwrap();
+    let client = client(&server, Wire::Text);
+    client.set("count", "0", Ttl::Never).unwrap();
+    thread::scope(|scope| {
+        for _ in 0..WORKERS {
+            scope.spawn(|| {
+                for _ in 0..ROUNDS {
+                    let patient =
+                        LockOptions { ttl: Duration::from_secs(60), wait: Duration::from_secs(120) };
+                    let lock = client.lock("lock", &patient).unwrap().expect("all give it up");
+                    let count = client.get("count").unwrap().unwrap().value;
+                    let count: u64 = String::from_utf8(count).unwrap().parse().unwrap();
+                    let next = (count + 1).to_string();
+                    assert_eq!(client.set_fenced("count", next, Ttl::Never, lock.fence()), Ok(Fenced::Done));
+                    assert_eq!(client.unlock(lock), Ok(true));
+                }
+            });
+        }
+    });
+    assert_eq!(client.get("count").unwrap().unwrap().value, (WORKERS * ROUNDS).to_string().as_bytes());
+}
+
+#[test]
+fn tasks_lock_and_renew_as_threads_do() {
+    let server = Server::start(&["-t", "2"]).unwrap();
+    let servers = Servers::one(&server.address().to_string()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let client = AsyncClient::new(&servers, options(Wire::Meta));
+        let other = AsyncClient::new(&servers, options(Wire::Meta));
+        let short = LockOptions { ttl: Duration::from_secs(2), wait: Duration::ZERO };
+        let work = async |lock: &slabring_client::Lock| {
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            assert_eq!(other.lock("lock", &short).await, Ok(None));
+            client.set_fenced("k", "v", Ttl::Never, lock.fence()).await
+        };
+        assert_eq!(client.with_lock("lock", &short, work).await, Ok(Some(Ok(Fenced::Done))));
+        let lock = other.lock("lock", &short).await.unwrap().expect("it was given up");
+        assert_eq!(client.set_fenced("k", "v", Ttl::Never, 1).await, Ok(Fenced::Overtaken));
+        assert_eq!(client.delete_fenced("k", lock.fence()).await, Ok(Fenced::Done));
+    });
+}
+
+#[test]
+fn fences_outlive_items_that_are_evicted() {
+    let server = Server::start(&["-t", "2", "-m", "8"]).unwrap();
+    let mut connection = server.connect();
+    let value = vec![b'x'; 10_000];
+    connection.send([b"ms k 10000 Y77\r\n", &*value, b"\r\n"].concat()).unwrap();
+    assert_eq!(connection.read_line().unwrap(), b"HD");
+    for n in 0..3_000 {
+        connection.set(&format!("filler{n}"), &value);
+    }
+    assert_eq!(connection.get("k"), None, "it was evicted long ago");
+    assert_eq!(store_fenced(&mut connection, "k", 76), "EX");
+    assert_eq!(store_fenced(&mut connection, "k", 77), "HD");
+}
+
+#[test]
+fn fences_go_through_a_warm_restart() {
+    let file = File::new("");
+    let args = ["-t", "2", "-m", "16", "-e", file.path()];
+    let mut server = Server::start(&args).unwrap();
+    assert_eq!(store_fenced(&mut server.connect(), "k", 77), "HD");
+    server.signal(Signal::Terminate);
+    server.wait(PATIENCE).expect("it ends");
+    let server = Server::start(&args).unwrap();
+    let mut connection = server.connect();
+    assert!(connection.get("k").is_some(), "it is warm: {}", server.stderr());
+    assert_eq!(store_fenced(&mut connection, "k", 76), "EX");
+    assert_eq!(store_fenced(&mut connection, "k", 78), "HD");
+}
+
+#[test]
+fn a_fence_holds_whichever_node_is_asked() {
+    let cluster = Cluster::of_peers(3, &["-t", "2"]);
+    let mut nodes: Vec<_> = cluster.nodes.iter().map(Server::connect).collect();
+    for n in 0..30 {
+        let key = format!("key{n}");
+        assert_eq!(store_fenced(&mut nodes[n % 3], &key, 5), "HD");
+        for node in &mut nodes {
+            assert_eq!(store_fenced(node, &key, 4), "EX");
+            assert_eq!(node.command(&format!("md {key} Y4")), "EX");
+        }
+    }
+    let seeds: Vec<_> = cluster.nodes.iter().map(|node| node.address().to_string()).collect();
+    let servers = Servers::ring(seeds.iter().map(String::as_str)).unwrap();
+    let client = Client::new(&servers, options(Wire::Meta));
+    for n in 0..10 {
+        let lock = client.lock(format!("lock{n}"), &LockOptions::default()).unwrap().unwrap();
+        assert_eq!(client.unlock(lock), Ok(true));
+    }
+}
+
+/// `lk` on a connection of its own.
+fn lk(server: &Server, line: &str) -> String {
+    server.connect().command(&format!("lk {line}"))
+}
+
+/// The fence of an answer.
+#[track_caller]
+fn fence_of(answer: &str) -> u64 {
+    let fence = answer.split(' ').find_map(|word| word.strip_prefix('F'));
+    fence.and_then(|fence| fence.parse().ok()).unwrap_or_else(|| panic!("{answer}"))
+}
+
+#[test]
+fn without_a_file_for_its_fences_there_are_no_locks() {
+    let server = Server::start(&["-t", "1"]).unwrap();
+    let refused = "SERVER_ERROR no locks here: lk needs a node that stands alone and --lock-file";
+    assert_eq!(lk(&server, "l MA Sme"), refused);
+    let file = File::new("");
+    let refused = Server::start(&["--lock-file", file.path(), "--peers", "127.0.0.1:1"]);
+    assert!(format!("{:#}", refused.err().unwrap()).contains("stands alone"));
+    file.write("no fences");
+    let refused = Server::start(&["--lock-file", file.path()]);
+    assert!(format!("{:#}", refused.err().unwrap()).contains("no file of fences"));
+}
+
+#[test]
+fn one_session_holds_a_lock_and_is_told_so_again() {
+    for threads in ["1", "2"] {
+        let file = File::new("");
+        let server = Server::start(&["-t", threads, "--lock-file", file.path()]).unwrap();
+        let answer = lk(&server, "l MA Sone T60000 O7");
+        let fence = fence_of(&answer);
+        assert_eq!(answer, format!("HD F{fence} t60000 Sone O7"));
+        assert_eq!(
+            fence_of(&lk(&server, "l MA Sone T60000")),
+            fence,
+            "an answer that was lost is given again"
+        );
+        assert!(lk(&server, "l MA Stwo").starts_with(&format!("NS F{fence} t")));
+        assert!(lk(&server, "l MQ").ends_with(" Sone"));
+        assert_eq!((lk(&server, "l MR Stwo").as_str(), lk(&server, "l MU Stwo").as_str()), ("EX", "EX"));
+        assert_eq!(fence_of(&lk(&server, "l MR Sone T1")), fence);
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!((lk(&server, "l MR Sone").as_str(), lk(&server, "l MQ O1").as_str()), ("NF", "NF O1"));
+        assert!(fence_of(&lk(&server, "l MA Stwo")) > fence);
+        assert_eq!((lk(&server, "l MU Stwo").as_str(), lk(&server, "l MU Stwo").as_str()), ("HD", "NF"));
+    }
+}
+
+#[test]
+fn who_waits_gets_the_lock_in_the_order_of_coming_and_never_after_leaving() {
+    let file = File::new("");
+    let server = Server::start(&["-t", "3", "--lock-file", file.path()]).unwrap();
+    let first = fence_of(&lk(&server, "l MA Szero T60000"));
+    let mut waiting: Vec<_> = (0..6)
+        .map(|n| {
+            let mut connection = server.connect();
+            // What comes behind it on the same connection is answered behind it.
+            connection.send(format!("lk l MA S{n} T60000 W60000\r\nmn\r\n")).unwrap();
+            thread::sleep(Duration::from_millis(30));
+            connection
+        })
+        .collect();
+    let impatient = Instant::now();
+    assert!(lk(&server, "l MA Snobody W200").starts_with("NS F"));
+    assert!(impatient.elapsed() >= Duration::from_millis(200));
+    // The second in line is gone.
+    drop(waiting.remove(1));
+    thread::sleep(Duration::from_millis(200));
+    let (mut holder, mut last) = ("zero".to_owned(), first);
+    for (connection, n) in waiting.iter_mut().zip([0, 2, 3, 4, 5]) {
+        assert_eq!(lk(&server, &format!("l MU S{holder}")), "HD");
+        let answer = String::from_utf8(connection.read_line().unwrap()).unwrap();
+        assert!(answer.ends_with(&format!(" S{n}")) && fence_of(&answer) > last, "{answer}");
+        assert_eq!(connection.read_line().unwrap(), b"MN");
+        (holder, last) = (n.to_string(), fence_of(&answer));
+    }
+}
+
+#[test]
+fn fences_rise_whatever_happens_to_the_process() {
+    let file = File::new("");
+    let mut last = 0;
+    for round in 0..4 {
+        let mut server = Server::start(&["-t", "2", "--lock-file", file.path()]).unwrap();
+        for n in 0..300 {
+            let fence = fence_of(&lk(&server, &format!("l{n} MA Sme")));
+            assert!(fence > last, "{fence} after {last} in round {round}");
+            last = fence;
+        }
+        server.signal(Signal::Kill);
+        server.wait(PATIENCE).expect("it is gone");
+    }
+}
+
+#[test]
+fn a_node_ends_while_clients_wait_for_locks() {
+    let file = File::new("");
+    let mut server = Server::start(&["-t", "2", "--lock-file", file.path()]).unwrap();
+    lk(&server, "l MA Sme T60000");
+    let mut waiting = server.connect();
+    waiting.send("lk l MA Sother W60000\r\n").unwrap();
+    thread::sleep(Duration::from_millis(100));
+    server.signal(Signal::Terminate);
+    assert!(waiting.read_line().unwrap().starts_with(b"NS F"));
+    server.wait(Duration::from_secs(3)).expect("it does not wait for them");
+}
