@@ -177,7 +177,7 @@ pub struct Replicator<T> {
     clock: VersionClock,
     tenures: BTreeMap<PartitionId, Tenure>,
     fences: BTreeMap<PartitionId, Vec<Fence>>,
-    /// The last ring by which another than the primary of now was primary: what the primary said by it or before is void.
+    /// The last ring by which another than the primary of now was primary: what the primary sent under it or before is void.
     rivals: BTreeMap<PartitionId, Epoch>,
     /// Partitions that this node became primary of, and has doubts about.
     unsettled: BTreeSet<PartitionId>,
@@ -384,3 +384,6 @@ impl<T: Copy> Replicator<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,7 +65,7 @@ impl<T: Copy> Replicator<T> {
         if sequence > applied + 1 || numbered.epoch > self.epoch() {
             return false;
         }
-        if !self.accepts(peer, numbered) {
+        if !self.accepts(sender, numbered) {
             // A source that follows the same ring knows that this does not count.
             let is_void = sender.epoch == self.epoch();
             self.sources.get_mut(&peer).expect("it is fed").applied += u64::from(is_void);
@@ -92,7 +92,8 @@ impl<T: Copy> Replicator<T> {
     }
 
     /// Whether the source may say this: as the primary, or as the one before until it has handed over.
-    fn accepts(&self, peer: PeerShard, numbered: &Numbered) -> bool {
+    fn accepts(&self, sender: &Sender, numbered: &Numbered) -> bool {
+        let peer = sender.peer;
         let (Entry::Live(record) | Entry::Bulk(record)) = &numbered.entry else { return true };
         if !holds(Safeguard::BackupsFence) {
             return true;
@@ -104,7 +105,9 @@ impl<T: Copy> Replicator<T> {
         let since = tenure.map(|tenure| tenure.since);
         let is_last = |fence: &Fence| fence.of == peer && Some(fence.epoch) == since;
         let fences = self.fences.get(&partition).filter(|_| numbered.epoch < self.epoch());
-        let is_overtaken = self.rivals.get(&partition).is_some_and(|&rival| numbered.epoch <= rival);
+        // What was sent under a later ring than the rival's would have been retracted if the sender had ceased to be primary: it
+        // went on, and what it has is what the partition is.
+        let is_overtaken = self.rivals.get(&partition).is_some_and(|&rival| sender.epoch <= rival);
         (self.is_primary(peer, partition) && !is_overtaken)
             || fences.is_some_and(|all| all.iter().any(is_last))
     }
