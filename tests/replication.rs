@@ -58,7 +58,10 @@ fn check_transcripts(mode: &str, args: &[&str]) {
         let mut transcript = Transcript::read(&path).expect("a well-formed transcript");
         transcript.sections.retain(|section| !DIFFERENT.contains(&section.title.as_str()));
         report.add(&transcript, &cluster.nodes[0], Cuts::Turns);
-        report.add(&transcript, &cluster.nodes[0], Cuts::Together);
+        // Fences stay when a node is emptied, so what is about them can be played once.
+        if transcript.name != "own.txt" {
+            report.add(&transcript, &cluster.nodes[0], Cuts::Together);
+        }
     }
     assert!(report.failures.is_empty(), "{}", report.failures.join("\n"));
 }
