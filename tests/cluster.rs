@@ -130,7 +130,10 @@ fn check_transcripts(weights: &[u16], args: &[&str]) {
         transcript.sections.retain(|section| !ABOUT_THE_NODE.contains(&section.title.as_str()));
         report.skipped_count += sections - transcript.sections.len();
         report.add(&transcript, &cluster.nodes[0], Cuts::Turns);
-        report.add(&transcript, &cluster.nodes[0], Cuts::Together);
+        // Fences stay when a node is emptied, so what is about them can be played once.
+        if transcript.name != "own.txt" {
+            report.add(&transcript, &cluster.nodes[0], Cuts::Together);
+        }
     }
     assert!(report.failures.is_empty(), "{}", report.failures.join("\n"));
     let mut front = cluster.nodes[0].connect();

@@ -301,9 +301,10 @@ impl Uring {
     /// Arms what waited: no more than there are buffers, or it would only fail again.
     fn feed_starved(&mut self) {
         let fed = self.starved.len().min(self.ring.free_buffers());
-        for id in self.starved.drain(..fed).collect::<Vec<_>>() {
-            self.arm(id);
+        for index in 0..fed {
+            self.arm(self.starved[index]);
         }
+        self.starved.drain(..fed);
     }
 
     fn has_work(&self) -> bool {

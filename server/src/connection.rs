@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use slabring_engine::Seconds;
 use slabring_protocol::Parser;
 use slabring_reactor::ConnectionId;
+use slabring_reactor::clock::Moment;
 
 use crate::batch::Batch;
 use crate::cluster::forward::Lines;
@@ -180,6 +181,10 @@ pub struct Connection {
     pub sent_at: Seconds,
     /// The socket is not read, for the sake of the output.
     pub paused: bool,
+    /// While the node ends: since when it is read again. What its client has sent has yet to come then.
+    pub resumed_at: Option<Moment>,
+    /// While the node ends: nothing more is heard.
+    pub deaf: bool,
     /// The socket is read where the bytes are known to belong.
     pub by_hand: bool,
     /// It has input that it may not execute yet.
@@ -239,6 +244,8 @@ impl Connection {
             sending: false,
             sent_at: now,
             paused: false,
+            resumed_at: None,
+            deaf: false,
             by_hand: false,
             stalled: false,
             listed: false,

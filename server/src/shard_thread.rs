@@ -610,7 +610,12 @@ impl<I: Io> ShardThread<I> {
             let pause = has_enough || client.waits_for_memory;
             if pause != client.paused {
                 client.paused = pause;
-                if pause { self.io.pause(id) } else { self.io.resume(id) }
+                if pause {
+                    self.io.pause(id);
+                } else {
+                    client.resumed_at = (self.phase != Phase::Serving).then(Moment::now);
+                    self.io.resume(id);
+                }
             }
             let by_hand = Dispatcher::is_for_hands(client);
             if by_hand != client.by_hand {
@@ -770,10 +775,11 @@ impl<I: Io> ShardThread<I> {
                 self.phase = Phase::Stopping(Moment::now());
             }
             Phase::Stopping(since) if Moment::now() >= since.after(STOP_LISTENING) => {
-                self.connections.ids().into_iter().for_each(|id| self.io.end_receiving(id));
                 self.phase = Phase::Draining(since);
+                self.stop_hearing();
             }
             Phase::Draining(since) => {
+                self.stop_hearing();
                 if Moment::now() >= since.after(STOP_PATIENCE) {
                     self.connections.ids().into_iter().for_each(|id| self.close(id, CloseReason::Shutdown));
                 }
@@ -786,6 +792,21 @@ impl<I: Io> ShardThread<I> {
                 }
             }
             Phase::Serving | Phase::Stopping(_) | Phase::Drained(_) => {}
+        }
+    }
+
+    /// Ends the input of those who have been heard for a moment. Who is not read, because its replies wait, is heard later: much
+    /// of what it has sent is still on its side.
+    fn stop_hearing(&mut self) {
+        let now = Moment::now();
+        let was_heard = |client: &Connection| {
+            !client.deaf
+                && !client.paused
+                && client.resumed_at.is_none_or(|resumed_at| now >= resumed_at.after(STOP_LISTENING))
+        };
+        for id in self.connections.ids_of(was_heard) {
+            self.connections.get_mut(id).expect("it was found just now").deaf = true;
+            self.io.end_receiving(id);
         }
     }
 
