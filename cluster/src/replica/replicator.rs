@@ -147,6 +147,9 @@ struct Open<T> {
 /// The receiving end of a stream.
 #[derive(Debug, Default)]
 struct Source {
+    /// When what it said last was sent, by the clock of its life.
+    sent_at: Micros,
+    incarnation: Incarnation,
     stream: u64,
     applied: u64,
     /// An entry was not taken: all after it must be sent again.

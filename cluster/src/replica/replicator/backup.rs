@@ -7,6 +7,18 @@ use crate::replica::message::{Ack, Entry, Feed, Numbered};
 /// Keys in doubt. With more, the oldest items are dropped: a miss is always right.
 pub(super) const DOUBTS_MAX: usize = 64 << 10;
 
+impl Source {
+    /// Whether a message comes later than one that was sent after it: this end must not begin anew for an old stream, since the other
+    /// end repeats nothing that was acknowledged. Marks it as the last one if not.
+    fn is_late(&mut self, incarnation: Incarnation, sent_at: Micros) -> bool {
+        let is_late = self.incarnation == incarnation && sent_at < self.sent_at;
+        if !is_late {
+            (self.sent_at, self.incarnation) = (sent_at, incarnation);
+        }
+        is_late
+    }
+}
+
 impl<T: Copy> Replicator<T> {
     /// A message of a source.
     pub(super) fn fed(&mut self, now: Micros, store: &mut impl Store, sender: &Sender, feed: &Feed) {
@@ -16,8 +28,12 @@ impl<T: Copy> Replicator<T> {
         let epoch = self.epoch();
         let grants = sender.epoch == epoch;
         let source = self.sources.entry(sender.peer).or_default();
+        if source.is_late(sender.incarnation, feed.sent_at) {
+            return;
+        }
         if source.stream != feed.stream {
-            *source = Source { stream: feed.stream, granted_at: source.granted_at, ..Source::default() };
+            let Source { sent_at, incarnation, granted_at, .. } = *source;
+            *source = Source { stream: feed.stream, sent_at, incarnation, granted_at, ..Source::default() };
         }
         if grants {
             source.granted_at = Some(now);

@@ -54,19 +54,29 @@ impl Pair {
     fn pass(&mut self, millis: u64) {
         self.now = self.now + Micros::from_millis(millis);
         for from in [0, 1].into_iter().cycle().take(40) {
-            let End { replicator, store } = &mut self.ends[from];
-            replicator.confirmed(self.now);
-            replicator.turn(self.now, store);
-            replicator.check_invariants();
-            let mut sent = Vec::new();
-            while let Some(effect) = replicator.next_effect() {
-                if let Effect::Send { bytes, .. } = effect {
-                    sent.push(bytes);
-                }
-            }
-            let End { replicator, store } = &mut self.ends[1 - from];
-            sent.iter().for_each(|bytes| replicator.received(self.now, store, bytes).unwrap());
+            let said = self.say(from);
+            self.hear(1 - from, &said);
         }
+    }
+
+    /// What one has to say now, which the other does not hear.
+    fn say(&mut self, from: usize) -> Vec<Vec<u8>> {
+        let End { replicator, store } = &mut self.ends[from];
+        replicator.confirmed(self.now);
+        replicator.turn(self.now, store);
+        replicator.check_invariants();
+        let mut said = Vec::new();
+        while let Some(effect) = replicator.next_effect() {
+            if let Effect::Send { bytes, .. } = effect {
+                said.push(bytes);
+            }
+        }
+        said
+    }
+
+    fn hear(&mut self, to: usize, said: &[Vec<u8>]) {
+        let End { replicator, store } = &mut self.ends[to];
+        said.iter().for_each(|bytes| replicator.received(self.now, store, bytes).unwrap());
     }
 
     /// A key that a node is primary of.
@@ -146,4 +156,23 @@ fn scrubbing_makes_spoilt_stale_and_unknown_copies_what_the_primary_has() {
     pair.pass(100);
     assert_eq!(pair.read(1, &key), Some(right));
     assert_eq!(pair.read(1, &unknown_key), None);
+}
+
+#[test]
+fn what_was_said_in_an_earlier_stream_and_comes_late_does_not_hold_up_the_present_one() {
+    let mut pair = Pair::new(2, Mode::Async);
+    let key = pair.key_of(SlotId(0));
+    pair.pass(2_000);
+    pair.now = pair.now + Micros::from_millis(500);
+    let late = pair.say(0);
+    assert!(!late.is_empty(), "it is to be heard of");
+    pair.follow(migrate::remove(&pair.ring, SlotId(1)));
+    pair.pass(100);
+    pair.follow(migrate::bring_back(&pair.ring, SlotId(1), Incarnation(1)));
+    pair.pass(100);
+    pair.hear(1, &late);
+    pair.set(0, &key, "new", None).unwrap();
+    pair.pass(1_000);
+    assert!(pair.read(1, &key).is_some());
+    assert_eq!(pair.read(1, &key), pair.read(0, &key));
 }
