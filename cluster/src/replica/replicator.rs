@@ -147,6 +147,9 @@ struct Open<T> {
 /// The receiving end of a stream.
 #[derive(Debug, Default)]
 struct Source {
+    /// When what it said last was sent, by the clock of its life.
+    sent_at: Micros,
+    incarnation: Incarnation,
     stream: u64,
     applied: u64,
     /// An entry was not taken: all after it must be sent again.
@@ -177,7 +180,7 @@ pub struct Replicator<T> {
     clock: VersionClock,
     tenures: BTreeMap<PartitionId, Tenure>,
     fences: BTreeMap<PartitionId, Vec<Fence>>,
-    /// The last ring by which another than the primary of now was primary: what the primary said by it or before is void.
+    /// The last ring by which another than the primary of now was primary: what the primary sent under it or before is void.
     rivals: BTreeMap<PartitionId, Epoch>,
     /// Partitions that this node became primary of, and has doubts about.
     unsettled: BTreeSet<PartitionId>,
@@ -384,3 +387,6 @@ impl<T: Copy> Replicator<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

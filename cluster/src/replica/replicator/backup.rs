@@ -7,6 +7,18 @@ use crate::replica::message::{Ack, Entry, Feed, Numbered};
 /// Keys in doubt. With more, the oldest items are dropped: a miss is always right.
 pub(super) const DOUBTS_MAX: usize = 64 << 10;
 
+impl Source {
+    /// Whether a message comes later than one that was sent after it: this end must not begin anew for an old stream, since the other
+    /// end repeats nothing that was acknowledged. Marks it as the last one if not.
+    fn is_late(&mut self, incarnation: Incarnation, sent_at: Micros) -> bool {
+        let is_late = self.incarnation == incarnation && sent_at < self.sent_at;
+        if !is_late {
+            (self.sent_at, self.incarnation) = (sent_at, incarnation);
+        }
+        is_late
+    }
+}
+
 impl<T: Copy> Replicator<T> {
     /// A message of a source.
     pub(super) fn fed(&mut self, now: Micros, store: &mut impl Store, sender: &Sender, feed: &Feed) {
@@ -16,8 +28,12 @@ impl<T: Copy> Replicator<T> {
         let epoch = self.epoch();
         let grants = sender.epoch == epoch;
         let source = self.sources.entry(sender.peer).or_default();
+        if source.is_late(sender.incarnation, feed.sent_at) {
+            return;
+        }
         if source.stream != feed.stream {
-            *source = Source { stream: feed.stream, granted_at: source.granted_at, ..Source::default() };
+            let Source { sent_at, incarnation, granted_at, .. } = *source;
+            *source = Source { stream: feed.stream, sent_at, incarnation, granted_at, ..Source::default() };
         }
         if grants {
             source.granted_at = Some(now);
@@ -65,7 +81,7 @@ impl<T: Copy> Replicator<T> {
         if sequence > applied + 1 || numbered.epoch > self.epoch() {
             return false;
         }
-        if !self.accepts(peer, numbered) {
+        if !self.accepts(sender, numbered) {
             // A source that follows the same ring knows that this does not count.
             let is_void = sender.epoch == self.epoch();
             self.sources.get_mut(&peer).expect("it is fed").applied += u64::from(is_void);
@@ -92,7 +108,8 @@ impl<T: Copy> Replicator<T> {
     }
 
     /// Whether the source may say this: as the primary, or as the one before until it has handed over.
-    fn accepts(&self, peer: PeerShard, numbered: &Numbered) -> bool {
+    fn accepts(&self, sender: &Sender, numbered: &Numbered) -> bool {
+        let peer = sender.peer;
         let (Entry::Live(record) | Entry::Bulk(record)) = &numbered.entry else { return true };
         if !holds(Safeguard::BackupsFence) {
             return true;
@@ -104,7 +121,9 @@ impl<T: Copy> Replicator<T> {
         let since = tenure.map(|tenure| tenure.since);
         let is_last = |fence: &Fence| fence.of == peer && Some(fence.epoch) == since;
         let fences = self.fences.get(&partition).filter(|_| numbered.epoch < self.epoch());
-        let is_overtaken = self.rivals.get(&partition).is_some_and(|&rival| numbered.epoch <= rival);
+        // What was sent under a later ring than the rival's would have been retracted if the sender had ceased to be primary: it
+        // went on, and what it has is what the partition is.
+        let is_overtaken = self.rivals.get(&partition).is_some_and(|&rival| sender.epoch <= rival);
         (self.is_primary(peer, partition) && !is_overtaken)
             || fences.is_some_and(|all| all.iter().any(is_last))
     }

@@ -1,0 +1,178 @@
+//! One shard or two by hand: what an heir serves and for how long, and how copies that differ become equal.
+
+use super::*;
+use crate::migrate;
+use crate::placement::{PARTITION_COUNT, hash_key};
+use crate::replica::memory::MemoryStore;
+use crate::ring::RingDocument;
+
+struct End {
+    replicator: Replicator<u32>,
+    store: MemoryStore,
+}
+
+/// Two nodes of one shard each, with a connection that loses nothing.
+struct Pair {
+    now: Micros,
+    ring: Arc<Ring>,
+    ends: [End; 2],
+}
+
+impl Pair {
+    fn new(replicas: u8, mode: Mode) -> Self {
+        let node = |n| {
+            format!("[[node]]\npeer = \"10.0.{n}.1:7000\"\nclient = \"10.0.{n}.1:11211\"\nincarnation = 1\n")
+        };
+        let text = format!("replicas = {replicas}\n{}{}", node(0), node(1));
+        let document = RingDocument { mode, ..RingDocument::from_toml(&text).unwrap() };
+        let ring = Ring::new(migrate::upgrade(&Ring::new(document).unwrap()).unwrap()).unwrap();
+        let end = |other| {
+            let partitions = u16::try_from(PARTITION_COUNT).unwrap();
+            let mut replicator = Replicator::new(Incarnation(1), 0, 0..partitions);
+            replicator.connected(PeerShard { slot: SlotId(other), shard: 0 });
+            End { replicator, store: MemoryStore::default() }
+        };
+        let (now, ends) = (Micros::from_millis(1_000), [end(1), end(0)]);
+        let mut pair = Self { now, ring: Arc::new(ring), ends };
+        pair.adopt();
+        pair
+    }
+
+    fn follow(&mut self, next: Option<RingDocument>) {
+        self.ring = Arc::new(Ring::new(next.expect("the step can be made")).unwrap());
+        self.adopt();
+    }
+
+    fn adopt(&mut self) {
+        let (now, ring) = (self.now, Arc::clone(&self.ring));
+        for (slot, end) in (0..).map(SlotId).zip(&mut self.ends) {
+            end.replicator.adopt(now, &mut end.store, &ring, Some(slot));
+        }
+    }
+
+    /// Lets time pass, and both say all that they have to say.
+    fn pass(&mut self, millis: u64) {
+        self.now = self.now + Micros::from_millis(millis);
+        for from in [0, 1].into_iter().cycle().take(40) {
+            let said = self.say(from);
+            self.hear(1 - from, &said);
+        }
+    }
+
+    /// What one has to say now, which the other does not hear.
+    fn say(&mut self, from: usize) -> Vec<Vec<u8>> {
+        let End { replicator, store } = &mut self.ends[from];
+        replicator.confirmed(self.now);
+        replicator.turn(self.now, store);
+        replicator.check_invariants();
+        let mut said = Vec::new();
+        while let Some(effect) = replicator.next_effect() {
+            if let Effect::Send { bytes, .. } = effect {
+                said.push(bytes);
+            }
+        }
+        said
+    }
+
+    fn hear(&mut self, to: usize, said: &[Vec<u8>]) {
+        let End { replicator, store } = &mut self.ends[to];
+        said.iter().for_each(|bytes| replicator.received(self.now, store, bytes).unwrap());
+    }
+
+    /// A key that a node is primary of.
+    fn key_of(&self, slot: SlotId) -> Vec<u8> {
+        let keys = (0_u32..).map(|n| n.to_string().into_bytes());
+        let mut its = keys.filter(|key| self.ring.primary(partition_of(hash_key(key))) == slot);
+        its.next().unwrap()
+    }
+
+    fn set(
+        &mut self,
+        at: usize,
+        key: &[u8],
+        value: &str,
+        dies_at: Option<Micros>,
+    ) -> Result<Version, Refused> {
+        let End { replicator, store } = &mut self.ends[at];
+        let content = Content { value: value.as_bytes().to_vec(), dies_at, ..Content::default() };
+        let write = Write {
+            token: 0,
+            hash: hash_key(key),
+            key: key.to_vec(),
+            content: Some(content),
+            invalidates: false,
+            deadline: self.now + Micros::from_millis(250),
+        };
+        replicator.write(self.now, store, write)
+    }
+
+    fn read(&self, at: usize, key: &[u8]) -> Option<Record> {
+        self.ends[at].store.read(self.now, hash_key(key), key)
+    }
+}
+
+#[test]
+fn an_heir_keeps_new_values_for_ten_seconds_and_none_when_the_owner_is_back() {
+    let mut pair = Pair::new(1, Mode::Rf1);
+    let key = pair.key_of(SlotId(1));
+    pair.pass(2_000);
+    assert_eq!(pair.set(0, &key, "elsewhere", None), Err(Refused::NotPrimary));
+    pair.follow(migrate::remove(&pair.ring, SlotId(1)));
+    pair.pass(4_000);
+    assert_eq!(pair.read(0, &key), None, "the heir begins with nothing");
+    let soon = pair.now + Micros::from_millis(3_000);
+    for (asked, kept) in [(None, pair.now + GUTTER_TTL_MAX), (Some(soon), soon)] {
+        pair.set(0, &key, "kept for a while", asked).unwrap();
+        let content = pair.read(0, &key).and_then(|record| record.content).unwrap();
+        assert_eq!(content.dies_at, Some(kept));
+    }
+    pair.follow(migrate::bring_back(&pair.ring, SlotId(1), Incarnation(1)));
+    pair.pass(1_000);
+    pair.follow(migrate::admit(&pair.ring, SlotId(1), |_| true));
+    assert_eq!(pair.read(0, &key), None, "what it kept is dropped with the ownership");
+}
+
+#[test]
+fn scrubbing_makes_spoilt_stale_and_unknown_copies_what_the_primary_has() {
+    let mut pair = Pair::new(2, Mode::Async);
+    let key = pair.key_of(SlotId(0));
+    pair.pass(2_000);
+    pair.set(0, &key, "right", None).unwrap();
+    pair.pass(100);
+    let right = pair.read(0, &key).unwrap();
+    assert_eq!(pair.read(1, &key).as_ref(), Some(&right));
+    let (now, spoilt) = (pair.now, Content { value: b"spoilt".to_vec(), ..Content::default() });
+    let wrong = Record { version: Version(u64::MAX), content: Some(spoilt), ..right.clone() };
+    let mut strangers = (0_u32..).map(|n| format!("x{n}").into_bytes());
+    let is_first = |key: &Vec<u8>| pair.ring.primary(partition_of(hash_key(key))) == SlotId(0);
+    let unknown_key = strangers.find(is_first).unwrap();
+    let unknown = Record { key: unknown_key.clone(), hash: hash_key(&unknown_key), ..wrong.clone() };
+    pair.ends[1].store.apply(now, &wrong);
+    pair.ends[1].store.apply(now, &unknown);
+    pair.pass(10_000);
+    assert_eq!(pair.read(1, &key), Some(wrong), "nothing else finds it");
+    let End { replicator, store } = &mut pair.ends[1];
+    replicator.scrub(now, store);
+    pair.pass(100);
+    assert_eq!(pair.read(1, &key), Some(right));
+    assert_eq!(pair.read(1, &unknown_key), None);
+}
+
+#[test]
+fn what_was_said_in_an_earlier_stream_and_comes_late_does_not_hold_up_the_present_one() {
+    let mut pair = Pair::new(2, Mode::Async);
+    let key = pair.key_of(SlotId(0));
+    pair.pass(2_000);
+    pair.now = pair.now + Micros::from_millis(500);
+    let late = pair.say(0);
+    assert!(!late.is_empty(), "it is to be heard of");
+    pair.follow(migrate::remove(&pair.ring, SlotId(1)));
+    pair.pass(100);
+    pair.follow(migrate::bring_back(&pair.ring, SlotId(1), Incarnation(1)));
+    pair.pass(100);
+    pair.hear(1, &late);
+    pair.set(0, &key, "new", None).unwrap();
+    pair.pass(1_000);
+    assert!(pair.read(1, &key).is_some());
+    assert_eq!(pair.read(1, &key), pair.read(0, &key));
+}
