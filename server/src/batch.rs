@@ -5,6 +5,7 @@ use slabring_engine::{Seconds, WARM_KEYS_MAX};
 use slabring_protocol::{Command, Dialect, KEY_SIZE_MAX, Request};
 use slabring_reactor::ConnectionId;
 
+use crate::budget::waits_too_long;
 use crate::cluster::links::is_errand;
 use crate::datagrams::is_datagram;
 use crate::execute::Executor;
@@ -23,6 +24,15 @@ const REQUEST_BYTES_MAX: usize = 256 << 10;
 const REPLY_BYTES_MAX: usize = 256 << 10;
 /// Capacity that an idle letter keeps.
 const BYTES_KEPT: usize = 256 << 10;
+
+/// A connection of which nothing is executed for now.
+#[derive(Clone, Copy, Debug)]
+pub struct Deferring {
+    /// Whose, and which.
+    pub name: (ShardId, ConnectionId),
+    /// Since when.
+    pub since: Seconds,
+}
 
 /// Who is to get an answer.
 #[derive(Clone, Copy, Debug)]
@@ -403,7 +413,7 @@ impl Batch {
                     }
                     (Work::Question, Some(Question::Forget(connection))) => {
                         executor.drop_visit(sender, connection);
-                        executor.deferring.retain(|deferring| *deferring != (sender, connection));
+                        executor.deferring.retain(|waiting| waiting.name != (sender, connection));
                         answers.push(Answer::Done);
                     }
                     (Work::Question, Some(question)) => {
@@ -539,22 +549,32 @@ fn must_defer(
         return false;
     }
     let name = (sender, entry.sender.connection);
-    if entry.retries {
-        executor.deferring.retain(|deferring| *deferring != name);
-    } else if executor.deferring.contains(&name) {
+    let place = executor.deferring.iter().position(|waiting| waiting.name == name);
+    if place.is_some() && !entry.retries {
         return true;
     }
     let waits = match (entry.work, parcel.head) {
-        (Work::BeginValue, Some(head)) => !executor.shard().has_room_to_reserve(head.value_bytes),
+        (Work::BeginValue, Some(head)) => {
+            !executor.shard().has_room_to_reserve(head.value_bytes)
+                && place.is_none_or(|place| may_wait_on(&executor.deferring[place..], now))
+        }
         (Work::Get { .. } | Work::Request, _) => {
             executor.value_bytes_to_copy(now, &parcel.request(entry)) > 0
         }
         _ => false,
     };
-    if waits {
-        executor.deferring.push(name);
+    match (place, waits) {
+        (None, true) => executor.deferring.push(Deferring { name, since: now }),
+        (Some(place), false) => drop(executor.deferring.remove(place)),
+        (None, false) | (Some(_), true) => {}
     }
     waits
+}
+
+/// Whether the first of these may go on waiting for room for a value. If not, its value is taken in without any, and refused at its
+/// end. Who came last is not held up by those before: it may.
+fn may_wait_on(line: &[Deferring], now: Seconds) -> bool {
+    line.len() == 1 || !waits_too_long(line[0].since, now)
 }
 
 /// Whether nobody could ask for the rest of a reply.
@@ -681,6 +701,65 @@ mod tests {
         assert!(value == "x".repeat(300_000).as_bytes());
         assert!(executor.shard().memory().held > 0);
         executor.answer(NOW, Question::TakeBack(lent.number), &mut value);
+        assert_eq!(executor.shard().memory().held, 0);
+    }
+
+    /// The letter in which connection `slot` announces a value of a mebibyte.
+    fn announce(slot: u32) -> Batch {
+        let line = format!("set large:{slot} 0 0 1\r\n1\r\n");
+        let Step::Request { request, .. } = Parser::default().next(line.as_bytes(), &Limits::default())
+        else {
+            panic!("{line:?} is a request")
+        };
+        let mut letter = Batch::default();
+        let sender = ReturnAddress { connection: connection(slot), ticket: Ticket::NONE };
+        letter.begin_value(sender, &Kept::new(&request, 1 << 20));
+        letter
+    }
+
+    /// Whether what a letter announces must wait, at this time.
+    fn must_wait(letter: &mut Batch, executor: &mut Executor, now: Seconds) -> bool {
+        letter.execute(Visit { now, ..visit(executor) }, &mut false);
+        let has_deferred = letter.has_deferred();
+        let mut again = Batch::default();
+        letter.hand_out_deferred(|_, append| append(&mut again));
+        *letter = again;
+        has_deferred
+    }
+
+    #[test]
+    fn a_value_that_waits_too_long_for_room_is_refused_unless_it_came_last() {
+        let mut executor = executor_with_values();
+        let mut slots = 10..;
+        let mut next = |executor: &mut Executor| {
+            let waiting = |slot| {
+                let mut letter = announce(slot);
+                must_wait(&mut letter, executor, NOW).then_some(letter)
+            };
+            slots.by_ref().find_map(waiting).expect("room has an end")
+        };
+        let (mut first, mut last) = (next(&mut executor), next(&mut executor));
+        let begun = executor.visitors.len();
+        assert!(begun > 0 && executor.deferring.len() == 2);
+        let late = Seconds(NOW.0 + 100);
+        // Nothing new overtakes, and each keeps its place however often it asks.
+        for _ in 0..3 {
+            assert!(must_wait(&mut last, &mut executor, NOW) && must_wait(&mut first, &mut executor, NOW));
+        }
+        assert!(must_wait(&mut last, &mut executor, late), "it came last");
+        let place = executor.deferring[0].name.1;
+        assert!(!must_wait(&mut first, &mut executor, late), "it has waited too long");
+        assert_eq!((executor.visitors.len(), executor.deferring.len()), (begun + 1, 1));
+
+        let mut end = Batch::default();
+        end.end_value(ReturnAddress { connection: place, ticket: Outbox::default().expect() });
+        end.execute(visit(&mut executor), &mut false);
+        let refused = "SERVER_ERROR out of memory storing object\r\n".to_string();
+        assert_eq!(outcomes(&end), [(place.slot, refused)]);
+        assert!(must_wait(&mut last, &mut executor, late));
+        executor.end_visits();
+        assert!(!must_wait(&mut last, &mut executor, late) && executor.deferring.is_empty());
+        executor.end_visits();
         assert_eq!(executor.shard().memory().held, 0);
     }
 

@@ -1,7 +1,8 @@
 //! A shard's account of its connections' buffers: how much they hold, and who has to wait when it is too much.
 //!
 //! Inputs: a client that sends a large value holds memory until its last byte has come. Over the limit, large inputs
-//! wait in line; one at a time goes on regardless, so that the line always moves. Outputs: over the limit, a connection
+//! wait in line; one at a time goes on regardless, so that the line always moves. A line that does not move is one of clients
+//! that have stopped: then who came last, and is the likeliest to go on sending, goes first. Outputs: over the limit, a connection
 //! gets its next reply when the one before has left.
 
 use std::collections::VecDeque;
@@ -18,10 +19,24 @@ const SMALL_INPUT_BYTES: usize = 16 << 10;
 const SHARE: usize = 4;
 /// While others wait, a large input that makes no progress is given up after this time.
 const SILENCE_SECONDS_MAX: u32 = 4;
-/// One that waits in line is given up after this time: longer than it takes to find those who only keep others waiting.
+/// One that waits in line may be given up after this time: longer than it takes to find those who only keep others waiting.
 const WAIT_SECONDS_MAX: u32 = 12;
+/// A line whose first waits for so long does not move by itself.
+const ORDERLY_SECONDS_MAX: u32 = 2;
 
 const _: () = assert!(WAIT_SECONDS_MAX > 2 * SILENCE_SECONDS_MAX);
+// Who gives way to who came last has done so when the first of those who keep others waiting are given up.
+const _: () = assert!(ORDERLY_SECONDS_MAX < SILENCE_SECONDS_MAX);
+
+/// Whether a line whose first came at `since` does not move: the last in it goes first then.
+pub fn is_jammed(since: Seconds, now: Seconds) -> bool {
+    now.0.saturating_sub(since.0) >= ORDERLY_SECONDS_MAX
+}
+
+/// Whether one that waits since then may be given up.
+pub fn waits_too_long(since: Seconds, now: Seconds) -> bool {
+    now.0.saturating_sub(since.0) >= WAIT_SECONDS_MAX
+}
 
 /// See the module.
 pub struct Budget {
@@ -101,33 +116,66 @@ impl Budget {
     }
 
     /// Lets those in line go on as far as there is room, and one if there is none.
-    pub fn admit(&mut self, connections: &mut Connections, mut note: impl FnMut(&mut Connection)) {
-        while let Some(&id) = self.line.front() {
-            let may_go = self.input_bytes <= self.limit_bytes || !self.has_privileged(connections);
-            match connections.get_mut(id).filter(|client| client.waits_for_memory) {
-                Some(_) if !may_go => return,
-                Some(client) => {
-                    if self.input_bytes > self.limit_bytes {
-                        self.privileged = Some(id);
-                    }
-                    client.waits_for_memory = false;
-                    note(client);
+    pub fn admit(
+        &mut self,
+        connections: &mut Connections,
+        now: Seconds,
+        mut note: impl FnMut(&mut Connection),
+    ) {
+        while let Some(id) = self.next_in_line(connections, now) {
+            if self.input_bytes > self.limit_bytes {
+                if self.has_privileged(connections) {
+                    return;
                 }
-                None => {}
+                self.privileged = Some(id);
             }
-            self.line.pop_front();
+            if self.line.front() == Some(&id) { self.line.pop_front() } else { self.line.pop_back() };
+            let client = connections.get_mut(id).expect("seen just now");
+            client.waits_for_memory = false;
+            note(client);
         }
     }
 
-    /// Connections to give up: they wait too long, or keep others waiting and send nothing.
+    /// Who goes next. Those at the ends of the line who do not wait any more leave it.
+    fn next_in_line(&mut self, connections: &Connections, now: Seconds) -> Option<ConnectionId> {
+        let waiting = |id: &ConnectionId| connections.get(*id).filter(|client| client.waits_for_memory);
+        while self.line.front().is_some_and(|id| waiting(id).is_none()) {
+            self.line.pop_front();
+        }
+        while self.line.back().is_some_and(|id| waiting(id).is_none()) {
+            self.line.pop_back();
+        }
+        let first = waiting(self.line.front()?).expect("the others have left");
+        let next = if is_jammed(first.heard_at, now) { self.line.back() } else { self.line.front() };
+        next.copied()
+    }
+
+    /// Connections to give up: they keep others waiting and send nothing; and of those that wait too long, in line, as many as
+    /// leave half of the room for the others.
     pub fn overdue(&self, connections: &Connections, now: Seconds) -> Vec<ConnectionId> {
         if self.line.is_empty() {
             return Vec::new();
         }
-        connections.ids_of(|client| {
-            let patience = if client.waits_for_memory { WAIT_SECONDS_MAX } else { SILENCE_SECONDS_MAX };
-            is_large(client) && !client.stalled && now.0.saturating_sub(client.heard_at.0) >= patience
-        })
+        let mut overdue = connections.ids_of(|client| {
+            is_large(client)
+                && !client.waits_for_memory
+                && !client.stalled
+                && now.0.saturating_sub(client.heard_at.0) >= SILENCE_SECONDS_MAX
+        });
+        let bytes_of = |client: &Connection| client.input_bytes_counted;
+        let freed = overdue.iter().filter_map(|id| connections.get(*id)).map(bytes_of).sum();
+        let mut left = self.input_bytes.saturating_sub(freed);
+        let in_line = self.line.iter().filter_map(|id| connections.get(*id));
+        let too_long =
+            |client: &&Connection| client.waits_for_memory && waits_too_long(client.heard_at, now);
+        for client in in_line.filter(too_long) {
+            if left <= self.limit_bytes / 2 {
+                break;
+            }
+            left = left.saturating_sub(bytes_of(client));
+            overdue.push(client.id);
+        }
+        overdue
     }
 
     /// Whether some input waits for memory.
@@ -173,10 +221,10 @@ mod tests {
         assert_eq!(waits, [false, true, true, true]);
 
         let mut admitted = Vec::new();
-        budget.admit(&mut connections, |client| admitted.push(client.id));
+        budget.admit(&mut connections, NOW, |client| admitted.push(client.id));
         assert_eq!(admitted, [ids[1]]);
         assert!(!grow(&mut budget, &mut connections, ids[1]), "the privileged one goes on");
-        budget.admit(&mut connections, |client| admitted.push(client.id));
+        budget.admit(&mut connections, NOW, |client| admitted.push(client.id));
         assert_eq!(admitted, [ids[1]]);
 
         for &id in &ids[..2] {
@@ -184,7 +232,7 @@ mod tests {
             client.input.consume(client.input.unread().len());
             budget.count(client);
         }
-        budget.admit(&mut connections, |client| admitted.push(client.id));
+        budget.admit(&mut connections, NOW, |client| admitted.push(client.id));
         assert_eq!(admitted, [ids[1], ids[2]]);
     }
 
@@ -206,18 +254,52 @@ mod tests {
         for &id in &ids[..3] {
             grow(&mut budget, &mut connections, id);
         }
-        budget.admit(&mut connections, |_| {});
+        budget.admit(&mut connections, NOW, |_| {});
         assert_eq!(budget.overdue(&connections, NOW), []);
         let late = Seconds(NOW.0 + SILENCE_SECONDS_MAX);
         assert_eq!(budget.overdue(&connections, late), [ids[0], ids[1]]);
         ids[..2].iter().for_each(|&id| connections.get_mut(id).unwrap().heard_at = late);
         assert_eq!(budget.overdue(&connections, late), []);
-        let later = Seconds(NOW.0 + WAIT_SECONDS_MAX);
-        ids[..2].iter().for_each(|&id| connections.get_mut(id).unwrap().heard_at = later);
-        assert_eq!(budget.overdue(&connections, later), [ids[2]]);
         for &id in &ids {
             budget.forget(&connections.remove(id).unwrap());
         }
         assert_eq!(budget.bytes(), 0);
+    }
+    #[test]
+    fn a_line_that_does_not_move_is_served_from_its_end() {
+        let (mut budget, mut connections, ids) = four();
+        for &id in &ids {
+            grow(&mut budget, &mut connections, id);
+        }
+        let jammed = Seconds(NOW.0 + ORDERLY_SECONDS_MAX);
+        let mut admitted = Vec::new();
+        budget.admit(&mut connections, jammed, |client| admitted.push(client.id));
+        assert_eq!(admitted, [ids[3]]);
+        budget.forget(&connections.remove(ids[3]).unwrap());
+        // One in the middle and the first have gone: the one that is left is first and last.
+        for id in [ids[1], ids[0]] {
+            budget.forget(&connections.remove(id).unwrap());
+        }
+        budget.admit(&mut connections, jammed, |client| admitted.push(client.id));
+        assert_eq!(admitted, [ids[3], ids[2]]);
+        assert!(!budget.has_line());
+    }
+
+    #[test]
+    fn of_those_that_wait_too_long_no_more_are_given_up_than_leaves_room_for_the_others() {
+        let mut connections = Connections::default();
+        let ids: Vec<_> = (0..10).map(|slot| ConnectionId { slot, generation: 1 }).collect();
+        ids.iter().for_each(|&id| connections.insert(id, slabring_protocol::Parser::default(), NOW));
+        let mut budget = Budget::new(6 * LARGE * SHARE);
+        let waits: Vec<_> = ids.iter().map(|&id| grow(&mut budget, &mut connections, id)).collect();
+        assert_eq!(waits.iter().filter(|waits| **waits).count(), 4);
+        let later = Seconds(NOW.0 + WAIT_SECONDS_MAX);
+        // Those before the line go on, and one of its four.
+        ids[..6].iter().for_each(|&id| connections.get_mut(id).unwrap().heard_at = later);
+        connections.get_mut(ids[9]).unwrap().heard_at = later;
+        assert_eq!(budget.overdue(&connections, later), ids[6..9]);
+        // Two of those before it do not: it takes fewer to make room.
+        ids[..5].iter().for_each(|&id| connections.get_mut(id).unwrap().heard_at = NOW);
+        assert_eq!(budget.overdue(&connections, later), [&ids[..5], &ids[6..8]].concat());
     }
 }

@@ -68,6 +68,8 @@ pub struct Dispatcher {
     pub has_more: bool,
     /// Since somebody last looked, a client had to wait because too many values are lent.
     pub value_waited: bool,
+    /// Large values that have ever begun to come.
+    pub values_begun: u64,
     /// Connections that watch.
     pub watching: usize,
     /// Connections that track.
@@ -95,6 +97,7 @@ impl Dispatcher {
             turn: 0,
             has_more: false,
             value_waited: false,
+            values_begun: 0,
             watching: 0,
             tracking: 0,
             locks_asked: 0,

@@ -13,10 +13,10 @@ use slabring_engine::{
 };
 use slabring_protocol::reply::{self, LogItem, MetaItem, MetaStatus, WatchEvent};
 use slabring_protocol::{Command, KEY_SIZE_MAX, Request, StoreMode, WatchTopics};
-use slabring_reactor::{ConnectionId, IoCounters, LoanId};
+use slabring_reactor::{IoCounters, LoanId};
 
 use crate::attention::Attention;
-use crate::batch::ReturnAddress;
+use crate::batch::{Deferring, ReturnAddress};
 use crate::exptime::{expiry_of, ttl_of};
 use crate::hotkeys::HotKeys;
 use crate::intake::Visitor;
@@ -67,8 +67,9 @@ pub struct Executor {
     pub deliveries: Vec<(ReturnAddress, Vec<u8>)>,
     /// What is lent.
     pub loans: Loans,
-    /// Connections of other shards that have to wait until a large value can be lent: nothing of them is executed but in order.
-    pub deferring: Vec<(ShardId, ConnectionId)>,
+    /// Connections of other shards that have to wait until a large value can be lent or taken in, who came first before: nothing of
+    /// them is executed but in order.
+    pub deferring: Vec<Deferring>,
     /// Values that come from connections of other shards.
     pub visitors: Vec<Visitor>,
     /// The thread's own part of a report.

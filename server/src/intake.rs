@@ -62,6 +62,8 @@ pub struct Intake {
     kept: Kept,
     room: Room,
     begun_at: Seconds,
+    /// How many of the shard's had begun before it.
+    pub number: u64,
     value_bytes: usize,
     left: usize,
     /// What must follow the value.
@@ -166,9 +168,10 @@ impl Dispatcher {
         let Some(room) = self.make_room(client, owner, &kept) else { return 0 };
         client.input.need(0);
         let (end_came, end_is_wrong) = (0, false);
-        let begun_at = self.now;
+        let (begun_at, number) = (self.now, self.values_begun);
+        self.values_begun += 1;
         let left = value_bytes;
-        let intake = Intake { kept, room, begun_at, value_bytes, left, end, end_came, end_is_wrong };
+        let intake = Intake { kept, room, begun_at, number, value_bytes, left, end, end_came, end_is_wrong };
         client.intake = Some(Box::new(intake));
         head_bytes + self.take_in(client, &bytes[head_bytes..])
     }

@@ -20,6 +20,7 @@ use tracing::{info, warn};
 
 use crate::arrivals::{Arrival, place_for};
 use crate::batch::{Batch, Gate, Outcome, ReturnAddress, Senders};
+use crate::budget::is_jammed;
 use crate::census::describe;
 use crate::cluster::forward::answer_later;
 use crate::cluster::links::{Links, is_errand};
@@ -529,13 +530,20 @@ impl<I: Io> ShardThread<I> {
         gone.into_iter().for_each(|id| self.dispatcher.forget_at(owner, id));
     }
 
-    /// Posts deferred requests again from time to time: values are lent for as long as it takes to send them.
+    /// Posts deferred requests again from time to time: values are lent for as long as it takes to send them. Values that wait to be
+    /// taken in go in line; where that does not move, who came last goes first.
     fn retry_deferred(&mut self) {
         if self.deferring.is_empty() || Moment::now() < self.retried_at.after(RETRY_PAUSE) {
             return;
         }
         self.retried_at = Moment::now();
         let (connections, dispatcher) = (&mut self.connections, &mut self.dispatcher);
+        let intake_of = |id: &ConnectionId| connections.get(*id)?.intake.as_deref();
+        self.deferring.sort_by_cached_key(|id| intake_of(id).map(|intake| intake.number));
+        let first = self.deferring.iter().find_map(intake_of);
+        if first.is_some_and(|first| is_jammed(first.progress().0, dispatcher.now)) {
+            self.deferring.reverse();
+        }
         self.deferring
             .retain(|&id| connections.get_mut(id).is_some_and(|client| !dispatcher.retry_deferred(client)));
     }
@@ -567,7 +575,7 @@ impl<I: Io> ShardThread<I> {
         // Connections that stall from here on are added by `settle_touched`.
         self.stalled = waiting;
         let (touched, now) = (&mut self.touched, self.dispatcher.now);
-        self.dispatcher.budget.admit(&mut self.connections, |client| {
+        self.dispatcher.budget.admit(&mut self.connections, now, |client| {
             client.unfinished_since = now;
             touch(touched, client);
         });
