@@ -1,6 +1,6 @@
 //! Replicating clusters in one thread from one seed: nodes of one or two shards, links that delay, go silent one way or both and
-//! end, nodes that pause, die and return, clocks that differ in speed, and a conductor that sees badly. Clients read and write
-//! a few keys; what they saw is judged afterwards.
+//! end, nodes that pause, die and return, clocks that differ in speed, and a conductor that sees badly. What waits for a node whose pause
+//! is prolonged may be overtaken. Clients read and write a few keys; what they saw is judged afterwards.
 //!
 //! Judged in `sync`: a read gives the newest state that anyone was told of, or a newer one, or nothing (I3); nothing where a
 //! value must be is a loss (I2); of two changes of one state one is acknowledged (I4). In `inval` the same against invalidating

@@ -7,6 +7,11 @@ use super::*;
 use crate::safeguard::without;
 
 const SEEDS_DEFAULT: u64 = 2_000;
+/// Seeds that once failed run too. `docs/replication.md` tells why they did, but for 92884, which could not be made to fail again.
+const MENDED: [u64; 23] = [
+    1_864, 4_522, 4_797, 4_860, 5_526, 6_085, 10_065, 10_260, 10_597, 14_172, 14_368, 18_477, 23_673, 32_193,
+    33_422, 37_593, 47_518, 60_697, 64_720, 78_453, 80_810, 92_884, 96_901,
+];
 const MODES: [Mode; 4] = [Mode::Sync, Mode::Inval, Mode::Async, Mode::Rf1];
 
 fn number_from(variable: &str) -> Option<u64> {
@@ -30,13 +35,14 @@ fn copies_keep_the_promise_of_their_mode_whatever_fails() {
     }
     let first = number_from("SLABRING_FIRST_SEED").unwrap_or(0);
     let seeds = first..first + number_from("SLABRING_SEEDS").unwrap_or(SEEDS_DEFAULT);
+    let seeds: Vec<_> = seeds.chain(MENDED).collect();
     let workers = std::thread::available_parallelism().map_or(1, NonZero::get);
     let failed = std::sync::Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for worker in 0..workers {
-            let (seeds, failed) = (seeds.clone(), &failed);
+            let (seeds, failed) = (&seeds, &failed);
             scope.spawn(move || {
-                for seed in seeds.skip(worker).step_by(workers) {
+                for &seed in seeds.iter().skip(worker).step_by(workers) {
                     let mode = MODES[usize::try_from(seed % 4).unwrap()];
                     let complaint = complaint(seed, mode, false);
                     failed.lock().unwrap().extend(complaint.map(|text| (seed, mode, text)));
