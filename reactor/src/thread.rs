@@ -104,6 +104,13 @@ pub fn return_large_buffers() {
     let _unsupported_is_fine = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BYTES) };
 }
 
+/// Gives what the allocator keeps of freed memory back to the system. Locks the heap of one thread after the other meanwhile.
+pub fn return_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes a number only, and locks what it looks at.
+    let _there_may_be_none = unsafe { libc::malloc_trim(0) };
+}
+
 /// Whether this process may do as it likes (effective user 0).
 #[must_use]
 pub fn is_root() -> bool {

@@ -42,6 +42,8 @@ pub fn waits_too_long(since: Seconds, now: Seconds) -> bool {
 pub struct Budget {
     limit_bytes: usize,
     input_bytes: usize,
+    /// Memory that inputs do not have yet, but will be let have.
+    promised_bytes: usize,
     output_bytes: usize,
     /// TLS sessions: memory that no waiting would free.
     session_bytes: usize,
@@ -57,6 +59,7 @@ impl Budget {
         Self {
             limit_bytes: shard_memory_bytes / SHARE,
             input_bytes: 0,
+            promised_bytes: 0,
             output_bytes: 0,
             session_bytes: 0,
             line: VecDeque::new(),
@@ -84,10 +87,17 @@ impl Budget {
         self.limit_bytes.saturating_sub(self.output_bytes)
     }
 
+    fn claimed_bytes(&self) -> usize {
+        self.input_bytes + self.promised_bytes
+    }
+
     /// Brings a connection's part up to date.
     pub fn count(&mut self, client: &mut Connection) {
         let (input, output) = (client.input_capacity_bytes(), client.output_capacity_bytes());
         self.input_bytes = self.input_bytes - client.input_bytes_counted + input;
+        let promised = client.input.promised_bytes();
+        self.promised_bytes = self.promised_bytes - client.promised_bytes_counted + promised;
+        client.promised_bytes_counted = promised;
         self.output_bytes = self.output_bytes - client.output_bytes_counted + output;
         (client.input_bytes_counted, client.output_bytes_counted) = (input, output);
     }
@@ -95,6 +105,7 @@ impl Budget {
     /// Takes a connection that has ended out of the account.
     pub fn forget(&mut self, client: &Connection) {
         self.input_bytes -= client.input_bytes_counted;
+        self.promised_bytes -= client.promised_bytes_counted;
         self.output_bytes -= client.output_bytes_counted;
         if client.session.is_some() {
             self.session_bytes -= SESSION_BYTES;
@@ -107,15 +118,15 @@ impl Budget {
         let exempt = !is_large(client)
             || client.waits_for_memory
             || client.intake.is_some()
-            || self.privileged == Some(client.id);
-        if self.input_bytes > self.limit_bytes && !exempt {
+            || client.input.is_granted();
+        if self.claimed_bytes() > self.limit_bytes && !exempt {
             client.waits_for_memory = true;
             client.heard_at = now;
             self.line.push_back(client.id);
         }
     }
 
-    /// Lets those in line go on as far as there is room, and one if there is none.
+    /// Lets those in line go on as far as there is room for what they announce, and one if there is none.
     pub fn admit(
         &mut self,
         connections: &mut Connections,
@@ -123,15 +134,21 @@ impl Budget {
         mut note: impl FnMut(&mut Connection),
     ) {
         while let Some(id) = self.next_in_line(connections, now) {
-            if self.input_bytes > self.limit_bytes {
+            if self.claimed_bytes() > self.limit_bytes {
                 if self.has_privileged(connections) {
                     return;
                 }
                 self.privileged = Some(id);
             }
-            if self.line.front() == Some(&id) { self.line.pop_front() } else { self.line.pop_back() };
+            if self.line.front() == Some(&id) {
+                self.line.pop_front()
+            } else {
+                self.line.pop_back()
+            };
             let client = connections.get_mut(id).expect("seen just now");
             client.waits_for_memory = false;
+            client.input.grant();
+            self.count(client);
             note(client);
         }
     }
@@ -162,12 +179,11 @@ impl Budget {
                 && !client.stalled
                 && now.0.saturating_sub(client.heard_at.0) >= SILENCE_SECONDS_MAX
         });
-        let bytes_of = |client: &Connection| client.input_bytes_counted;
+        let bytes_of = |client: &Connection| client.input_bytes_counted + client.promised_bytes_counted;
         let freed = overdue.iter().filter_map(|id| connections.get(*id)).map(bytes_of).sum();
-        let mut left = self.input_bytes.saturating_sub(freed);
+        let mut left = self.claimed_bytes().saturating_sub(freed);
         let in_line = self.line.iter().filter_map(|id| connections.get(*id));
-        let too_long =
-            |client: &&Connection| client.waits_for_memory && waits_too_long(client.heard_at, now);
+        let too_long = |client: &&Connection| client.waits_for_memory && waits_too_long(client.heard_at, now);
         for client in in_line.filter(too_long) {
             if left <= self.limit_bytes / 2 {
                 break;
@@ -301,5 +317,31 @@ mod tests {
         // Two of those before it do not: it takes fewer to make room.
         ids[..5].iter().for_each(|&id| connections.get_mut(id).unwrap().heard_at = NOW);
         assert_eq!(budget.overdue(&connections, later), [&ids[..5], &ids[6..8]].concat());
+    }
+
+    #[test]
+    fn no_more_are_let_go_on_than_there_is_room_for_what_they_announce() {
+        let mut connections = Connections::default();
+        let ids: Vec<_> = (0..6).map(|slot| ConnectionId { slot, generation: 1 }).collect();
+        ids.iter().for_each(|&id| connections.insert(id, slabring_protocol::Parser::default(), NOW));
+        let mut budget = Budget::new(8 * LARGE * SHARE);
+        for &id in &ids {
+            assert!(!grow(&mut budget, &mut connections, id));
+            let client = connections.get_mut(id).unwrap();
+            client.input.need(3 * LARGE);
+            client.waits_for_memory = true;
+            budget.line.push_back(id);
+        }
+        let mut admitted = Vec::new();
+        budget.admit(&mut connections, NOW, |client| admitted.push(client.id));
+        // There is room for one's rest, the second may be over it, the third goes on regardless. None of it is taken yet.
+        assert_eq!((&admitted[..], budget.bytes()), (&ids[..3], 6 * LARGE));
+        for &id in &ids[..3] {
+            assert!(!grow(&mut budget, &mut connections, id) && !grow(&mut budget, &mut connections, id));
+        }
+        for &id in &ids {
+            budget.forget(&connections.remove(id).unwrap());
+        }
+        assert_eq!(budget.claimed_bytes(), 0);
     }
 }

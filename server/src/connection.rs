@@ -46,6 +46,8 @@ pub struct Input {
     start: usize,
     /// Not worth parsing before this many are here.
     needed: usize,
+    /// All of them may come, whatever else there is.
+    granted: bool,
 }
 
 impl Input {
@@ -68,6 +70,17 @@ impl Input {
     /// Says that the parser waits for `bytes` in all.
     pub fn need(&mut self, bytes: usize) {
         self.needed = bytes;
+        self.granted = false;
+    }
+
+    /// Lets all come that the parser waits for.
+    pub fn grant(&mut self) {
+        self.granted = true;
+    }
+
+    /// See [`Input::grant`].
+    pub fn is_granted(&self) -> bool {
+        self.granted
     }
 
     /// Appends what came. Makes room for what the parser needs, but for no more than a multiple of what is here:
@@ -98,6 +111,12 @@ impl Input {
         self.bytes.capacity()
     }
 
+    /// Memory that is [granted](Input::grant) beyond that.
+    pub fn promised_bytes(&self) -> usize {
+        let granted = if self.granted { self.needed } else { 0 };
+        granted.saturating_sub(self.bytes.capacity())
+    }
+
     /// Takes the bytes out, to parse them beside the connection; [`Input::put_back`] returns them.
     pub fn lend(&mut self) -> Self {
         std::mem::take(self)
@@ -105,8 +124,8 @@ impl Input {
 
     /// See [`Input::lend`].
     pub fn put_back(&mut self, lent: Self) {
-        let needed = self.needed;
-        *self = Self { needed, ..lent };
+        let &mut Self { needed, granted, .. } = self;
+        *self = Self { needed, granted, ..lent };
     }
 }
 
@@ -223,6 +242,8 @@ pub struct Connection {
     pub sending_bytes: usize,
     /// Its input as last counted.
     pub input_bytes_counted: usize,
+    /// What its input was promised, as last counted.
+    pub promised_bytes_counted: usize,
     /// Its output as last counted.
     pub output_bytes_counted: usize,
 }
@@ -265,6 +286,7 @@ impl Connection {
             unfinished_since: now,
             sending_bytes: 0,
             input_bytes_counted: 0,
+            promised_bytes_counted: 0,
             output_bytes_counted: 0,
         }
     }

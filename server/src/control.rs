@@ -12,6 +12,7 @@ use glommio::{LocalExecutorBuilder, Placement};
 use signal_hook::consts::{SIGHUP, SIGUSR1};
 use signal_hook::iterator::Signals;
 use slabring_reactor::backend::Backend;
+use slabring_reactor::thread::return_freed_memory;
 use tracing::{info, warn};
 
 use crate::node::{Node, Published};
@@ -21,6 +22,12 @@ use crate::reload::reload;
 const TICK: Duration = Duration::from_millis(100);
 /// Ticks between two lines of statistics in the log (`-v`).
 const TICKS_PER_REPORT: u32 = 100;
+/// Ticks between two looks at the connections' buffers.
+const TICKS_PER_LOOK: u32 = 10;
+/// When they have shrunk by so much, for so many looks, the allocator is told to give up what it keeps of it: not between
+/// two bursts of the same load.
+const SHRUNK_BYTES_MIN: u64 = 8 << 20;
+const SHRUNK_LOOKS_MIN: u32 = 5;
 /// glommio's own buffer arena; the control thread moves no bulk data yet. Its default is 10 MiB.
 const GLOMMIO_MEMORY_BYTES: usize = 256 << 10;
 const GLOMMIO_RING_DEPTH: usize = 32;
@@ -56,9 +63,9 @@ fn start_executor(node: Arc<Node>, signals: Signals) -> Result<()> {
             if tell.send(()).is_err() {
                 return;
             }
-            let mut ticks = 0;
+            let mut watch = Watch::default();
             loop {
-                tick(&node, &mut ticks);
+                watch.tick(&node);
                 sleep(TICK).await;
             }
         });
@@ -80,9 +87,9 @@ fn start_threads(node: &Arc<Node>, signals: Signals) -> Result<()> {
     spawn(
         "control",
         Box::new(move || {
-            let mut ticks = 0;
+            let mut watch = Watch::default();
             loop {
-                tick(&node, &mut ticks);
+                watch.tick(&node);
                 std::thread::sleep(TICK);
             }
         }),
@@ -106,25 +113,71 @@ fn mind(node: &Node, mut signals: Signals) {
     }
 }
 
-fn tick(node: &Node, ticks: &mut u32) {
-    node.clock.tick();
-    *ticks = ticks.wrapping_add(1);
-    if ticks.is_multiple_of(TICKS_PER_REPORT) && node.verbosity.load(Ordering::Relaxed) > 0 {
-        log_statistics(node);
+/// What is to be done from time to time.
+#[derive(Default)]
+struct Watch {
+    ticks: u32,
+    /// Most memory of connections' buffers since some was given back.
+    buffer_bytes_max: u64,
+    /// Looks that have seen much less, in a row.
+    looks: u32,
+}
+
+impl Watch {
+    fn tick(&mut self, node: &Node) {
+        node.clock.tick();
+        self.ticks = self.ticks.wrapping_add(1);
+        if self.ticks.is_multiple_of(TICKS_PER_REPORT) && node.verbosity.load(Ordering::Relaxed) > 0 {
+            log_statistics(node);
+        }
+        if self.ticks.is_multiple_of(TICKS_PER_LOOK)
+            && self.has_shrunk(sum(node, |shard| &shard.buffer_bytes))
+        {
+            return_freed_memory();
+        }
+    }
+
+    /// Whether buffers of so many bytes are what is left of many more, and has been for some time.
+    fn has_shrunk(&mut self, buffer_bytes: u64) -> bool {
+        self.buffer_bytes_max = self.buffer_bytes_max.max(buffer_bytes);
+        let is_much_less = self.buffer_bytes_max - buffer_bytes >= SHRUNK_BYTES_MIN;
+        self.looks = if is_much_less { self.looks + 1 } else { 0 };
+        let has_shrunk = self.looks == SHRUNK_LOOKS_MIN;
+        if has_shrunk {
+            (self.buffer_bytes_max, self.looks) = (buffer_bytes, 0);
+        }
+        has_shrunk
     }
 }
 
+fn sum(node: &Node, field: fn(&Published) -> &AtomicU64) -> u64 {
+    node.published.iter().map(|shard| field(shard).load(Ordering::Relaxed)).sum()
+}
+
 fn log_statistics(node: &Node) {
-    let sum = |field: fn(&Published) -> &AtomicU64| -> u64 {
-        node.published.iter().map(|shard| field(shard).load(Ordering::Relaxed)).sum()
-    };
     info!(
         connections = node.connections.load(Ordering::Relaxed),
-        items = sum(|shard| &shard.items),
-        gets = sum(|shard| &shard.gets),
-        hits = sum(|shard| &shard.hits),
-        sets = sum(|shard| &shard.sets),
-        evictions = sum(|shard| &shard.evictions),
+        items = sum(node, |shard| &shard.items),
+        gets = sum(node, |shard| &shard.gets),
+        hits = sum(node, |shard| &shard.hits),
+        sets = sum(node, |shard| &shard.sets),
+        evictions = sum(node, |shard| &shard.evictions),
         "statistics"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_given_back_once_for_each_time_that_buffers_shrink_by_much_and_stay_so() {
+        let mut watch = Watch::default();
+        let mut looks_that_tell = |looks: &[u64]| -> Vec<usize> {
+            (0..looks.len()).filter(|&at| watch.has_shrunk(looks[at] << 20)).collect()
+        };
+        assert_eq!(looks_that_tell(&[100, 101, 94, 94, 94, 94, 94, 94]), [0_usize; 0]);
+        assert_eq!(looks_that_tell(&[90, 20, 10, 10, 99, 20, 20, 20, 20]), [0_usize; 0]);
+        assert_eq!(looks_that_tell(&[0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0]), [0, 11]);
+    }
 }

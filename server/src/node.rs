@@ -125,6 +125,8 @@ pub struct Published {
     pub sets: AtomicU64,
     /// Items evicted.
     pub evictions: AtomicU64,
+    /// Memory of connections' buffers.
+    pub buffer_bytes: AtomicU64,
 }
 
 impl Published {
@@ -135,6 +137,7 @@ impl Published {
         self.hits.store(report.commands.get_hits, Ordering::Relaxed);
         self.sets.store(report.commands.cmd_set, Ordering::Relaxed);
         self.evictions.store(report.engine.evictions, Ordering::Relaxed);
+        self.buffer_bytes.store(report.traffic.buffer_bytes, Ordering::Relaxed);
     }
 }
 
