@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -204,9 +205,23 @@ impl Server {
         self.child.try_wait().expect("a child of ours can be asked").is_none()
     }
 
-    /// Sends a signal without waiting for what it does.
+    /// Sends a signal without waiting for what it does, but for [`Signal::Stop`]: then every thread stands still when this
+    /// returns.
     pub fn signal(&self, signal: Signal) {
         signal.send(&self.child);
+        if signal == Signal::Stop {
+            self.wait_until_stopped();
+        }
+    }
+
+    /// The kernel stops a process thread by thread, each when it is next scheduled: on a busy machine one may still answer
+    /// milliseconds after the signal.
+    fn wait_until_stopped(&self) {
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while thread_states(self.id()).iter().any(|state| !matches!(state, 'T' | 'Z' | 'X')) {
+            assert!(Instant::now() < deadline, "the server's threads are {:?}", thread_states(self.id()));
+            thread::sleep(POLL_INTERVAL);
+        }
     }
 
     /// Waits until the process has ended by itself, or returns `None` when it has not within `timeout`.
@@ -229,6 +244,14 @@ impl Drop for Server {
             self.child.wait().expect("a killed child can be waited for");
         }
     }
+}
+
+/// What the kernel says each thread of a process does: `R` for running, `T` for stopped.
+fn thread_states(process: u32) -> Vec<char> {
+    let Ok(threads) = fs::read_dir(format!("/proc/{process}/task")) else { return Vec::new() };
+    let stats = threads.flatten().filter_map(|thread| fs::read_to_string(thread.path().join("stat")).ok());
+    // The name before the state is in brackets and may hold any.
+    stats.filter_map(|stat| stat.rsplit_once(") ")?.1.chars().next()).collect()
 }
 
 /// [`slabring_command`], told to listen on the loopback address.
