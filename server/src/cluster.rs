@@ -27,6 +27,7 @@ use rustls::crypto::{SecureRandom, ring};
 use slabring_cluster::coordinator::CallId;
 use slabring_cluster::link::{CREDIT_DEFAULT, Identity, NONCE_BYTES, Nonce, Secret};
 use slabring_cluster::names::{Address, Incarnation};
+use slabring_cluster::report::ShardReport;
 use slabring_cluster::ring::{Ring, RingDocument};
 use slabring_cluster::time::Micros;
 use slabring_cluster::wire::VERSIONS;
@@ -83,6 +84,8 @@ pub struct Cluster {
     pub view: Live<Option<View>>,
     /// Each shard's connections from other nodes.
     pub arrivals: Vec<ArrayQueue<OwnedFd>>,
+    /// What each shard has to say to the conductor, while nobody has taken it: at most one, the last.
+    pub words: Vec<ArrayQueue<ShardReport>>,
     listener: TcpListener,
     secret: Secret,
     random: &'static dyn SecureRandom,
@@ -110,6 +113,7 @@ impl Cluster {
             incarnation: incarnation_now(),
             view: Live::new(None),
             arrivals: (0..threads).map(|_| ArrayQueue::new(ARRIVALS_MAX)).collect(),
+            words: (0..threads).map(|_| ArrayQueue::new(1)).collect(),
             listener,
             secret,
             random: ring::default_provider().secure_random,

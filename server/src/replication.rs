@@ -15,7 +15,8 @@ use std::sync::Arc;
 
 use slabring_cluster::placement::hash_key;
 use slabring_cluster::replica::message::Garbled;
-use slabring_cluster::replica::{Effect, Outcome, PeerShard, Refused, Replicator, Write};
+use slabring_cluster::replica::{Effect, Outcome, PeerShard, Refused, Replicator, VersionClock, Write};
+use slabring_cluster::report::ShardReport;
 use slabring_cluster::ring::{Mode, Ring};
 use slabring_cluster::table::SlotId;
 use slabring_cluster::time::Micros;
@@ -42,6 +43,10 @@ const WRITE_TIME_MAX: Micros = Micros::from_millis(250);
 const RETRY_EVERY: Micros = Micros::from_millis(2);
 /// Time from one look at what the state machine has to do to the next, while nothing comes.
 const REST: Micros = Micros::from_millis(50);
+/// What this shard has to say to the conductor is said this often, and at once about another ring.
+const WORD_EVERY: Micros = Micros::from_millis(200);
+/// A step of the comparison with the primaries' items is made this often: some thousand items a second.
+const SCRUB_EVERY: Micros = Micros::from_millis(100);
 const _: () = assert!(WRITE_TIME_MAX.0 > 10 * RETRY_EVERY.0);
 
 /// What became of a request.
@@ -70,6 +75,8 @@ pub struct Replication {
     /// The time of this turn.
     now: Micros,
     retry_at: Micros,
+    word_at: Micros,
+    scrub_at: Micros,
     /// A list of nodes is the ring for as long as nobody gives another.
     has_coordinator: bool,
     shards: Shards,
@@ -83,8 +90,15 @@ impl Replication {
     pub fn new(node: &Node, cluster: &Cluster, shards: Shards) -> anyhow::Result<Self> {
         let partitions = u16::try_from(slabring_cluster::placement::PARTITION_COUNT).expect("2^14");
         let start = cluster.start;
+        let has_coordinator = cluster.settings.has_coordinator();
+        // The conductor gives every life a term of its own. A list stays what it is.
+        let clock = match has_coordinator {
+            true => VersionClock::default(),
+            false => VersionClock::beginning_at(cluster.incarnation.0),
+        };
+        let replicator = Replicator::new(cluster.incarnation, shards.me.0, 0..partitions).with_clock(clock);
         Ok(Self {
-            replicator: Replicator::new(cluster.incarnation, shards.me.0, 0..partitions),
+            replicator,
             bench: Bench::new(&node.settings)?,
             waiting: Waiting::default(),
             sends: Vec::new(),
@@ -93,7 +107,9 @@ impl Replication {
             start_unix: node.clock.unix_microseconds().saturating_sub(clock_of(start).0),
             now: Micros(0),
             retry_at: Micros(0),
-            has_coordinator: cluster.settings.has_coordinator(),
+            word_at: Micros(0),
+            scrub_at: Micros(0),
+            has_coordinator,
             shards,
             unconfirmed: 0,
             refused: 0,
@@ -112,6 +128,7 @@ impl Replication {
             let mut items = Items::new(shard, now, self.start_unix, self.shards);
             self.replicator.adopt(at, &mut items, ring, me);
             items.settle();
+            self.word_at = at;
         }
     }
 
@@ -189,8 +206,21 @@ impl Replication {
         }
         let mut items = Items::new(executor.shard_mut(), now, self.start_unix, self.shards);
         self.replicator.turn(self.now, &mut items);
+        if self.now >= self.scrub_at {
+            self.scrub_at = self.now + SCRUB_EVERY;
+            self.replicator.scrub(self.now, &items);
+        }
         items.settle();
         self.collect(None);
+    }
+
+    /// What there is to say to the conductor, when it is time.
+    pub fn take_word(&mut self) -> Option<ShardReport> {
+        if !self.has_coordinator || self.now < self.word_at {
+            return None;
+        }
+        self.word_at = self.now + WORD_EVERY;
+        Some(self.replicator.report(self.now))
     }
 
     /// What is to be sent.

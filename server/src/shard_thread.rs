@@ -331,6 +331,7 @@ impl<I: Io> ShardThread<I> {
         for (to, message) in replication.take_sends() {
             links.send_replica(to, &message);
         }
+        replication.take_word().into_iter().for_each(|word| links.say(word));
         for Finished { waiter, manner, outcome } in replication.take_finished() {
             let outcome = outcome.as_deref().map_err(|error| *error);
             match waiter {

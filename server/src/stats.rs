@@ -272,7 +272,7 @@ fn cluster_fields(out: &mut Vec<u8>, cluster: &Cluster, report: &ShardReport) {
     );
     let view = cluster.view.now();
     let Some(document) = view.as_ref().as_ref().map(|view| view.ring.document()) else { return };
-    if document.replicas < 2 {
+    if !document.is_replicated() {
         return;
     }
     // A partition is served by all shards of its node.

@@ -238,6 +238,13 @@ impl<T: Copy> Replicator<T> {
         }
     }
 
+    /// With versions that begin elsewhere: see [`VersionClock::beginning_at`].
+    pub fn with_clock(mut self, clock: VersionClock) -> Self {
+        assert!(self.ring.is_none(), "no version was given yet");
+        self.clock = clock;
+        self
+    }
+
     /// The ring it follows.
     pub fn ring(&self) -> Option<&Arc<Ring>> {
         self.ring.as_ref()

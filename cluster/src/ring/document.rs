@@ -303,6 +303,11 @@ impl RingDocument {
         serde_json::to_string(self).expect("texts and numbers can always be written")
     }
 
+    /// Whether its members keep account of who holds what: for copies, or for moving what they hold.
+    pub fn is_replicated(&self) -> bool {
+        self.replicas > 1 || self.replication.is_some()
+    }
+
     /// Judges the content.
     pub(crate) fn validate(&self) -> Result<(), Refusal> {
         if ![FORMAT, FORMAT_REPLICATED].contains(&self.format) {

@@ -14,11 +14,12 @@ use slabring_cluster::coordinator::etcd::Etcd;
 use slabring_cluster::coordinator::local::Local;
 use slabring_cluster::coordinator::{Answer, Coordinator, Need, NodeDescription};
 use slabring_cluster::names::Address;
+use slabring_cluster::report::ReportBoard;
 use slabring_cluster::ring::Ring;
 use slabring_cluster::table::Weight;
 use slabring_cluster::time::Micros;
 use slabring_reactor::clock::Moment;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::access::EtcdAccess;
 use super::http::Caller;
@@ -26,9 +27,12 @@ use super::{Cluster, News, View};
 use crate::discovery::Discovery;
 use crate::node::Node;
 use crate::options::CoordinatorSettings;
+use crate::replication::COPIED_ITEM_BYTES_MAX;
 
 /// Names of nodes are looked up again this often.
 const LOOK_UP_EVERY: Duration = Duration::from_secs(10);
+/// What shards have to say of copies is taken this often.
+const WORDS_EVERY: Duration = Duration::from_millis(100);
 
 /// Starts the thread, which ends with [`News::Stop`]. `news` reaches it through `sender` too.
 pub fn start(node: &Arc<Node>, sender: SyncSender<News>, news: Receiver<News>) -> Result<()> {
@@ -44,15 +48,16 @@ pub fn start(node: &Arc<Node>, sender: SyncSender<News>, news: Receiver<News>) -
 
 fn agree(node: &Node, cluster: &Cluster, sender: &SyncSender<News>, news: &Receiver<News>) {
     let settings = &cluster.settings;
-    let conductor = Conductor::new(settings.cluster.clone(), Judgement::default());
+    let conductor = |judgement| Conductor::new(settings.cluster.clone(), judgement);
     match &settings.coordinator {
         CoordinatorSettings::Local(document) => {
+            let conductor = conductor(Judgement::default());
             let control =
                 Control::new(settings.node.clone(), cluster.incarnation, Local::new(document), conductor);
             Agreement::new(node, cluster, control, Caller::new(&[], &EtcdAccess::default(), sender))
                 .run(news);
         }
-        CoordinatorSettings::Etcd { urls, client, peer, zone, access } => {
+        CoordinatorSettings::Etcd { urls, client, peer, zone, access, replicas, mode } => {
             let me = NodeDescription {
                 node: settings.node.clone(),
                 incarnation: cluster.incarnation,
@@ -65,7 +70,14 @@ fn agree(node: &Node, cluster: &Cluster, sender: &SyncSender<News>, news: &Recei
             // What cannot be read now was readable at the start: etcd will say that it wants it.
             let login = access.login().unwrap_or_default();
             let etcd = Etcd::new(&settings.cluster, me).with_login(login);
-            let control = Control::new(settings.node.clone(), cluster.incarnation, etcd, conductor);
+            let judgement = Judgement {
+                first_nodes: usize::from(*replicas),
+                first_replicas: *replicas,
+                first_mode: Some(*mode),
+                ..Judgement::default()
+            };
+            let control =
+                Control::new(settings.node.clone(), cluster.incarnation, etcd, conductor(judgement));
             Agreement::new(node, cluster, control, Caller::new(urls, access, sender)).run(news);
         }
     }
@@ -76,6 +88,7 @@ struct Agreement<'n, C> {
     cluster: &'n Cluster,
     control: Control<C>,
     caller: Caller,
+    board: ReportBoard,
     start: Moment,
     view: Option<Arc<Ring>>,
     addresses: BTreeMap<Address, SocketAddr>,
@@ -91,6 +104,7 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
             cluster,
             control,
             caller,
+            board: ReportBoard::new(cluster.incarnation, node.settings.threads),
             start,
             view: None,
             addresses: BTreeMap::new(),
@@ -105,17 +119,38 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
 
     fn run(mut self, news: &Receiver<News>) {
         loop {
+            self.hear_shards();
             while let Some(effect) = self.control.next(self.now()) {
                 self.carry_out(effect);
             }
             self.tell_whether_reachable();
             self.look_up_again();
             let pause = Duration::from_micros(self.control.wake_at(self.now()).since(self.now()).0);
-            match news.recv_timeout(pause.min(LOOK_UP_EVERY)) {
+            match news.recv_timeout(pause.min(self.pause_max())) {
                 Ok(News::Stop) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(news) => self.hear(news),
                 Err(RecvTimeoutError::Timeout) => {}
             }
+        }
+    }
+
+    fn pause_max(&self) -> Duration {
+        let has_words = self.cluster.settings.has_coordinator()
+            && self.view.as_ref().is_some_and(|ring| ring.document().is_replicated());
+        if has_words { WORDS_EVERY } else { LOOK_UP_EVERY }
+    }
+
+    /// Takes what shards have to say to the conductor.
+    fn hear_shards(&mut self) {
+        let mut has_news = false;
+        for (shard, words) in (0..).zip(&self.cluster.words) {
+            if let Some(word) = words.pop() {
+                self.board.post(shard, word);
+                has_news = true;
+            }
+        }
+        if has_news {
+            self.control.report(&self.board.report());
         }
     }
 
@@ -153,6 +188,27 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
 
     fn adopt(&mut self, ring: Arc<Ring>) {
         let document = ring.document();
+        let settings = &self.node.settings;
+        if document.is_replicated()
+            && (!settings.cas_enabled || settings.item_size_max > COPIED_ITEM_BYTES_MAX)
+        {
+            self.cluster.count_refused_document();
+            error!(
+                "ring {} asks for copies, which a node without CAS values (-C) or with items above 8 MiB (-I) cannot have: it stays out",
+                document.epoch.0
+            );
+            return;
+        }
+        if let CoordinatorSettings::Etcd { replicas, .. } = &self.cluster.settings.coordinator
+            && *replicas > 1
+            && self.view.is_none()
+            && *replicas != document.replicas
+        {
+            warn!(
+                "the ring says {} copies, and --replicas={replicas} counts for the first ring only",
+                document.replicas
+            );
+        }
         let serving = document.slots.iter().filter(|slot| slot.state.serves()).count();
         info!("ring {}: {serving} of {} nodes serve", document.epoch.0, document.slots.len());
         self.addresses = look_up(&ring);

@@ -13,6 +13,8 @@ use slabring_cluster::ownership::Ownership;
 use slabring_cluster::peers::{Asked, Effect, LINKS_PER_PEER_MAX, LinkId, Peers, Route};
 use slabring_cluster::placement::hash_key;
 use slabring_cluster::replica::PeerShard;
+use slabring_cluster::report::ShardReport;
+use slabring_cluster::ring::Ring;
 use slabring_cluster::table::SlotId;
 use slabring_cluster::time::Micros;
 use slabring_cluster::wire::{Flags, Status};
@@ -105,6 +107,8 @@ pub struct Links {
     ownership: Ownership,
     /// What this shard holds is older than what other nodes have been told since.
     holds_old: bool,
+    /// The ring before this one, until copies have followed.
+    ring_before: Option<Arc<Ring>>,
     view: Held<Option<View>>,
     /// The view that was looked at last.
     seen: Option<Arc<Option<View>>>,
@@ -152,6 +156,7 @@ impl Links {
                 CoordinatorSettings::Etcd { .. } => Ownership::automatic(),
             },
             holds_old: false,
+            ring_before: None,
             node: Arc::clone(node),
             shards,
             view: Held::default(),
@@ -271,22 +276,34 @@ impl Links {
         self.cluster().confirmed_at()
     }
 
-    /// Follows the ring of now with this shard's copies. They begin with the first ring that asks for them.
-    pub fn follow_copies(&self, executor: &mut Executor, now: Seconds) {
+    /// Keeps the last word for the conductor where the thread that agrees on the ring finds it. Never waits.
+    pub fn say(&self, word: ShardReport) {
+        self.cluster().words[usize::from(self.shards.me.0)].force_push(word);
+    }
+
+    /// Follows the ring of now with this shard's copies. They begin with the first ring that asks for them, and know the one before:
+    /// who was primary by it holds what it has.
+    pub fn follow_copies(&mut self, executor: &mut Executor, now: Seconds) {
+        let before = self.ring_before.take();
         let Some(View { ring, .. }) = self.view() else { return };
-        if executor.replication.is_none() {
-            if ring.document().replicas < 2 {
-                return;
-            }
-            executor.replication = self.begin_copies();
+        let begins = executor.replication.is_none();
+        if begins && !ring.document().is_replicated() {
+            return;
         }
+        let Some(mut replication) = executor.replication.take().or_else(|| self.begin_copies()) else {
+            return;
+        };
+        for ring in before.iter().filter(|_| begins).chain([ring]) {
+            replication.follow(now, executor.shard_mut(), ring, self.own_slot(ring));
+        }
+        executor.replication = Some(replication);
+    }
+
+    /// This node's place, if the ring means it in its present life.
+    fn own_slot(&self, ring: &Ring) -> Option<SlotId> {
         let cluster = self.cluster();
         let is_meant = |slot: &SlotId| ring.slot(*slot).incarnation.admits(cluster.incarnation);
-        let me = ring.slot_of(&cluster.settings.node).filter(is_meant);
-        if let Some(mut replication) = executor.replication.take() {
-            replication.follow(now, executor.shard_mut(), ring, me);
-            executor.replication = Some(replication);
-        }
+        ring.slot_of(&cluster.settings.node).filter(is_meant)
     }
 
     fn begin_copies(&self) -> Option<Box<Replication>> {
@@ -316,7 +333,8 @@ impl Links {
             let is_newer = self.peers.ring().is_none_or(|known| ring.epoch() > known.epoch());
             if is_newer {
                 let regained = self.ownership.follow(ring, ring.slot_of(&cluster.settings.node));
-                self.holds_old |= !regained.is_empty() && ring.document().replicas == 1;
+                self.holds_old |= !regained.is_empty() && !ring.document().is_replicated();
+                self.ring_before = self.peers.ring().cloned();
                 self.peers.adopt(self.now, Arc::clone(ring));
             }
         }

@@ -255,7 +255,8 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME")]
     pub zone: Option<String>,
 
-    /// Copies of each item, on as many nodes: 1 to 8. With --cluster the file says it.
+    /// Copies of each item, on as many nodes: 1 to 8. With --cluster the file says it; with --etcd it counts for the first ring, which
+    /// waits for so many nodes.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
     pub replicas: Option<u8>,
 

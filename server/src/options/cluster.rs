@@ -54,13 +54,21 @@ pub enum CoordinatorSettings {
         zone: String,
         /// What etcd asks of who calls it.
         access: EtcdAccess,
+        /// Copies in the first ring; the ring that is there says it from then on.
+        replicas: u8,
+        /// What its writes wait for.
+        mode: Mode,
     },
 }
 
 impl ClusterSettings {
     /// Whether items have copies from the start.
     pub fn has_copies(&self) -> bool {
-        matches!(&self.coordinator, CoordinatorSettings::Local(document) if document.replicas > 1)
+        let replicas = match &self.coordinator {
+            CoordinatorSettings::Local(document) => document.replicas,
+            CoordinatorSettings::Etcd { replicas, .. } => *replicas,
+        };
+        replicas > 1
     }
 
     /// Whether somebody decides on the ring while the nodes run.
@@ -119,13 +127,13 @@ impl Given {
 
     /// What must hold where items have copies.
     fn check_copies(&self, source: &str, settings: &ClusterSettings, threads: u16) -> Result<(), Refused> {
-        let CoordinatorSettings::Local(document) = &settings.coordinator else { return Ok(()) };
-        if document.replicas < 2 {
+        if !settings.has_copies() {
             return Ok(());
         }
         if self.arguments.disable_cas {
             return self.misuse("disable_cas", "items with copies need their CAS values");
         }
+        let CoordinatorSettings::Local(document) = &settings.coordinator else { return Ok(()) };
         if document.slots.len() < usize::from(document.replicas) {
             let id = if self.is_given("replicas") { "replicas" } else { source };
             return self.misuse(id, "there are fewer nodes than copies");
@@ -279,9 +287,6 @@ impl Given {
         if urls.is_empty() {
             return self.misuse("etcd", "give http://HOST:PORT of each of its members");
         }
-        if let Some(id) = ["replicas", "replication"].into_iter().find(|id| self.is_given(id)) {
-            return self.misuse(id, "not with --etcd yet");
-        }
         let Some(peer) = &self.arguments.peer_listen else {
             return self.misuse("etcd", "other nodes must find this one: give --peer-listen=HOST:PORT");
         };
@@ -294,6 +299,7 @@ impl Given {
             _ => return self.misuse("etcd", "clients must find this node: give --advertise=HOST:PORT"),
         };
         let node = self.arguments.node_id.clone().unwrap_or_else(|| peer.to_string());
+        let (replicas, mode) = self.copies()?;
         Ok(ClusterSettings {
             cluster: self.cluster_id()?,
             node: NodeId(self.parsed("node_id", &node)?),
@@ -304,6 +310,8 @@ impl Given {
                 urls,
                 client,
                 peer,
+                replicas,
+                mode,
             },
             secret_file: self.secret_file(),
         })

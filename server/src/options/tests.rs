@@ -331,6 +331,7 @@ fn a_ring_file_may_say_more_of_its_nodes() {
 fn a_node_over_etcd_says_where_it_is() {
     let part =
         cluster("-l 127.0.0.2 --etcd http://127.0.0.1:2379/,http://127.0.0.5:2379 --peer-listen 127.0.0.2:7");
+    assert!(!part.has_copies());
     let CoordinatorSettings::Etcd { urls, client, peer, .. } = part.coordinator else {
         panic!("it is in etcd")
     };
@@ -366,6 +367,11 @@ fn cluster_options_that_cannot_work_are_refused_with_what_to_do() {
         ("--peers 127.0.0.1:7,127.0.0.2:7 --replicas 3", "fewer nodes than copies"),
         ("--peers 127.0.0.1:7,127.0.0.2:7 --replicas 2 -C", "items with copies need their CAS values"),
         ("--peers 127.0.0.1:7,127.0.0.2:7 --replicas 2 -I 9m", "8m at most"),
+        (
+            "--etcd http://a:1 --peer-listen 127.0.0.1:7 --replicas 2 -C",
+            "items with copies need their CAS values",
+        ),
+        ("--etcd http://a:1 --peer-listen 127.0.0.1:7 --replication sync", "needs --replicas=2 or more"),
         ("--cluster x --cluster-id y", "names the cluster"),
     ] {
         check_refused(arguments, EXIT_USAGE, word);
