@@ -264,8 +264,9 @@ impl<T: Copy> Replicator<T> {
     }
 
     /// A node gave a sign of life, on any link.
-    pub fn heard(&mut self, now: Micros, slot: SlotId) {
-        self.heard.insert(slot, now);
+    pub fn heard(&mut self, at: Micros, slot: SlotId) {
+        let last = self.heard.entry(slot).or_default();
+        *last = at.max(*last);
     }
 
     /// A connection to a shard of another node is up, with nothing in it.
