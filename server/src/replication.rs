@@ -32,11 +32,10 @@ use crate::shards::Shards;
 
 use evaluate::{Bench, Evaluated};
 use items::Items;
+pub use slabring_cluster::replica::COPIED_ITEM_BYTES_MAX;
 pub use waiting::{Finished, Manner, WaitId, Waiter};
 use waiting::{Owned, Waiting};
 
-/// Longest value of an item with copies: it travels in one message.
-pub const COPIED_ITEM_BYTES_MAX: usize = 8 << 20;
 /// A write whose copies do not confirm it for so long is answered: nobody knows what became of it.
 const WRITE_TIME_MAX: Micros = Micros::from_millis(250);
 /// Requests that wait for their keys are tried again after this time, if nothing has told of them before.
@@ -47,6 +46,8 @@ const REST: Micros = Micros::from_millis(50);
 const WORD_EVERY: Micros = Micros::from_millis(200);
 /// A step of the comparison with the primaries' items is made this often: some thousand items a second.
 const SCRUB_EVERY: Micros = Micros::from_millis(100);
+/// Signs of life on the links are counted this often.
+const HEAR_EVERY: Micros = Micros::from_millis(200);
 const _: () = assert!(WRITE_TIME_MAX.0 > 10 * RETRY_EVERY.0);
 
 /// What became of a request.
@@ -77,6 +78,7 @@ pub struct Replication {
     retry_at: Micros,
     word_at: Micros,
     scrub_at: Micros,
+    hear_at: Micros,
     /// A list of nodes is the ring for as long as nobody gives another.
     has_coordinator: bool,
     shards: Shards,
@@ -109,6 +111,7 @@ impl Replication {
             retry_at: Micros(0),
             word_at: Micros(0),
             scrub_at: Micros(0),
+            hear_at: Micros(0),
             has_coordinator,
             shards,
             unconfirmed: 0,
@@ -135,6 +138,21 @@ impl Replication {
     /// A link to a shard of another node is up, or gone.
     pub fn link_changed(&mut self, peer: PeerShard, is_up: bool) {
         if is_up { self.replicator.connected(peer) } else { self.replicator.lost(peer) }
+    }
+
+    /// Whether it is time for [`Replication::heard`].
+    pub fn wants_to_hear(&mut self, now: Micros) -> bool {
+        let is_due = now >= self.hear_at;
+        if is_due {
+            self.hear_at = now + HEAR_EVERY;
+        }
+        is_due
+    }
+
+    /// Another node lives: it sent something on a link. Nodes without common copies hear of each other only so, and who hears of
+    /// nobody answers nothing.
+    pub fn heard(&mut self, node: SlotId, at: Micros) {
+        self.replicator.heard(at, node);
     }
 
     /// A message of another node came in.
