@@ -309,6 +309,8 @@ pub(crate) enum ClusterCommand {
         #[arg(value_name = "PARTS", value_parser = clap::value_parser!(u16).range(1..=256))]
         weight: u16,
     },
+    /// Compare all copies with what their primaries have, now; what differs is mended
+    Scrub,
     /// Take a node out at once, as if it had died, and keep it out until `join`
     Down {
         #[command(flatten)]

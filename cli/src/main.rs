@@ -12,7 +12,7 @@ use clap::Parser as _;
 use serde_json::{Value, json};
 use slabring_client::cluster::ring::Ring;
 use slabring_client::{Client, Endpoint, Error, Item, KeyEntry, StoreMode, StoreOptions, Ttl};
-use slabring_etcd::ClusterKeys;
+use slabring_etcd::{ClusterKeys, Standing};
 
 use crate::args::{Arguments, ClusterArguments, ClusterCommand, Command, Target};
 use crate::cluster::Plan;
@@ -25,6 +25,7 @@ mod args;
 mod cluster;
 mod failure;
 mod operate;
+mod scrub;
 mod show;
 mod table;
 
@@ -94,6 +95,10 @@ fn about_cluster(
     asked: &ClusterArguments,
 ) -> Result<Verdict, Failure> {
     let keys = asked.keeper.keys(target.timeout())?;
+    let of_members = || {
+        let standing = keys.as_ref().map(ClusterKeys::read).transpose()?;
+        members(client, target, standing.as_ref())
+    };
     let (verb, node, goal) = match &asked.command {
         ClusterCommand::Status => return status(client, printer, target, keys.as_ref()),
         ClusterCommand::Plan { next, from } => {
@@ -102,6 +107,7 @@ fn about_cluster(
             let plan = Plan::new(&now, &next);
             return printer.print(|| plan.json(), || plan.text());
         }
+        ClusterCommand::Scrub => return scrub::run(&of_members()?.1, printer),
         ClusterCommand::Join { node, weight } => ("join", node, Goal::Join(*weight)),
         ClusterCommand::Drain { node } => ("drain", node, Goal::Drain),
         ClusterCommand::Weight { node, weight } => ("weight", node, Goal::Weight(*weight)),
@@ -327,14 +333,7 @@ fn status(
     keys: Option<&ClusterKeys>,
 ) -> Result<Verdict, Failure> {
     let standing = keys.map(ClusterKeys::read).transpose()?;
-    let (ring, client) = match &standing {
-        Some(standing) => {
-            let ring = operate::ring_of(standing)?;
-            let members = operate::client_of(&ring, target)?;
-            (ring, members)
-        }
-        None => (ring(client)?, client.clone()),
-    };
+    let (ring, client) = members(client, target, standing.as_ref())?;
     let said = |result: Result<String, Error>| match result {
         Ok(version) => version,
         Err(error) => error.to_string(),
@@ -346,6 +345,14 @@ fn status(
         || cluster::status_json(&ring, &answers, standing),
         || cluster::status(&ring, &answers, standing),
     )
+}
+
+/// The ring, as etcd has it or else as a node tells it, and a client of its members.
+fn members(client: &Client, target: &Target, standing: Option<&Standing>) -> Result<(Ring, Client), Failure> {
+    let Some(standing) = standing else { return Ok((ring(client)?, client.clone())) };
+    let ring = operate::ring_of(standing)?;
+    let members = operate::client_of(&ring, target)?;
+    Ok((ring, members))
 }
 
 fn ring(client: &Client) -> Result<Ring, Failure> {

@@ -202,6 +202,8 @@ pub struct Replicator<T> {
     give_up_at: Micros,
     check_at: Micros,
     scrubbed: Cursor,
+    /// What came of comparing; the other counts are those of the moment, and nothing here.
+    compared: Counts,
     effects: VecDeque<Effect<T>>,
 }
 
@@ -234,6 +236,7 @@ impl<T: Copy> Replicator<T> {
             give_up_at: Micros::default(),
             check_at: Micros::default(),
             scrubbed: Cursor::default(),
+            compared: Counts::default(),
             effects: VecDeque::new(),
         }
     }
