@@ -237,6 +237,7 @@ fn check(args: &[&str], is_copied: bool) {
         wait_until("a write", || front.command(&format!("set kept{key} 0 0 5\r\nvalue")) == "STORED");
     }
 
+    is_refused(&scene, "drain n3", "say --yes");
     under_load(&scene, "join n4 --yes");
     assert_eq!((members(&scene.nodes[3]), scene.kept()), (4, KEPT));
     assert!((23..=27).contains(&scene.share(4)) || is_copied, "{}", scene.share(4));
@@ -256,13 +257,53 @@ fn check(args: &[&str], is_copied: bool) {
     let printed = scene.done("down n3 --yes");
     assert!(printed.contains("n3 is out"), "{printed}");
     let left = scene.kept();
+    if !is_copied {
+        check_gutter(&scene);
+    }
     assert!(if is_copied { left == KEPT } else { (KEPT / 3..KEPT * 2 / 3).contains(&left) }, "{left}");
     let status = scene.done("status");
     for line in ["wished for n2: drain", "wished for n3: down", "not a member, and here: n2"] {
         assert!(status.contains(line), "{status}");
     }
     under_load(&scene, "join n3");
-    assert_eq!(scene.kept(), left);
+    assert_eq!(scene.kept(), left + usize::from(!is_copied));
+    if is_copied {
+        let scrubbed = scene.done("scrub");
+        assert!(scrubbed.contains("differed and mended"), "{scrubbed}");
+    }
+}
+
+/// Whether a verb wishes nothing, with the status for mistakes, and says why.
+#[track_caller]
+fn is_refused(scene: &Scene, verb: &str, why: &str) {
+    let finished = scene.run(verb);
+    assert_eq!(finished.status.code(), Some(2), "{verb}: {}{}", finished.stdout, finished.stderr);
+    assert!(finished.stderr.contains(why), "{verb}: {}", finished.stderr);
+    assert!(!scene.done("status").contains("wished"), "{verb}");
+}
+
+#[test]
+fn what_would_do_harm_is_refused_and_says_why() {
+    // One copy, and values that are too long to move.
+    let Some(scene) = Scene::new(&["-t", "1", "-I", "16m"]) else { return };
+    is_refused(&scene, "drain nobody --yes", "there are n1, n2, n3, n4");
+    is_refused(&scene, "drain n1 --yes", "-I");
+    is_refused(&scene, "weight n4 9 --yes", "n4 is not a member");
+    is_refused(&scene, "scrub", "has no copies");
+    is_refused(&scene, "down n1 --cluster-id other --yes", "--cluster-id");
+}
+
+/// What is written for a node that is out, and had the only copy, lives where it would go next, and not for long.
+fn check_gutter(scene: &Scene) {
+    let mut front = scene.nodes[0].connect();
+    let lost = (0..KEPT).find(|key| !is_there(&mut front, *key)).expect("a node is out");
+    assert_eq!(front.command(&format!("set kept{lost} 0 0 5\r\nvalue")), "STORED");
+    let left = front.command(&format!("mg kept{lost} t"));
+    let seconds = left.strip_prefix("HD t").and_then(|text| text.parse::<u32>().ok());
+    assert!(seconds.is_some_and(|seconds| seconds <= 10), "{left}");
+    // As long as the client said, if that is shorter.
+    assert_eq!(front.command(&format!("touch kept{lost} 5")), "TOUCHED");
+    assert!(is_there(&mut front, lost));
 }
 
 #[test]

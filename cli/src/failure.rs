@@ -84,15 +84,11 @@ impl Failure {
             | Self::NotAnEtcd(_)
             | Self::NoKeeper(_)
             | Self::NoNode { .. }
+            | Self::NoRing
             | Self::Impossible(_)
             | Self::Keeper(slabring_etcd::Failure::Access(_))
             | Self::Cache { error: Error::Key(_) } => 2,
-            Self::Cache { .. }
-            | Self::Ring(_)
-            | Self::Io(_)
-            | Self::NoCluster(_)
-            | Self::NoRing
-            | Self::Keeper(_) => 3,
+            Self::Cache { .. } | Self::Ring(_) | Self::Io(_) | Self::NoCluster(_) | Self::Keeper(_) => 3,
             Self::Interrupted => 130,
         }
     }

@@ -222,9 +222,10 @@ impl<'a> Operation<'a> {
         };
         if let Some(progress) = self.plan().as_ref().and_then(Ring::progress) {
             text += &format!(
-                ": {} of {PARTITION_COUNT} partitions ({:.1}%) change owners, in batches of at most {FLIPS_MAX}",
+                ": {} of {PARTITION_COUNT} partitions ({:.1}%) change owners, in batches of at most {FLIPS_MAX}; {} copies are made",
                 progress.moving,
                 percent(progress.moving, PARTITION_COUNT),
+                progress.copies,
             );
         }
         if self.ring.document().replication.is_none() {
