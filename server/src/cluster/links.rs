@@ -28,6 +28,7 @@ use socket2::{Domain, Socket, TcpKeepalive, Type};
 use tracing::{debug, info, warn};
 
 use super::forward::{Place, answer_later};
+use super::old::Old;
 use super::{Cluster, News, View};
 use crate::batch::{Outcome, ReturnAddress};
 use crate::connection::{Connection, Connections};
@@ -106,7 +107,7 @@ pub struct Links {
     peers: Peers<Place>,
     ownership: Ownership,
     /// What this shard holds is older than what other nodes have been told since.
-    holds_old: bool,
+    old: Option<Old>,
     /// The ring before this one, until copies have followed.
     ring_before: Option<Arc<Ring>>,
     view: Held<Option<View>>,
@@ -155,7 +156,7 @@ impl Links {
                 CoordinatorSettings::Local(_) => Ownership::by_hand(),
                 CoordinatorSettings::Etcd { .. } => Ownership::automatic(),
             },
-            holds_old: false,
+            old: None,
             ring_before: None,
             node: Arc::clone(node),
             shards,
@@ -333,7 +334,12 @@ impl Links {
             let is_newer = self.peers.ring().is_none_or(|known| ring.epoch() > known.epoch());
             if is_newer {
                 let regained = self.ownership.follow(ring, ring.slot_of(&cluster.settings.node));
-                self.holds_old |= !regained.is_empty() && !ring.document().is_replicated();
+                // Copies have streams to tell them.
+                if !ring.document().is_replicated() {
+                    assert!(self.old.is_none(), "what is old goes at once");
+                    let have_cas = self.node.settings.cas_enabled;
+                    self.old = Old::new(regained, self.ownership.owned(), have_cas);
+                }
                 self.ring_before = self.peers.ring().cloned();
                 self.peers.adopt(self.now, Arc::clone(ring));
             }
@@ -343,9 +349,9 @@ impl Links {
         true
     }
 
-    /// Whether what this shard holds must go before it executes anything. Says so once.
-    pub fn take_holds_old(&mut self) -> bool {
-        std::mem::take(&mut self.holds_old)
+    /// What this shard holds that must go before it executes anything. Says so once.
+    pub fn take_old(&mut self) -> Option<Old> {
+        self.old.take()
     }
 
     fn link_of(&self, connection: ConnectionId) -> Option<LinkId> {
