@@ -371,6 +371,7 @@ impl<I: Io> ShardThread<I> {
 
     fn flush_links(&mut self) {
         let Some(mut links) = self.dispatcher.cluster.take() else { return };
+        links.release_held(&mut self.connections, |client| touch(&mut self.touched, client));
         links.flush(&mut self.io, &mut self.dispatcher);
         self.dispatcher.cluster = Some(links);
     }
