@@ -12,6 +12,7 @@ pub mod agreement;
 pub mod forward;
 pub mod http;
 pub mod links;
+pub mod old;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};

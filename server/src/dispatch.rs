@@ -237,7 +237,8 @@ impl Dispatcher {
                 warmed = bytes.len() - self.warm(client.parser.keys_ahead(rest));
             }
             // Copying what was written just now stalls the CPU, so it is done only where the copy may be needed.
-            let may_wait = self.cluster.is_some() || !self.executor.shard().has_room_for_any_pin();
+            let may_wait =
+                self.may_wait_for_others(client, rest) || !self.executor.shard().has_room_for_any_pin();
             let parser_before = may_wait.then(|| client.parser.clone());
             let step = client.parser.next(rest, &self.limits);
             if let Some(parser_before) = parser_before
@@ -374,6 +375,14 @@ impl Dispatcher {
         let waits = self.executor.value_bytes_to_copy(self.now, request) > may_copy;
         self.value_waited |= waits;
         waits
+    }
+
+    /// Whether the next of these requests may have to wait for another node.
+    fn may_wait_for_others(&self, client: &Connection, rest: &[u8]) -> bool {
+        let Some(links) = &self.cluster else { return false };
+        let owed = client.outbox.waiting();
+        owed > 0 && (client.lines.expect_much(owed + 1) || self.executor.replicates())
+            || !links.has_room_for_any(rest.len())
     }
 
     /// Whether a step is for another node, and there is no room for it on the way or perhaps for its reply here.
@@ -533,6 +542,7 @@ impl Dispatcher {
             self.keep_spare(output.buffer);
             return None;
         }
+        client.await_nodes_no_longer();
         client.sending = true;
         client.sent_at = self.now;
         client.sending_bytes = output.buffer.capacity();

@@ -17,6 +17,7 @@ use slabring_reactor::{IoCounters, LoanId};
 
 use crate::attention::Attention;
 use crate::batch::{Deferring, ReturnAddress};
+use crate::cluster::old::Old;
 use crate::exptime::{expiry_of, ttl_of};
 use crate::hotkeys::HotKeys;
 use crate::intake::Visitor;
@@ -311,6 +312,12 @@ impl Executor {
     /// Nobody reads any more what was lent.
     pub fn end_loans(&mut self) {
         self.loans.end(&mut self.shard);
+    }
+
+    /// What others have owned meanwhile goes.
+    pub fn drop_old(&mut self, old: &Old) {
+        old.drop_from(&mut self.shard);
+        self.tracking.flushed(None);
     }
 
     /// The kernel gives a loan back.
