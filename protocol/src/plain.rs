@@ -5,6 +5,10 @@ use crate::limits::{KEY_SIZE_MAX, Limits};
 use crate::line::VALUE_END;
 use crate::request::{Command, Request, StoreMode};
 
+/// Verbs, to compare them as a whole.
+const GET: u32 = u32::from_le_bytes(*b"get ");
+const SET: u32 = u32::from_le_bytes(*b"set ");
+
 const WORD_BYTES: usize = 8;
 /// Digits of the longest number that is read here: lengths, client flags and Unix times have no more.
 const DIGITS_MAX: usize = 10;
@@ -77,9 +81,9 @@ pub(crate) fn take<'a>(input: &'a [u8], limits: &Limits, places: &mut [Plain<'a>
 fn take_one<'a>(input: &'a [u8], limits: &Limits) -> Option<(Plain<'a>, usize)> {
     let (verb, rest) = input.split_first_chunk()?;
     let (key, behind) = rest.split_at(key_size(rest)?);
-    let (work, behind) = match verb {
-        b"get " => (PlainWork::Get, behind),
-        b"set " => take_set(key, behind, limits)?,
+    let (work, behind) = match u32::from_le_bytes(*verb) {
+        GET => (PlainWork::Get, behind),
+        SET => take_set(key, behind, limits)?,
         _ => return None,
     };
     let behind = behind.strip_prefix(VALUE_END)?;
