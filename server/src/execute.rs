@@ -12,7 +12,7 @@ use slabring_engine::{
     Seconds, Shard, Store, StoreMode as EngineMode, StoreOutcome,
 };
 use slabring_protocol::reply::{self, LogItem, MetaItem, MetaStatus, WatchEvent};
-use slabring_protocol::{Command, KEY_SIZE_MAX, Request, StoreMode, WatchTopics};
+use slabring_protocol::{Command, KEY_SIZE_MAX, Plain, PlainWork, Request, StoreMode, WatchTopics};
 use slabring_reactor::{IoCounters, LoanId};
 
 use crate::attention::Attention;
@@ -270,6 +270,48 @@ impl Executor {
         self.lends = true;
         self.get(now, request, hash, out);
         self.lends = false;
+        self.lent.take()
+    }
+
+    /// Executes a plain request whose key has this hash in the shard, as [`Executor::execute_lending`] would, with the end of the
+    /// line of a get.
+    #[inline]
+    pub fn execute_plain(
+        &mut self,
+        now: Seconds,
+        plain: &Plain<'_>,
+        hash: KeyHash,
+        connection: u32,
+        out: &mut Vec<u8>,
+    ) -> Option<Box<(usize, Lent)>> {
+        if self.attention.looks() {
+            return self.look_at_plain(now, plain, connection, out);
+        }
+        match plain.work {
+            PlainWork::Get => self.get_plain(now, plain.key, hash, out),
+            PlainWork::Set { client_flags, exptime, value } => {
+                let set = Store { client_flags, ..Store::set(plain.key, value, expiry_of(exptime, now)) };
+                self.set_plain(now, plain, hash, &set, out);
+                None
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn look_at_plain(
+        &mut self,
+        now: Seconds,
+        plain: &Plain<'_>,
+        connection: u32,
+        out: &mut Vec<u8>,
+    ) -> Option<Box<(usize, Lent)>> {
+        self.lends = true;
+        self.execute_and_look(now, &plain.request(), connection, out);
+        self.lends = false;
+        if plain.work == PlainWork::Get {
+            reply::end(out);
+        }
         self.lent.take()
     }
 
@@ -549,6 +591,26 @@ impl Executor {
             classes: self.shard.classes().collect(),
             by_class: self.by_class.to_vec(),
             io: self.io,
+        }
+    }
+
+    #[inline]
+    fn set_plain(
+        &mut self,
+        now: Seconds,
+        plain: &Plain<'_>,
+        hash: KeyHash,
+        set: &Store<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        let outcome = self.shard.store_hashed(now, hash, set);
+        if let StoreOutcome::Stored { .. } = outcome {
+            self.commands.cmd_set += 1;
+            class_counters(&mut self.by_class, self.shard.last_class()).cmd_set += 1;
+            reply::stored(out);
+        } else {
+            let outcome = self.count_outcome(set, outcome);
+            classic::reply_to_store(&plain.request(), outcome, out);
         }
     }
 
