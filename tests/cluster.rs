@@ -431,6 +431,34 @@ fn a_node_that_owns_keys_again_serves_nothing_of_before() {
 }
 
 #[test]
+fn keys_that_stayed_are_still_there_when_a_node_owns_others_again() {
+    let place = Neighbourhood::new();
+    let ring = File::new(&place.ring(1, &[256, 256]));
+    let cluster = Cluster::start(place, 2, &["-t", "2", "--cluster", ring.path()]);
+    let mut connection = cluster.nodes[0].connect();
+    let keys = || (0..KEYS).map(|n| format!("key{n}"));
+    let (_, of_second) = own_and_foreign(&cluster, 0, 1);
+    keys().for_each(|key| connection.set(&key, "old"));
+    let mut follow = |epoch, weights: &[u16]| {
+        ring.write(&place.ring(epoch, weights));
+        cluster.nodes[0].signal(Signal::Reload);
+        wait_until("the ring", || {
+            cluster.nodes.iter().all(|node| node.connect().stat("slabring_ring_epoch") == epoch)
+        });
+    };
+    follow(2, &[256, 64]);
+    let (_, kept) = own_and_foreign(&cluster, 0, 1);
+    let moved: Vec<_> = of_second.iter().filter(|key| !kept.contains(key)).collect();
+    assert!(kept.len() > KEYS / 20 && moved.len() > KEYS / 10, "{} stay", kept.len());
+    moved.iter().for_each(|key| connection.set(key, "new"));
+    follow(3, &[256, 256]);
+    for key in keys() {
+        let expected = if moved.contains(&&key) { None } else { Some(b"old".to_vec()) };
+        assert_eq!(connection.get(&key), expected, "{key}");
+    }
+}
+
+#[test]
 fn a_ring_that_one_node_has_reaches_all() {
     let place = Neighbourhood::new();
     let ring = File::new(&place.ring(1, &[256, 256, 256]));

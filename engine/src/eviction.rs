@@ -85,6 +85,7 @@ impl Shard {
     }
 
     /// Lets the shadows see a store.
+    #[inline]
     pub(crate) fn show_store(&mut self, hash: u64, location: Location) {
         if sampled_bits(hash) >= self.sampled_below {
             return;

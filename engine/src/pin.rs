@@ -68,6 +68,7 @@ impl Shard {
     }
 
     /// Whether any value can be pinned now, however large it is: what [`Shard::pin_at`] refuses then is gone. O(1).
+    #[inline]
     pub fn has_room_for_any_pin(&self) -> bool {
         self.holds.len() == 0 || self.has_room_to_read(self.item_bytes_of(self.item_size_max))
     }

@@ -213,8 +213,9 @@ impl Shard {
         self.get_by(now, self.hash(key), key)
     }
 
-    /// The item of a key whose hash is known.
-    #[inline]
+    /// The item of a key whose hash is known. What it returns has more bytes than a register: written piece by piece and read as a
+    /// whole they would stall the CPU, so it and what it calls are not to be called.
+    #[inline(always)]
     pub(crate) fn get_by(&mut self, now: Seconds, hash: u64, key: &[u8]) -> Option<Item<'_>> {
         let (location, before) = self.find_requested(now, hash, key)?;
         let after = before.after_hit(now);
@@ -365,6 +366,7 @@ impl Shard {
     }
 
     /// The live item of a key; frees a dead one.
+    #[inline]
     pub(crate) fn find_live(&mut self, now: Seconds, hash: u64, key: &[u8]) -> Option<Location> {
         let location = self.find(hash, key)?;
         if self.death(location, self.arena.header(location), now).is_some() {
@@ -375,7 +377,7 @@ impl Shard {
     }
 
     /// The live item of a key, for a get: frees a dead one and counts why it was.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find_gettable(
         &mut self,
         now: Seconds,
@@ -404,6 +406,7 @@ impl Shard {
     /// The version of the next item. They last for nine years at a million stores a second. Then all items get new ones,
     /// which takes as long as a round of the sweeper and costs the clients who hold a CAS value a retry.
     /// Without CAS it is the same for all between two flushes.
+    #[inline]
     pub(crate) fn next_version(&mut self) -> u64 {
         if self.cas.is_none() {
             self.version = self.flushed_version + 1;
@@ -419,10 +422,14 @@ impl Shard {
     }
 
     pub(crate) fn cas_of(&self, head: &Head) -> u64 {
-        self.cas.map_or(0, |series| {
-            let counted = head.header.version().wrapping_mul(series.step).wrapping_add(series.offset);
-            head.extension.explicit_cas.unwrap_or(counted)
-        })
+        let explicit = head.extension.explicit_cas.filter(|_| self.cas.is_some());
+        explicit.unwrap_or_else(|| self.counted_cas(head.header))
+    }
+
+    /// The CAS value of an item that has none of its own.
+    #[inline]
+    pub(crate) fn counted_cas(&self, header: Header) -> u64 {
+        self.cas.map_or(0, |series| header.version().wrapping_mul(series.step).wrapping_add(series.offset))
     }
 
     /// Bytes of value that a continuation holds.
@@ -464,7 +471,7 @@ impl Shard {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn find_requested(&mut self, now: Seconds, hash: u64, key: &[u8]) -> Option<(Location, Header)> {
         self.count_request(hash);
         let found = self.find_gettable(now, hash, key);
@@ -474,7 +481,7 @@ impl Shard {
 
     #[inline]
     pub(crate) fn find(&self, hash: u64, key: &[u8]) -> Option<Location> {
-        self.index.find(hash, |location| self.arena.key(location) == key)
+        self.index.find(hash, |location| self.arena.has_key(location, key))
     }
 }
 

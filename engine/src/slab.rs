@@ -205,6 +205,7 @@ impl Slabs {
         ClassId(class)
     }
 
+    #[inline]
     pub(crate) fn page_of(&self, location: Location) -> PageId {
         PageId(narrow(location.offset() >> self.page_size.ilog2()))
     }

@@ -2,7 +2,7 @@
 //! on the way back in the same box. Reused for ever, so that a busy pair of shards does not allocate.
 
 use slabring_engine::{Seconds, WARM_KEYS_MAX};
-use slabring_protocol::{Command, Dialect, KEY_SIZE_MAX, Request};
+use slabring_protocol::{Command, Dialect, KEY_SIZE_MAX, Plain, PlainWork, Request};
 use slabring_reactor::ConnectionId;
 
 use crate::budget::waits_too_long;
@@ -48,6 +48,8 @@ pub struct ReturnAddress {
 enum Work {
     /// A get of lines. Nearly all requests are, so it needs no [`Head`].
     Get { with_cas: bool },
+    /// The only get of its line, whose end is part of the reply.
+    GetAlone,
     /// Any other request. It has a head, and its bytes are key, value, flags.
     Request,
     /// The beginning of a request whose value comes in parts. It has a head, and its bytes are key and flags.
@@ -125,7 +127,7 @@ const _: () = assert!(KEY_SIZE_MAX <= u8::MAX as usize);
 impl Entry {
     /// Whether it is a request that is here whole.
     fn has_key(&self) -> bool {
-        matches!(self.work, Work::Get { .. } | Work::Request)
+        matches!(self.work, Work::Get { .. } | Work::GetAlone | Work::Request)
     }
 }
 
@@ -151,7 +153,7 @@ impl<'a> Cargo<'a> {
         let bytes = split_off(&mut self.bytes, entry.bytes as usize);
         let mut parcel = Parcel { bytes, head: None, question: None };
         match entry.work {
-            Work::Get { .. } | Work::ValuePart | Work::EndValue | Work::Delivery => {}
+            Work::Get { .. } | Work::GetAlone | Work::ValuePart | Work::EndValue | Work::Delivery => {}
             Work::Request | Work::BeginValue => {
                 parcel.head = Some(self.heads.next().expect("each has one"));
             }
@@ -171,6 +173,7 @@ impl<'a> Parcel<'a> {
         let (key, rest) = self.bytes.split_at(usize::from(entry.key_bytes));
         match (entry.work, self.head) {
             (Work::Get { with_cas }, None) => Request::get(key, with_cas),
+            (Work::GetAlone, None) => Request::get(key, false),
             (_, Some(&Head { command, noreply, dialect, flags_bytes, .. })) => {
                 let (value, flags) = rest.split_at(rest.len() - flags_bytes);
                 Request { command, noreply, dialect, key, value, flags }
@@ -302,6 +305,14 @@ impl Batch {
         self.add(sender, Work::Request, key, [value, flags]);
     }
 
+    /// Copies a plain request in.
+    pub fn push_plain(&mut self, sender: ReturnAddress, plain: &Plain<'_>) {
+        match plain.work {
+            PlainWork::Get => self.add(sender, Work::GetAlone, plain.key, [b"", b""]),
+            PlainWork::Set { .. } => self.push(sender, &plain.request()),
+        }
+    }
+
     /// Announces a value.
     pub fn begin_value(&mut self, sender: ReturnAddress, kept: &Kept) {
         let Request { command, noreply, dialect, key, flags, .. } = kept.request();
@@ -358,10 +369,11 @@ impl Batch {
                 let before = replies.len();
                 entry.state = State::Done;
                 match (entry.work, parcel.question) {
-                    (Work::Get { .. } | Work::Request, _) => {
+                    (Work::Get { .. } | Work::GetAlone | Work::Request, _) => {
                         let request = parcel.request(entry);
                         let connection = shards.connection_number(sender, entry.sender.connection.slot);
                         if executor.replicates() {
+                            assert!(entry.work != Work::GetAlone, "a node that stands alone has no copies");
                             match executor.execute_copied(now, &request, connection, replies) {
                                 Executed::Now => {}
                                 Executed::Refused(error) => {
@@ -382,6 +394,10 @@ impl Batch {
                             }
                             (Work::Get { .. }, Some(&hash)) => {
                                 executor.get_lending(now, &request, hash, connection, replies)
+                            }
+                            (Work::GetAlone, Some(&hash)) => {
+                                let plain = Plain { key: request.key, work: PlainWork::Get };
+                                executor.execute_plain(now, &plain, hash, connection, replies)
                             }
                             _ => executor.execute_lending(now, &request, connection, replies),
                         };
@@ -436,7 +452,9 @@ impl Batch {
             let outcome = match (entry.state, entry.work) {
                 (State::Done, Work::BeginValue) => Outcome::Begun,
                 (State::Done, Work::ValuePart) => Outcome::Silence,
-                (State::Done, Work::Get { .. } | Work::Request | Work::EndValue) => Outcome::Reply(reply),
+                (State::Done, Work::Get { .. } | Work::GetAlone | Work::Request | Work::EndValue) => {
+                    Outcome::Reply(reply)
+                }
                 (State::Done, Work::Question) => {
                     let answer = answers.next().expect("every question that was asked has one");
                     Outcome::Answer(answer, reply)
@@ -558,7 +576,7 @@ fn must_defer(
             !executor.shard().has_room_to_reserve(head.value_bytes)
                 && place.is_none_or(|place| may_wait_on(&executor.deferring[place..], now))
         }
-        (Work::Get { .. } | Work::Request, _) => {
+        (Work::Get { .. } | Work::GetAlone | Work::Request, _) => {
             executor.value_bytes_to_copy(now, &parcel.request(entry)) > 0
         }
         _ => false,

@@ -11,6 +11,7 @@ pub mod agreement;
 pub mod forward;
 pub mod http;
 pub mod links;
+pub mod old;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};

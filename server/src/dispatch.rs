@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use slabring_engine::{Seconds, WARM_KEYS_MAX};
 use slabring_protocol::{
-    Command, ErrorReply, KEY_SIZE_MAX, KeysAhead, KeysTaken, Limits, Request, Step, Users, reply,
+    Command, ErrorReply, KEY_SIZE_MAX, KeysAhead, KeysTaken, Limits, Plain, PlainTaken, Request, Step, Users,
+    reply,
 };
 use slabring_reactor::{ConnectionId, LoanId};
 
@@ -13,7 +14,7 @@ use crate::batch::{Batch, Outcome, ReturnAddress, Visit};
 use crate::budget::Budget;
 use crate::cluster::forward::{Place, answer_later};
 use crate::cluster::links::{Links, Owner};
-use crate::connection::{Connection, Deferred, Ending, Input, Stream};
+use crate::connection::{Connection, Deferred, Ending, Input, OUTPUT_BYTES_HIGH, OUTPUT_BYTES_LOW, Stream};
 use crate::datagrams::is_datagram;
 use crate::execute::Executor;
 use crate::gather::SMALL_PACKET_BYTES;
@@ -33,6 +34,11 @@ use crate::shards::{ShardId, Shards};
 /// line.
 const SPARE_BUFFERS_MAX: usize = 64;
 const SPARE_BUFFER_BYTES_MAX: usize = LENT_BYTES_MIN + (1 << 10);
+
+/// Replies to a group of requests that lend nothing, at most.
+const SMALL_REPLIES_BYTES_MAX: usize = WARM_KEYS_MAX * (LENT_BYTES_MIN + KEY_SIZE_MAX + 64);
+
+const _: () = assert!(SMALL_REPLIES_BYTES_MAX < OUTPUT_BYTES_LOW);
 
 /// What a TLS client's first record begins with. No command does.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -229,7 +235,9 @@ impl Dispatcher {
                 self.has_more |= had_its_part;
                 return used;
             }
-            if let Some(consumed) = self.execute_keys(client, rest) {
+            if let Some(consumed) =
+                self.execute_keys(client, rest).or_else(|| self.execute_plain(client, rest))
+            {
                 used += consumed;
                 continue;
             }
@@ -237,7 +245,8 @@ impl Dispatcher {
                 warmed = bytes.len() - self.warm(client.parser.keys_ahead(rest));
             }
             // Copying what was written just now stalls the CPU, so it is done only where the copy may be needed.
-            let may_wait = self.cluster.is_some() || !self.executor.shard().has_room_for_any_pin();
+            let may_wait =
+                self.may_wait_for_others(client, rest) || !self.executor.shard().has_room_for_any_pin();
             let parser_before = may_wait.then(|| client.parser.clone());
             let step = client.parser.next(rest, &self.limits);
             if let Some(parser_before) = parser_before
@@ -293,6 +302,76 @@ impl Dispatcher {
             client.outbox.local_lending(|out| executor.get_lending(now, &request, hash, connection, out));
         }
         keys.len()
+    }
+
+    /// Executes some more requests that are plain, if nothing about them is special. Returns their bytes.
+    fn execute_plain(&mut self, client: &mut Connection, rest: &[u8]) -> Option<usize> {
+        if self.executor.replicates() || !self.may_get_freely(client) {
+            return None;
+        }
+        let mut requests = [Plain::NONE; WARM_KEYS_MAX];
+        // The one that has just been let through is among them.
+        let part = client.rest_of_part(self.node.settings.requests_per_turn).saturating_add(1);
+        let places = usize::try_from(part).map_or(WARM_KEYS_MAX, |part| part.min(WARM_KEYS_MAX));
+        let PlainTaken { count, consumed } = client.parser.plain(rest, &self.limits, &mut requests[..places]);
+        let done = self.execute_group(client, &requests[..count]);
+        if done == 0 {
+            return None;
+        }
+        client.served += u32::try_from(done - 1).expect("a few");
+        if done == count {
+            return Some(consumed);
+        }
+        Some(client.parser.plain(rest, &self.limits, &mut requests[..done]).consumed)
+    }
+
+    /// Executes plain requests, or posts them to their shards, until the connection has to wait or a key is of another node. Returns
+    /// how many.
+    fn execute_group(&mut self, client: &mut Connection, requests: &[Plain<'_>]) -> usize {
+        let mut owners = [self.shards.me; WARM_KEYS_MAX];
+        let mut count = requests.len();
+        if !self.is_alone() {
+            count = self.find_owners(requests, &mut owners);
+        }
+        let requests = &requests[..count];
+        let mine = requests.iter().zip(&owners).filter(|&(_, owner)| *owner == self.shards.me);
+        let hashes = self.executor.shard().warm(mine.map(|(plain, _)| plain.key));
+        let connection = self.shards.connection_number(self.shards.me, client.id.slot);
+        let mut hashes = hashes.into_iter();
+        // Small replies of this shard change nothing about what may be executed.
+        let mut is_sure = client.outbox.bytes() < OUTPUT_BYTES_HIGH - SMALL_REPLIES_BYTES_MAX;
+        for (done, (plain, &owner)) in requests.iter().zip(&owners).enumerate() {
+            if done > 0 && !is_sure && !(self.may_execute(client) && self.may_get_freely(client)) {
+                return done;
+            }
+            if owner == self.shards.me {
+                let hash = hashes.next().expect("there is one for each of this shard's");
+                let (executor, now) = (&mut self.executor, self.now);
+                let lends = client
+                    .outbox
+                    .local_lending(|out| executor.execute_plain(now, plain, hash, connection, out));
+                is_sure &= !lends;
+            } else {
+                is_sure = false;
+                self.executor.traffic.requests_posted += 1;
+                client.posted(self.turn);
+                let sender = ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
+                self.post.plain(owner, sender, plain);
+            }
+        }
+        count
+    }
+
+    /// Fills in whose the keys are. Returns how many, up to the first that is another node's, or of another shard in a cluster.
+    fn find_owners(&self, requests: &[Plain<'_>], owners: &mut [ShardId; WARM_KEYS_MAX]) -> usize {
+        for (count, (plain, place)) in requests.iter().zip(owners).enumerate() {
+            match self.owner_of_key(plain.key) {
+                // A reply that waits for copies comes without the end of its line.
+                Owner::Shard(owner) if owner == self.shards.me || self.cluster.is_none() => *place = owner,
+                Owner::Shard(_) | Owner::Elsewhere(_) => return count,
+            }
+        }
+        requests.len()
     }
 
     /// Whether a get needs no thought, however large its value is.
@@ -374,6 +453,14 @@ impl Dispatcher {
         let waits = self.executor.value_bytes_to_copy(self.now, request) > may_copy;
         self.value_waited |= waits;
         waits
+    }
+
+    /// Whether the next of these requests may have to wait for another node.
+    fn may_wait_for_others(&self, client: &Connection, rest: &[u8]) -> bool {
+        let Some(links) = &self.cluster else { return false };
+        let owed = client.outbox.waiting();
+        owed > 0 && (client.lines.expect_much(owed + 1) || self.executor.replicates())
+            || !links.has_room_for_any(rest.len())
     }
 
     /// Whether a step is for another node, and there is no room for it on the way or perhaps for its reply here.
@@ -533,6 +620,7 @@ impl Dispatcher {
             self.keep_spare(output.buffer);
             return None;
         }
+        client.await_nodes_no_longer();
         client.sending = true;
         client.sent_at = self.now;
         client.sending_bytes = output.buffer.capacity();

@@ -12,11 +12,12 @@ use slabring_engine::{
     Seconds, Shard, Store, StoreMode as EngineMode, StoreOutcome,
 };
 use slabring_protocol::reply::{self, LogItem, MetaItem, MetaStatus, WatchEvent};
-use slabring_protocol::{Command, KEY_SIZE_MAX, Request, StoreMode, WatchTopics};
+use slabring_protocol::{Command, KEY_SIZE_MAX, Plain, PlainWork, Request, StoreMode, WatchTopics};
 use slabring_reactor::{IoCounters, LoanId};
 
 use crate::attention::Attention;
 use crate::batch::{Deferring, ReturnAddress};
+use crate::cluster::old::Old;
 use crate::exptime::{expiry_of, ttl_of};
 use crate::hotkeys::HotKeys;
 use crate::intake::Visitor;
@@ -272,6 +273,48 @@ impl Executor {
         self.lent.take()
     }
 
+    /// Executes a plain request whose key has this hash in the shard, as [`Executor::execute_lending`] would, with the end of the
+    /// line of a get.
+    #[inline]
+    pub fn execute_plain(
+        &mut self,
+        now: Seconds,
+        plain: &Plain<'_>,
+        hash: KeyHash,
+        connection: u32,
+        out: &mut Vec<u8>,
+    ) -> Option<Box<(usize, Lent)>> {
+        if self.attention.looks() {
+            return self.look_at_plain(now, plain, connection, out);
+        }
+        match plain.work {
+            PlainWork::Get => self.get_plain(now, plain.key, hash, out),
+            PlainWork::Set { client_flags, exptime, value } => {
+                let set = Store { client_flags, ..Store::set(plain.key, value, expiry_of(exptime, now)) };
+                self.set_plain(now, plain, hash, &set, out);
+                None
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn look_at_plain(
+        &mut self,
+        now: Seconds,
+        plain: &Plain<'_>,
+        connection: u32,
+        out: &mut Vec<u8>,
+    ) -> Option<Box<(usize, Lent)>> {
+        self.lends = true;
+        self.execute_and_look(now, &plain.request(), connection, out);
+        self.lends = false;
+        if plain.work == PlainWork::Get {
+            reply::end(out);
+        }
+        self.lent.take()
+    }
+
     /// Lends the value of the item that was just read, or copies it if that cannot be.
     fn append_large(&mut self, place: Place, out: &mut Vec<u8>) {
         match self.shard.pin_at(place) {
@@ -311,6 +354,12 @@ impl Executor {
     /// Nobody reads any more what was lent.
     pub fn end_loans(&mut self) {
         self.loans.end(&mut self.shard);
+    }
+
+    /// What others have owned meanwhile goes.
+    pub fn drop_old(&mut self, old: &Old) {
+        old.drop_from(&mut self.shard);
+        self.tracking.flushed(None);
     }
 
     /// The kernel gives a loan back.
@@ -543,6 +592,26 @@ impl Executor {
             classes: self.shard.classes().collect(),
             by_class: self.by_class.to_vec(),
             io: self.io,
+        }
+    }
+
+    #[inline]
+    fn set_plain(
+        &mut self,
+        now: Seconds,
+        plain: &Plain<'_>,
+        hash: KeyHash,
+        set: &Store<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        let outcome = self.shard.store_hashed(now, hash, set);
+        if let StoreOutcome::Stored { .. } = outcome {
+            self.commands.cmd_set += 1;
+            class_counters(&mut self.by_class, self.shard.last_class()).cmd_set += 1;
+            reply::stored(out);
+        } else {
+            let outcome = self.count_outcome(set, outcome);
+            classic::reply_to_store(&plain.request(), outcome, out);
         }
     }
 

@@ -34,7 +34,7 @@ use crate::live::Held;
 use crate::node::Node;
 use crate::post::{Letter, Post};
 use crate::replication::{Finished, Waiter};
-use crate::report::{Answer, Question};
+use crate::report::Answer;
 use crate::session::Session;
 use crate::shards::Shards;
 use crate::tls::TlsConfigs;
@@ -306,10 +306,11 @@ impl<I: Io> ShardThread<I> {
         {
             self.dispatcher.executor.set_discovery(view.discovery.value());
             links.follow_copies(&mut self.dispatcher.executor, self.dispatcher.now);
-            if links.take_holds_old() && !self.dispatcher.executor.replicates() {
-                // Some of it is old, and the engine cannot tell which.
-                self.dispatcher.executor.answer(self.dispatcher.now, Question::Flush(None), &mut Vec::new());
-                info!("shard {} begins anew: it owns keys again that others have owned", self.shards.me.0);
+            if let Some(old) = links.take_old()
+                && !self.dispatcher.executor.replicates()
+            {
+                self.dispatcher.executor.drop_old(&old);
+                info!("shard {} begins anew with keys that others have owned", self.shards.me.0);
             }
             self.dispatcher.executor.forget_copies();
         }
@@ -373,6 +374,7 @@ impl<I: Io> ShardThread<I> {
 
     fn flush_links(&mut self) {
         let Some(mut links) = self.dispatcher.cluster.take() else { return };
+        links.release_held(&mut self.connections, |client| touch(&mut self.touched, client));
         links.flush(&mut self.io, &mut self.dispatcher);
         self.dispatcher.cluster = Some(links);
     }

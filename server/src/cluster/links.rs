@@ -28,6 +28,7 @@ use socket2::{Domain, Socket, TcpKeepalive, Type};
 use tracing::{debug, info, warn};
 
 use super::forward::{Place, answer_later};
+use super::old::Old;
 use super::{Cluster, News, View};
 use crate::batch::{Outcome, ReturnAddress};
 use crate::connection::{Connection, Connections};
@@ -52,6 +53,10 @@ const EINPROGRESS: i32 = 115;
 const PART_BYTES_BEYOND_KEY: usize = 32;
 /// Capacity for a reply that is kept from turn to turn.
 const REPLY_BYTES_KEPT: usize = 64 << 10;
+
+/// Replies that are here wait so long for those of other nodes: what a node in reach takes, which is busy. A client that asks for
+/// keys of several nodes at once has its answers in one piece then.
+const HELD_BACK_TIME_MAX: Micros = Micros(200);
 
 /// Whether this is no connection but stands for a request of another node, whose reply travels whole.
 pub fn is_errand(id: ConnectionId) -> bool {
@@ -106,7 +111,7 @@ pub struct Links {
     peers: Peers<Place>,
     ownership: Ownership,
     /// What this shard holds is older than what other nodes have been told since.
-    holds_old: bool,
+    old: Option<Old>,
     /// The ring before this one, until copies have followed.
     ring_before: Option<Arc<Ring>>,
     view: Held<Option<View>>,
@@ -140,6 +145,8 @@ pub struct Links {
     up: u64,
     /// The node ends.
     is_closed: bool,
+    /// Connections whose replies wait for those of other nodes, and until when.
+    holding: VecDeque<(Micros, ConnectionId)>,
     /// Room for a line of one key, lent to who writes one.
     pub line: Vec<u8>,
 }
@@ -155,7 +162,7 @@ impl Links {
                 CoordinatorSettings::Local(_) => Ownership::by_hand(),
                 CoordinatorSettings::Etcd { .. } => Ownership::automatic(),
             },
-            holds_old: false,
+            old: None,
             ring_before: None,
             node: Arc::clone(node),
             shards,
@@ -181,6 +188,7 @@ impl Links {
             complained_at: None,
             up: 0,
             is_closed: false,
+            holding: VecDeque::new(),
             line: Vec::new(),
         }))
     }
@@ -196,7 +204,33 @@ impl Links {
 
     /// How long a turn may sleep for the sake of the links.
     pub fn sleep_max(&self) -> Duration {
-        Duration::from_micros(self.wake_at.since(self.now).0)
+        let release_at = self.holding.front().map_or(Micros::NEVER, |(until, _)| *until);
+        Duration::from_micros(self.wake_at.min(release_at).since(self.now).0)
+    }
+
+    /// Lets a connection's replies wait for a moment for those of another node, so that one send takes all of them.
+    pub fn hold_back(&mut self, client: &mut Connection) {
+        let until = self.now + HELD_BACK_TIME_MAX;
+        if client.sent_away(until) {
+            self.holding.push_back((until, client.id));
+        }
+    }
+
+    /// Lets those go whose time is over, and forgets those that do not wait any more. `note` is told of the former.
+    pub fn release_held(&mut self, connections: &mut Connections, mut note: impl FnMut(&mut Connection)) {
+        while let Some(&(until, id)) = self.holding.front() {
+            let waiting = connections.get_mut(id).filter(|client| client.awaits_nodes_until(until));
+            match waiting {
+                Some(client) if until <= self.now => {
+                    client.await_nodes_no_longer();
+                    note(client);
+                }
+                Some(client) if client.outbox.waiting() > 0 => return,
+                Some(client) => client.await_nodes_no_longer(),
+                None => {}
+            }
+            self.holding.pop_front();
+        }
     }
 
     /// Memory of requests and links.
@@ -226,6 +260,11 @@ impl Links {
     pub fn forward(&mut self, place: Place, request: &Forward<'_>) -> Result<Route, Failure> {
         self.has_news = true;
         self.peers.forward(self.now, place, request)
+    }
+
+    /// See [`Peers::has_room_for_any`].
+    pub fn has_room_for_any(&self, request_bytes: usize) -> bool {
+        self.peers.has_room_for_any(request_bytes + PART_BYTES_BEYOND_KEY)
     }
 
     /// Whether a request had better wait: see [`Peers::must_wait`].
@@ -339,7 +378,12 @@ impl Links {
             let is_newer = self.peers.ring().is_none_or(|known| ring.epoch() > known.epoch());
             if is_newer {
                 let regained = self.ownership.follow(ring, ring.slot_of(&cluster.settings.node));
-                self.holds_old |= !regained.is_empty() && !ring.document().is_replicated();
+                // Copies have streams to tell them.
+                if !ring.document().is_replicated() {
+                    assert!(self.old.is_none(), "what is old goes at once");
+                    let have_cas = self.node.settings.cas_enabled;
+                    self.old = Old::new(regained, self.ownership.owned(), have_cas);
+                }
                 self.ring_before = self.peers.ring().cloned();
                 self.peers.adopt(self.now, Arc::clone(ring));
             }
@@ -349,9 +393,9 @@ impl Links {
         true
     }
 
-    /// Whether what this shard holds must go before it executes anything. Says so once.
-    pub fn take_holds_old(&mut self) -> bool {
-        std::mem::take(&mut self.holds_old)
+    /// What this shard holds that must go before it executes anything. Says so once.
+    pub fn take_old(&mut self) -> Option<Old> {
+        self.old.take()
     }
 
     fn link_of(&self, connection: ConnectionId) -> Option<LinkId> {

@@ -282,6 +282,10 @@ pub struct Arguments {
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Option<String>,
 
+    /// Where other nodes reach this one; with --etcd [default: where it listens for them].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub peer_advertise: Option<String>,
+
     /// The cluster's name: nodes of another refuse each other [default: slabring].
     #[arg(long, value_name = "NAME")]
     pub cluster_id: Option<String>,

@@ -340,6 +340,17 @@ fn a_node_over_etcd_says_where_it_is() {
 }
 
 #[test]
+fn a_node_behind_a_gate_says_where_the_gate_is() {
+    let part = cluster(
+        "-l 127.0.0.2 --etcd http://127.0.0.1:2379 --peer-listen 127.0.0.2:7 --peer-advertise gate.example:9",
+    );
+    assert_eq!(part.listen.to_string(), "127.0.0.2:7");
+    assert_eq!(part.node.to_string(), "gate.example:9");
+    let CoordinatorSettings::Etcd { peer, .. } = part.coordinator else { panic!("it is in etcd") };
+    assert_eq!(peer.to_string(), "gate.example:9");
+}
+
+#[test]
 fn cluster_options_that_cannot_work_are_refused_with_what_to_do() {
     for (arguments, word) in [
         ("--node-id a", "needs --cluster, --peers or --etcd"),
@@ -360,6 +371,7 @@ fn cluster_options_that_cannot_work_are_refused_with_what_to_do() {
         ("--etcd http://a:1 --etcd-user-file /no --peer-listen 127.0.0.1:7", "/no: No such file"),
         ("--peers 127.0.0.1:7 --zone a", "needs --etcd"),
         ("--zone a", "needs --etcd"),
+        ("--peers 127.0.0.1:7 --peer-advertise 127.0.0.1:8", "needs --etcd"),
         ("-l * --etcd http://a:1 --peer-listen 127.0.0.1:7", "give --advertise"),
         ("--peers 127.0.0.1:7 -t 257 -m 2000", "at most 256 shard threads"),
         ("--replicas 2", "needs --cluster, --peers or --etcd"),

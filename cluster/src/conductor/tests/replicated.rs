@@ -19,6 +19,8 @@ struct Cluster {
     silent: Vec<(u16, u16)>,
     /// Reports are of this ring; unless given, of the present one.
     reported: Option<Epoch>,
+    /// Who says nothing any more.
+    mute: Option<u16>,
 }
 
 impl Cluster {
@@ -39,12 +41,12 @@ impl Cluster {
         let ring = Ring::new(first).unwrap();
         let mut ready = PartitionSet::default();
         PartitionId::all().for_each(|partition| assert!(ready.insert(partition)));
-        Self { conductor, now, ring, view, ready, silent: Vec::new(), reported: None }
+        Self { conductor, now, ring, view, ready, silent: Vec::new(), reported: None, mute: None }
     }
 
     fn report(&mut self) {
         let epoch = self.reported.unwrap_or(self.ring.epoch());
-        for n in 1..=9 {
+        for n in (1..=9).filter(|n| Some(*n) != self.mute) {
             let Some(NodeDescription { node, incarnation, .. }) = self.view.nodes.get(&described(n, 1).node)
             else {
                 continue;
@@ -124,6 +126,52 @@ fn who_is_missed_by_two_is_removed_long_before_its_lease_ends() {
     cluster.silent.clear();
     cluster.watch(1_000);
     assert_eq!(cluster.states(), [Up; 4], "it came back and was filled");
+}
+
+#[test]
+fn a_dead_one_stays_out_although_its_lease_lasts_and_returns_when_it_speaks() {
+    let mut cluster = Cluster::new(3, 2, Mode::Sync);
+    cluster.silent = vec![(1, 3), (2, 3)];
+    cluster.mute = Some(3);
+    assert_eq!(cluster.watch(100), 1);
+    assert_eq!(cluster.states(), [Up, Up, Down]);
+    // Nobody is to hear of it any more, so nobody misses it.
+    cluster.silent.clear();
+    assert_eq!(cluster.watch(60_000), 0);
+    cluster.mute = None;
+    cluster.watch(200);
+    assert_eq!(cluster.states(), [Up; 3]);
+}
+
+#[test]
+fn a_dead_one_that_begins_another_life_returns_before_it_speaks() {
+    let mut cluster = Cluster::new(3, 2, Mode::Sync);
+    cluster.silent = vec![(1, 3), (2, 3)];
+    cluster.mute = Some(3);
+    assert_eq!(cluster.watch(100), 1);
+    cluster.silent.clear();
+    cluster.view.nodes.insert(described(3, 1).node, described(3, 8));
+    cluster.watch(1_500);
+    assert_eq!(cluster.states(), [Up; 3]);
+}
+
+#[test]
+fn a_conductor_is_missed_when_two_say_so_and_of_two_nodes_never() {
+    let mut cluster = Cluster::new(3, 2, Mode::Inval);
+    let is_missed = |cluster: &Cluster, n| {
+        cluster.conductor.is_missed(&cluster.view, &cluster.ring, &described(n, 1).node)
+    };
+    cluster.silent = vec![(2, 1)];
+    cluster.report();
+    assert!(!is_missed(&cluster, 1));
+    cluster.silent.push((3, 1));
+    cluster.report();
+    assert!(is_missed(&cluster, 1) && !is_missed(&cluster, 2));
+    let mut pair = Cluster::new(2, 2, Mode::Inval);
+    pair.silent = vec![(2, 1), (1, 2)];
+    pair.report();
+    assert!(!is_missed(&pair, 1), "only the end of its lease shows which of two is dead");
+    assert!(is_missed(&pair, 2));
 }
 
 #[test]
