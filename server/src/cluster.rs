@@ -7,7 +7,6 @@
 //! ```
 
 pub mod acceptor;
-pub mod access;
 pub mod agreement;
 pub mod forward;
 pub mod http;
