@@ -26,6 +26,9 @@ const MAP_ALIGNMENT: usize = 4096;
 /// Regions smaller than this are never in huge pages: the part of the last one that nobody asked for would count.
 const HUGE_REGION_BYTES_MIN: usize = 32 << 20;
 
+/// Chunks of a row that are under way from memory at the same time.
+const ROW_AHEAD: u32 = 4;
+
 /// Where a chunk begins: an offset into the arena in units of [`LOCATION_UNIT`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Location(pub(crate) u32);
@@ -183,6 +186,15 @@ impl Arena {
     #[inline]
     pub(crate) fn prefetch(&self, location: Location) {
         self.region.prefetch(location.offset());
+    }
+
+    /// Has the CPU fetch what most likely comes some chunks behind two neighbours in a chain: they are taken and freed in rows.
+    #[inline]
+    pub(crate) fn prefetch_row(&self, chunk: Location, next: Location) {
+        let ahead = next.0.wrapping_add(next.0.wrapping_sub(chunk.0).wrapping_mul(ROW_AHEAD));
+        if Location(ahead).offset() < self.region.map.len() {
+            self.prefetch(Location(ahead));
+        }
     }
 
     #[inline]
