@@ -79,6 +79,17 @@ impl Region {
         Ok(Region { map, over_file: false })
     }
 
+    /// Has the kernel clear the first so many bytes now, not when they are touched first.
+    #[cfg(not(miri))]
+    fn prefault(&self, bytes: usize) {
+        // A kernel that knows nothing of it clears them later.
+        self.map.advise_range(Advice::PopulateWrite, 0, bytes).ok();
+    }
+
+    /// On the heap all of it is there.
+    #[cfg(miri)]
+    fn prefault(&self, _bytes: usize) {}
+
     /// Maps a part of a file.
     #[cfg(not(miri))]
     fn over_file(file: &File, offset: u64, bytes: usize) -> io::Result<Region> {
@@ -158,6 +169,11 @@ pub(crate) struct Arena {
 impl Arena {
     pub(crate) fn reserve(bytes: usize, header_size: HeaderSize, huge_pages: bool) -> io::Result<Arena> {
         Ok(Arena { region: Region::reserve(bytes, huge_pages)?, header_size })
+    }
+
+    /// Takes the memory of the first so many bytes from the kernel.
+    pub(crate) fn prefault(&self, bytes: usize) {
+        self.region.prefault(bytes);
     }
 
     /// An arena that is a part of a file, which must not be touched by anybody else.
