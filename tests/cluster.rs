@@ -439,7 +439,7 @@ fn keys_that_stayed_are_still_there_when_a_node_owns_others_again() {
     let keys = || (0..KEYS).map(|n| format!("key{n}"));
     let (_, of_second) = own_and_foreign(&cluster, 0, 1);
     keys().for_each(|key| connection.set(&key, "old"));
-    let mut follow = |epoch, weights: &[u16]| {
+    let follow = |epoch, weights: &[u16]| {
         ring.write(&place.ring(epoch, weights));
         cluster.nodes[0].signal(Signal::Reload);
         wait_until("the ring", || {

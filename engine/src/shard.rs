@@ -34,6 +34,8 @@ const VERSION_START: u64 = 1;
 /// This part of the budget is put to use for the index at once.
 const INDEX_SHARE_AT_START: usize = 256;
 const BUCKETS_MIN: usize = 64;
+/// This part of the arena is left to be taken later: the budget holds the index too.
+const PREFAULT_LEFT: usize = 16;
 /// A page up to this size is emptied within a fraction of a millisecond, so none is kept spare.
 const PAGE_SIZE_AT_ONCE_MAX: usize = 16 << 10;
 
@@ -122,7 +124,13 @@ pub(crate) enum Death {
 impl Shard {
     /// Reserves the address space of a shard. Memory is taken from the kernel as items come.
     pub fn new(config: &Config) -> Result<Shard, ConfigError> {
-        Shard::build(config, |bytes, header_size| Arena::reserve(bytes, header_size, config.huge_pages))
+        Shard::build(config, |bytes, header_size| {
+            let arena = Arena::reserve(bytes, header_size, config.huge_pages)?;
+            if config.prefault {
+                arena.prefault(bytes - bytes / PREFAULT_LEFT);
+            }
+            Ok(arena)
+        })
     }
 
     /// A shard whose items lie in the arena that `arena` makes, of so many bytes.

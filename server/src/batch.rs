@@ -9,6 +9,7 @@ use crate::budget::waits_too_long;
 use crate::cluster::links::is_errand;
 use crate::datagrams::is_datagram;
 use crate::execute::Executor;
+use crate::extending::extends;
 use crate::intake::Kept;
 use crate::lending::LentAway;
 use crate::outbox::Ticket;
@@ -429,6 +430,7 @@ impl Batch {
                     }
                     (Work::Question, Some(Question::Forget(connection))) => {
                         executor.drop_visit(sender, connection);
+                        executor.drop_extending((sender, connection));
                         executor.deferring.retain(|waiting| waiting.name != (sender, connection));
                         answers.push(Answer::Done);
                     }
@@ -560,7 +562,8 @@ fn must_defer(
     now: Seconds,
     sender: ShardId,
 ) -> bool {
-    if executor.deferring.is_empty() && executor.shard().has_room_for_any_pin() {
+    let extends = matches!(parcel.head, Some(head) if extends(&head.command));
+    if executor.deferring.is_empty() && !extends && executor.shard().has_room_for_any_pin() {
         return false;
     }
     if matches!(entry.work, Work::Question | Work::Delivery) || is_answered_whole(entry.sender.connection) {
@@ -576,6 +579,7 @@ fn must_defer(
             !executor.shard().has_room_to_reserve(head.value_bytes)
                 && place.is_none_or(|place| may_wait_on(&executor.deferring[place..], now))
         }
+        (Work::Request, _) if extends => executor.must_extend(now, name, &parcel.request(entry)),
         (Work::Get { .. } | Work::GetAlone | Work::Request, _) => {
             executor.value_bytes_to_copy(now, &parcel.request(entry)) > 0
         }

@@ -17,6 +17,7 @@ use crate::cluster::links::{Links, Owner};
 use crate::connection::{Connection, Deferred, Ending, Input, OUTPUT_BYTES_HIGH, OUTPUT_BYTES_LOW, Stream};
 use crate::datagrams::is_datagram;
 use crate::execute::Executor;
+use crate::extending::extends;
 use crate::gather::SMALL_PACKET_BYTES;
 use crate::lending::{
     COPIED_BYTES_MAX, LENT_BYTES_MIN, Remote, SEALED_BYTES_MAX, SLICE_BYTES, Value, WINDOW_BYTES_MAX,
@@ -258,6 +259,12 @@ impl Dispatcher {
                 self.stall(client);
                 return used;
             }
+            if self.must_extend(client, &step) {
+                // The parser stands before a line as it stands behind it.
+                self.stall(client);
+                self.has_more = true;
+                return used;
+            }
             match self.take_step(client, &step, rest) {
                 Some(consumed) => used += consumed,
                 None => {
@@ -461,6 +468,15 @@ impl Dispatcher {
         let owed = client.outbox.waiting();
         owed > 0 && (client.lines.expect_much(owed + 1) || self.executor.replicates())
             || !links.has_room_for_any(rest.len())
+    }
+
+    /// Whether a step puts something to a long value, which takes longer than a turn.
+    fn must_extend(&mut self, client: &Connection, step: &Step<'_>) -> bool {
+        let Step::Request { request, .. } = step else { return false };
+        extends(&request.command)
+            && !is_datagram(client.id)
+            && self.owner_of(request) == self.me()
+            && self.executor.must_extend(self.now, (self.shards.me, client.id), request)
     }
 
     /// Whether a step is for another node, and there is no room for it on the way or perhaps for its reply here.

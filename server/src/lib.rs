@@ -19,6 +19,7 @@ mod dispatch;
 mod dump;
 mod execute;
 mod exptime;
+mod extending;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -49,6 +50,7 @@ mod tls;
 mod track;
 mod tracked;
 mod tuning;
+mod turns;
 mod unkeyed;
 mod watch;
 
