@@ -11,7 +11,7 @@ use crate::datagrams::is_datagram;
 use crate::execute::Executor;
 use crate::extending::extends;
 use crate::intake::Kept;
-use crate::lending::LentAway;
+use crate::lending::{Lent, LentAway};
 use crate::outbox::Ticket;
 use crate::replication::{Executed, Manner, Waiter};
 use crate::report::{Answer, Question};
@@ -370,11 +370,21 @@ impl Batch {
                 let before = replies.len();
                 entry.state = State::Done;
                 match (entry.work, parcel.question) {
-                    (Work::Get { .. } | Work::GetAlone | Work::Request, _) => {
+                    (Work::GetAlone, _) => {
+                        assert!(!executor.replicates(), "a node that stands alone has no copies");
+                        let plain = Plain { key: parcel.bytes, work: PlainWork::Get };
+                        let connection = shards.connection_number(sender, entry.sender.connection.slot);
+                        let hash = *hash.expect("it has a key");
+                        let lent = executor.execute_plain(now, &plain, hash, connection, replies);
+                        if let Some(lent) = lent {
+                            all_lent.push(lend_away(executor, shards.me, *lent, before));
+                            entry.state = State::Lending;
+                        }
+                    }
+                    (Work::Get { .. } | Work::Request, _) => {
                         let request = parcel.request(entry);
                         let connection = shards.connection_number(sender, entry.sender.connection.slot);
                         if executor.replicates() {
-                            assert!(entry.work != Work::GetAlone, "a node that stands alone has no copies");
                             match executor.execute_copied(now, &request, connection, replies) {
                                 Executed::Now => {}
                                 Executed::Refused(error) => {
@@ -396,17 +406,10 @@ impl Batch {
                             (Work::Get { .. }, Some(&hash)) => {
                                 executor.get_lending(now, &request, hash, connection, replies)
                             }
-                            (Work::GetAlone, Some(&hash)) => {
-                                let plain = Plain { key: request.key, work: PlainWork::Get };
-                                executor.execute_plain(now, &plain, hash, connection, replies)
-                            }
                             _ => executor.execute_lending(now, &request, connection, replies),
                         };
                         if let Some(lent) = lent {
-                            let (place, lent) = *lent;
-                            let (owner, place, bytes) = (shards.me, place - before, lent.left());
-                            let number = executor.loans.lend_away(lent);
-                            all_lent.push(LentAway { owner, place, number, bytes });
+                            all_lent.push(lend_away(executor, shards.me, *lent, before));
                             entry.state = State::Lending;
                         }
                     }
@@ -597,6 +600,18 @@ fn must_defer(
 /// end. Who came last is not held up by those before: it may.
 fn may_wait_on(line: &[Deferring], now: Seconds) -> bool {
     line.len() == 1 || !waits_too_long(line[0].since, now)
+}
+
+/// Keeps what a reply that began at `before` shows of a value, until its reader has it.
+#[cold]
+fn lend_away(
+    executor: &mut Executor,
+    owner: ShardId,
+    (place, lent): (usize, Lent),
+    before: usize,
+) -> LentAway {
+    let bytes = lent.left();
+    LentAway { owner, place: place - before, number: executor.loans.lend_away(lent), bytes }
 }
 
 /// Whether nobody could ask for the rest of a reply.

@@ -37,6 +37,7 @@ mod observe;
 mod options;
 mod outbox;
 mod pid_file;
+mod pipeline;
 mod post;
 mod prefixes;
 mod reload;
