@@ -8,11 +8,17 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use slabring_reactor::clock::Moment;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::options::{Binding, EXIT_SYSTEM, Listen, Refused, Settings, TlsUse, UnixListen};
+
+/// A port that is taken for longer belongs to somebody who lives.
+const TAKEN_FOR_MAX: Duration = Duration::from_millis(500);
+const TAKEN_POLL: Duration = Duration::from_millis(2);
 
 /// What a listener's connections begin with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -218,7 +224,7 @@ fn bind_udp(address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_port(shared)?;
-    socket.bind(&address.into())?;
+    bind(&socket, address)?;
     Ok(socket.into())
 }
 
@@ -232,8 +238,22 @@ fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     socket.set_reuse_port(shared)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new())?;
-    socket.bind(&address.into())?;
+    bind(&socket, address)?;
     Ok(socket)
+}
+
+/// The kernel takes the rings of a killed process apart behind its end, and its listeners with them: a node that is started again at
+/// once finds its port taken, for 8 ms on an idle machine.
+fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    let give_up_at = Moment::now().after(TAKEN_FOR_MAX);
+    loop {
+        match socket.bind(&address.into()) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Moment::now() < give_up_at => {
+                std::thread::sleep(TAKEN_POLL);
+            }
+            result => return result,
+        }
+    }
 }
 
 fn open_unix(unix: &UnixListen, backlog: i32) -> Result<UnixEntrance, Refused> {
