@@ -6,7 +6,7 @@
 //! ever. What may have been executed is never sent again: an increment must not happen twice.
 
 use crate::link::{CREDIT_DEFAULT, Credit, Inbound, ROOM_WAIT_MAX, cost_bytes};
-use crate::peers::LinkId;
+use crate::peers::{LINKS_PER_PEER_MAX, LinkId};
 use crate::placement::{PARTITION_COUNT, PartitionId};
 use crate::ring::{Epoch, Ring};
 use crate::safeguard::{self, Safeguard};
@@ -25,6 +25,12 @@ pub const PENDING_BYTES_MAX: usize = 16 << 20;
 
 /// What of that may be under way to one node, over all its links: a node that hangs leaves room for others.
 pub(crate) const NODE_SHARE: Credit = Credit { operations: 4_000, bytes: 4 << 20 };
+
+/// What of a node's share one link has at least.
+pub(crate) const LANE_SHARE_MIN: Credit = Credit {
+    operations: NODE_SHARE.operations / LINKS_PER_PEER_MAX as u32,
+    bytes: NODE_SHARE.bytes / LINKS_PER_PEER_MAX as u32,
+};
 
 /// How long a request waits for a ring that both sides agree on.
 pub const PARK_TIME_MAX: Micros = Micros::from_millis(50);

@@ -13,6 +13,7 @@
 
 use std::sync::Arc;
 
+use crate::forward::LANE_SHARE_MIN;
 use crate::jump::mix;
 use crate::names::{ClusterId, Incarnation, NodeId};
 use crate::ring::Epoch;
@@ -296,6 +297,11 @@ impl Link {
         matches!(self.state, State::Up) && self.closing.is_none()
     }
 
+    /// When bytes came last.
+    pub fn received_at(&self) -> Micros {
+        self.received_at
+    }
+
     /// Whether an end is still to be told.
     pub(crate) fn is_ending(&self) -> bool {
         self.closing.is_some()
@@ -454,6 +460,15 @@ impl Link {
             self.awaited_bytes = self.awaited_bytes.max(cost);
         }
         false
+    }
+
+    /// Whether a dialled link has a request that waits for room, or less room than every link is thought to have.
+    pub(crate) fn is_crowded(&self) -> bool {
+        let grants_little =
+            self.granted.operations < LANE_SHARE_MIN.operations || self.granted.bytes < LANE_SHARE_MIN.bytes;
+        self.side == Side::Dialler
+            && self.is_up()
+            && (grants_little || self.awaited_bytes > 0 && self.used.operations > 0)
     }
 
     /// Whether the other side answers: requests that find no room may wait for it.

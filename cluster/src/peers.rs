@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::forward::{Failure, Forward, NODE_SHARE, Opaque, PendingTable, Stage, admit};
-use crate::link::{CloseReason, Credit, Event, Expected, Identity, Inbound, Link, Nonce, Owed};
+use crate::forward::{Failure, Forward, LANE_SHARE_MIN, NODE_SHARE, Opaque, PendingTable, Stage, admit};
+use crate::link::{CloseReason, Credit, Event, Expected, Identity, Inbound, Link, Nonce, Owed, cost_bytes};
 use crate::names::{Address, NodeId};
 use crate::placement::{partition_of, shard_of};
 use crate::replica::PeerShard;
@@ -174,6 +174,8 @@ pub struct Peers<P> {
     accepted: usize,
     dialled: BTreeMap<(SlotId, u8), LinkId>,
     pending: PendingTable<P>,
+    /// Some link may have less room than [`LANE_SHARE_MIN`], or a request that waits for it.
+    is_crowded: bool,
     failed: VecDeque<(P, Failure)>,
     again: VecDeque<Opaque>,
     scratch: Vec<u8>,
@@ -209,6 +211,7 @@ impl<P: Copy> Peers<P> {
             accepted: 0,
             dialled: BTreeMap::new(),
             pending: PendingTable::new(),
+            is_crowded: true,
             failed: VecDeque::new(),
             again: VecDeque::new(),
             scratch: Vec::new(),
@@ -380,6 +383,16 @@ impl<P: Copy> Peers<P> {
         Ok(Route::Sent)
     }
 
+    /// Whether a request of up to so many bytes need not wait, whoever owns its key: little is under way, and nobody has had to
+    /// wait of late. O(1).
+    pub fn has_room_for_any(&self, request_bytes: usize) -> bool {
+        let count = self.pending.len() + 1;
+        let cost = self.pending.bytes() + request_bytes + count * place_of(cost_bytes(0));
+        !self.is_crowded
+            && count <= place_of(LANE_SHARE_MIN.operations)
+            && cost <= place_of(LANE_SHARE_MIN.bytes)
+    }
+
     /// Whether a request for a key had better wait: there is no room for it now, and those in its way are being answered. Ask
     /// again when something was answered.
     pub fn must_wait(&mut self, now: Micros, hash: u64, request_bytes: usize) -> bool {
@@ -395,7 +408,10 @@ impl<P: Copy> Peers<P> {
         let share = self.share(owner);
         let place = &mut self.places[place_of(id.index)];
         let link = &mut place.entry.as_mut().expect("the lane is a link").link;
-        !link.has_room(request_bytes, share) && link.is_moving(now)
+        let has_room = link.has_room(request_bytes, share);
+        let must_wait = !has_room && link.is_moving(now);
+        self.is_crowded = !has_room || self.is_crowded && self.links().any(|(_, link)| link.is_crowded());
+        must_wait
     }
 
     /// What may be under way on one link to a node.
@@ -534,6 +550,7 @@ impl<P: Copy> Peers<P> {
             Event::Up => {
                 self.learn_shards(now, id);
                 self.dial_back(now, id);
+                self.is_crowded = true;
                 Some(Effect::Up { link: id })
             }
             Event::Closed { reason, was_up } => {

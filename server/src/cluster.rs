@@ -7,11 +7,11 @@
 //! ```
 
 pub mod acceptor;
-pub mod access;
 pub mod agreement;
 pub mod forward;
 pub mod http;
 pub mod links;
+pub mod old;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};

@@ -8,16 +8,18 @@ mod classic;
 mod meta;
 
 use slabring_engine::{
-    Arithmetic, ArithmeticOutcome, CLASSES_MAX, ClassId, Delete, DeleteOutcome, EvictedItem, KeyHash, Place,
-    Seconds, Shard, Store, StoreMode as EngineMode, StoreOutcome,
+    Arithmetic, ArithmeticOutcome, CLASSES_MAX, ClassId, Delete, DeleteOutcome, EvictedItem, Extension,
+    KeyHash, Place, Seconds, Shard, Store, StoreMode as EngineMode, StoreOutcome,
 };
 use slabring_protocol::reply::{self, LogItem, MetaItem, MetaStatus, WatchEvent};
-use slabring_protocol::{Command, KEY_SIZE_MAX, Request, StoreMode, WatchTopics};
+use slabring_protocol::{Command, KEY_SIZE_MAX, Plain, PlainWork, Request, StoreMode, WatchTopics};
 use slabring_reactor::{IoCounters, LoanId};
 
 use crate::attention::Attention;
 use crate::batch::{Deferring, ReturnAddress};
+use crate::cluster::old::Old;
 use crate::exptime::{expiry_of, ttl_of};
+use crate::extending::Extending;
 use crate::hotkeys::HotKeys;
 use crate::intake::Visitor;
 use crate::lending::{LENT_BYTES_MIN, Lent, Loans};
@@ -30,6 +32,7 @@ use crate::report::{
 };
 use crate::shards::{ShardId, Shards};
 use crate::track::{TrackCounters, Trackers, Tracking};
+use crate::turns::Turns;
 use crate::watch::{Ticket, WatchLog, Watchers};
 
 /// Chunks looked at in a step towards a lower limit on memory: a quarter of a millisecond.
@@ -72,10 +75,16 @@ pub struct Executor {
     pub deferring: Vec<Deferring>,
     /// Values that come from connections of other shards.
     pub visitors: Vec<Visitor>,
+    /// Long values that are being extended.
+    pub extending: Vec<Extending>,
+    /// One that is ready for the request that is executed next.
+    pub extended: Option<Box<Extension>>,
     /// The thread's own part of a report.
     pub traffic: Traffic,
     /// The reactor's part of a report, as of the last turn.
     pub io: IoCounters,
+    /// How long its turns take.
+    pub turns: Turns,
 }
 
 impl Executor {
@@ -118,8 +127,11 @@ impl Executor {
             loans: Loans::default(),
             deferring: Vec::new(),
             visitors: Vec::new(),
+            extending: Vec::new(),
+            extended: None,
             traffic,
             io,
+            turns: Turns::default(),
         }
     }
 
@@ -272,6 +284,48 @@ impl Executor {
         self.lent.take()
     }
 
+    /// Executes a plain request whose key has this hash in the shard, as [`Executor::execute_lending`] would, with the end of the
+    /// line of a get.
+    #[inline]
+    pub fn execute_plain(
+        &mut self,
+        now: Seconds,
+        plain: &Plain<'_>,
+        hash: KeyHash,
+        connection: u32,
+        out: &mut Vec<u8>,
+    ) -> Option<Box<(usize, Lent)>> {
+        if self.attention.looks() {
+            return self.look_at_plain(now, plain, connection, out);
+        }
+        match plain.work {
+            PlainWork::Get => self.get_plain(now, plain.key, hash, out),
+            PlainWork::Set { client_flags, exptime, value } => {
+                let set = Store { client_flags, ..Store::set(plain.key, value, expiry_of(exptime, now)) };
+                self.set_plain(now, plain, hash, &set, out);
+                None
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn look_at_plain(
+        &mut self,
+        now: Seconds,
+        plain: &Plain<'_>,
+        connection: u32,
+        out: &mut Vec<u8>,
+    ) -> Option<Box<(usize, Lent)>> {
+        self.lends = true;
+        self.execute_and_look(now, &plain.request(), connection, out);
+        self.lends = false;
+        if plain.work == PlainWork::Get {
+            reply::end(out);
+        }
+        self.lent.take()
+    }
+
     /// Lends the value of the item that was just read, or copies it if that cannot be.
     fn append_large(&mut self, place: Place, out: &mut Vec<u8>) {
         match self.shard.pin_at(place) {
@@ -311,6 +365,12 @@ impl Executor {
     /// Nobody reads any more what was lent.
     pub fn end_loans(&mut self) {
         self.loans.end(&mut self.shard);
+    }
+
+    /// What others have owned meanwhile goes.
+    pub fn drop_old(&mut self, old: &Old) {
+        old.drop_from(&mut self.shard);
+        self.tracking.flushed(None);
     }
 
     /// The kernel gives a loan back.
@@ -384,6 +444,7 @@ impl Executor {
                 self.prefixes.iter_mut().for_each(Prefixes::clear);
                 self.tracking.counters = TrackCounters::default();
                 self.hot_keys.samples = 0;
+                self.turns = Turns::default();
             }
             Question::Automove(automove) => self.shard.set_automove(automove),
             Question::MovePage { from, to } => return Answer::Moved(self.shard.move_page(from, to)),
@@ -392,6 +453,7 @@ impl Executor {
                 self.settling = true;
             }
             Question::Sweep => self.sweep_wanted = true,
+            Question::Scrub => self.replication.iter_mut().for_each(|replication| replication.begin_scrub()),
             Question::CountPrefixes(wanted) => self.set_counting(wanted),
             Question::Prefixes => return Answer::Prefixes(self.prefixes.clone().unwrap_or_default()),
             Question::Walk(walk) => return Answer::of_step(walk.step(&self.shard, now, out)),
@@ -542,11 +604,35 @@ impl Executor {
             classes: self.shard.classes().collect(),
             by_class: self.by_class.to_vec(),
             io: self.io,
+            turns: self.turns,
+        }
+    }
+
+    #[inline]
+    fn set_plain(
+        &mut self,
+        now: Seconds,
+        plain: &Plain<'_>,
+        hash: KeyHash,
+        set: &Store<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        let outcome = self.shard.store_hashed(now, hash, set);
+        if let StoreOutcome::Stored { .. } = outcome {
+            self.commands.cmd_set += 1;
+            class_counters(&mut self.by_class, self.shard.last_class()).cmd_set += 1;
+            reply::stored(out);
+        } else {
+            let outcome = self.count_outcome(set, outcome);
+            classic::reply_to_store(&plain.request(), outcome, out);
         }
     }
 
     fn count_store(&mut self, now: Seconds, store: &Store<'_>) -> StoreOutcome {
-        let outcome = self.shard.store(now, store);
+        let outcome = match self.finish_extending(now, store) {
+            Some(outcome) => outcome,
+            None => self.shard.store(now, store),
+        };
         self.count_outcome(store, outcome)
     }
 

@@ -34,7 +34,7 @@ use crate::live::Held;
 use crate::node::Node;
 use crate::post::{Letter, Post};
 use crate::replication::{Finished, Waiter};
-use crate::report::{Answer, Question};
+use crate::report::Answer;
 use crate::session::Session;
 use crate::shards::Shards;
 use crate::tls::TlsConfigs;
@@ -159,6 +159,7 @@ impl<I: Io> ShardThread<I> {
         let mut executor = self.dispatcher.executor;
         executor.end_loans();
         executor.end_visits();
+        executor.end_extending();
         executor.into_shard()
     }
 
@@ -166,6 +167,7 @@ impl<I: Io> ShardThread<I> {
     pub fn turn(&mut self) -> Result<()> {
         let wait = self.how_long_to_wait();
         self.io.turn(wait).context("the I/O backend failed")?;
+        let began = Moment::now();
         self.waker.awake();
         self.dispatcher.now = Seconds(self.node.clock.unix_seconds());
         self.dispatcher.turn = self.io.counters().turns;
@@ -185,6 +187,7 @@ impl<I: Io> ShardThread<I> {
         self.settle_touched();
         self.upkeep();
         self.proceed_to_end();
+        self.dispatcher.executor.turns.count(Moment::now().since_ns(began));
         Ok(())
     }
 
@@ -287,9 +290,13 @@ impl<I: Io> ShardThread<I> {
     fn read_value(&mut self, id: ConnectionId) {
         let Some(client) = self.connections.get_mut(id) else { return };
         touch(&mut self.touched, client);
-        if !Dispatcher::is_for_hands(client) {
-            return;
+        if Dispatcher::is_for_hands(client) {
+            self.receive_value(id);
         }
+    }
+
+    fn receive_value(&mut self, id: ConnectionId) {
+        let client = self.connections.get_mut(id).expect("the caller has looked");
         match self.dispatcher.receive_value(client, |places| self.io.receive_into(id, places)) {
             Ok(Some(0)) => client.ending = client.ending.max(Ending::AfterInput),
             Ok(_) => {}
@@ -306,10 +313,11 @@ impl<I: Io> ShardThread<I> {
         {
             self.dispatcher.executor.set_discovery(view.discovery.value());
             links.follow_copies(&mut self.dispatcher.executor, self.dispatcher.now);
-            if links.take_holds_old() && !self.dispatcher.executor.replicates() {
-                // Some of it is old, and the engine cannot tell which.
-                self.dispatcher.executor.answer(self.dispatcher.now, Question::Flush(None), &mut Vec::new());
-                info!("shard {} begins anew: it owns keys again that others have owned", self.shards.me.0);
+            if let Some(old) = links.take_old()
+                && !self.dispatcher.executor.replicates()
+            {
+                self.dispatcher.executor.drop_old(&old);
+                info!("shard {} begins anew with keys that others have owned", self.shards.me.0);
             }
             self.dispatcher.executor.forget_copies();
         }
@@ -327,6 +335,9 @@ impl<I: Io> ShardThread<I> {
     fn run_copies(&mut self) {
         let Some(mut replication) = self.dispatcher.executor.replication.take() else { return };
         let links = self.dispatcher.cluster.as_mut().expect("only a node of several has copies elsewhere");
+        if replication.wants_to_hear(links.now()) {
+            links.heard().for_each(|(node, at)| replication.heard(node, at));
+        }
         replication.turn(&mut self.dispatcher.executor, self.dispatcher.now, links.confirmed_at());
         for (to, message) in replication.take_sends() {
             links.send_replica(to, &message);
@@ -370,6 +381,7 @@ impl<I: Io> ShardThread<I> {
 
     fn flush_links(&mut self) {
         let Some(mut links) = self.dispatcher.cluster.take() else { return };
+        links.release_held(&mut self.connections, |client| touch(&mut self.touched, client));
         links.flush(&mut self.io, &mut self.dispatcher);
         self.dispatcher.cluster = Some(links);
     }
@@ -605,6 +617,11 @@ impl<I: Io> ShardThread<I> {
                 }
                 continue;
             }
+            if !client.by_hand && Dispatcher::is_for_hands(client) && self.io.may_receive_now(id) {
+                // The rest of a value is often there already: then nobody has to be told of it first.
+                self.receive_value(id);
+            }
+            let Some(client) = self.connections.get_mut(id) else { continue };
             if let Some(Output { buffer, loan }) = self.dispatcher.take_output(client) {
                 match loan {
                     None => self.io.send(id, buffer),
@@ -643,6 +660,7 @@ impl<I: Io> ShardThread<I> {
         let Some(mut client) = self.connections.remove(id) else { return };
         self.dispatcher.drop_values(&mut client);
         self.dispatcher.drop_intake(&mut client);
+        self.dispatcher.executor.drop_extending((self.shards.me, id));
         self.dispatcher.budget.forget(&client);
         if is_datagram(id) {
             return self.datagrams.forget(id);
@@ -769,7 +787,10 @@ impl<I: Io> ShardThread<I> {
     fn refuse_overdue(&mut self) {
         for id in self.dispatcher.budget.overdue(&self.connections, self.dispatcher.now) {
             let client = self.connections.get_mut(id).expect("the budget has just found it");
-            refuse_input(client);
+            let waited = client.waits_for_memory;
+            if !(waited && self.dispatcher.refuse_value(client)) {
+                refuse_input(client);
+            }
             touch(&mut self.touched, client);
         }
         self.settle_touched();

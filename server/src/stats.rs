@@ -46,7 +46,7 @@ fn zeroes(out: &mut Vec<u8>, names: &[&'static str]) {
 }
 
 fn general(out: &mut Vec<u8>, node: &Node, report: &ShardReport) {
-    let ShardReport { commands, traffic, engine, io, .. } = report;
+    let ShardReport { commands, traffic, engine, io, turns, .. } = report;
     let memory = report.memory.expect("every shard reports its memory");
     let connections = node.connections.load(Ordering::Relaxed) as u64;
     process(out, node);
@@ -211,6 +211,8 @@ fn general(out: &mut Vec<u8>, node: &Node, report: &ShardReport) {
             ("slabring_track_forced", traffic.track_forced),
             ("slabring_track_flushes", traffic.track_flushes),
             ("slabring_io_turns", io.turns),
+            ("slabring_turn_max_us", turns.max_us()),
+            ("slabring_turns_above_1_ms", turns.long),
             ("slabring_io_completions", io.completions),
             ("slabring_io_sends", io.sends),
             ("slabring_io_out_of_buffers", io.out_of_buffers),
@@ -298,6 +300,10 @@ fn cluster_fields(out: &mut Vec<u8>, cluster: &Cluster, report: &ShardReport) {
             ("slabring_replication_streams_out_of_sync", traffic.copies_out_of_sync),
             ("slabring_replication_writes_unconfirmed", traffic.copies_unconfirmed),
             ("slabring_replication_refused", traffic.copies_refused),
+            ("slabring_replication_scrub_compared", traffic.scrub_compared),
+            ("slabring_replication_scrub_gone", traffic.scrub_gone),
+            ("slabring_replication_scrub_differed", traffic.scrub_differed),
+            ("slabring_replication_scrub_open", traffic.scrub_open),
         ],
     );
 }

@@ -204,7 +204,10 @@ impl Dispatcher {
             links.line = line;
         }
         match outcome {
-            Ok(Route::Sent) => self.executor.traffic.forwarded += 1,
+            Ok(Route::Sent) => {
+                self.executor.traffic.forwarded += 1;
+                self.cluster.as_mut().expect("seen just now").hold_back(client);
+            }
             Ok(Route::Here) => unreachable!("dispatch has looked at the same ring"),
             Err(failure) => self.answer_from_afar(client, place, Err(failure)),
         }

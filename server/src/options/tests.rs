@@ -86,7 +86,13 @@ fn the_other_flags_are_understood_too() {
     let settings =
         settings("-A -X -W -D / -d -r -k -u nobody -P run/pid -vvv -B ascii -R 20 -L -e f").unwrap();
     assert!(settings.shutdown_enabled && !settings.dump_enabled && !settings.watch_enabled);
-    assert!(settings.detail_enabled && settings.daemon && settings.core_dumps && settings.lock_memory);
+    assert!(
+        settings.detail_enabled
+            && settings.daemon
+            && settings.core_dumps
+            && settings.lock_memory
+            && settings.take_memory_at_start
+    );
     assert_eq!((settings.prefix_delimiter, settings.verbosity), (b'/', 3));
     assert_eq!((settings.requests_per_turn, settings.request_timeout_seconds), (20, 60));
     assert_eq!(settings.user.as_deref(), Some("nobody"));

@@ -8,6 +8,7 @@ use slabring_cluster::replica::{Content, Cursor, Portion, Record, Store, Version
 use slabring_cluster::time::Micros;
 use slabring_engine::{Delete, DeleteMode, Expiry, Image, Item, Scan, ScanStep, Seconds, Shard};
 
+use crate::cluster::old::group_of;
 use crate::shards::Shards;
 
 const STALE: u8 = 1;
@@ -179,11 +180,6 @@ fn marks_of(item: &Item<'_>) -> u8 {
         | bit(item.is_token_sent(), TOKEN_SENT)
         | bit(item.is_binary_key(), BINARY_KEY)
         | bit(item.fetched(), FETCHED)
-}
-
-/// The engine's groups are the ring's partitions.
-fn group_of(key: &[u8]) -> u16 {
-    u16::try_from(partition_of(hash_key(key)).index()).expect("14 bits fit")
 }
 
 fn dies_at(expiry: Expiry, start_unix: u64) -> Option<Micros> {
