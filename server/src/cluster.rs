@@ -7,7 +7,6 @@
 //! ```
 
 pub mod acceptor;
-pub mod access;
 pub mod agreement;
 mod complaints;
 pub mod forward;

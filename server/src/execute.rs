@@ -430,6 +430,7 @@ impl Executor {
                 self.settling = true;
             }
             Question::Sweep => self.sweep_wanted = true,
+            Question::Scrub => self.replication.iter_mut().for_each(|replication| replication.begin_scrub()),
             Question::CountPrefixes(wanted) => self.set_counting(wanted),
             Question::Prefixes => return Answer::Prefixes(self.prefixes.clone().unwrap_or_default()),
             Question::Walk(walk) => return Answer::of_step(walk.step(&self.shard, now, out)),

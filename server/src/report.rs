@@ -81,6 +81,9 @@ counters! {
         copies_lag_entries, copies_lag_bytes, copies_out_of_sync,
         /// Writes that the copies did not confirm in time, and requests that were refused for the copies' sake.
         copies_unconfirmed, copies_refused,
+        /// Copies that other nodes had compared with what this one has as primary, those that it did not have any more, and those that
+        /// differed; and whether this shard is having all of its own compared.
+        scrub_compared, scrub_gone, scrub_differed, scrub_open,
         /// Bytes of connection buffers and letters, now.
         buffer_bytes,
     }
@@ -213,6 +216,8 @@ pub enum Question {
     Walk(Walk),
     /// Give this watcher its lines.
     Log(Ticket),
+    /// Compare your copies with what their primaries have, from the first to the last.
+    Scrub,
     /// Tell the keys that you are asked for most.
     HotKeys,
     /// Give the tracker of this number its keys.

@@ -330,6 +330,9 @@ impl<I: Io> ShardThread<I> {
     fn run_copies(&mut self) {
         let Some(mut replication) = self.dispatcher.executor.replication.take() else { return };
         let links = self.dispatcher.cluster.as_mut().expect("only a node of several has copies elsewhere");
+        if replication.wants_to_hear(links.now()) {
+            links.heard().for_each(|(node, at)| replication.heard(node, at));
+        }
         replication.turn(&mut self.dispatcher.executor, self.dispatcher.now, links.confirmed_at());
         for (to, message) in replication.take_sends() {
             links.send_replica(to, &message);

@@ -310,6 +310,10 @@ fn cluster_fields(out: &mut Vec<u8>, cluster: &Cluster, report: &ShardReport) {
             ("slabring_replication_streams_out_of_sync", traffic.copies_out_of_sync),
             ("slabring_replication_writes_unconfirmed", traffic.copies_unconfirmed),
             ("slabring_replication_refused", traffic.copies_refused),
+            ("slabring_replication_scrub_compared", traffic.scrub_compared),
+            ("slabring_replication_scrub_gone", traffic.scrub_gone),
+            ("slabring_replication_scrub_differed", traffic.scrub_differed),
+            ("slabring_replication_scrub_open", traffic.scrub_open),
         ],
     );
 }

@@ -5,6 +5,7 @@
 
 use std::io::Write as _;
 
+pub mod cli;
 pub mod cluster;
 pub mod connection;
 pub mod counter;

@@ -202,6 +202,8 @@ pub struct Replicator<T> {
     give_up_at: Micros,
     check_at: Micros,
     scrubbed: Cursor,
+    /// What came of comparing; the other counts are those of the moment, and nothing here.
+    compared: Counts,
     effects: VecDeque<Effect<T>>,
 }
 
@@ -234,6 +236,7 @@ impl<T: Copy> Replicator<T> {
             give_up_at: Micros::default(),
             check_at: Micros::default(),
             scrubbed: Cursor::default(),
+            compared: Counts::default(),
             effects: VecDeque::new(),
         }
     }
@@ -264,8 +267,9 @@ impl<T: Copy> Replicator<T> {
     }
 
     /// A node gave a sign of life, on any link.
-    pub fn heard(&mut self, now: Micros, slot: SlotId) {
-        self.heard.insert(slot, now);
+    pub fn heard(&mut self, at: Micros, slot: SlotId) {
+        let last = self.heard.entry(slot).or_default();
+        *last = at.max(*last);
     }
 
     /// A connection to a shard of another node is up, with nothing in it.

@@ -314,6 +314,12 @@ impl Links {
         self.cluster().confirmed_at()
     }
 
+    /// When each node that this one has a link with was heard of last, by whatever it sent.
+    pub fn heard(&self) -> impl Iterator<Item = (SlotId, Micros)> + '_ {
+        let up = self.peers.links().filter(|(_, link)| link.is_up());
+        up.filter_map(|(id, link)| Some((self.peers.leads_to(id)?.slot, link.received_at())))
+    }
+
     /// Keeps the last word for the conductor where the thread that agrees on the ring finds it. Never waits.
     pub fn say(&self, word: ShardReport) {
         self.cluster().words[usize::from(self.shards.me.0)].force_push(word);

@@ -255,6 +255,11 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME")]
     pub zone: Option<String>,
 
+    /// The share that this node brings when it joins, in 256ths of a full node; with --etcd. With 0 it stands by until
+    /// `slabring-cli cluster join`, and is filled before it serves.
+    #[arg(long, value_name = "PARTS", value_parser = clap::value_parser!(u16).range(0..=256))]
+    pub weight: Option<u16>,
+
     /// Copies of each item, on as many nodes: 1 to 8. With --cluster the file says it; with --etcd it counts for the first ring, which
     /// waits for so many nodes.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
