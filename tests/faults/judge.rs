@@ -237,3 +237,109 @@ fn story(history: &[Operation], at: usize) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUIET: Course = Course {
+        mode: Mode::Sync,
+        was_disturbed: true,
+        was_split: false,
+        may_evict: false,
+        begun_at: 0,
+        whole_at: 1_000,
+    };
+    /// By [`Habits::default`].
+    const KEPT: u64 = 1;
+    const DELETED: u64 = 41;
+    const COUNTED: u64 = 61;
+
+    /// One after the other; each takes ten from its question to its answer.
+    fn told(story: &[(u64, Asked, Option<u64>)]) -> Vec<Event> {
+        let event = |(at, &(key, asked, shown)): (u64, &(u64, Asked, Option<u64>))| {
+            let is_miss = asked == Asked::Read && shown.is_none();
+            let outcome = if is_miss { Outcome::Not } else { Outcome::Done(shown, None) };
+            Event { key, asked, asked_at: at * 20, done_at: at * 20 + 10, outcome }
+        };
+        (1..).zip(story).map(event).collect()
+    }
+
+    fn wrong(events: &[Event], course: Course) -> usize {
+        judge(events, &Habits::default(), course).violations.len()
+    }
+
+    #[track_caller]
+    fn check(story: &[(u64, Asked, Option<u64>)], wrong_in: [bool; 3]) {
+        for (mode, is_wrong) in Mode::ALL.into_iter().zip(wrong_in) {
+            assert_eq!(wrong(&told(story), Course { mode, ..QUIET }) > 0, is_wrong, "{mode:?}");
+            let undisturbed = Course { mode, was_disturbed: false, ..QUIET };
+            assert_eq!(wrong(&told(story), undisturbed) > 0, wrong_in[2], "{mode:?} where nothing happened");
+        }
+    }
+
+    #[test]
+    fn a_stale_read_is_wrong_where_every_write_waits_for_copies() {
+        let write = |value| (KEPT, Asked::Write(value), None);
+        check(&[write(1), write(2), (KEPT, Asked::Read, Some(2))], [false, false, false]);
+        check(&[write(1), write(2), (KEPT, Asked::Read, Some(1))], [false, false, true]);
+    }
+
+    #[test]
+    fn a_lost_write_is_wrong_where_every_write_waits_for_copies_unless_items_are_evicted() {
+        let story = [(KEPT, Asked::Write(1), None), (KEPT, Asked::Read, None)];
+        check(&story, [false, false, true]);
+        assert_eq!(wrong(&told(&story), Course { may_evict: true, ..QUIET }), 0);
+    }
+
+    #[test]
+    fn a_deletion_that_is_undone_is_wrong_where_deletions_wait_for_copies() {
+        let write = (DELETED, Asked::Write(1), None);
+        check(&[write, (DELETED, Asked::Delete, None), (DELETED, Asked::Read, Some(1))], [false, true, true]);
+        check(&[write, (DELETED, Asked::Read, None), (DELETED, Asked::Read, Some(1))], [false, false, false]);
+    }
+
+    #[test]
+    fn what_was_swapped_does_not_return_where_swaps_wait_for_copies() {
+        let (write, swap) = ((KEPT, Asked::Write(1), None), (KEPT, Asked::Swap(1, 2), None));
+        check(&[write, swap, (KEPT, Asked::Read, Some(1))], [false, true, true]);
+    }
+
+    #[test]
+    fn a_lost_addition_is_wrong_where_additions_wait_for_copies() {
+        let add = |number| (COUNTED, Asked::Add, Some(number));
+        check(&[add(1), add(2), (COUNTED, Asked::Read, Some(2))], [false, false, false]);
+        check(&[add(1), add(2), (COUNTED, Asked::Read, Some(1))], [false, true, true]);
+        check(&[add(1), add(1)], [false, true, true]);
+    }
+
+    #[test]
+    fn who_was_replaced_may_answer_until_the_cluster_is_whole() {
+        let story = [
+            (DELETED, Asked::Write(1), None),
+            (DELETED, Asked::Delete, None),
+            (DELETED, Asked::Read, Some(1)),
+        ];
+        let split = Course { mode: Mode::Inval, was_split: true, ..QUIET };
+        assert_eq!(wrong(&told(&story), split), 0);
+        assert_eq!(wrong(&told(&story), Course { whole_at: 50, ..split }), 1);
+    }
+
+    #[test]
+    fn what_nobody_wrote_and_what_nobody_expects_is_wrong_everywhere() {
+        check(&[(KEPT, Asked::Read, Some(7))], [true, true, true]);
+        let mut events = told(&[(KEPT, Asked::Write(1), None), (KEPT, Asked::Read, Some(1))]);
+        events[1].outcome = Outcome::Nonsense("ERROR".into());
+        assert!(Mode::ALL.into_iter().all(|mode| wrong(&events, Course { mode, ..QUIET }) > 0));
+    }
+
+    #[test]
+    fn a_key_is_away_from_its_first_error_to_its_next_answer() {
+        let mut events = told(&[(KEPT, Asked::Read, None); 4]);
+        events[1].outcome = Outcome::Refused("no".into());
+        events[2].outcome = Outcome::Doubt("no".into());
+        let findings = judge(&events, &Habits::default(), QUIET);
+        assert_eq!(findings.unavailable, Duration::from_nanos(50));
+        assert_eq!(findings.errors["no"], 2);
+    }
+}
