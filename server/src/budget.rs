@@ -148,6 +148,8 @@ impl Budget {
             };
             let client = connections.get_mut(id).expect("seen just now");
             client.waits_for_memory = false;
+            // It was not read meanwhile: its silence counts from here.
+            client.heard_at = now;
             client.input.grant();
             self.count(client);
             note(client);
@@ -282,6 +284,18 @@ mod tests {
         }
         assert_eq!(budget.bytes(), 0);
     }
+    #[test]
+    fn the_silence_of_one_that_is_let_go_on_counts_from_then() {
+        let (mut budget, mut connections, ids) = four();
+        for &id in &ids {
+            grow(&mut budget, &mut connections, id);
+        }
+        let late = Seconds(NOW.0 + SILENCE_SECONDS_MAX + 1);
+        budget.admit(&mut connections, late, |_| {});
+        assert!(!connections.get(ids[3]).unwrap().waits_for_memory, "the line had not moved");
+        assert_eq!(budget.overdue(&connections, late), [ids[0]]);
+    }
+
     #[test]
     fn a_line_that_does_not_move_is_served_from_its_end() {
         let (mut budget, mut connections, ids) = four();

@@ -474,7 +474,11 @@ impl Dispatcher {
             }
             // The post office keeps it.
             Outcome::Bounced | Outcome::Deferred | Outcome::Silence | Outcome::Promised => {}
-            Outcome::Begun => client.intake.as_mut().expect("it waits for this").begun(),
+            Outcome::Begun => {
+                // It was not read meanwhile.
+                client.heard_at = self.now;
+                client.intake.as_mut().expect("it waits for this").begun();
+            }
             Outcome::Answer(Answer::Walked(walked), text) => {
                 client.outbox.deliver(to.ticket, text);
                 self.walked(client, walked);
