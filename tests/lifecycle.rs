@@ -393,10 +393,49 @@ fn check_config_tells_the_settings_and_their_origins_or_what_is_wrong() {
     for line in ["memory-limit = \"128\"  # flag", "conn-limit = \"77\"  # SLABRING_CONN_LIMIT", &place] {
         assert!(stdout.lines().any(|found| found == line), "{line}: {stdout}");
     }
+    let found = |name: &str| stdout.lines().any(|line| line.starts_with(&format!("{name} = \"")));
+    assert!(found("slab-growth-factor") && found("slab-min-size"), "{stdout}");
+    assert!(check(&[]).stdout.lines().any(|line| line.starts_with("threads = ")));
     let bad = TextFile::new("bad.toml", "threads = 2\nport = 70000\n");
     let Finished { status, stderr, .. } = check(&["--config", bad.path()]);
     assert_eq!(status.code(), Some(1));
     assert!(stderr.contains(&format!("{}:2: port = 70000", bad.path())), "{stderr}");
+}
+
+#[test]
+fn check_config_says_no_where_a_start_would_and_always_by_1() {
+    let file = TextFile::new("no-socket", "");
+    for (args, word) in [
+        (&["-u", "no-such-user-here"][..], "no such user"),
+        (&["-P", "/nonexistent/pid"], "-P /nonexistent/pid: No such file"),
+        (&["-P", "/"], "-P /: is a directory"),
+        (&["-s", "/nonexistent/socket"], "-s /nonexistent/socket: No such file"),
+        (&["-s", file.path()], "no socket"),
+        (&["--lock-file", "/nonexistent/locks"], "--lock-file /nonexistent/locks: No such file"),
+        (&["-e", "/nonexistent/items"], "-e /nonexistent/items: No such file"),
+        (&["-e", "/dev/null"], "not a regular file"),
+        (&["-B", "nosuch"], "nosuch"),
+        (&["-p", "70000"], "70000"),
+    ] {
+        for order in [[&["--check-config"], args].concat(), [args, &["--check-config"]].concat()] {
+            let Finished { status, stderr, .. } =
+                run_to_end(slabring_command().args(&order), REFUSAL_TIMEOUT).unwrap();
+            assert!(stderr.contains(word), "{order:?} says no word of {word:?}: {stderr}");
+            assert_eq!(status.code(), Some(1), "{order:?}: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn nobody_has_to_read_what_it_prints() {
+    for args in [&["--check-config"][..], &["--help"], &["-V"], &["-i"], &["--check-config", "-p", "70000"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = slabring_command();
+        command.args(args).stdout(writer.try_clone().unwrap()).stderr(writer);
+        let code = command.status().unwrap().code();
+        assert_eq!(code, Some(i32::from(args.contains(&"70000"))), "{args:?}");
+    }
 }
 
 #[test]

@@ -48,9 +48,17 @@ pub(crate) fn read(path: &Path) -> Result<Ring, Failure> {
     document.and_then(Ring::new).map_err(|refusal| bad(refusal.to_string()))
 }
 
+/// What a node says of itself.
+pub(crate) struct Answer {
+    /// Its version, or why it does not answer.
+    pub(crate) version: String,
+    /// Its threads, if it tells: a ring need not know.
+    pub(crate) shards: Option<u16>,
+}
+
 /// A ring as a table. `answers` has what each node that was asked said, by its client address.
 /// With an etcd, also what only that knows.
-pub(crate) fn status(ring: &Ring, answers: &BTreeMap<String, String>, standing: Option<&Standing>) -> String {
+pub(crate) fn status(ring: &Ring, answers: &BTreeMap<String, Answer>, standing: Option<&Standing>) -> String {
     let document = ring.document();
     let parts = parts(ring);
     let mut table = Table::new([
@@ -75,12 +83,12 @@ pub(crate) fn status(ring: &Ring, answers: &BTreeMap<String, String>, standing: 
             state(entry.state).to_owned(),
             if entry.zone.is_empty() { "-".to_owned() } else { entry.zone.clone() },
             client.clone(),
-            entry.shards.to_string(),
+            answers.get(&client).and_then(|answer| answer.shards).map_or_else(|| "?".to_owned(), |n| n.to_string()),
             entry.weight.to_string(),
             part.primaries.to_string(),
             format!("{:.2}%", percent(part.primaries, PARTITION_COUNT)),
             part.copies.to_string(),
-            answers.get(&client).cloned().unwrap_or_else(|| "-".to_owned()),
+            answers.get(&client).map_or_else(|| "-".to_owned(), |answer| answer.version.clone()),
         ]);
     }
     format!(
@@ -135,11 +143,12 @@ pub(crate) fn words(wish: Wish) -> String {
 /// As [`status`], for programs.
 pub(crate) fn status_json(
     ring: &Ring,
-    answers: &BTreeMap<String, String>,
+    answers: &BTreeMap<String, Answer>,
     standing: Option<&Standing>,
 ) -> Value {
     let document = ring.document();
     let nodes = document.slots.iter().zip(parts(ring)).enumerate().map(|(slot, (entry, part))| {
+        let answer = answers.get(&entry.client.to_string());
         json!({
             "slot": slot,
             "node": entry.node.to_string(),
@@ -147,11 +156,11 @@ pub(crate) fn status_json(
             "zone": entry.zone,
             "client": entry.client.to_string(),
             "peer": entry.peer.to_string(),
-            "shards": entry.shards,
+            "shards": answer.and_then(|answer| answer.shards),
             "weight": entry.weight,
             "partitions": part.primaries,
             "copies": part.copies,
-            "answers": answers.get(&entry.client.to_string()),
+            "answers": answer.map(|answer| &answer.version),
         })
     });
     let mut json = json!({
@@ -336,11 +345,14 @@ mod tests {
     #[test]
     fn a_status_names_every_node_and_shares_add_up() {
         let ring = ring(1, 3);
-        let answers = BTreeMap::from([("c1:1".to_owned(), "1.6.99".to_owned())]);
+        let answer = Answer { version: "1.6.99".to_owned(), shards: Some(7) };
+        let answers = BTreeMap::from([("c1:1".to_owned(), answer)]);
         let text = status(&ring, &answers, None);
         assert!((0..3).all(|n| text.contains(&format!("node{n}"))) && text.contains("1.6.99"), "{text}");
         assert_eq!(parts(&ring).iter().map(|part| part.primaries).sum::<usize>(), PARTITION_COUNT);
         assert!((1.0..1.1).contains(&balance(&ring)));
-        assert_eq!(status_json(&ring, &answers, None)["nodes"][1]["answers"], "1.6.99");
+        let json = status_json(&ring, &answers, None);
+        assert_eq!((&json["nodes"][1]["answers"], &json["nodes"][1]["shards"]), (&json!("1.6.99"), &json!(7)));
+        assert!(json["nodes"][0]["shards"].is_null() && text.contains(" ? "), "{text}");
     }
 }

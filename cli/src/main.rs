@@ -338,8 +338,18 @@ fn status(
         Ok(version) => version,
         Err(error) => error.to_string(),
     };
-    let answers: BTreeMap<_, _> =
-        client.versions().into_iter().map(|(server, version)| (server.to_string(), said(version))).collect();
+    let mut answers: BTreeMap<_, _> = client
+        .versions()
+        .into_iter()
+        .map(|(server, version)| (server.to_string(), cluster::Answer { version: said(version), shards: None }))
+        .collect();
+    for (server, settings) in client.stats("settings") {
+        let settings = settings.unwrap_or_default();
+        let threads = settings.iter().find(|(name, _)| name == "num_threads");
+        if let Some(answer) = answers.get_mut(&server.to_string()) {
+            answer.shards = threads.and_then(|(_, threads)| threads.parse().ok());
+        }
+    }
     let standing = standing.as_ref();
     printer.print(
         || cluster::status_json(&ring, &answers, standing),

@@ -80,9 +80,7 @@ impl ReturnAddress {
     /// Nobody's: what is answered is forgotten.
     pub const NOBODY: Self =
         Self { connection: ConnectionId { slot: u32::MAX, generation: 0 }, ticket: Ticket::NONE };
-}
 
-impl ReturnAddress {
     /// A connection's, for what is answered otherwise than by a reply.
     pub fn without_ticket(connection: ConnectionId) -> Self {
         Self { connection, ticket: Ticket::NONE }
@@ -447,12 +445,13 @@ impl Batch {
         }
     }
 
-    /// The sender's part: what became of each request, in the order they were posted.
+    /// The sender's part: what became of each request, in the order they were posted. Deliveries are none: who they name is not the
+    /// sender's.
     pub fn outcomes(&self) -> impl Iterator<Item = (ReturnAddress, Outcome<'_>)> {
         let mut rest = &self.replies[..];
         let mut answers = self.answers.iter();
         let mut lent = self.lent.iter();
-        self.entries.iter().map(move |entry| {
+        self.entries.iter().filter(|entry| entry.work != Work::Delivery).map(move |entry| {
             let reply = split_off(&mut rest, entry.reply_bytes as usize);
             let outcome = match (entry.state, entry.work) {
                 (State::Done, Work::BeginValue) => Outcome::Begun,
@@ -470,7 +469,8 @@ impl Batch {
                 }
                 (State::Bounced, _) => Outcome::Bounced,
                 (State::Deferred, _) => Outcome::Deferred,
-                (State::Promised, _) | (State::Done, Work::Delivery) => Outcome::Promised,
+                (State::Promised, _) => Outcome::Promised,
+                (State::Done, Work::Delivery) => unreachable!("it was left out"),
                 (State::Posted, _) => unreachable!("the owner has gone through all of them"),
             };
             (entry.sender, outcome)

@@ -8,6 +8,7 @@
 
 pub mod acceptor;
 pub mod agreement;
+mod complaints;
 pub mod forward;
 pub mod http;
 pub mod links;

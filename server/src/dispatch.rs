@@ -2,6 +2,7 @@
 //! where a connection has to wait. No system calls: the loop in `shard_thread.rs` makes them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use slabring_engine::Seconds;
 use slabring_protocol::{Command, ErrorReply, KEY_SIZE_MAX, KeysAhead, Limits, Request, Step, Users, reply};
@@ -20,6 +21,7 @@ use crate::lending::{
     COPIED_BYTES_MAX, LENT_BYTES_MIN, Remote, SEALED_BYTES_MAX, SLICE_BYTES, Value, WINDOW_BYTES_MAX,
 };
 use crate::live::Held;
+use crate::locks::Gone;
 use crate::node::Node;
 use crate::outbox::{Next, Ticket};
 use crate::post::Post;
@@ -75,6 +77,8 @@ pub struct Dispatcher {
     pub tracking: usize,
     /// Requests for locks that are not answered yet.
     pub locks_asked: usize,
+    /// Connections that have ended while they waited for locks.
+    pub locks_gone: Gone,
     /// Who wants to hear of this shard's connections, which are not at hand while one of them is executed.
     pub census_wanted: Vec<ReturnAddress>,
     /// Who may come in, if that is asked.
@@ -100,6 +104,7 @@ impl Dispatcher {
             watching: 0,
             tracking: 0,
             locks_asked: 0,
+            locks_gone: Gone::default(),
             census_wanted: Vec::new(),
             users: Held::default(),
             cluster: Links::of(&node, shards),
@@ -674,8 +679,10 @@ impl Dispatcher {
         let links = self.cluster.as_ref().map_or(0, |links| links.buffer_bytes());
         let waiting = self.executor.replication.as_ref().map_or(0, |replication| replication.buffer_bytes());
         let fences = self.executor.shard().fence_bytes();
+        let locks = self.node.locks.as_ref().map_or(0, |locks| locks.counts.bytes.load(Ordering::Relaxed));
+        let locks = locks / usize::from(self.shards.count);
         let bytes =
-            self.budget.bytes() + spare + logs + self.post.capacity_bytes() + links + waiting + fences;
+            self.budget.bytes() + spare + logs + self.post.capacity_bytes() + links + waiting + fences + locks;
         self.executor.traffic.buffer_bytes = bytes as u64;
         bytes
     }

@@ -275,11 +275,12 @@ impl Executor {
         connection: u32,
         out: &mut Vec<u8>,
     ) -> Option<Box<(usize, Lent)>> {
-        if self.observed {
-            return self.execute_lending(now, request, connection, out);
-        }
         self.lends = true;
-        self.get(now, request, hash, out);
+        if self.attention.looks() {
+            self.execute_and_look(now, request, connection, out);
+        } else {
+            self.get(now, request, hash, out);
+        }
         self.lends = false;
         self.lent.take()
     }
@@ -432,20 +433,7 @@ impl Executor {
                 self.tracking.flushed(due);
             }
             Question::Report => return Answer::Numbers(Box::new(self.report())),
-            Question::ResetCounters => {
-                self.commands = CommandCounters::default();
-                if let Some(replication) = &mut self.replication {
-                    replication.bench_mut().commands = CommandCounters::default();
-                }
-                self.by_class.fill(ClassCounters::default());
-                let buffer_bytes = self.traffic.buffer_bytes;
-                self.traffic = Traffic { buffer_bytes, ..Traffic::default() };
-                self.shard.reset_counters();
-                self.prefixes.iter_mut().for_each(Prefixes::clear);
-                self.tracking.counters = TrackCounters::default();
-                self.hot_keys.samples = 0;
-                self.turns = Turns::default();
-            }
+            Question::ResetCounters => self.reset_counters(),
             Question::Automove(automove) => self.shard.set_automove(automove),
             Question::MovePage { from, to } => return Answer::Moved(self.shard.move_page(from, to)),
             Question::LimitMemory(bytes) => {
@@ -475,6 +463,21 @@ impl Executor {
             Question::Connections => unreachable!("who has the connections answers"),
         }
         Answer::Done
+    }
+
+    /// Begins to count anew.
+    pub fn reset_counters(&mut self) {
+        self.commands = CommandCounters::default();
+        if let Some(replication) = &mut self.replication {
+            replication.reset_counters();
+        }
+        self.by_class.fill(ClassCounters::default());
+        self.traffic.reset();
+        self.shard.reset_counters();
+        self.prefixes.iter_mut().for_each(Prefixes::clear);
+        self.tracking.counters = TrackCounters::default();
+        self.hot_keys.samples = 0;
+        self.turns = Turns::default();
     }
 
     /// Whether somebody wants to be told of requests.
@@ -775,3 +778,6 @@ fn engine_mode(mode: StoreMode) -> EngineMode {
 pub fn length(bytes: usize) -> u32 {
     u32::try_from(bytes).expect("an item is at most 1 GiB")
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,6 +35,7 @@ use crate::post::{LetterBoxes, Post, connect_all};
 use crate::report::ShardReport;
 use crate::shard_thread::ShardThread;
 use crate::shards::{ShardId, Shards};
+use crate::tell;
 use crate::tls::TlsConfigs;
 use crate::track::Trackers;
 use crate::tuning::Tuning;
@@ -162,7 +163,7 @@ impl Node {
 
     /// [`Node::stop`], with memcached's words for it.
     pub fn stop_gracefully(&self) {
-        eprintln!("Gracefully stopping");
+        tell(format_args!("Gracefully stopping"));
         self.stop();
     }
 

@@ -209,9 +209,10 @@ impl Replication {
         self.bench.executor()
     }
 
-    /// The same, to reset them.
-    pub fn bench_mut(&mut self) -> &mut Executor {
-        self.bench.executor_mut()
+    /// Begins to count anew.
+    pub fn reset_counters(&mut self) {
+        (self.unconfirmed, self.refused) = (0, 0);
+        self.bench.executor_mut().reset_counters();
     }
 
     /// How long a turn may sleep.

@@ -90,6 +90,14 @@ counters! {
     }
 }
 
+impl Traffic {
+    /// Begins to count anew. What says how much there is now stays: who counts it tells only what changes.
+    pub fn reset(&mut self) {
+        let Self { buffer_bytes, peer_links, forwards_pending, .. } = *self;
+        *self = Self { buffer_bytes, peer_links, forwards_pending, ..Self::default() };
+    }
+}
+
 /// One shard's numbers, or the sum of several.
 #[derive(Clone, Default, Debug)]
 pub struct ShardReport {

@@ -216,7 +216,9 @@ impl<I: Io> ShardThread<I> {
         let for_links = for_links.min(for_copies);
         Wait::AtMost(for_links.min(match self.phase {
             Phase::Serving if self.sweep_due_chunks > 0 || self.settling => SWEEP_PAUSE,
-            Phase::Serving if !self.deferring.is_empty() => RETRY_PAUSE,
+            Phase::Serving if !self.deferring.is_empty() || !self.dispatcher.locks_gone.is_empty() => {
+                RETRY_PAUSE
+            }
             Phase::Serving if self.dispatcher.tracking > 0 => TRACK_PAUSE,
             Phase::Serving if self.dispatcher.watching > 0 => FETCH_PAUSE,
             Phase::Serving => SLEEP_MAX,
@@ -482,6 +484,7 @@ impl<I: Io> ShardThread<I> {
 
     /// Hands out what was said of locks.
     fn hand_out_locks(&mut self) {
+        self.dispatcher.tell_who_is_gone();
         let note = |client: &mut Connection| touch(&mut self.touched, client);
         self.dispatcher.take_lock_answers(&mut self.connections, note);
     }

@@ -5,7 +5,7 @@
 mod classes;
 mod settings;
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use slabring_cluster::ring::Mode;
 use slabring_protocol::StatsTopic;
@@ -13,6 +13,7 @@ use slabring_protocol::reply::{self, StatText};
 use slabring_reactor::thread::cpu_time_us;
 
 use crate::cluster::Cluster;
+use crate::locks::Locks;
 use crate::node::Node;
 use crate::report::ShardReport;
 
@@ -249,6 +250,17 @@ fn own(out: &mut Vec<u8>, node: &Node, _report: &ShardReport) {
     reply::stat(out, "slabring_io", format_args!("{}", node.choice.backend));
     if let Some(base) = node.settings.shard_ports {
         reply::stat(out, "slabring_shard_ports", u64::from(base));
+    }
+    if let Some(Locks { counts, .. }) = &node.locks {
+        let now = |count: &AtomicUsize| count.load(Ordering::Relaxed) as u64;
+        all(
+            out,
+            [
+                ("slabring_locks_held", now(&counts.held)),
+                ("slabring_locks_waiting", now(&counts.waiting)),
+                ("slabring_locks_bytes", now(&counts.bytes)),
+            ],
+        );
     }
 }
 

@@ -27,6 +27,7 @@ use tracing::{debug, info, warn};
 use super::forward::Place;
 use super::old::Old;
 use super::{Cluster, News, View};
+use crate::cluster::complaints::Complaints;
 use crate::connection::{Connection, Connections};
 use crate::discovery::DISCOVERY_KEY;
 use crate::dispatch::Dispatcher;
@@ -53,8 +54,6 @@ const REPLY_BYTES_KEPT: usize = 64 << 10;
 /// keys of several nodes at once has its answers in one piece then.
 const HELD_BACK_TIME_MAX: Micros = Micros(200);
 
-/// Time from one line about refused nodes to the next.
-const COMPLAINT_PAUSE: Micros = Micros::from_millis(1_000);
 
 /// Who executes a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,7 +100,7 @@ pub struct Links {
     wake_at: Micros,
     /// Something came: the state machine has something to do.
     has_news: bool,
-    complained_at: Option<Micros>,
+    complaints: Complaints,
     /// Links that are up.
     up: u64,
     /// The node ends.
@@ -140,7 +139,7 @@ impl Links {
             now: Micros(0),
             wake_at: Micros(0),
             has_news: true,
-            complained_at: None,
+            complaints: Complaints::default(),
             up: 0,
             is_closed: false,
             holding: VecDeque::new(),
@@ -517,9 +516,10 @@ impl Links {
 
     /// A line about a node that is refused. Who dials again and again is counted, not told each time.
     fn complain(&mut self, name: &str, reason: &CloseReason) {
-        if self.complained_at.is_none_or(|at| self.now.since(at) >= COMPLAINT_PAUSE) {
-            self.complained_at = Some(self.now);
-            warn!("refused {name} as another node: {reason}");
+        match self.complaints.refused(self.now) {
+            None => {}
+            Some(1) => warn!("refused {name} as another node: {reason}"),
+            Some(count) => warn!("refused {name} as another node: {reason}; {count} times since the last line"),
         }
     }
 
