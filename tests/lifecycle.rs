@@ -212,6 +212,7 @@ fn a_killed_server_starts_again_at_once_on_its_port() {
         server.signal(Signal::Kill);
         server.wait(REFUSAL_TIMEOUT).expect("who is killed ends");
         server = Server::start_on(address, &["-t", "2"]).expect("the port is its own again");
+        server.wait_until_answering();
         assert_eq!(server.connect().get("key"), None);
     }
 }

@@ -57,7 +57,8 @@ impl Stage {
         let mut args =
             vec!["--etcd", &etcd, "--node-id", &name, "--peer-listen", &listen, "--peer-advertise", &found];
         args.extend(self.args.iter().map(String::as_str));
-        let node = Server::start_on(self.place.client(number), &args).expect("a node starts");
+        let mut node = Server::start_on(self.place.client(number), &args).expect("a node starts");
+        node.wait_until_answering();
         self.nodes.push((number, node));
     }
 
