@@ -700,7 +700,9 @@ impl Links {
         match self.complaints.refused(self.now) {
             None => {}
             Some(1) => warn!("refused {name} as another node: {reason}"),
-            Some(count) => warn!("refused {name} as another node: {reason}; {count} times since the last line"),
+            Some(count) => {
+                warn!("refused {name} as another node: {reason}; {count} times since the last line")
+            }
         }
     }
 
