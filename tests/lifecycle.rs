@@ -203,6 +203,20 @@ fn two_servers_cannot_share_a_port() {
 }
 
 #[test]
+fn a_killed_server_starts_again_at_once_on_its_port() {
+    let mut server = Server::start(&["-t", "2"]).expect("slabring starts");
+    let address = server.address();
+    for _ in 0..3 {
+        let mut client = server.connect();
+        client.set("key", "value");
+        server.signal(Signal::Kill);
+        server.wait(REFUSAL_TIMEOUT).expect("who is killed ends");
+        server = Server::start_on(address, &["-t", "2"]).expect("the port is its own again");
+        assert_eq!(server.connect().get("key"), None);
+    }
+}
+
+#[test]
 fn an_address_of_another_machine_is_named() {
     let port = free_address().port().to_string();
     check_refusal(&["-l", "192.0.2.1", "-p", &port], &["192.0.2.1"]);

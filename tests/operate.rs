@@ -247,7 +247,7 @@ fn check(args: &[&str], is_copied: bool) {
     assert_eq!(scene.kept(), KEPT);
 
     // Ctrl-C stops the waiting and nothing else; the same command goes on waiting.
-    let interrupted = cli::interrupt_at(&scene.words("drain n2 --yes"), "partitions");
+    let interrupted = cli::interrupt_at(&scene.words("drain n2 --yes"), ": moving");
     assert_eq!(interrupted.status.code(), Some(130), "{}", interrupted.stderr);
     let printed = under_load(&scene, "drain n2");
     assert!(printed.contains("n2 holds nothing any more"), "{printed}");

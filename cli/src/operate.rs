@@ -93,25 +93,28 @@ impl<'a> Operation<'a> {
 
     /// Makes the wish, unless it stands already, and waits until it is fulfilled.
     pub(crate) fn carry_out(mut self, mut show: Show) -> Result<Verdict, Failure> {
+        let is_interrupted = Arc::new(AtomicBool::new(false));
         if self.is_to_be_wished() {
             show.announce(&self.announcement())?;
             if self.needs_consent() && !self.arguments.yes && !is_confirmed("Go on?")? {
                 return Err(Failure::NotWanted);
             }
+        }
+        // From here on Ctrl-C ends the waiting with a word about what goes on.
+        for signal in [SIGINT, SIGTERM] {
+            flag::register(signal, Arc::clone(&is_interrupted))?;
+        }
+        if self.is_to_be_wished() {
             self.keys.wish(&self.node, self.wish)?;
         }
         if self.arguments.no_wait {
             show.show(&self.moment())?;
             return Ok(Verdict::Done);
         }
-        self.wait(&mut show)
+        self.wait(&mut show, &is_interrupted)
     }
 
-    fn wait(&mut self, show: &mut Show) -> Result<Verdict, Failure> {
-        let is_interrupted = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
-            flag::register(signal, Arc::clone(&is_interrupted))?;
-        }
+    fn wait(&mut self, show: &mut Show, is_interrupted: &AtomicBool) -> Result<Verdict, Failure> {
         let mut shown = None;
         loop {
             self.look()?;

@@ -9,8 +9,9 @@ use crate::budget::waits_too_long;
 use crate::cluster::links::is_errand;
 use crate::datagrams::is_datagram;
 use crate::execute::Executor;
+use crate::extending::extends;
 use crate::intake::Kept;
-use crate::lending::LentAway;
+use crate::lending::{Lent, LentAway};
 use crate::outbox::Ticket;
 use crate::replication::{Executed, Manner, Waiter};
 use crate::report::{Answer, Question};
@@ -367,11 +368,21 @@ impl Batch {
                 let before = replies.len();
                 entry.state = State::Done;
                 match (entry.work, parcel.question) {
-                    (Work::Get { .. } | Work::GetAlone | Work::Request, _) => {
+                    (Work::GetAlone, _) => {
+                        assert!(!executor.replicates(), "a node that stands alone has no copies");
+                        let plain = Plain { key: parcel.bytes, work: PlainWork::Get };
+                        let connection = shards.connection_number(sender, entry.sender.connection.slot);
+                        let hash = *hash.expect("it has a key");
+                        let lent = executor.execute_plain(now, &plain, hash, connection, replies);
+                        if let Some(lent) = lent {
+                            all_lent.push(lend_away(executor, shards.me, *lent, before));
+                            entry.state = State::Lending;
+                        }
+                    }
+                    (Work::Get { .. } | Work::Request, _) => {
                         let request = parcel.request(entry);
                         let connection = shards.connection_number(sender, entry.sender.connection.slot);
                         if executor.replicates() {
-                            assert!(entry.work != Work::GetAlone, "a node that stands alone has no copies");
                             match executor.execute_copied(now, &request, connection, replies) {
                                 Executed::Now => {}
                                 Executed::Refused(error) => {
@@ -393,17 +404,10 @@ impl Batch {
                             (Work::Get { .. }, Some(&hash)) => {
                                 executor.get_lending(now, &request, hash, connection, replies)
                             }
-                            (Work::GetAlone, Some(&hash)) => {
-                                let plain = Plain { key: request.key, work: PlainWork::Get };
-                                executor.execute_plain(now, &plain, hash, connection, replies)
-                            }
                             _ => executor.execute_lending(now, &request, connection, replies),
                         };
                         if let Some(lent) = lent {
-                            let (place, lent) = *lent;
-                            let (owner, place, bytes) = (shards.me, place - before, lent.left());
-                            let number = executor.loans.lend_away(lent);
-                            all_lent.push(LentAway { owner, place, number, bytes });
+                            all_lent.push(lend_away(executor, shards.me, *lent, before));
                             entry.state = State::Lending;
                         }
                     }
@@ -427,6 +431,7 @@ impl Batch {
                     }
                     (Work::Question, Some(Question::Forget(connection))) => {
                         executor.drop_visit(sender, connection);
+                        executor.drop_extending((sender, connection));
                         executor.deferring.retain(|waiting| waiting.name != (sender, connection));
                         answers.push(Answer::Done);
                     }
@@ -560,7 +565,8 @@ fn must_defer(
     now: Seconds,
     sender: ShardId,
 ) -> bool {
-    if executor.deferring.is_empty() && executor.shard().has_room_for_any_pin() {
+    let extends = matches!(parcel.head, Some(head) if extends(&head.command));
+    if executor.deferring.is_empty() && !extends && executor.shard().has_room_for_any_pin() {
         return false;
     }
     if matches!(entry.work, Work::Question | Work::Delivery) || is_answered_whole(entry.sender.connection) {
@@ -576,6 +582,7 @@ fn must_defer(
             !executor.shard().has_room_to_reserve(head.value_bytes)
                 && place.is_none_or(|place| may_wait_on(&executor.deferring[place..], now))
         }
+        (Work::Request, _) if extends => executor.must_extend(now, name, &parcel.request(entry)),
         (Work::Get { .. } | Work::GetAlone | Work::Request, _) => {
             executor.value_bytes_to_copy(now, &parcel.request(entry)) > 0
         }
@@ -593,6 +600,18 @@ fn must_defer(
 /// end. Who came last is not held up by those before: it may.
 fn may_wait_on(line: &[Deferring], now: Seconds) -> bool {
     line.len() == 1 || !waits_too_long(line[0].since, now)
+}
+
+/// Keeps what a reply that began at `before` shows of a value, until its reader has it.
+#[cold]
+fn lend_away(
+    executor: &mut Executor,
+    owner: ShardId,
+    (place, lent): (usize, Lent),
+    before: usize,
+) -> LentAway {
+    let bytes = lent.left();
+    LentAway { owner, place: place - before, number: executor.loans.lend_away(lent), bytes }
 }
 
 /// Whether nobody could ask for the rest of a reply.

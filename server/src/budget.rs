@@ -19,12 +19,13 @@ const SMALL_INPUT_BYTES: usize = 16 << 10;
 const SHARE: usize = 4;
 /// While others wait, a large input that makes no progress is given up after this time.
 const SILENCE_SECONDS_MAX: u32 = 4;
-/// One that waits in line may be given up after this time: longer than it takes to find those who only keep others waiting.
-const WAIT_SECONDS_MAX: u32 = 12;
+/// One that waits in line may be refused after this time: longer than it takes to find those who only keep others waiting. memcached
+/// refuses at once.
+const WAIT_SECONDS_MAX: u32 = 6;
 /// A line whose first waits for so long does not move by itself.
 const ORDERLY_SECONDS_MAX: u32 = 2;
 
-const _: () = assert!(WAIT_SECONDS_MAX > 2 * SILENCE_SECONDS_MAX);
+const _: () = assert!(WAIT_SECONDS_MAX > SILENCE_SECONDS_MAX + 1);
 // Who gives way to who came last has done so when the first of those who keep others waiting are given up.
 const _: () = assert!(ORDERLY_SECONDS_MAX < SILENCE_SECONDS_MAX);
 

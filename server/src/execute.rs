@@ -8,8 +8,8 @@ mod classic;
 mod meta;
 
 use slabring_engine::{
-    Arithmetic, ArithmeticOutcome, CLASSES_MAX, ClassId, Delete, DeleteOutcome, EvictedItem, KeyHash, Place,
-    Seconds, Shard, Store, StoreMode as EngineMode, StoreOutcome,
+    Arithmetic, ArithmeticOutcome, CLASSES_MAX, ClassId, Delete, DeleteOutcome, EvictedItem, Extension,
+    KeyHash, Place, Seconds, Shard, Store, StoreMode as EngineMode, StoreOutcome,
 };
 use slabring_protocol::reply::{self, LogItem, MetaItem, MetaStatus, WatchEvent};
 use slabring_protocol::{Command, KEY_SIZE_MAX, Plain, PlainWork, Request, StoreMode, WatchTopics};
@@ -19,6 +19,7 @@ use crate::attention::Attention;
 use crate::batch::{Deferring, ReturnAddress};
 use crate::cluster::old::Old;
 use crate::exptime::{expiry_of, ttl_of};
+use crate::extending::Extending;
 use crate::hotkeys::HotKeys;
 use crate::intake::Visitor;
 use crate::lending::{LENT_BYTES_MIN, Lent, Loans};
@@ -31,6 +32,7 @@ use crate::report::{
 };
 use crate::shards::{ShardId, Shards};
 use crate::track::{TrackCounters, Trackers, Tracking};
+use crate::turns::Turns;
 use crate::watch::{Ticket, WatchLog, Watchers};
 
 /// Chunks looked at in a step towards a lower limit on memory: a quarter of a millisecond.
@@ -73,10 +75,16 @@ pub struct Executor {
     pub deferring: Vec<Deferring>,
     /// Values that come from connections of other shards.
     pub visitors: Vec<Visitor>,
+    /// Long values that are being extended.
+    pub extending: Vec<Extending>,
+    /// One that is ready for the request that is executed next.
+    pub extended: Option<Box<Extension>>,
     /// The thread's own part of a report.
     pub traffic: Traffic,
     /// The reactor's part of a report, as of the last turn.
     pub io: IoCounters,
+    /// How long its turns take.
+    pub turns: Turns,
 }
 
 impl Executor {
@@ -119,8 +127,11 @@ impl Executor {
             loans: Loans::default(),
             deferring: Vec::new(),
             visitors: Vec::new(),
+            extending: Vec::new(),
+            extended: None,
             traffic,
             io,
+            turns: Turns::default(),
         }
     }
 
@@ -466,6 +477,7 @@ impl Executor {
         self.prefixes.iter_mut().for_each(Prefixes::clear);
         self.tracking.counters = TrackCounters::default();
         self.hot_keys.samples = 0;
+        self.turns = Turns::default();
     }
 
     /// Whether somebody wants to be told of requests.
@@ -595,6 +607,7 @@ impl Executor {
             classes: self.shard.classes().collect(),
             by_class: self.by_class.to_vec(),
             io: self.io,
+            turns: self.turns,
         }
     }
 
@@ -619,7 +632,10 @@ impl Executor {
     }
 
     fn count_store(&mut self, now: Seconds, store: &Store<'_>) -> StoreOutcome {
-        let outcome = self.shard.store(now, store);
+        let outcome = match self.finish_extending(now, store) {
+            Some(outcome) => outcome,
+            None => self.shard.store(now, store),
+        };
         self.count_outcome(store, outcome)
     }
 

@@ -19,6 +19,7 @@ mod dispatch;
 mod dump;
 mod execute;
 mod exptime;
+mod extending;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -36,6 +37,7 @@ mod observe;
 mod options;
 mod outbox;
 mod pid_file;
+mod pipeline;
 mod post;
 mod prefixes;
 mod rehearsal;
@@ -50,6 +52,7 @@ mod tls;
 mod track;
 mod tracked;
 mod tuning;
+mod turns;
 mod unkeyed;
 mod watch;
 

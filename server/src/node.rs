@@ -487,6 +487,7 @@ fn shard_config(settings: &Settings, io_settings: &IoSettings, shard: ShardId) -
         cas_enabled: settings.cas_enabled,
         cas: CasSeries { offset: u64::from(shard.0), step: u64::from(settings.threads) },
         huge_pages: true,
+        prefault: settings.take_memory_at_start,
         ..Config::with_memory(memory_bytes)
     }
 }

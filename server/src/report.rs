@@ -7,6 +7,7 @@ use slabring_reactor::{ConnectionId, IoCounters};
 use crate::dump::{Walk, Walked};
 use crate::hotkeys::HotList;
 use crate::prefixes::Prefixes;
+use crate::turns::Turns;
 use crate::watch::Ticket;
 
 /// Declares a struct of `u64` counters that can be summed field by field.
@@ -114,6 +115,8 @@ pub struct ShardReport {
     pub by_class: Vec<ClassCounters>,
     /// System calls and completions.
     pub io: IoCounters,
+    /// How long its turns take.
+    pub turns: Turns,
 }
 
 impl ShardReport {
@@ -123,6 +126,7 @@ impl ShardReport {
         self.traffic.add(&other.traffic);
         add_engine(&mut self.engine, &other.engine);
         add_io(&mut self.io, &other.io);
+        self.turns.add(&other.turns);
         self.memory = match (self.memory, other.memory) {
             (Some(a), Some(b)) => Some(a + b),
             (a, b) => a.or(b),

@@ -140,6 +140,7 @@ impl<I: Io> ShardThread<I> {
         let mut executor = self.dispatcher.executor;
         executor.end_loans();
         executor.end_visits();
+        executor.end_extending();
         executor.into_shard()
     }
 
@@ -147,6 +148,7 @@ impl<I: Io> ShardThread<I> {
     pub fn turn(&mut self) -> Result<()> {
         let wait = self.how_long_to_wait();
         self.io.turn(wait).context("the I/O backend failed")?;
+        let began = Moment::now();
         self.waker.awake();
         self.dispatcher.now = Seconds(self.node.clock.unix_seconds());
         self.dispatcher.turn = self.io.counters().turns;
@@ -166,6 +168,7 @@ impl<I: Io> ShardThread<I> {
         self.settle_touched();
         self.upkeep();
         self.proceed_to_end();
+        self.dispatcher.executor.turns.count(Moment::now().since_ns(began));
         Ok(())
     }
 
@@ -271,9 +274,13 @@ impl<I: Io> ShardThread<I> {
     fn read_value(&mut self, id: ConnectionId) {
         let Some(client) = self.connections.get_mut(id) else { return };
         touch(&mut self.touched, client);
-        if !Dispatcher::is_for_hands(client) {
-            return;
+        if Dispatcher::is_for_hands(client) {
+            self.receive_value(id);
         }
+    }
+
+    fn receive_value(&mut self, id: ConnectionId) {
+        let client = self.connections.get_mut(id).expect("the caller has looked");
         match self.dispatcher.receive_value(client, |places| self.io.receive_into(id, places)) {
             Ok(Some(0)) => client.ending = client.ending.max(Ending::AfterInput),
             Ok(_) => {}
@@ -595,6 +602,11 @@ impl<I: Io> ShardThread<I> {
                 }
                 continue;
             }
+            if !client.by_hand && Dispatcher::is_for_hands(client) && self.io.may_receive_now(id) {
+                // The rest of a value is often there already: then nobody has to be told of it first.
+                self.receive_value(id);
+            }
+            let Some(client) = self.connections.get_mut(id) else { continue };
             if let Some(Output { buffer, loan }) = self.dispatcher.take_output(client) {
                 match loan {
                     None => self.io.send(id, buffer),
@@ -633,6 +645,7 @@ impl<I: Io> ShardThread<I> {
         let Some(mut client) = self.connections.remove(id) else { return };
         self.dispatcher.drop_values(&mut client);
         self.dispatcher.drop_intake(&mut client);
+        self.dispatcher.executor.drop_extending((self.shards.me, id));
         self.dispatcher.budget.forget(&client);
         if is_datagram(id) {
             return self.datagrams.forget(id);
@@ -687,7 +700,10 @@ impl<I: Io> ShardThread<I> {
     fn refuse_overdue(&mut self) {
         for id in self.dispatcher.budget.overdue(&self.connections, self.dispatcher.now) {
             let client = self.connections.get_mut(id).expect("the budget has just found it");
-            refuse_input(client);
+            let waited = client.waits_for_memory;
+            if !(waited && self.dispatcher.refuse_value(client)) {
+                refuse_input(client);
+            }
             touch(&mut self.touched, client);
         }
         self.settle_touched();

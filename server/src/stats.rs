@@ -47,7 +47,7 @@ fn zeroes(out: &mut Vec<u8>, names: &[&'static str]) {
 }
 
 fn general(out: &mut Vec<u8>, node: &Node, report: &ShardReport) {
-    let ShardReport { commands, traffic, engine, io, .. } = report;
+    let ShardReport { commands, traffic, engine, io, turns, .. } = report;
     let memory = report.memory.expect("every shard reports its memory");
     let connections = node.connections.load(Ordering::Relaxed) as u64;
     process(out, node);
@@ -212,6 +212,8 @@ fn general(out: &mut Vec<u8>, node: &Node, report: &ShardReport) {
             ("slabring_track_forced", traffic.track_forced),
             ("slabring_track_flushes", traffic.track_flushes),
             ("slabring_io_turns", io.turns),
+            ("slabring_turn_max_us", turns.max_us()),
+            ("slabring_turns_above_1_ms", turns.long),
             ("slabring_io_completions", io.completions),
             ("slabring_io_sends", io.sends),
             ("slabring_io_out_of_buffers", io.out_of_buffers),

@@ -130,7 +130,7 @@ pub struct Arguments {
     #[arg(short = 'n', long, value_name = "BYTES")]
     pub slab_min_size: Option<usize>,
 
-    /// Ask for large memory pages; always done.
+    /// Take all memory for items at the start; large pages are asked for in any case.
     #[arg(short = 'L', long)]
     pub enable_largepages: bool,
 

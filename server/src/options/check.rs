@@ -116,6 +116,7 @@ impl Given {
             port_file: None,
             user: given.user.clone(),
             core_dumps: given.enable_coredumps,
+            take_memory_at_start: given.enable_largepages,
             lock_memory: given.lock_memory,
             cluster: None,
             options: BTreeMap::new(),

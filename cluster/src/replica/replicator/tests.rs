@@ -174,7 +174,9 @@ fn scrubbing_makes_spoilt_stale_and_unknown_copies_what_the_primary_has() {
 fn who_shares_no_copies_with_anybody_serves_while_it_hears_of_half_of_the_others() {
     let mut pair = Pair::new(1, Mode::Rf1);
     let key = pair.key_of(SlotId(0));
-    pair.pass(4_000);
+    pair.pass(2_000);
+    pair.set(0, &key, "confirmed", None).unwrap();
+    pair.now = pair.now + Micros::from_millis(4_000);
     assert_eq!(pair.set(0, &key, "alone", None), Err(Refused::NoLease));
     let now = pair.now;
     pair.ends[0].replicator.heard(now, SlotId(1));
