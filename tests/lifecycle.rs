@@ -417,7 +417,7 @@ fn check_config_says_no_where_a_start_would_and_always_by_1() {
         (&["-B", "nosuch"], "nosuch"),
         (&["-p", "70000"], "70000"),
     ] {
-        for order in [[&["--check-config"], args].concat(), [args, &["--check-config"]].concat()] {
+        for order in [[&["--check-config"][..], args].concat(), [args, &["--check-config"]].concat()] {
             let Finished { status, stderr, .. } =
                 run_to_end(slabring_command().args(&order), REFUSAL_TIMEOUT).unwrap();
             assert!(stderr.contains(word), "{order:?} says no word of {word:?}: {stderr}");

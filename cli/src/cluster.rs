@@ -83,7 +83,10 @@ pub(crate) fn status(ring: &Ring, answers: &BTreeMap<String, Answer>, standing: 
             state(entry.state).to_owned(),
             if entry.zone.is_empty() { "-".to_owned() } else { entry.zone.clone() },
             client.clone(),
-            answers.get(&client).and_then(|answer| answer.shards).map_or_else(|| "?".to_owned(), |n| n.to_string()),
+            answers
+                .get(&client)
+                .and_then(|answer| answer.shards)
+                .map_or_else(|| "?".to_owned(), |n| n.to_string()),
             entry.weight.to_string(),
             part.primaries.to_string(),
             format!("{:.2}%", percent(part.primaries, PARTITION_COUNT)),
@@ -352,7 +355,10 @@ mod tests {
         assert_eq!(parts(&ring).iter().map(|part| part.primaries).sum::<usize>(), PARTITION_COUNT);
         assert!((1.0..1.1).contains(&balance(&ring)));
         let json = status_json(&ring, &answers, None);
-        assert_eq!((&json["nodes"][1]["answers"], &json["nodes"][1]["shards"]), (&json!("1.6.99"), &json!(7)));
+        assert_eq!(
+            (&json["nodes"][1]["answers"], &json["nodes"][1]["shards"]),
+            (&json!("1.6.99"), &json!(7))
+        );
         assert!(json["nodes"][0]["shards"].is_null() && text.contains(" ? "), "{text}");
     }
 }

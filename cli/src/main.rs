@@ -341,7 +341,9 @@ fn status(
     let mut answers: BTreeMap<_, _> = client
         .versions()
         .into_iter()
-        .map(|(server, version)| (server.to_string(), cluster::Answer { version: said(version), shards: None }))
+        .map(|(server, version)| {
+            (server.to_string(), cluster::Answer { version: said(version), shards: None })
+        })
         .collect();
     for (server, settings) in client.stats("settings") {
         let settings = settings.unwrap_or_default();

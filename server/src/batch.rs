@@ -741,6 +741,18 @@ mod tests {
         assert_eq!(executor.shard().memory().held, 0);
     }
 
+    #[test]
+    fn who_is_delivered_a_reply_has_no_outcome_at_its_sender() {
+        let mut executor = executor_with_values();
+        let mut batch = Batch::default();
+        let of_receiver = ReturnAddress { connection: connection(7), ticket: Ticket::NONE };
+        batch.deliver(of_receiver, b"STORED\r\n");
+        push(&mut batch, 1, "delete none\r\n");
+        batch.execute(visit(&mut executor), &mut false);
+        assert_eq!(outcomes(&batch), [(1, "NOT_FOUND\r\n".to_string())]);
+        assert_eq!(executor.deliveries.len(), 1);
+    }
+
     /// The letter in which connection `slot` announces a value of a mebibyte.
     fn announce(slot: u32) -> Batch {
         let line = format!("set large:{slot} 0 0 1\r\n1\r\n");

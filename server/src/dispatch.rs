@@ -685,8 +685,14 @@ impl Dispatcher {
         let fences = self.executor.shard().fence_bytes();
         let locks = self.node.locks.as_ref().map_or(0, |locks| locks.counts.bytes.load(Ordering::Relaxed));
         let locks = locks / usize::from(self.shards.count);
-        let bytes =
-            self.budget.bytes() + spare + logs + self.post.capacity_bytes() + links + waiting + fences + locks;
+        let bytes = self.budget.bytes()
+            + spare
+            + logs
+            + self.post.capacity_bytes()
+            + links
+            + waiting
+            + fences
+            + locks;
         self.executor.traffic.buffer_bytes = bytes as u64;
         bytes
     }

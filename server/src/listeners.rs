@@ -88,8 +88,8 @@ impl Listeners {
         let mut tcp = Vec::new();
         for listen in &settings.listen {
             let entrance = Entrance { listener: tcp.len(), direct: false, ..entrance_of(listen, settings) };
-            let (address, fds) =
-                patiently(|| open_tcp(listen.address, settings)).map_err(|error| in_use(listen.address, &error))?;
+            let (address, fds) = patiently(|| open_tcp(listen.address, settings))
+                .map_err(|error| in_use(listen.address, &error))?;
             tcp.push(address);
             for (place, fd) in per_shard.iter_mut().zip(fds) {
                 place.streams.push((fd, entrance));

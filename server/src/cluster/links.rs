@@ -54,7 +54,6 @@ const REPLY_BYTES_KEPT: usize = 64 << 10;
 /// keys of several nodes at once has its answers in one piece then.
 const HELD_BACK_TIME_MAX: Micros = Micros(200);
 
-
 /// Who executes a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Owner {
@@ -519,7 +518,9 @@ impl Links {
         match self.complaints.refused(self.now) {
             None => {}
             Some(1) => warn!("refused {name} as another node: {reason}"),
-            Some(count) => warn!("refused {name} as another node: {reason}; {count} times since the last line"),
+            Some(count) => {
+                warn!("refused {name} as another node: {reason}; {count} times since the last line")
+            }
         }
     }
 

@@ -126,8 +126,7 @@ impl<W: Asker> Table<W> {
     /// What a lock takes besides its name: the trees' nodes are at least half full, and the allocator rounds up.
     const LOCK_BYTES: usize = 2 * size_of::<(Name, Lock<W>, (Millis, u64), Name)>() + SESSION_SIZE_MAX + 48;
     /// What a request takes that waits.
-    const WAITER_BYTES: usize =
-        2 * size_of::<(Waiter<W>, (W::Client, u64), Name)>() + SESSION_SIZE_MAX + 16;
+    const WAITER_BYTES: usize = 2 * size_of::<(Waiter<W>, (W::Client, u64), Name)>() + SESSION_SIZE_MAX + 16;
 
     /// Nobody holds anything. No lock is given out, and nobody waits, that would take more memory than this.
     pub fn new(bytes_max: usize) -> Self {

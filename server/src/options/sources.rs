@@ -204,8 +204,21 @@ impl Given {
         self.origins.contains_key(id)
     }
 
-    /// All settings as lines of a configuration file, each with its origin; also those whose values are found by the machine.
+    /// All settings as lines of a configuration file, each with its origin.
     pub fn listing(&self, settings: &Settings) -> String {
+        let line = |(long, (id, value)): (&String, &(String, String))| {
+            format!("{long} = {value}  # {}\n", self.origin(id))
+        };
+        self.complete(settings).iter().map(line).collect()
+    }
+
+    /// The value of every option that has one, by its long name, as a configuration file would have it.
+    pub fn options(&self, settings: &Settings) -> BTreeMap<String, String> {
+        self.complete(settings).into_iter().map(|(long, (_, value))| (long, value)).collect()
+    }
+
+    /// As [`Given::values`], with those that were found because nobody gave them.
+    fn complete(&self, settings: &Settings) -> BTreeMap<String, (String, String)> {
         let mut values = self.values();
         for (long, value) in [
             ("threads", settings.threads.to_string()),
@@ -214,15 +227,7 @@ impl Given {
         ] {
             values.entry(long.into()).or_insert_with(|| (long.replace('-', "_"), format!("{value:?}")));
         }
-        let line = |(long, (id, value)): (&String, &(String, String))| {
-            format!("{long} = {value}  # {}\n", self.origin(id))
-        };
-        values.iter().map(line).collect()
-    }
-
-    /// The value of every option that has one, by its long name, as a configuration file would have it.
-    pub fn options(&self) -> BTreeMap<String, String> {
-        self.values().into_iter().map(|(long, (_, value))| (long, value)).collect()
+        values
     }
 
     /// By long name: the id and the value in TOML.

@@ -63,15 +63,16 @@ impl Asker for u32 {
 
 impl Table<u32> {
     fn check(&self) {
-        let waiters = self.locks.iter().flat_map(|(name, lock)| {
-            lock.waiters.iter().map(|waiter| (waiter.key(), Rc::clone(name)))
-        });
-        assert_eq!(self.waiting, waiters.collect());
+        let waiters = self
+            .locks
+            .iter()
+            .flat_map(|(name, lock)| lock.waiters.iter().map(move |waiter| (waiter.key(), Rc::clone(name))));
+        assert_eq!(self.waiting, waiters.collect::<BTreeMap<_, _>>());
         let due = self.locks.iter().map(|(name, lock)| {
             assert_eq!(lock.due.0, next_of(lock));
             (lock.due, Rc::clone(name))
         });
-        assert_eq!(self.due, due.collect());
+        assert_eq!(self.due, due.collect::<BTreeMap<_, _>>());
         assert_eq!(self.names_bytes, self.locks.keys().map(|name| name.len()).sum::<usize>());
     }
 }
