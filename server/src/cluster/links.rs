@@ -34,7 +34,7 @@ use crate::batch::{Outcome, ReturnAddress};
 use crate::connection::{Connection, Connections};
 use crate::discovery::DISCOVERY_KEY;
 use crate::dispatch::Dispatcher;
-use crate::execute::Executor;
+use crate::execute::{Asker, Executor};
 use crate::exptime::flush_due;
 use crate::live::Held;
 use crate::node::Node;
@@ -333,7 +333,7 @@ impl Links {
             return;
         };
         for ring in before.iter().filter(|_| begins).chain([ring]) {
-            replication.follow(now, executor.shard_mut(), ring, self.own_slot(ring));
+            replication.follow(now, executor, ring, self.own_slot(ring));
         }
         executor.replication = Some(replication);
     }
@@ -635,7 +635,7 @@ impl Links {
         let executor = &mut dispatcher.executor;
         // Who is ahead of this node's ring sends again.
         let Some(mut replication) = executor.replication.take() else { return };
-        if replication.received(now, executor.shard_mut(), self.peers.body()).is_err() {
+        if replication.received(now, executor, self.peers.body()).is_err() {
             self.peers.refuse_message(link);
         }
         executor.replication = Some(replication);
@@ -724,7 +724,9 @@ impl Links {
                 return self.peers.respond(asked, Status::Done, &self.reply);
             }
             let manner = Manner::of(&request);
-            match executor.execute_copied(now, &request, connection, &mut self.reply) {
+            // The number of a tracker that another node gave out means nothing here.
+            let asker = Asker { connection, is_local: false };
+            match executor.execute_copied(now, &request, asker, &mut self.reply) {
                 Executed::Now => self.peers.respond(asked, Status::Done, &self.reply),
                 Executed::Refused(error) => self.refuse(asked, manner, error),
                 Executed::Later(id) => executor.attend(id, Waiter::Node(asked)),
@@ -776,7 +778,8 @@ impl Links {
                 executor.execute(now, &request, connection, &mut self.reply);
                 return dispatcher.answer_from_afar(client, place, Ok(&self.reply));
             }
-            match executor.execute_copied(now, &request, connection, &mut self.reply) {
+            let asker = Asker { connection, is_local: true };
+            match executor.execute_copied(now, &request, asker, &mut self.reply) {
                 Executed::Now => dispatcher.answer_from_afar(client, place, Ok(&self.reply)),
                 Executed::Refused(error) => answer_later(client, place, Err(error)),
                 Executed::Later(id) => executor.attend(id, Waiter::Client(place)),
