@@ -607,10 +607,24 @@ impl Links {
                 Effect::Closed { link, reason, was_up } => {
                     self.closed(io, link, &reason, was_up, dispatcher);
                 }
+                Effect::RingDiffers { link } => self.tell_difference(link),
                 Effect::RingReceived => {
                     self.cluster().tell(News::Document(self.peers.body().to_vec()));
                 }
             }
+        }
+    }
+
+    /// All nodes must be given the same list and the same options about it, or the same file.
+    fn tell_difference(&self, link: LinkId) {
+        let Some(peer) = self.peers.link(link).and_then(|link| link.peer()) else { return };
+        if self.cluster().note_difference() {
+            warn!(
+                "{} follows another ring of the same epoch {}: compare --peers or the file of --cluster, --replicas, --replication, \
+                 with copies -t, and the clients' ports, on both nodes",
+                peer.node,
+                self.cluster().epoch()
+            );
         }
     }
 
