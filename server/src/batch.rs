@@ -8,7 +8,7 @@ use slabring_reactor::ConnectionId;
 use crate::budget::waits_too_long;
 use crate::cluster::links::is_errand;
 use crate::datagrams::is_datagram;
-use crate::execute::Executor;
+use crate::execute::{Asker, Executor};
 use crate::extending::extends;
 use crate::intake::Kept;
 use crate::lending::{Lent, LentAway};
@@ -383,7 +383,10 @@ impl Batch {
                         let request = parcel.request(entry);
                         let connection = shards.connection_number(sender, entry.sender.connection.slot);
                         if executor.replicates() {
-                            match executor.execute_copied(now, &request, connection, replies) {
+                            assert!(entry.work != Work::GetAlone, "a node that stands alone has no copies");
+                            let is_local = !is_answered_whole(entry.sender.connection);
+                            let asker = Asker { connection, is_local };
+                            match executor.execute_copied(now, &request, asker, replies) {
                                 Executed::Now => {}
                                 Executed::Refused(error) => {
                                     replies.extend(Manner::of(&request).reply(Err(error)));

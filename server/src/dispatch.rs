@@ -14,7 +14,7 @@ use crate::cluster::forward::{Place, answer_later};
 use crate::cluster::links::{Links, Owner};
 use crate::connection::{Connection, Deferred, Ending, Input, Stream};
 use crate::datagrams::is_datagram;
-use crate::execute::Executor;
+use crate::execute::{Asker, Executor};
 use crate::extending::extends;
 use crate::gather::SMALL_PACKET_BYTES;
 use crate::lending::{
@@ -418,9 +418,10 @@ impl Dispatcher {
     /// Executes a request for an item that has copies on other nodes: the reply may come later.
     fn execute_copied(&mut self, client: &mut Connection, request: &Request<'_>) {
         let connection = self.shards.connection_number(self.shards.me, client.id.slot);
+        let asker = Asker { connection, is_local: true };
         let (executor, now) = (&mut self.executor, self.now);
         let mut executed = Executed::Now;
-        client.outbox.local(|out| executed = executor.execute_copied(now, request, connection, out));
+        client.outbox.local(|out| executed = executor.execute_copied(now, request, asker, out));
         match executed {
             Executed::Now => {}
             Executed::Refused(error) => {
@@ -676,7 +677,7 @@ impl Dispatcher {
         }
     }
 
-    /// All memory that is not the engine's and not fixed, for the report and the budget.
+    /// All memory that is not the engine's and not fixed, for the budget; the report has the bench too, which is beside the budget.
     pub fn count_all_buffers(&mut self) -> usize {
         let spare: usize = self.spare_buffers.iter().map(Vec::capacity).sum();
         let logs = self.executor.log_capacity_bytes();
@@ -693,7 +694,8 @@ impl Dispatcher {
             + waiting
             + fences
             + locks;
-        self.executor.traffic.buffer_bytes = bytes as u64;
+        let bench = self.executor.replication.as_ref().map_or(0, |replication| replication.bench_bytes());
+        self.executor.traffic.buffer_bytes = (bytes + bench) as u64;
         bytes
     }
 }

@@ -38,6 +38,15 @@ use crate::watch::{Ticket, WatchLog, Watchers};
 /// Chunks looked at in a step towards a lower limit on memory: a quarter of a millisecond.
 const SETTLE_CHUNKS: usize = 1024;
 
+/// Who asks, as far as that matters to what is executed where items have copies.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker {
+    /// The number by which people know the connection.
+    pub connection: u32,
+    /// A client of this node: the number of a tracker that it names means something here.
+    pub is_local: bool,
+}
+
 /// A shard with its counters.
 pub struct Executor {
     shard: Shard,
@@ -63,6 +72,8 @@ pub struct Executor {
     settling: bool,
     /// A large value need not be copied into the reply: it may be left in `lent`.
     lends: bool,
+    /// What is executed without lending is asked by a client of this node all the same.
+    is_local: bool,
     lent: Option<Box<(usize, Lent)>>,
     /// Copies on other nodes, if the ring says that there are any.
     pub replication: Option<Box<Replication>>,
@@ -121,6 +132,7 @@ impl Executor {
             sweep_wanted: false,
             settling: false,
             lends: false,
+            is_local: false,
             lent: None,
             replication: None,
             deliveries: Vec::new(),
@@ -154,6 +166,11 @@ impl Executor {
     /// The engine.
     pub fn shard_mut(&mut self) -> &mut Shard {
         &mut self.shard
+    }
+
+    /// The engine, and whom to tell of changes, if anybody wants to hear of them.
+    pub fn shard_and_tracking(&mut self) -> (&mut Shard, Option<&mut Tracking>) {
+        (&mut self.shard, Some(&mut self.tracking).filter(|tracking| tracking.is_active()))
     }
 
     /// The engine, at the end.
@@ -236,13 +253,20 @@ impl Executor {
         &mut self,
         now: Seconds,
         request: &Request<'_>,
-        connection: u32,
+        asker: Asker,
         out: &mut Vec<u8>,
     ) -> Executed {
         let mut replication = self.replication.take().expect("the caller has looked");
-        let executed = replication.execute(self, now, request, connection, out);
+        let executed = replication.execute(self, now, request, asker, out);
         self.replication = Some(replication);
         executed
+    }
+
+    /// As [`Executor::execute`], for one of whom more is known.
+    pub fn execute_for(&mut self, now: Seconds, request: &Request<'_>, asker: Asker, out: &mut Vec<u8>) {
+        self.is_local = asker.is_local;
+        self.execute(now, request, asker.connection, out);
+        self.is_local = false;
     }
 
     /// Says who waits for the reply to a request that was executed so.
@@ -390,7 +414,13 @@ impl Executor {
         if !self.admits(request, key) {
             return refuse_fence(request, request.value.len(), out);
         }
+        self.execute_admitted(now, request, key, out);
+    }
+
+    /// As [`Executor::execute_unobserved`], whatever fence the request names: it has been asked for. `key` is the decoded one.
+    pub fn execute_admitted(&mut self, now: Seconds, request: &Request<'_>, key: &[u8], out: &mut Vec<u8>) {
         match request.command {
+            Command::Get { .. } => self.get(now, request, self.shard.hash_of(request.key), out),
             Command::GetAndTouch { exptime, .. } => self.get_and_touch(now, request, exptime, out),
             Command::Store { .. } | Command::MetaStore(_) => {
                 let outcome = self.count_store(now, &store_of(now, request, key));

@@ -20,12 +20,12 @@ use slabring_cluster::report::ShardReport;
 use slabring_cluster::ring::{Mode, Ring};
 use slabring_cluster::table::SlotId;
 use slabring_cluster::time::Micros;
-use slabring_engine::{Seconds, Shard};
+use slabring_engine::Seconds;
 use slabring_protocol::{ErrorReply, KEY_SIZE_MAX, Request};
 use slabring_reactor::clock::Moment;
 
 use crate::cluster::Cluster;
-use crate::execute::{Executor, refuse_fence};
+use crate::execute::{Asker, Executor, refuse_fence};
 use crate::node::Node;
 use crate::report::Traffic;
 use crate::shards::Shards;
@@ -38,6 +38,8 @@ use waiting::{Owned, Waiting};
 
 /// A write whose copies do not confirm it for so long is answered: nobody knows what became of it.
 const WRITE_TIME_MAX: Micros = Micros::from_millis(250);
+/// What waits for other nodes has this part of a shard's memory, and counts as such.
+const QUEUE_PART: usize = 4;
 /// Requests that wait for their keys are tried again after this time, if nothing has told of them before.
 const RETRY_EVERY: Micros = Micros::from_millis(2);
 /// Time from one look at what the state machine has to do to the next, while nothing comes.
@@ -101,7 +103,9 @@ impl Replication {
             true => VersionClock::default(),
             false => VersionClock::beginning_at(cluster.incarnation.0),
         };
-        let replicator = Replicator::new(cluster.incarnation, shards.me.0, 0..partitions).with_clock(clock);
+        let replicator = Replicator::new(cluster.incarnation, shards.me.0, 0..partitions)
+            .with_clock(clock)
+            .with_queue_bytes(node.settings.shard_memory_bytes() / QUEUE_PART);
         Ok(Self {
             replicator,
             bench: Bench::new(&node.settings)?,
@@ -127,12 +131,17 @@ impl Replication {
         clock_of(self.start)
     }
 
+    fn items<'e>(&self, executor: &'e mut Executor, now: Seconds) -> Items<'e> {
+        let (shard, tracking) = executor.shard_and_tracking();
+        Items::new(shard, now, self.start_unix, self.shards).telling(tracking)
+    }
+
     /// Follows a newer ring, in which this node has the place `me`, if any.
-    pub fn follow(&mut self, now: Seconds, shard: &mut Shard, ring: &Arc<Ring>, me: Option<SlotId>) {
+    pub fn follow(&mut self, now: Seconds, executor: &mut Executor, ring: &Arc<Ring>, me: Option<SlotId>) {
         let is_newer = self.replicator.ring().is_none_or(|known| known.epoch() < ring.epoch());
         if is_newer {
             let at = self.clock();
-            let mut items = Items::new(shard, now, self.start_unix, self.shards);
+            let mut items = self.items(executor, now);
             self.replicator.adopt(at, &mut items, ring, me);
             items.settle();
             self.word_at = at;
@@ -160,9 +169,9 @@ impl Replication {
     }
 
     /// A message of another node came in.
-    pub fn received(&mut self, now: Seconds, shard: &mut Shard, message: &[u8]) -> Result<(), Garbled> {
+    pub fn received(&mut self, now: Seconds, executor: &mut Executor, message: &[u8]) -> Result<(), Garbled> {
         let at = self.clock();
-        let mut items = Items::new(shard, now, self.start_unix, self.shards);
+        let mut items = self.items(executor, now);
         let outcome = self.replicator.received(at, &mut items, message);
         items.settle();
         outcome
@@ -196,7 +205,14 @@ impl Replication {
 
     /// Memory of them.
     pub fn buffer_bytes(&self) -> usize {
-        self.waiting.bytes()
+        let sends: usize = self.sends.iter().map(|(_, bytes)| bytes.capacity()).sum();
+        self.waiting.bytes() + self.replicator.buffer_bytes() + sends
+    }
+
+    /// Memory of the bench, which is beside the shard's.
+    pub fn bench_bytes(&self) -> usize {
+        let memory = self.bench.executor().shard().memory();
+        memory.index + memory.pages + memory.policy
     }
 
     /// How writes are acknowledged.
@@ -242,7 +258,7 @@ impl Replication {
         while let Some(id) = self.waiting.next_to_go() {
             self.retry(executor, now, id);
         }
-        let mut items = Items::new(executor.shard_mut(), now, self.start_unix, self.shards);
+        let mut items = self.items(executor, now);
         self.replicator.turn(self.now, &mut items);
         if self.now >= self.scrub_at {
             let has_more = self.replicator.scrub(self.now, &items);
@@ -278,17 +294,17 @@ impl Replication {
         executor: &mut Executor,
         now: Seconds,
         request: &Request<'_>,
-        connection: u32,
+        asker: Asker,
         out: &mut Vec<u8>,
     ) -> Executed {
         let mut scratch = [0; KEY_SIZE_MAX];
         let hash = hash_key(request.decoded_key(&mut scratch));
         if self.waiting.is_busy(hash) {
-            return self.park(request, hash, connection);
+            return self.park(request, hash, asker);
         }
         let id = self.waiting.next_id();
-        match self.attempt(executor, now, request, (id, hash, connection), out) {
-            Err(Refused::Wait) => self.park(request, hash, connection),
+        match self.attempt(executor, now, request, (id, hash, asker), out) {
+            Err(Refused::Wait) => self.park(request, hash, asker),
             Err(refused) => {
                 self.refused += 1;
                 Executed::Refused(told(refused))
@@ -297,9 +313,9 @@ impl Replication {
         }
     }
 
-    fn park(&mut self, request: &Request<'_>, hash: u64, connection: u32) -> Executed {
+    fn park(&mut self, request: &Request<'_>, hash: u64, asker: Asker) -> Executed {
         let deadline = self.clock() + WRITE_TIME_MAX;
-        match self.waiting.park(Owned::new(request, connection), hash, deadline) {
+        match self.waiting.park(Owned::new(request, asker), hash, deadline) {
             Some(id) => Executed::Later(id),
             None => Executed::Refused(ErrorReply::CopiesOverloaded),
         }
@@ -308,9 +324,9 @@ impl Replication {
     /// Tries a request that waits for its key.
     fn retry(&mut self, executor: &mut Executor, now: Seconds, id: WaitId) {
         let Some((owned, hash, deadline)) = self.waiting.parked(id) else { return };
-        let (request, connection) = (owned.request(), owned.connection);
+        let (request, asker) = (owned.request(), owned.asker);
         let mut reply = Vec::new();
-        let attempt = self.attempt(executor, now, &request, (id, hash, connection), &mut reply);
+        let attempt = self.attempt(executor, now, &request, (id, hash, asker), &mut reply);
         let outcome = match attempt {
             Err(Refused::Wait) if self.now < deadline => return self.waiting.park_again(id, owned),
             Err(refused) => {
@@ -330,14 +346,14 @@ impl Replication {
         executor: &mut Executor,
         now: Seconds,
         request: &Request<'_>,
-        (id, hash, connection): (WaitId, u64, u32),
+        (id, hash, asker): (WaitId, u64, Asker),
         out: &mut Vec<u8>,
     ) -> Result<Executed, Refused> {
         let mut scratch = [0; KEY_SIZE_MAX];
         let key = request.decoded_key(&mut scratch);
         let start = out.len();
         if !evaluate::may_change(executor.shard(), now, request, key) {
-            executor.execute(now, request, connection, out);
+            executor.execute_for(now, request, asker, out);
             return self.check_read(hash, key, start, out).map(|()| Executed::Now);
         }
         if evaluate::names_cas(request) {
@@ -357,10 +373,9 @@ impl Replication {
         let (key, invalidates, deadline) =
             (key.to_vec(), evaluate::invalidates(request), at + WRITE_TIME_MAX);
         let write = Write { token: id, hash, key, content, invalidates, deadline };
-        let mut items = Items::new(executor.shard_mut(), now, self.start_unix, self.shards);
+        let mut items = self.items(executor, now);
         let written = self.replicator.write(at, &mut items, write);
         let has_room = items.settle();
-        executor.note_write(request);
         match written {
             Ok(given) => assert!(given == version, "the next version is the one that comes next"),
             Err(refused) => {

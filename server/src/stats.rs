@@ -274,6 +274,7 @@ fn cluster_fields(out: &mut Vec<u8>, cluster: &Cluster, report: &ShardReport) {
         [
             ("slabring_ring_epoch", cluster.epoch()),
             ("slabring_rings_refused", cluster.documents_refused()),
+            ("slabring_rings_different", cluster.rings_different()),
             ("slabring_peer_links", traffic.peer_links),
             ("slabring_peer_links_lost", traffic.peer_links_lost),
             ("slabring_peer_links_refused", traffic.peer_links_refused),

@@ -365,6 +365,7 @@ fn told(failure: Failure) -> ErrorReply {
         Failure::OwnerGone => ErrorReply::OwnerGone,
         Failure::Expired => ErrorReply::OwnerSilent,
         Failure::Busy => ErrorReply::OwnerBusy,
+        Failure::TooLarge => ErrorReply::TooLarge,
         Failure::Unsettled | Failure::Disagreement => ErrorReply::RingUnsettled,
     }
 }

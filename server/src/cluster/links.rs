@@ -270,7 +270,7 @@ impl Links {
             return;
         };
         for ring in before.iter().filter(|_| begins).chain([ring]) {
-            replication.follow(now, executor.shard_mut(), ring, self.own_slot(ring));
+            replication.follow(now, executor, ring, self.own_slot(ring));
         }
         executor.replication = Some(replication);
     }
@@ -430,10 +430,24 @@ impl Links {
                 Effect::Closed { link, reason, was_up } => {
                     self.closed(io, link, &reason, was_up, dispatcher);
                 }
+                Effect::RingDiffers { link } => self.tell_difference(link),
                 Effect::RingReceived => {
                     self.cluster().tell(News::Document(self.peers.body().to_vec()));
                 }
             }
+        }
+    }
+
+    /// All nodes must be given the same list and the same options about it, or the same file.
+    fn tell_difference(&self, link: LinkId) {
+        let Some(peer) = self.peers.link(link).and_then(|link| link.peer()) else { return };
+        if self.cluster().note_difference() {
+            warn!(
+                "{} follows another ring of the same epoch {}: compare --peers or the file of --cluster, --replicas, --replication, \
+                 with copies -t, and the clients' ports, on both nodes",
+                peer.node,
+                self.cluster().epoch()
+            );
         }
     }
 
@@ -458,7 +472,7 @@ impl Links {
         let executor = &mut dispatcher.executor;
         // Who is ahead of this node's ring sends again.
         let Some(mut replication) = executor.replication.take() else { return };
-        if replication.received(now, executor.shard_mut(), self.peers.body()).is_err() {
+        if replication.received(now, executor, self.peers.body()).is_err() {
             self.peers.refuse_message(link);
         }
         executor.replication = Some(replication);

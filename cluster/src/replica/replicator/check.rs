@@ -77,6 +77,7 @@ impl<T: Copy> Replicator<T> {
         if sender.epoch != epoch {
             return;
         }
+        let queue_bytes_max = self.queue_bytes_max();
         for (key, version) in check.keys {
             let hash = hash_key(&key);
             // What is being written is on its way there already.
@@ -100,7 +101,7 @@ impl<T: Copy> Replicator<T> {
             }
             let known = store.read(now, hash, &key);
             let record = known.unwrap_or(Record { key, hash, version, content: None });
-            if stream.has_room(record_bytes(&record)) {
+            if stream.has_room(record_bytes(&record), queue_bytes_max) {
                 stream.push(epoch, Entry::Bulk(record));
             }
         }

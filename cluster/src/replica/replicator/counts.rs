@@ -55,6 +55,13 @@ impl<T: Copy> Replicator<T> {
         }
     }
 
+    /// Memory of what waits for other nodes: a look at every open write.
+    pub fn buffer_bytes(&self) -> usize {
+        let queued: usize = self.streams.values().map(Stream::queue_bytes).sum();
+        let open = self.open.values().map(|open| size_of::<Open<T>>() + record_bytes(&open.record));
+        queued + open.sum::<usize>()
+    }
+
     fn backup_count(&self) -> u64 {
         let (Some(ring), Some(me)) = (&self.ring, self.me) else { return 0 };
         let is_held = |partition: &PartitionId| {
