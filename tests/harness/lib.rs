@@ -7,6 +7,7 @@ use std::io::Write as _;
 
 pub mod cluster;
 pub mod connection;
+pub mod coordinated;
 pub mod differential;
 pub mod etcd;
 pub mod fickle;
