@@ -18,6 +18,9 @@ use crate::time::Micros;
 
 mod replicated;
 
+/// The first ring waits for who is just coming, until one has been there for so many times what a node needs to be counted.
+const FIRST_RING_WAITS: u64 = 3;
+
 /// How a conductor judges.
 #[derive(Clone, Debug)]
 pub struct Judgement {
@@ -189,7 +192,13 @@ impl Conductor {
 
     fn first_ring(&self, now: Micros, above: Epoch) -> Option<RingDocument> {
         let ready: Vec<_> = self.ready(now).filter(|described| !described.stands_by()).collect();
-        if ready.len() < self.judgement.first_nodes.max(1) {
+        // Who is coming now would have to be moved to later; one that never stays is not waited for.
+        let is_late = |(_, since): &(NodeDescription, Micros)| {
+            now.since(*since).0 >= FIRST_RING_WAITS * self.judgement.up_after.0
+        };
+        let coming = self.present.values().filter(|(described, _)| !described.stands_by());
+        let are_all_ready = ready.len() == coming.clone().count() || coming.clone().any(is_late);
+        if ready.len() < self.judgement.first_nodes.max(1) || !are_all_ready {
             return None;
         }
         let replicas = self.judgement.first_replicas;

@@ -10,6 +10,7 @@ pub mod clients;
 pub mod cluster;
 pub mod connection;
 pub mod counter;
+pub mod coordinated;
 pub mod differential;
 pub mod etcd;
 pub mod fickle;

@@ -71,6 +71,24 @@ fn the_first_ring_waits_for_its_nodes() {
 }
 
 #[test]
+fn the_first_ring_waits_for_who_is_coming_and_not_for_who_never_stays() {
+    let mut office = Office::new(2);
+    office.watch(1, &registered(&[1, 2]));
+    office.watch(1, &registered(&[1, 2, 3]));
+    assert_eq!(office.watch(1, &registered(&[1, 2, 3])), 1);
+    assert_eq!(office.states(), [Up, Up, Up], "nothing has to be moved to the third");
+    let mut office = Office::new(2);
+    let mut changes = 0;
+    for _ in 0..4 {
+        // It begins anew in each look.
+        changes += office.watch(1, &registered(&[1, 2]));
+        office.view.nodes = registered(&[1, 2, 3]);
+        office.conductor.look(office.now, None, &office.view.nodes);
+    }
+    assert_eq!(changes, 1);
+}
+
+#[test]
 fn a_node_that_blinks_stays() {
     let mut office = Office::new(3);
     office.watch(10, &registered(&[1, 2, 3]));
