@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use slabring_tests::cluster::{Cluster, File, Neighbourhood};
 use slabring_tests::process::run_to_end;
-use slabring_tests::replay::{Cuts, Report};
-use slabring_tests::{Connection, Server, Signal, Transcript, announce_skip, toolbox};
+use slabring_tests::replay::{ABOUT_THE_NODE, Cuts, check_all};
+use slabring_tests::{Connection, Server, Signal, announce_skip, toolbox};
 
 /// Keys that every node of a small cluster owns some of.
 const KEYS: usize = 300;
@@ -121,36 +121,12 @@ fn check_transcripts(weights: &[u16], args: &[&str]) {
     let ring = File::new(&place.ring(1, weights));
     let count = u8::try_from(weights.len()).expect("few nodes");
     let cluster = Cluster::start(place, count, &[&["--cluster", ring.path()], args].concat());
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("transcripts");
-    let mut report = Report::default();
-    for entry in std::fs::read_dir(folder).expect("the transcripts are beside this file") {
-        let path = entry.expect("a readable folder").path();
-        let mut transcript = Transcript::read(&path).expect("a well-formed transcript");
-        let sections = transcript.sections.len();
-        transcript.sections.retain(|section| !ABOUT_THE_NODE.contains(&section.title.as_str()));
-        report.skipped_count += sections - transcript.sections.len();
-        report.add(&transcript, &cluster.nodes[0], Cuts::Turns);
-        // Fences stay when a node is emptied, so what is about them can be played once.
-        if transcript.name != "own.txt" {
-            report.add(&transcript, &cluster.nodes[0], Cuts::Together);
-        }
-    }
-    assert!(report.failures.is_empty(), "{}", report.failures.join("\n"));
+    let report = check_all(&cluster.nodes[0], &ABOUT_THE_NODE, &[Cuts::Turns, Cuts::Together]);
     let mut front = cluster.nodes[0].connect();
     assert_eq!(front.stat("curr_items"), 0);
     assert!(front.stat("slabring_forwarded") > 1_000);
     announce_skip(format_args!("{} sections about the node that is asked", report.skipped_count));
 }
-
-/// Sections that ask for what only the node with the items can tell, its statistics and dumps; or that name the one node there is.
-const ABOUT_THE_NODE: [&str; 6] = [
-    "statistics by prefix follow the keys",
-    "meta gets count by prefix, too",
-    "only one kind of requests waits behind a dump: all",
-    "a base64 key is dumped as one",
-    "sizes are counted once that is switched on",
-    "clients of a managed service find the node",
-];
 
 #[test]
 fn a_node_that_owns_nothing_answers_as_written_over_uring() {
@@ -439,7 +415,7 @@ fn keys_that_stayed_are_still_there_when_a_node_owns_others_again() {
     let keys = || (0..KEYS).map(|n| format!("key{n}"));
     let (_, of_second) = own_and_foreign(&cluster, 0, 1);
     keys().for_each(|key| connection.set(&key, "old"));
-    let mut follow = |epoch, weights: &[u16]| {
+    let follow = |epoch, weights: &[u16]| {
         ring.write(&place.ring(epoch, weights));
         cluster.nodes[0].signal(Signal::Reload);
         wait_until("the ring", || {

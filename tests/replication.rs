@@ -1,12 +1,11 @@
 //! Real nodes whose items have copies: every command means what it means without, the copies follow, and who takes over has
 //! everything that the mode promises.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use slabring_tests::cluster::{Cluster, File, Neighbourhood};
-use slabring_tests::replay::{Cuts, Report};
-use slabring_tests::{Connection, Server, Signal, Transcript};
+use slabring_tests::replay::{Cuts, check_all};
+use slabring_tests::{Connection, Server, Signal};
 
 const KEYS: usize = 300;
 const MODES: [&str; 3] = ["async", "inval", "sync"];
@@ -51,19 +50,7 @@ fn sum(cluster: &Cluster, name: &str) -> u64 {
 
 fn check_transcripts(mode: &str, args: &[&str]) {
     let cluster = of_peers(2, "2", mode, args[1]);
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("transcripts");
-    let mut report = Report::default();
-    for entry in std::fs::read_dir(folder).expect("the transcripts are beside this file") {
-        let path = entry.expect("a readable folder").path();
-        let mut transcript = Transcript::read(&path).expect("a well-formed transcript");
-        transcript.sections.retain(|section| !DIFFERENT.contains(&section.title.as_str()));
-        report.add(&transcript, &cluster.nodes[0], Cuts::Turns);
-        // Fences stay when a node is emptied, so what is about them can be played once.
-        if transcript.name != "own.txt" {
-            report.add(&transcript, &cluster.nodes[0], Cuts::Together);
-        }
-    }
-    assert!(report.failures.is_empty(), "{}", report.failures.join("\n"));
+    check_all(&cluster.nodes[0], &DIFFERENT, &[Cuts::Turns, Cuts::Together]);
 }
 
 /// Sections about the node that is asked, which has some of the keys only; and those where versions tell copies from the lack of them: a

@@ -307,6 +307,11 @@ impl Link {
         matches!(self.state, State::Up) && self.closing.is_none()
     }
 
+    /// When bytes came last.
+    pub fn received_at(&self) -> Micros {
+        self.received_at
+    }
+
     /// Whether an end is still to be told.
     pub(crate) fn is_ending(&self) -> bool {
         self.closing.is_some()

@@ -11,10 +11,12 @@ pub mod assignment;
 pub mod document;
 pub mod file;
 pub mod partitions;
+pub mod progress;
 pub mod replication;
 
 pub use assignment::{Assignment, Learner};
 pub use document::{Epoch, Mode, NodeState, Refusal, RingDocument, SlotEntry, Term, ZONE_BYTES_MAX};
+pub use progress::Progress;
 pub use replication::{Movement, Replication};
 
 /// In every mark: none is 0.

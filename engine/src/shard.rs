@@ -34,6 +34,8 @@ const VERSION_START: u64 = 1;
 /// This part of the budget is put to use for the index at once.
 const INDEX_SHARE_AT_START: usize = 256;
 const BUCKETS_MIN: usize = 64;
+/// This part of the arena is left to be taken later: the budget holds the index too.
+const PREFAULT_LEFT: usize = 16;
 /// A page up to this size is emptied within a fraction of a millisecond, so none is kept spare.
 const PAGE_SIZE_AT_ONCE_MAX: usize = 16 << 10;
 
@@ -52,6 +54,9 @@ pub struct Shard {
     pub(crate) ghost: Option<Ghost>,
     /// Only for the policy that chooses among settings.
     pub(crate) shadows: Option<Box<Shadows>>,
+    /// More than half of the budget is free, so that nothing will have to go for a while and requests need not be counted for the
+    /// day. As of the last new item.
+    pub(crate) has_ample_room: bool,
     /// Keys whose sampled bits are below this concern the shadows and the comparison of the classes.
     pub(crate) sampled_below: u32,
     /// Only for the policy that goes by it.
@@ -122,7 +127,13 @@ pub(crate) enum Death {
 impl Shard {
     /// Reserves the address space of a shard. Memory is taken from the kernel as items come.
     pub fn new(config: &Config) -> Result<Shard, ConfigError> {
-        Shard::build(config, |bytes, header_size| Arena::reserve(bytes, header_size, config.huge_pages))
+        Shard::build(config, |bytes, header_size| {
+            let arena = Arena::reserve(bytes, header_size, config.huge_pages)?;
+            if config.prefault {
+                arena.prefault(bytes - bytes / PREFAULT_LEFT);
+            }
+            Ok(arena)
+        })
     }
 
     /// A shard whose items lie in the arena that `arena` makes, of so many bytes.
@@ -157,6 +168,7 @@ impl Shard {
             index: Index::reserve(items_possible, buckets, huge_pages).map_err(reserve)?,
             sketch: sketch.transpose().map_err(reserve)?,
             ghost: ghost.transpose().map_err(reserve)?,
+            has_ample_room: false,
             sampled_below: shadows.as_ref().map_or(u32::MAX, Shadows::sampled_below),
             shadows: shadows.map(Box::new),
             recency: recency.transpose().map_err(reserve)?,

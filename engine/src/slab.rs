@@ -519,6 +519,10 @@ impl Slabs {
                 panic!("a chunk in use was listed free")
             };
             entry.free_head = next;
+            if next != Location::NONE {
+                // The next who takes one will not wait for it.
+                arena.prefetch(next);
+            }
             return location;
         }
         entry.touched += 1;

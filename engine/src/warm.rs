@@ -42,9 +42,10 @@ impl Shard {
             *hash = self.hash_of(key);
             count += 1;
         }
+        let sketch = self.sketch.as_ref().filter(|_| !self.has_ample_room);
         for hash in &hashes[..count] {
             self.index.prefetch(hash.0);
-            self.sketch.iter().for_each(|sketch| sketch.prefetch(hash.0));
+            sketch.iter().for_each(|sketch| sketch.prefetch(hash.0));
         }
         for hash in &hashes[..count] {
             if let Some(location) = self.index.first_candidate(hash.0) {

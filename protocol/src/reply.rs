@@ -35,6 +35,7 @@ use std::io::Write as _;
 
 /// Ends a reply line, and a value.
 pub const CRLF: &[u8] = b"\r\n";
+const OK: &[u8] = b"OK\r\n";
 
 /// Bytes of a `VALUE` line beyond its key, at most: the word, three numbers, the spaces, CRLF.
 const VALUE_LINE_SIZE_MAX: usize =
@@ -123,7 +124,12 @@ pub fn touched(out: &mut Vec<u8>) {
 
 /// Done.
 pub fn ok(out: &mut Vec<u8>) {
-    out.extend_from_slice(b"OK\r\n");
+    out.extend_from_slice(OK);
+}
+
+/// Whether a reply is that of [`ok`].
+pub fn is_ok(reply: &[u8]) -> bool {
+    reply == OK
 }
 
 /// The counters are zero.

@@ -9,8 +9,9 @@ use crate::budget::waits_too_long;
 use crate::cluster::links::is_errand;
 use crate::datagrams::is_datagram;
 use crate::execute::{Asker, Executor};
+use crate::extending::extends;
 use crate::intake::Kept;
-use crate::lending::LentAway;
+use crate::lending::{Lent, LentAway};
 use crate::outbox::Ticket;
 use crate::replication::{Executed, Manner, Waiter};
 use crate::report::{Answer, Question};
@@ -79,9 +80,7 @@ impl ReturnAddress {
     /// Nobody's: what is answered is forgotten.
     pub const NOBODY: Self =
         Self { connection: ConnectionId { slot: u32::MAX, generation: 0 }, ticket: Ticket::NONE };
-}
 
-impl ReturnAddress {
     /// A connection's, for what is answered otherwise than by a reply.
     pub fn without_ticket(connection: ConnectionId) -> Self {
         Self { connection, ticket: Ticket::NONE }
@@ -369,11 +368,21 @@ impl Batch {
                 let before = replies.len();
                 entry.state = State::Done;
                 match (entry.work, parcel.question) {
-                    (Work::Get { .. } | Work::GetAlone | Work::Request, _) => {
+                    (Work::GetAlone, _) => {
+                        assert!(!executor.replicates(), "a node that stands alone has no copies");
+                        let plain = Plain { key: parcel.bytes, work: PlainWork::Get };
+                        let connection = shards.connection_number(sender, entry.sender.connection.slot);
+                        let hash = *hash.expect("it has a key");
+                        let lent = executor.execute_plain(now, &plain, hash, connection, replies);
+                        if let Some(lent) = lent {
+                            all_lent.push(lend_away(executor, shards.me, *lent, before));
+                            entry.state = State::Lending;
+                        }
+                    }
+                    (Work::Get { .. } | Work::Request, _) => {
                         let request = parcel.request(entry);
                         let connection = shards.connection_number(sender, entry.sender.connection.slot);
                         if executor.replicates() {
-                            assert!(entry.work != Work::GetAlone, "a node that stands alone has no copies");
                             let is_local = !is_answered_whole(entry.sender.connection);
                             let asker = Asker { connection, is_local };
                             match executor.execute_copied(now, &request, asker, replies) {
@@ -397,17 +406,10 @@ impl Batch {
                             (Work::Get { .. }, Some(&hash)) => {
                                 executor.get_lending(now, &request, hash, connection, replies)
                             }
-                            (Work::GetAlone, Some(&hash)) => {
-                                let plain = Plain { key: request.key, work: PlainWork::Get };
-                                executor.execute_plain(now, &plain, hash, connection, replies)
-                            }
                             _ => executor.execute_lending(now, &request, connection, replies),
                         };
                         if let Some(lent) = lent {
-                            let (place, lent) = *lent;
-                            let (owner, place, bytes) = (shards.me, place - before, lent.left());
-                            let number = executor.loans.lend_away(lent);
-                            all_lent.push(LentAway { owner, place, number, bytes });
+                            all_lent.push(lend_away(executor, shards.me, *lent, before));
                             entry.state = State::Lending;
                         }
                     }
@@ -431,6 +433,7 @@ impl Batch {
                     }
                     (Work::Question, Some(Question::Forget(connection))) => {
                         executor.drop_visit(sender, connection);
+                        executor.drop_extending((sender, connection));
                         executor.deferring.retain(|waiting| waiting.name != (sender, connection));
                         answers.push(Answer::Done);
                     }
@@ -444,12 +447,13 @@ impl Batch {
         }
     }
 
-    /// The sender's part: what became of each request, in the order they were posted.
+    /// The sender's part: what became of each request, in the order they were posted. Deliveries are none: who they name is not the
+    /// sender's.
     pub fn outcomes(&self) -> impl Iterator<Item = (ReturnAddress, Outcome<'_>)> {
         let mut rest = &self.replies[..];
         let mut answers = self.answers.iter();
         let mut lent = self.lent.iter();
-        self.entries.iter().map(move |entry| {
+        self.entries.iter().filter(|entry| entry.work != Work::Delivery).map(move |entry| {
             let reply = split_off(&mut rest, entry.reply_bytes as usize);
             let outcome = match (entry.state, entry.work) {
                 (State::Done, Work::BeginValue) => Outcome::Begun,
@@ -467,7 +471,8 @@ impl Batch {
                 }
                 (State::Bounced, _) => Outcome::Bounced,
                 (State::Deferred, _) => Outcome::Deferred,
-                (State::Promised, _) | (State::Done, Work::Delivery) => Outcome::Promised,
+                (State::Promised, _) => Outcome::Promised,
+                (State::Done, Work::Delivery) => unreachable!("it was left out"),
                 (State::Posted, _) => unreachable!("the owner has gone through all of them"),
             };
             (entry.sender, outcome)
@@ -562,7 +567,8 @@ fn must_defer(
     now: Seconds,
     sender: ShardId,
 ) -> bool {
-    if executor.deferring.is_empty() && executor.shard().has_room_for_any_pin() {
+    let extends = matches!(parcel.head, Some(head) if extends(&head.command));
+    if executor.deferring.is_empty() && !extends && executor.shard().has_room_for_any_pin() {
         return false;
     }
     if matches!(entry.work, Work::Question | Work::Delivery) || is_answered_whole(entry.sender.connection) {
@@ -578,6 +584,7 @@ fn must_defer(
             !executor.shard().has_room_to_reserve(head.value_bytes)
                 && place.is_none_or(|place| may_wait_on(&executor.deferring[place..], now))
         }
+        (Work::Request, _) if extends => executor.must_extend(now, name, &parcel.request(entry)),
         (Work::Get { .. } | Work::GetAlone | Work::Request, _) => {
             executor.value_bytes_to_copy(now, &parcel.request(entry)) > 0
         }
@@ -595,6 +602,18 @@ fn must_defer(
 /// end. Who came last is not held up by those before: it may.
 fn may_wait_on(line: &[Deferring], now: Seconds) -> bool {
     line.len() == 1 || !waits_too_long(line[0].since, now)
+}
+
+/// Keeps what a reply that began at `before` shows of a value, until its reader has it.
+#[cold]
+fn lend_away(
+    executor: &mut Executor,
+    owner: ShardId,
+    (place, lent): (usize, Lent),
+    before: usize,
+) -> LentAway {
+    let bytes = lent.left();
+    LentAway { owner, place: place - before, number: executor.loans.lend_away(lent), bytes }
 }
 
 /// Whether nobody could ask for the rest of a reply.
@@ -722,6 +741,18 @@ mod tests {
         assert!(executor.shard().memory().held > 0);
         executor.answer(NOW, Question::TakeBack(lent.number), &mut value);
         assert_eq!(executor.shard().memory().held, 0);
+    }
+
+    #[test]
+    fn who_is_delivered_a_reply_has_no_outcome_at_its_sender() {
+        let mut executor = executor_with_values();
+        let mut batch = Batch::default();
+        let of_receiver = ReturnAddress { connection: connection(7), ticket: Ticket::NONE };
+        batch.deliver(of_receiver, b"STORED\r\n");
+        push(&mut batch, 1, "delete none\r\n");
+        batch.execute(visit(&mut executor), &mut false);
+        assert_eq!(outcomes(&batch), [(1, "NOT_FOUND\r\n".to_string())]);
+        assert_eq!(executor.deliveries.len(), 1);
     }
 
     /// The letter in which connection `slot` announces a value of a mebibyte.

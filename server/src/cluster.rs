@@ -7,8 +7,8 @@
 //! ```
 
 pub mod acceptor;
-pub mod access;
 pub mod agreement;
+mod complaints;
 pub mod forward;
 pub mod http;
 pub mod links;

@@ -2,26 +2,26 @@
 //! where a connection has to wait. No system calls: the loop in `shard_thread.rs` makes them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use slabring_engine::{Seconds, WARM_KEYS_MAX};
-use slabring_protocol::{
-    Command, ErrorReply, KEY_SIZE_MAX, KeysAhead, KeysTaken, Limits, Plain, PlainTaken, Request, Step, Users,
-    reply,
-};
+use slabring_engine::Seconds;
+use slabring_protocol::{Command, ErrorReply, KEY_SIZE_MAX, KeysAhead, Limits, Request, Step, Users, reply};
 use slabring_reactor::{ConnectionId, LoanId};
 
 use crate::batch::{Batch, Outcome, ReturnAddress, Visit};
 use crate::budget::Budget;
 use crate::cluster::forward::{Place, answer_later};
 use crate::cluster::links::{Links, Owner};
-use crate::connection::{Connection, Deferred, Ending, Input, OUTPUT_BYTES_HIGH, OUTPUT_BYTES_LOW, Stream};
+use crate::connection::{Connection, Deferred, Ending, Input, Stream};
 use crate::datagrams::is_datagram;
 use crate::execute::{Asker, Executor};
+use crate::extending::extends;
 use crate::gather::SMALL_PACKET_BYTES;
 use crate::lending::{
     COPIED_BYTES_MAX, LENT_BYTES_MIN, Remote, SEALED_BYTES_MAX, SLICE_BYTES, Value, WINDOW_BYTES_MAX,
 };
 use crate::live::Held;
+use crate::locks::Gone;
 use crate::node::Node;
 use crate::outbox::{Next, Ticket};
 use crate::post::Post;
@@ -34,11 +34,6 @@ use crate::shards::{ShardId, Shards};
 /// line.
 const SPARE_BUFFERS_MAX: usize = 64;
 const SPARE_BUFFER_BYTES_MAX: usize = LENT_BYTES_MIN + (1 << 10);
-
-/// Replies to a group of requests that lend nothing, at most.
-const SMALL_REPLIES_BYTES_MAX: usize = WARM_KEYS_MAX * (LENT_BYTES_MIN + KEY_SIZE_MAX + 64);
-
-const _: () = assert!(SMALL_REPLIES_BYTES_MAX < OUTPUT_BYTES_LOW);
 
 /// What a TLS client's first record begins with. No command does.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -82,6 +77,8 @@ pub struct Dispatcher {
     pub tracking: usize,
     /// Requests for locks that are not answered yet.
     pub locks_asked: usize,
+    /// Connections that have ended while they waited for locks.
+    pub locks_gone: Gone,
     /// Who wants to hear of this shard's connections, which are not at hand while one of them is executed.
     pub census_wanted: Vec<ReturnAddress>,
     /// Who may come in, if that is asked.
@@ -107,6 +104,7 @@ impl Dispatcher {
             watching: 0,
             tracking: 0,
             locks_asked: 0,
+            locks_gone: Gone::default(),
             census_wanted: Vec::new(),
             users: Held::default(),
             cluster: Links::of(&node, shards),
@@ -258,6 +256,12 @@ impl Dispatcher {
                 self.stall(client);
                 return used;
             }
+            if self.must_extend(client, &step) {
+                // The parser stands before a line as it stands behind it.
+                self.stall(client);
+                self.has_more = true;
+                return used;
+            }
             match self.take_step(client, &step, rest) {
                 Some(consumed) => used += consumed,
                 None => {
@@ -267,118 +271,6 @@ impl Dispatcher {
             }
         }
         used
-    }
-
-    /// Executes some more keys of a line, if they are all this shard's and nothing about them is special. Returns their bytes.
-    fn execute_keys(&mut self, client: &mut Connection, rest: &[u8]) -> Option<usize> {
-        if !client.parser.has_keys() || !self.is_alone() || !self.may_get_freely(client) {
-            return None;
-        }
-        let parser_before = client.parser.clone();
-        let mut keys = [&[][..]; WARM_KEYS_MAX];
-        // The one that has just been let through is among them.
-        let part = client.rest_of_part(self.node.settings.requests_per_turn).saturating_add(1);
-        let places = usize::try_from(part).map_or(WARM_KEYS_MAX, |part| part.min(WARM_KEYS_MAX));
-        let KeysTaken { with_cas, count, consumed } = client.parser.take_keys(rest, &mut keys[..places])?;
-        let done = self.get_keys(client, &keys[..count], with_cas);
-        client.served += u32::try_from(done - 1).expect("a few");
-        if done == count {
-            return Some(consumed);
-        }
-        client.parser = parser_before;
-        client.parser.take_keys(rest, &mut keys[..done]).map(|taken| taken.consumed)
-    }
-
-    /// Gets keys until one of their values, which may be large, makes the next wait. Returns how many, at least 1.
-    fn get_keys(&mut self, client: &mut Connection, keys: &[&[u8]], with_cas: bool) -> usize {
-        let hashes = self.executor.shard().warm(keys.iter().copied());
-        let connection = self.shards.connection_number(self.shards.me, client.id.slot);
-        for (done, (key, hash)) in keys.iter().zip(hashes).enumerate() {
-            if done > 0 && !(self.may_execute(client) && self.may_get_freely(client)) {
-                return done;
-            }
-            let (executor, now) = (&mut self.executor, self.now);
-            let request = Request::get(key, with_cas);
-            client.outbox.local_lending(|out| executor.get_lending(now, &request, hash, connection, out));
-        }
-        keys.len()
-    }
-
-    /// Executes some more requests that are plain, if nothing about them is special. Returns their bytes.
-    fn execute_plain(&mut self, client: &mut Connection, rest: &[u8]) -> Option<usize> {
-        if self.executor.replicates() || !self.may_get_freely(client) {
-            return None;
-        }
-        let mut requests = [Plain::NONE; WARM_KEYS_MAX];
-        // The one that has just been let through is among them.
-        let part = client.rest_of_part(self.node.settings.requests_per_turn).saturating_add(1);
-        let places = usize::try_from(part).map_or(WARM_KEYS_MAX, |part| part.min(WARM_KEYS_MAX));
-        let PlainTaken { count, consumed } = client.parser.plain(rest, &self.limits, &mut requests[..places]);
-        let done = self.execute_group(client, &requests[..count]);
-        if done == 0 {
-            return None;
-        }
-        client.served += u32::try_from(done - 1).expect("a few");
-        if done == count {
-            return Some(consumed);
-        }
-        Some(client.parser.plain(rest, &self.limits, &mut requests[..done]).consumed)
-    }
-
-    /// Executes plain requests, or posts them to their shards, until the connection has to wait or a key is of another node. Returns
-    /// how many.
-    fn execute_group(&mut self, client: &mut Connection, requests: &[Plain<'_>]) -> usize {
-        let mut owners = [self.shards.me; WARM_KEYS_MAX];
-        let mut count = requests.len();
-        if !self.is_alone() {
-            count = self.find_owners(requests, &mut owners);
-        }
-        let requests = &requests[..count];
-        let mine = requests.iter().zip(&owners).filter(|&(_, owner)| *owner == self.shards.me);
-        let hashes = self.executor.shard().warm(mine.map(|(plain, _)| plain.key));
-        let connection = self.shards.connection_number(self.shards.me, client.id.slot);
-        let mut hashes = hashes.into_iter();
-        // Small replies of this shard change nothing about what may be executed.
-        let mut is_sure = client.outbox.bytes() < OUTPUT_BYTES_HIGH - SMALL_REPLIES_BYTES_MAX;
-        for (done, (plain, &owner)) in requests.iter().zip(&owners).enumerate() {
-            if done > 0 && !is_sure && !(self.may_execute(client) && self.may_get_freely(client)) {
-                return done;
-            }
-            if owner == self.shards.me {
-                let hash = hashes.next().expect("there is one for each of this shard's");
-                let (executor, now) = (&mut self.executor, self.now);
-                let lends = client
-                    .outbox
-                    .local_lending(|out| executor.execute_plain(now, plain, hash, connection, out));
-                is_sure &= !lends;
-            } else {
-                is_sure = false;
-                self.executor.traffic.requests_posted += 1;
-                client.posted(self.turn);
-                let sender = ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
-                self.post.plain(owner, sender, plain);
-            }
-        }
-        count
-    }
-
-    /// Fills in whose the keys are. Returns how many, up to the first that is another node's, or of another shard in a cluster.
-    fn find_owners(&self, requests: &[Plain<'_>], owners: &mut [ShardId; WARM_KEYS_MAX]) -> usize {
-        for (count, (plain, place)) in requests.iter().zip(owners).enumerate() {
-            match self.owner_of_key(plain.key) {
-                // A reply that waits for copies comes without the end of its line.
-                Owner::Shard(owner) if owner == self.shards.me || self.cluster.is_none() => *place = owner,
-                Owner::Shard(_) | Owner::Elsewhere(_) => return count,
-            }
-        }
-        requests.len()
-    }
-
-    /// Whether a get needs no thought, however large its value is.
-    fn may_get_freely(&self, client: &Connection) -> bool {
-        !is_datagram(client.id)
-            && !self.budget.outputs_are_full()
-            && self.executor.shard().has_room_for_any_pin()
     }
 
     fn stall(&mut self, client: &mut Connection) {
@@ -461,6 +353,15 @@ impl Dispatcher {
         let owed = client.outbox.waiting();
         owed > 0 && (client.lines.expect_much(owed + 1) || self.executor.replicates())
             || !links.has_room_for_any(rest.len())
+    }
+
+    /// Whether a step puts something to a long value, which takes longer than a turn.
+    fn must_extend(&mut self, client: &Connection, step: &Step<'_>) -> bool {
+        let Step::Request { request, .. } = step else { return false };
+        extends(&request.command)
+            && !is_datagram(client.id)
+            && self.owner_of(request) == self.me()
+            && self.executor.must_extend(self.now, (self.shards.me, client.id), request)
     }
 
     /// Whether a step is for another node, and there is no room for it on the way or perhaps for its reply here.
@@ -550,11 +451,12 @@ impl Dispatcher {
     }
 
     /// Whether all keys are this shard's.
-    fn is_alone(&self) -> bool {
+    pub fn is_alone(&self) -> bool {
         self.shards.count == 1 && self.cluster.is_none()
     }
 
-    fn owner_of_key(&self, key: &[u8]) -> Owner {
+    /// Who has a key.
+    pub fn owner_of_key(&self, key: &[u8]) -> Owner {
         match &self.cluster {
             None => Owner::Shard(self.shards.owner_of(key)),
             Some(links) => links.owner_of(key),
@@ -573,7 +475,11 @@ impl Dispatcher {
             }
             // The post office keeps it.
             Outcome::Bounced | Outcome::Deferred | Outcome::Silence | Outcome::Promised => {}
-            Outcome::Begun => client.intake.as_mut().expect("it waits for this").begun(),
+            Outcome::Begun => {
+                // It was not read meanwhile.
+                client.heard_at = self.now;
+                client.intake.as_mut().expect("it waits for this").begun();
+            }
             Outcome::Answer(Answer::Walked(walked), text) => {
                 client.outbox.deliver(to.ticket, text);
                 self.walked(client, walked);
@@ -778,8 +684,16 @@ impl Dispatcher {
         let links = self.cluster.as_ref().map_or(0, |links| links.buffer_bytes());
         let waiting = self.executor.replication.as_ref().map_or(0, |replication| replication.buffer_bytes());
         let fences = self.executor.shard().fence_bytes();
-        let bytes =
-            self.budget.bytes() + spare + logs + self.post.capacity_bytes() + links + waiting + fences;
+        let locks = self.node.locks.as_ref().map_or(0, |locks| locks.counts.bytes.load(Ordering::Relaxed));
+        let locks = locks / usize::from(self.shards.count);
+        let bytes = self.budget.bytes()
+            + spare
+            + logs
+            + self.post.capacity_bytes()
+            + links
+            + waiting
+            + fences
+            + locks;
         let bench = self.executor.replication.as_ref().map_or(0, |replication| replication.bench_bytes());
         self.executor.traffic.buffer_bytes = (bytes + bench) as u64;
         bytes

@@ -8,8 +8,8 @@ mod classic;
 mod meta;
 
 use slabring_engine::{
-    Arithmetic, ArithmeticOutcome, CLASSES_MAX, ClassId, Delete, DeleteOutcome, EvictedItem, KeyHash, Place,
-    Seconds, Shard, Store, StoreMode as EngineMode, StoreOutcome,
+    Arithmetic, ArithmeticOutcome, CLASSES_MAX, ClassId, Delete, DeleteOutcome, EvictedItem, Extension,
+    KeyHash, Place, Seconds, Shard, Store, StoreMode as EngineMode, StoreOutcome,
 };
 use slabring_protocol::reply::{self, LogItem, MetaItem, MetaStatus, WatchEvent};
 use slabring_protocol::{Command, KEY_SIZE_MAX, Plain, PlainWork, Request, StoreMode, WatchTopics};
@@ -19,6 +19,7 @@ use crate::attention::Attention;
 use crate::batch::{Deferring, ReturnAddress};
 use crate::cluster::old::Old;
 use crate::exptime::{expiry_of, ttl_of};
+use crate::extending::Extending;
 use crate::hotkeys::HotKeys;
 use crate::intake::Visitor;
 use crate::lending::{LENT_BYTES_MIN, Lent, Loans};
@@ -31,6 +32,7 @@ use crate::report::{
 };
 use crate::shards::{ShardId, Shards};
 use crate::track::{TrackCounters, Trackers, Tracking};
+use crate::turns::Turns;
 use crate::watch::{Ticket, WatchLog, Watchers};
 
 /// Chunks looked at in a step towards a lower limit on memory: a quarter of a millisecond.
@@ -84,10 +86,16 @@ pub struct Executor {
     pub deferring: Vec<Deferring>,
     /// Values that come from connections of other shards.
     pub visitors: Vec<Visitor>,
+    /// Long values that are being extended.
+    pub extending: Vec<Extending>,
+    /// One that is ready for the request that is executed next.
+    pub extended: Option<Box<Extension>>,
     /// The thread's own part of a report.
     pub traffic: Traffic,
     /// The reactor's part of a report, as of the last turn.
     pub io: IoCounters,
+    /// How long its turns take.
+    pub turns: Turns,
 }
 
 impl Executor {
@@ -131,8 +139,11 @@ impl Executor {
             loans: Loans::default(),
             deferring: Vec::new(),
             visitors: Vec::new(),
+            extending: Vec::new(),
+            extended: None,
             traffic,
             io,
+            turns: Turns::default(),
         }
     }
 
@@ -288,11 +299,12 @@ impl Executor {
         connection: u32,
         out: &mut Vec<u8>,
     ) -> Option<Box<(usize, Lent)>> {
-        if self.observed {
-            return self.execute_lending(now, request, connection, out);
-        }
         self.lends = true;
-        self.get(now, request, hash, out);
+        if self.attention.looks() {
+            self.execute_and_look(now, request, connection, out);
+        } else {
+            self.get(now, request, hash, out);
+        }
         self.lends = false;
         self.lent.take()
     }
@@ -451,19 +463,7 @@ impl Executor {
                 self.tracking.flushed(due);
             }
             Question::Report => return Answer::Numbers(Box::new(self.report())),
-            Question::ResetCounters => {
-                self.commands = CommandCounters::default();
-                if let Some(replication) = &mut self.replication {
-                    replication.bench_mut().commands = CommandCounters::default();
-                }
-                self.by_class.fill(ClassCounters::default());
-                let buffer_bytes = self.traffic.buffer_bytes;
-                self.traffic = Traffic { buffer_bytes, ..Traffic::default() };
-                self.shard.reset_counters();
-                self.prefixes.iter_mut().for_each(Prefixes::clear);
-                self.tracking.counters = TrackCounters::default();
-                self.hot_keys.samples = 0;
-            }
+            Question::ResetCounters => self.reset_counters(),
             Question::Automove(automove) => self.shard.set_automove(automove),
             Question::MovePage { from, to } => return Answer::Moved(self.shard.move_page(from, to)),
             Question::LimitMemory(bytes) => {
@@ -471,6 +471,7 @@ impl Executor {
                 self.settling = true;
             }
             Question::Sweep => self.sweep_wanted = true,
+            Question::Scrub => self.replication.iter_mut().for_each(|replication| replication.begin_scrub()),
             Question::CountPrefixes(wanted) => self.set_counting(wanted),
             Question::Prefixes => return Answer::Prefixes(self.prefixes.clone().unwrap_or_default()),
             Question::Walk(walk) => return Answer::of_step(walk.step(&self.shard, now, out)),
@@ -492,6 +493,21 @@ impl Executor {
             Question::Connections => unreachable!("who has the connections answers"),
         }
         Answer::Done
+    }
+
+    /// Begins to count anew.
+    pub fn reset_counters(&mut self) {
+        self.commands = CommandCounters::default();
+        if let Some(replication) = &mut self.replication {
+            replication.reset_counters();
+        }
+        self.by_class.fill(ClassCounters::default());
+        self.traffic.reset();
+        self.shard.reset_counters();
+        self.prefixes.iter_mut().for_each(Prefixes::clear);
+        self.tracking.counters = TrackCounters::default();
+        self.hot_keys.samples = 0;
+        self.turns = Turns::default();
     }
 
     /// Whether somebody wants to be told of requests.
@@ -621,6 +637,7 @@ impl Executor {
             classes: self.shard.classes().collect(),
             by_class: self.by_class.to_vec(),
             io: self.io,
+            turns: self.turns,
         }
     }
 
@@ -645,7 +662,10 @@ impl Executor {
     }
 
     fn count_store(&mut self, now: Seconds, store: &Store<'_>) -> StoreOutcome {
-        let outcome = self.shard.store(now, store);
+        let outcome = match self.finish_extending(now, store) {
+            Some(outcome) => outcome,
+            None => self.shard.store(now, store),
+        };
         self.count_outcome(store, outcome)
     }
 
@@ -788,3 +808,6 @@ fn engine_mode(mode: StoreMode) -> EngineMode {
 pub fn length(bytes: usize) -> u32 {
     u32::try_from(bytes).expect("an item is at most 1 GiB")
 }
+
+#[cfg(test)]
+mod tests;

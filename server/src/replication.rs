@@ -32,11 +32,10 @@ use crate::shards::Shards;
 
 use evaluate::{Bench, Evaluated};
 use items::Items;
+pub use slabring_cluster::replica::COPIED_ITEM_BYTES_MAX;
 pub use waiting::{Finished, Manner, WaitId, Waiter};
 use waiting::{Owned, Waiting};
 
-/// Longest value of an item with copies: it travels in one message.
-pub const COPIED_ITEM_BYTES_MAX: usize = 8 << 20;
 /// A write whose copies do not confirm it for so long is answered: nobody knows what became of it.
 const WRITE_TIME_MAX: Micros = Micros::from_millis(250);
 /// What waits for other nodes has this part of a shard's memory, and counts as such.
@@ -49,6 +48,10 @@ const REST: Micros = Micros::from_millis(50);
 const WORD_EVERY: Micros = Micros::from_millis(200);
 /// A step of the comparison with the primaries' items is made this often: some thousand items a second.
 const SCRUB_EVERY: Micros = Micros::from_millis(100);
+/// The same while somebody waits for the end: some ten thousand items a second.
+const SCRUB_HURRIED_EVERY: Micros = Micros::from_millis(5);
+/// Signs of life on the links are counted this often.
+const HEAR_EVERY: Micros = Micros::from_millis(200);
 const _: () = assert!(WRITE_TIME_MAX.0 > 10 * RETRY_EVERY.0);
 
 /// What became of a request.
@@ -79,6 +82,8 @@ pub struct Replication {
     retry_at: Micros,
     word_at: Micros,
     scrub_at: Micros,
+    is_scrub_hurried: bool,
+    hear_at: Micros,
     /// A list of nodes is the ring for as long as nobody gives another.
     has_coordinator: bool,
     shards: Shards,
@@ -113,6 +118,8 @@ impl Replication {
             retry_at: Micros(0),
             word_at: Micros(0),
             scrub_at: Micros(0),
+            is_scrub_hurried: false,
+            hear_at: Micros(0),
             has_coordinator,
             shards,
             unconfirmed: 0,
@@ -146,6 +153,21 @@ impl Replication {
         if is_up { self.replicator.connected(peer) } else { self.replicator.lost(peer) }
     }
 
+    /// Whether it is time for [`Replication::heard`].
+    pub fn wants_to_hear(&mut self, now: Micros) -> bool {
+        let is_due = now >= self.hear_at;
+        if is_due {
+            self.hear_at = now + HEAR_EVERY;
+        }
+        is_due
+    }
+
+    /// Another node lives: it sent something on a link. Nodes without common copies hear of each other only so, and who hears of
+    /// nobody answers nothing.
+    pub fn heard(&mut self, node: SlotId, at: Micros) {
+        self.replicator.heard(at, node);
+    }
+
     /// A message of another node came in.
     pub fn received(&mut self, now: Seconds, executor: &mut Executor, message: &[u8]) -> Result<(), Garbled> {
         let at = self.clock();
@@ -165,9 +187,20 @@ impl Replication {
         traffic.copies_lag_entries = counts.lag_entries;
         traffic.copies_lag_bytes = counts.lag_bytes;
         traffic.copies_out_of_sync = counts.out_of_sync;
+        traffic.scrub_compared = counts.compared;
+        traffic.scrub_gone = counts.gone;
+        traffic.scrub_differed = counts.differed;
+        traffic.scrub_open = u64::from(self.is_scrub_hurried);
         traffic.copies_waiting = self.waiting.len() as u64;
         traffic.copies_unconfirmed = self.unconfirmed;
         traffic.copies_refused = self.refused;
+    }
+
+    /// Begins to compare all copies with what their primaries have. One that is under way begins anew.
+    pub fn begin_scrub(&mut self) {
+        self.replicator.scrub_anew();
+        self.is_scrub_hurried = true;
+        self.scrub_at = Micros(0);
     }
 
     /// Memory of them.
@@ -192,14 +225,19 @@ impl Replication {
         self.bench.executor()
     }
 
-    /// The same, to reset them.
-    pub fn bench_mut(&mut self) -> &mut Executor {
-        self.bench.executor_mut()
+    /// Begins to count anew.
+    pub fn reset_counters(&mut self) {
+        (self.unconfirmed, self.refused) = (0, 0);
+        self.bench.executor_mut().reset_counters();
     }
 
     /// How long a turn may sleep.
     pub fn sleep_max(&self) -> Micros {
-        if self.waiting.is_empty() { REST } else { RETRY_EVERY }
+        match self.waiting.is_empty() {
+            false => RETRY_EVERY,
+            true if self.is_scrub_hurried => SCRUB_HURRIED_EVERY,
+            true => REST,
+        }
     }
 
     /// Who waits for what [`Executed::Later`] announced.
@@ -223,8 +261,9 @@ impl Replication {
         let mut items = self.items(executor, now);
         self.replicator.turn(self.now, &mut items);
         if self.now >= self.scrub_at {
-            self.scrub_at = self.now + SCRUB_EVERY;
-            self.replicator.scrub(self.now, &items);
+            let has_more = self.replicator.scrub(self.now, &items);
+            self.is_scrub_hurried &= has_more;
+            self.scrub_at = self.now + if self.is_scrub_hurried { SCRUB_HURRIED_EVERY } else { SCRUB_EVERY };
         }
         items.settle();
         self.collect(None);

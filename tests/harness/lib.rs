@@ -5,6 +5,8 @@
 
 use std::io::Write as _;
 
+pub mod cli;
+pub mod clients;
 pub mod cluster;
 pub mod connection;
 pub mod counter;

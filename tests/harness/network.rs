@@ -236,13 +236,13 @@ fn connect(sky: &Arc<Sky>, near: TcpStream, hello: &Hello, to: u8, behind: Socke
     let has_lost = !send(sky, way, &hello.said, &far, false)?;
     let back = (to, hello.from);
     let (sky_back, near_back, far_back) = (Arc::clone(sky), Arc::clone(&near), Arc::clone(&far));
-    run(move || end_after(pass(&sky_back, back, &far_back, &near_back, false), &near_back, &far_back));
-    end_after(pass(sky, way, &near, &far, has_lost), &near, &far);
+    run(move || end_after(&pass(&sky_back, back, &far_back, &near_back, false), &near_back, &far_back));
+    end_after(&pass(sky, way, &near, &far, has_lost), &near, &far);
     Ok(())
 }
 
 /// A way that ends well leaves the other open; one that fails takes it along.
-fn end_after(passed: io::Result<()>, near: &TcpStream, far: &TcpStream) {
+fn end_after(passed: &io::Result<()>, near: &TcpStream, far: &TcpStream) {
     if passed.is_err() {
         near.shutdown(Shutdown::Both).ok();
         far.shutdown(Shutdown::Both).ok();

@@ -129,7 +129,8 @@ fn nodes_that_do_not_belong_together_say_why() {
     let other = ClusterId("other".parse().unwrap());
     let mut foreign = identity("a");
     foreign.cluster = other.clone();
-    check_refused(foreign, identity("b"), expected("b"), None, Some(CloseReason::OtherCluster(other)));
+    let refused = CloseReason::OtherCluster { node: foreign.node.clone(), cluster: other };
+    check_refused(foreign, identity("b"), expected("b"), None, Some(refused));
     check_refused(identity("b"), identity("b"), expected("b"), None, Some(CloseReason::Itself));
     let b = NodeId("b".parse().unwrap());
     check_refused(identity("a"), identity("b"), expected("c"), Some(CloseReason::OtherNode(b.clone())), None);

@@ -204,6 +204,8 @@ pub struct Replicator<T> {
     scrubbed: Cursor,
     /// Bytes that its streams may keep, in all.
     queue_bytes: usize,
+    /// What came of comparing; the other counts are those of the moment, and nothing here.
+    compared: Counts,
     effects: VecDeque<Effect<T>>,
 }
 
@@ -237,6 +239,7 @@ impl<T: Copy> Replicator<T> {
             check_at: Micros::default(),
             scrubbed: Cursor::default(),
             queue_bytes: usize::MAX,
+            compared: Counts::default(),
             effects: VecDeque::new(),
         }
     }
@@ -272,8 +275,9 @@ impl<T: Copy> Replicator<T> {
     }
 
     /// A node gave a sign of life, on any link.
-    pub fn heard(&mut self, now: Micros, slot: SlotId) {
-        self.heard.insert(slot, now);
+    pub fn heard(&mut self, at: Micros, slot: SlotId) {
+        let last = self.heard.entry(slot).or_default();
+        *last = at.max(*last);
     }
 
     /// A connection to a shard of another node is up, with nothing in it.

@@ -296,7 +296,7 @@ impl Dispatcher {
     /// Adds what one node says to what all say.
     fn add_node(&mut self, client: &mut Connection, place: Place, outcome: Result<&[u8], Failure>) {
         let answer = match outcome {
-            Ok(reply) if reply.starts_with(b"OK") => Answer::Done,
+            Ok(reply) if reply::is_ok(reply) => Answer::Done,
             Ok(_) => Answer::Refused(ErrorReply::FlushNotAllowed),
             Err(failure) => Answer::Refused(told(failure)),
         };

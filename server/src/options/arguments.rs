@@ -130,7 +130,7 @@ pub struct Arguments {
     #[arg(short = 'n', long, value_name = "BYTES")]
     pub slab_min_size: Option<usize>,
 
-    /// Ask for large memory pages; always done.
+    /// Take all memory for items at the start; large pages are asked for in any case.
     #[arg(short = 'L', long)]
     pub enable_largepages: bool,
 
@@ -254,6 +254,11 @@ pub struct Arguments {
     /// Where this node stands: copies of a key are kept in different zones; with --etcd. A file of --cluster says it for each node.
     #[arg(long, value_name = "NAME")]
     pub zone: Option<String>,
+
+    /// The share that this node brings when it joins, in 256ths of a full node; with --etcd. With 0 it stands by until
+    /// `slabring-cli cluster join`, and is filled before it serves.
+    #[arg(long, value_name = "PARTS", value_parser = clap::value_parser!(u16).range(0..=256))]
+    pub weight: Option<u16>,
 
     /// Copies of each item, on as many nodes: 1 to 8. With --cluster the file says it; with --etcd it counts for the first ring, which
     /// waits for so many nodes.

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 
 use slabring_cluster::names::{Address, ClusterId, NodeId};
 use slabring_cluster::ring::{Mode, Ring, RingDocument, SlotEntry, ZONE_BYTES_MAX};
+use slabring_cluster::table::Weight;
 
 use super::listen::Listen;
 use super::sources::Given;
 use super::{EXIT_USAGE, Refused};
-use crate::cluster::access::EtcdAccess;
+use slabring_etcd::EtcdAccess;
 
 /// The name of a cluster that was given none.
 const CLUSTER_DEFAULT: &str = "slabring";
@@ -20,8 +21,8 @@ const THREADS_MAX: u16 = 256;
 const FOR_CLUSTERS: [&str; 7] =
     ["node_id", "peer_listen", "cluster_secret_file", "cluster_id", "advertise", "replicas", "replication"];
 /// Options that mean nothing where the ring is not in etcd.
-const FOR_ETCD: [&str; 6] =
-    ["etcd_cacert", "etcd_cert", "etcd_key", "etcd_user_file", "zone", "peer_advertise"];
+const FOR_ETCD: [&str; 7] =
+    ["etcd_cacert", "etcd_cert", "etcd_key", "etcd_user_file", "zone", "weight", "peer_advertise"];
 
 /// A node's part in a cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -53,6 +54,8 @@ pub enum CoordinatorSettings {
         peer: Address,
         /// Where it stands.
         zone: String,
+        /// The share that it brings when it joins.
+        weight: Weight,
         /// What etcd asks of who calls it.
         access: EtcdAccess,
         /// Copies in the first ring; the ring that is there says it from then on.
@@ -312,6 +315,7 @@ impl Given {
             coordinator: CoordinatorSettings::Etcd {
                 access: self.etcd_access(&urls)?,
                 zone: self.zone()?,
+                weight: self.arguments.weight.map_or(Weight::FULL, Weight::new),
                 urls,
                 client,
                 peer,

@@ -20,6 +20,12 @@ pub struct Counts {
     pub lag_bytes: u64,
     /// Streams whose other ends do not hold everything.
     pub out_of_sync: u64,
+    /// Copies that others had compared with what this node has as primary, since the start.
+    pub compared: u64,
+    /// Those of them that this node did not have any more: nothing wrong, since every node evicts by itself.
+    pub gone: u64,
+    /// Those that differed although nothing was on its way.
+    pub differed: u64,
 }
 
 impl<T: Copy> Replicator<T> {
@@ -45,6 +51,7 @@ impl<T: Copy> Replicator<T> {
             lag_entries: sum(|backlog| backlog.entries),
             lag_bytes: sum(|backlog| backlog.bytes),
             out_of_sync: sum(|backlog| usize::from(backlog.is_out_of_sync)),
+            ..self.compared
         }
     }
 

@@ -157,6 +157,31 @@ fn scrubbing_makes_spoilt_stale_and_unknown_copies_what_the_primary_has() {
     pair.pass(100);
     assert_eq!(pair.read(1, &key), Some(right));
     assert_eq!(pair.read(1, &unknown_key), None);
+    let compared = |pair: &Pair| {
+        let Counts { compared, gone, differed, .. } = pair.ends[0].replicator.counts();
+        (compared, gone, differed)
+    };
+    assert_eq!(compared(&pair), (2, 1, 1));
+    // What is on its way to the copy does not differ from it.
+    let End { replicator, store } = &mut pair.ends[1];
+    replicator.scrub_anew();
+    replicator.scrub(pair.now, store);
+    pair.set(0, &key, "newer", None).unwrap();
+    pair.pass(100);
+    assert_eq!(compared(&pair), (3, 1, 1));
+}
+
+#[test]
+fn who_shares_no_copies_with_anybody_serves_while_it_hears_of_half_of_the_others() {
+    let mut pair = Pair::new(1, Mode::Rf1);
+    let key = pair.key_of(SlotId(0));
+    pair.pass(2_000);
+    pair.set(0, &key, "confirmed", None).unwrap();
+    pair.now = pair.now + Micros::from_millis(4_000);
+    assert_eq!(pair.set(0, &key, "alone", None), Err(Refused::NoLease));
+    let now = pair.now;
+    pair.ends[0].replicator.heard(now, SlotId(1));
+    pair.set(0, &key, "in company", None).unwrap();
 }
 
 #[test]
