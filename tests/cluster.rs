@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use slabring_tests::cluster::{Cluster, File, Neighbourhood};
 use slabring_tests::process::run_to_end;
 use slabring_tests::replay::{ABOUT_THE_NODE, Cuts, check_all};
-use slabring_tests::{Connection, Server, Signal, announce_skip, toolbox};
+use slabring_tests::{Connection, Server, Signal, announce_skip, toolbox, wait_until};
 
 /// Keys that every node of a small cluster owns some of.
 const KEYS: usize = 300;
@@ -21,7 +21,6 @@ const WAYS: [&[&str]; 3] =
 
 /// Time for what takes a cluster seconds: long, because the machine may be compiling too.
 const PATIENCE: Duration = Duration::from_secs(30);
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What a node may take to say that another does not answer: its patience of a second, and some air.
 const FOREIGN_ERROR_TIME_MAX: Duration = Duration::from_millis(2_500);
@@ -29,15 +28,6 @@ const FOREIGN_ERROR_TIME_MAX: Duration = Duration::from_millis(2_500);
 /// Weights of clusters whose first node owns nothing.
 const FRONT: [u16; 3] = [0, 256, 256];
 const FRONT_OF_FIVE: [u16; 5] = [0, 256, 256, 256, 256];
-
-#[track_caller]
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what} does not happen");
-        std::thread::sleep(POLL_INTERVAL);
-    }
-}
 
 fn answer_line(connection: &mut Connection) -> String {
     String::from_utf8(connection.read_line().expect("an answer")).expect("text")

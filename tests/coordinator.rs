@@ -10,22 +10,10 @@ use slabring_tests::cluster::{Cluster, File, Neighbourhood};
 use slabring_tests::etcd::Etcd;
 use slabring_tests::fickle::{Fickle, Mood};
 use slabring_tests::replay::{ABOUT_THE_NODE, Cuts, check_all};
-use slabring_tests::{Connection, Server};
+use slabring_tests::{Connection, Server, wait_until};
 
 /// Keys that every node of a small cluster owns some of.
 const KEYS: usize = 300;
-/// Time for what takes a cluster seconds: long, because the machine may be compiling too.
-const PATIENCE: Duration = Duration::from_secs(40);
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
-
-#[track_caller]
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what} does not happen");
-        std::thread::sleep(POLL_INTERVAL);
-    }
-}
 
 fn start(place: Neighbourhood, number: u8, url: &str, args: &[&str]) -> Server {
     let peer = place.peer(number).to_string();

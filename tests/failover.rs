@@ -11,7 +11,7 @@ use base64::prelude::BASE64_STANDARD;
 use slabring_cluster::ring::{NodeState, RingDocument};
 use slabring_tests::cluster::{Cluster, Neighbourhood};
 use slabring_tests::etcd::Etcd;
-use slabring_tests::{Connection, Server};
+use slabring_tests::{Connection, Server, wait_until};
 
 const NODES: u8 = 3;
 /// Keys that each node is primary of some of.
@@ -22,15 +22,6 @@ const FAIL_OVER_MAX: Duration = Duration::from_secs(10);
 /// Time for what takes a cluster longer: moving a third of everything, say.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-
-#[track_caller]
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what} does not happen");
-        std::thread::sleep(POLL_INTERVAL);
-    }
-}
 
 fn start(place: Neighbourhood, number: u8, etcd: &Etcd, args: &[&str]) -> Server {
     let (url, peer) = (etcd.url(), place.peer(number).to_string());

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use slabring_cluster::placement::PartitionId;
 use slabring_cluster::ring::{Ring, RingDocument};
-use slabring_tests::coordinated::{Coordinated, has_one_down, ring, wait_until};
+use slabring_tests::coordinated::{Coordinated, has_one_down, ring};
+use slabring_tests::wait_until;
 use slabring_tests::{Connection, Server};
 
 /// Says how many nodes are killed in each mode.

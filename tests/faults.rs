@@ -5,12 +5,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use slabring_cluster::ring::{NodeState, RingDocument};
-use slabring_tests::Signal;
 use slabring_tests::clients::{Client, Crew, Habits};
 use slabring_tests::network::{ETCD, Weather};
+use slabring_tests::{Signal, wait_until};
 
 use judge::{Course, Findings, Mode};
-use stage::{NODES_MAX, Stage, wait_until};
+use stage::{NODES_MAX, Stage};
 
 #[path = "faults/judge.rs"]
 mod judge;

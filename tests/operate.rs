@@ -12,7 +12,7 @@ use slabring_cluster::ring::{NodeState, Ring, RingDocument};
 use slabring_tests::cluster::Neighbourhood;
 use slabring_tests::etcd::Etcd;
 use slabring_tests::process::Finished;
-use slabring_tests::{Connection, Server, cli};
+use slabring_tests::{Connection, Server, cli, wait_until};
 
 /// Members from the start; one more stands by.
 const NODES: u8 = 3;
@@ -21,17 +21,6 @@ const STANDBY: u8 = NODES + 1;
 const KEPT: usize = 2_000;
 /// Keys that each client of the load writes and reads.
 const KEYS: usize = 100;
-const PATIENCE: Duration = Duration::from_secs(60);
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
-
-#[track_caller]
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what} does not happen");
-        std::thread::sleep(POLL_INTERVAL);
-    }
-}
 
 struct Scene {
     etcd: Etcd,

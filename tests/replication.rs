@@ -5,28 +5,18 @@ use std::time::{Duration, Instant};
 
 use slabring_tests::cluster::{Cluster, File, Neighbourhood};
 use slabring_tests::replay::{Cuts, check_all};
-use slabring_tests::{Connection, Server, Signal};
+use slabring_tests::{Connection, Server, Signal, wait_until};
 
 const KEYS: usize = 300;
 const MODES: [&str; 3] = ["async", "inval", "sync"];
 
 /// Time for what takes a cluster seconds: long, because the machine may be compiling too.
 const PATIENCE: Duration = Duration::from_secs(30);
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// A write whose copies are silent is answered after a quarter of a second, and some air.
 const WRITE_TIME_MAX: Duration = Duration::from_millis(900);
 
 const UNCONFIRMED: &str = "SERVER_ERROR the key's copies did not confirm in time";
 const SILENT: &str = "SERVER_ERROR the key's copies do not answer";
-
-#[track_caller]
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what} does not happen");
-        std::thread::sleep(POLL_INTERVAL);
-    }
-}
 
 /// Nodes of a list, ready: in `sync` nobody writes before the copies have granted it.
 fn of_peers(count: u8, replicas: &str, mode: &str, threads: &str) -> Cluster {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use slabring_client::{Client, NearClient, NearOptions, Options, Servers, Ttl};
 use slabring_tests::cluster::Cluster;
-use slabring_tests::{Connection, Server};
+use slabring_tests::{Connection, Server, wait_until};
 
 /// Both ways to talk to the kernel, one shard and several.
 const WAYS: [&[&str]; 3] =
@@ -19,15 +19,6 @@ const WAYS: [&[&str]; 3] =
 /// Time for any single step, long because the machine may be compiling too.
 const PATIENCE: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
-
-#[track_caller]
-fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what} does not happen");
-        thread::sleep(POLL_INTERVAL);
-    }
-}
 
 /// A connection that tracks, and what to mark reads with.
 struct Tracker {

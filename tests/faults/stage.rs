@@ -10,7 +10,7 @@ use slabring_cluster::ring::{NodeState, RingDocument};
 use slabring_tests::cluster::Neighbourhood;
 use slabring_tests::etcd::Etcd;
 use slabring_tests::network::Network;
-use slabring_tests::{Server, Signal};
+use slabring_tests::{Server, Signal, wait_until};
 
 /// Time for what takes a cluster longer: moving a third of everything, say, on a machine that compiles too.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -18,15 +18,6 @@ pub(crate) const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Room for nodes that join later.
 pub(crate) const NODES_MAX: u8 = 4;
-
-#[track_caller]
-pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what} does not happen");
-        thread::sleep(POLL_INTERVAL);
-    }
-}
 
 /// See the module.
 pub(crate) struct Stage {

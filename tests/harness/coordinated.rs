@@ -1,27 +1,16 @@
 //! Nodes that have their ring in a real etcd, where one can be killed and another takes over. Reads the ring as text.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
 use crate::cluster::{Cluster, Neighbourhood};
 use crate::etcd::Etcd;
-use crate::{Server, Signal};
+use crate::{Server, Signal, wait_until};
 
 /// Time for what takes a cluster long: moving a third of everything, say, while the machine is compiling too.
 const PATIENCE: Duration = Duration::from_secs(60);
-const POLL_INTERVAL: Duration = Duration::from_millis(20);
-
-/// Waits until something is so.
-#[track_caller]
-pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what} does not happen");
-        std::thread::sleep(POLL_INTERVAL);
-    }
-}
 
 /// Nodes and their etcd. The nodes end first.
 #[derive(Debug)]

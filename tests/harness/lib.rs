@@ -4,6 +4,7 @@
 //! hide behind the same mistake here. Every wait has a bound, and every child is stopped by its own handle.
 
 use std::io::Write as _;
+use std::time::{Duration, Instant};
 
 pub mod cli;
 pub mod clients;
@@ -30,6 +31,20 @@ pub use connection::Connection;
 pub use server::Server;
 pub use signal::Signal;
 pub use transcript::Transcript;
+
+/// Time for what takes long: moving a third of everything, say, while the machine is compiling too.
+const PATIENCE: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Waits until something is so.
+#[track_caller]
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what} does not happen");
+        std::thread::sleep(POLL_INTERVAL);
+    }
+}
 
 /// Says that something was left out, past the test harness, which hides what passing tests print.
 pub fn announce_skip(reason: impl std::fmt::Display) {

@@ -8,9 +8,14 @@ const PAUSE_MIN: Micros = Micros::from_millis(1_000);
 /// But no further than this. After so long without any the next is told at once.
 const PAUSE_MAX: Micros = Micros::from_millis(5 * 60 * 1_000);
 
-/// See the module.
+/// See the module. Each kind of refusal (`K`, of which there are few) has pauses of its own: what is new is told at once.
 #[derive(Debug)]
-pub struct Complaints {
+pub struct Complaints<K> {
+    kinds: Vec<(K, Complaint)>,
+}
+
+#[derive(Debug)]
+struct Complaint {
     told_at: Option<Micros>,
     refused_at: Micros,
     pause: Micros,
@@ -18,15 +23,31 @@ pub struct Complaints {
     untold: u64,
 }
 
-impl Default for Complaints {
+impl<K> Default for Complaints<K> {
+    fn default() -> Self {
+        Self { kinds: Vec::new() }
+    }
+}
+
+impl<K: PartialEq> Complaints<K> {
+    /// A node was refused: whether that is told, and how many were refused for this since the last line, this one included.
+    pub fn refused(&mut self, now: Micros, kind: K) -> Option<u64> {
+        let place = self.kinds.iter().position(|(known, _)| *known == kind).unwrap_or_else(|| {
+            self.kinds.push((kind, Complaint::default()));
+            self.kinds.len() - 1
+        });
+        self.kinds[place].1.refused(now)
+    }
+}
+
+impl Default for Complaint {
     fn default() -> Self {
         Self { told_at: None, refused_at: Micros(0), pause: PAUSE_MIN, untold: 0 }
     }
 }
 
-impl Complaints {
-    /// A node was refused: whether that is told, and how many were refused since the last line, this one included.
-    pub fn refused(&mut self, now: Micros) -> Option<u64> {
+impl Complaint {
+    fn refused(&mut self, now: Micros) -> Option<u64> {
         if now.since(self.refused_at) >= PAUSE_MAX {
             *self = Self::default();
         }
@@ -53,14 +74,16 @@ mod tests {
         let mut told = Vec::new();
         let second = |number: u64| Micros(number * 1_000_000);
         for number in 1..=3_600 {
-            told.extend(complaints.refused(second(number)).map(|count| (number, count)));
+            told.extend(complaints.refused(second(number), 'a').map(|count| (number, count)));
         }
         assert_eq!(told[..6], [(1, 1), (2, 1), (4, 2), (8, 4), (16, 8), (32, 16)]);
         let last = told.len() - 1;
         assert_eq!(told[last].0 - told[last - 1].0, 300);
         assert!(told.len() < 25, "{told:?}");
-        assert_eq!(complaints.refused(second(3_900)), Some(1), "after a while of peace");
-        assert_eq!(complaints.refused(second(3_901)), Some(1));
-        assert_eq!(complaints.refused(second(3_902)), None);
+        assert_eq!(complaints.refused(second(3_900), 'a'), Some(1), "after a while of peace");
+        assert_eq!(complaints.refused(second(3_901), 'a'), Some(1));
+        assert_eq!(complaints.refused(second(3_902), 'a'), None);
+        assert_eq!(complaints.refused(second(3_902), 'b'), Some(1), "for another reason");
+        assert_eq!(complaints.refused(second(3_902), 'a'), None);
     }
 }

@@ -2,6 +2,7 @@
 //! nothing about requests but who executes them.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::mem::{Discriminant, discriminant};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -99,7 +100,7 @@ pub struct Links {
     wake_at: Micros,
     /// Something came: the state machine has something to do.
     has_news: bool,
-    complaints: Complaints,
+    complaints: Complaints<Discriminant<CloseReason>>,
     /// Links that are up.
     up: u64,
     /// The node ends.
@@ -529,7 +530,7 @@ impl Links {
 
     /// A line about a node that is refused. Who dials again and again is counted, not told each time.
     fn complain(&mut self, name: &str, reason: &CloseReason) {
-        match self.complaints.refused(self.now) {
+        match self.complaints.refused(self.now, discriminant(reason)) {
             None => {}
             Some(1) => warn!("refused {name} as another node: {reason}"),
             Some(count) => {
