@@ -11,8 +11,10 @@ use slabring_engine::{
     Arithmetic, ArithmeticOutcome, CLASSES_MAX, ClassId, Delete, DeleteOutcome, EvictedItem, Extension,
     KeyHash, Place, Seconds, Shard, Store, StoreMode as EngineMode, StoreOutcome,
 };
-use slabring_protocol::reply::{self, LogItem, MetaItem, MetaStatus, WatchEvent};
-use slabring_protocol::{Command, KEY_SIZE_MAX, Plain, PlainWork, Request, StoreMode, WatchTopics};
+use slabring_protocol::reply::{self, LogItem, MetaItem, MetaStatus, Outcome, WatchEvent};
+use slabring_protocol::{
+    Command, ErrorReply, KEY_SIZE_MAX, MetaFlags, Plain, PlainWork, Request, StoreMode, WatchTopics,
+};
 use slabring_reactor::{IoCounters, LoanId};
 
 use crate::attention::Attention;
@@ -442,13 +444,16 @@ impl Executor {
     /// name.
     #[inline]
     pub fn admits(&mut self, request: &Request<'_>, key: &[u8]) -> bool {
-        let names_one = match &request.command {
-            Command::MetaStore(flags) | Command::MetaDelete(flags) | Command::MetaArithmetic(flags) => {
-                flags.has(b'Y')
+        let fence = match &request.command {
+            Command::MetaStore(flags) | Command::MetaDelete(flags) | Command::MetaArithmetic(flags)
+                if flags.has(b'Y') =>
+            {
+                request.meta_numbers().fence
             }
-            _ => false,
+            // Who has lost its lock may not remove what another has written since.
+            Command::StoreTooLarge { removes: true } => MetaFlags::fence_of(request.flags),
+            _ => None,
         };
-        let fence = names_one.then(|| request.meta_numbers().fence).flatten();
         fence.is_none_or(|fence| self.shard.admit_fence(key, fence))
     }
 
@@ -776,6 +781,9 @@ fn may_write(request: &Request<'_>) -> bool {
 /// Answers a request that names a lower fence than another before it, with a value of so many bytes.
 #[cold]
 pub fn refuse_fence(request: &Request<'_>, value_bytes: usize, out: &mut Vec<u8>) {
+    if let Command::StoreTooLarge { .. } = request.command {
+        return reply::outcome(out, request, Outcome::Refused(ErrorReply::TooLarge));
+    }
     let item = MetaItem { value_len: length(value_bytes), ..MetaItem::default() };
     reply::meta_status(out, request, MetaStatus::Exists, &item);
 }

@@ -5,7 +5,7 @@ use slabring_engine::{
     StoreOutcome,
 };
 use slabring_protocol::reply::{self, CRLF, Hit, Outcome};
-use slabring_protocol::{Command, ErrorReply, MetaFlags, Request};
+use slabring_protocol::{Command, ErrorReply, Request};
 
 use super::{Executor, class_counters, length};
 use crate::discovery::DISCOVERY_KEY;
@@ -121,9 +121,7 @@ impl Executor {
         out: &mut Vec<u8>,
     ) {
         self.commands.store_too_large += 1;
-        // Who has lost its lock may not remove what another has written since.
-        let fence = MetaFlags::fence_of(request.flags);
-        if removes && fence.is_none_or(|fence| self.shard.admit_fence(key, fence)) {
+        if removes {
             self.shard.delete(now, &removal(key, None));
         }
         reply::outcome(out, request, Outcome::Refused(ErrorReply::TooLarge));
