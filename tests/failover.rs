@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use slabring_cluster::ring::{NodeState, RingDocument};
 use slabring_tests::cluster::{Cluster, Neighbourhood};
+use slabring_tests::coordinated::read;
 use slabring_tests::etcd::Etcd;
 use slabring_tests::{Connection, Server, wait_until};
 
@@ -69,19 +70,6 @@ fn sum(cluster: &Cluster, name: &str) -> u64 {
 fn wait_for_copies(cluster: &Cluster) {
     wait_until("rest", || sum(cluster, "slabring_replication_lag_entries") == 0);
     wait_until("every copy", || sum(cluster, "curr_items") == 2 * KEYS as u64);
-}
-
-/// The value of a key: a number, or that there is none; or an error.
-fn read(connection: &mut Connection, key: usize) -> Result<Option<u64>, String> {
-    let line = connection.command(&format!("mg key{key} v"));
-    match line.split(' ').next() {
-        Some("EN") => Ok(None),
-        Some("VA") => {
-            let value = String::from_utf8(connection.read_line().expect("a value")).expect("text");
-            Ok(Some(value.parse().expect("a number")))
-        }
-        _ => Err(line),
-    }
 }
 
 /// The values of all keys, when there are no errors any more.

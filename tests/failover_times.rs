@@ -11,9 +11,8 @@ use std::time::{Duration, Instant};
 
 use slabring_cluster::placement::PartitionId;
 use slabring_cluster::ring::{Ring, RingDocument};
-use slabring_tests::coordinated::{Coordinated, has_one_down, ring};
-use slabring_tests::wait_until;
-use slabring_tests::{Connection, Server};
+use slabring_tests::coordinated::{Coordinated, has_one_down, read, ring};
+use slabring_tests::{Connection, Server, wait_until};
 
 /// Says how many nodes are killed in each mode.
 const KILLS: &str = "SLABRING_KILLS";
@@ -57,19 +56,6 @@ struct Outcome {
 fn set(connection: &mut Connection, key: usize, number: u64) -> bool {
     let text = number.to_string();
     connection.command(&format!("set key{key} 0 0 {}\r\n{text}", text.len())) == "STORED"
-}
-
-/// A number, none, or an error.
-fn read(connection: &mut Connection, key: usize) -> Result<Option<u64>, String> {
-    let line = connection.command(&format!("mg key{key} v"));
-    match line.split(' ').next() {
-        Some("EN") => Ok(None),
-        Some("VA") => {
-            let value = String::from_utf8(connection.read_line().expect("a value")).expect("text");
-            Ok(Some(value.parse().expect("a number")))
-        }
-        _ => Err(line),
-    }
 }
 
 /// Writes rising numbers, and deletes now and then. Gives what was acknowledged.

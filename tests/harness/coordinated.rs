@@ -7,10 +7,23 @@ use base64::prelude::BASE64_STANDARD;
 
 use crate::cluster::{Cluster, Neighbourhood};
 use crate::etcd::Etcd;
-use crate::{Server, Signal, wait_until};
+use crate::{Connection, Server, Signal, wait_until};
 
 /// Time for what takes a cluster long: moving a third of everything, say, while the machine is compiling too.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The value of `keyKEY`, a number, or that there is none; or the error.
+pub fn read(connection: &mut Connection, key: usize) -> Result<Option<u64>, String> {
+    let line = connection.command(&format!("mg key{key} v"));
+    match line.split(' ').next() {
+        Some("EN") => Ok(None),
+        Some("VA") => {
+            let value = String::from_utf8(connection.read_line().expect("a value")).expect("text");
+            Ok(Some(value.parse().expect("a number")))
+        }
+        _ => Err(line),
+    }
+}
 
 /// Nodes and their etcd. The nodes end first.
 #[derive(Debug)]
