@@ -26,8 +26,15 @@ fn check(case: impl Fn(&Server)) {
 
 /// A value that tells whose it is and where each byte belongs.
 fn value_of(key: &str, version: u32, size: usize) -> Vec<u8> {
-    let lines = (0..).flat_map(|line: u32| format!("{key}/{version}/{line}\n").into_bytes());
-    lines.take(size).collect()
+    let mut value = Vec::with_capacity(size + key.len() + 32);
+    for line in 0_u32.. {
+        if value.len() >= size {
+            break;
+        }
+        writeln!(value, "{key}/{version}/{line}").expect("a vector takes everything");
+    }
+    value.truncate(size);
+    value
 }
 
 /// Sends bytes in pieces of random sizes.
