@@ -38,6 +38,9 @@ const SPARE_BUFFER_BYTES_MAX: usize = LENT_BYTES_MIN + (1 << 10);
 /// What a TLS client's first record begins with. No command does.
 const TLS_HANDSHAKE: u8 = 0x16;
 
+/// What a binary request begins with.
+const BINARY_MAGIC: u8 = 0x80;
+
 /// What one send takes.
 #[derive(Debug)]
 pub struct Output {
@@ -250,7 +253,7 @@ impl Dispatcher {
             if let Some(parser_before) = parser_before
                 && (self.must_wait_for_value(&step)
                     || self.must_wait_for_node(client, &step)
-                    || self.must_wait_for_copies(client, &step))
+                    || self.must_wait_for_answers(client, &step))
             {
                 client.parser = parser_before;
                 self.stall(client);
@@ -351,7 +354,7 @@ impl Dispatcher {
     fn may_wait_for_others(&self, client: &Connection, rest: &[u8]) -> bool {
         let Some(links) = &self.cluster else { return false };
         let owed = client.outbox.waiting();
-        owed > 0 && (client.lines.expect_much(owed + 1) || self.executor.replicates())
+        owed > 0 && (client.lines.expect_much(owed + 1) || may_be_flush(rest))
             || !links.has_room_for_any(rest.len())
     }
 
@@ -374,11 +377,12 @@ impl Dispatcher {
             && (owed > 0 && client.lines.expect_much(owed + 1) || links.must_wait(hash, consumed))
     }
 
-    /// Whether a flush would overtake writes of the same client that wait for their copies.
-    fn must_wait_for_copies(&self, client: &Connection, step: &Step<'_>) -> bool {
+    /// Whether a flush would overtake requests of the same client: those that wait for their copies, and those that are on their way to
+    /// other nodes, where it goes by ways of its own.
+    fn must_wait_for_answers(&self, client: &Connection, step: &Step<'_>) -> bool {
         let Step::Request { request, .. } = step else { return false };
         let is_flush = matches!(request.command, Command::FlushAll { .. });
-        is_flush && self.executor.replicates() && client.outbox.waiting() > 0
+        is_flush && self.cluster.is_some() && client.outbox.waiting() > 0
     }
 
     /// Decides who executes a request: this shard, its owner, or all.
@@ -698,6 +702,11 @@ impl Dispatcher {
         self.executor.traffic.buffer_bytes = (bytes + bench) as u64;
         bytes
     }
+}
+
+/// Whether bytes may begin with a `flush_all` or its binary form: a guess that costs one look.
+fn may_be_flush(bytes: &[u8]) -> bool {
+    matches!(bytes.first(), Some(&(b'f' | b' ' | BINARY_MAGIC)))
 }
 
 /// Refuses a connection's input for want of memory and ends the connection.
