@@ -43,6 +43,9 @@ pub const SILENCE_MAX: Micros = Micros::from_millis(1_500);
 /// A link with nothing else to say says so at this interval.
 pub const HEARTBEAT_EVERY: Micros = Micros::from_millis(200);
 
+/// Who looks at its links after so long, and not five times in a second, did not run meanwhile.
+pub const AWAY_MIN: Micros = Micros::from_millis(500);
+
 /// Time from the first byte to a link that is up; also for connecting.
 pub const GREETING_TIME_MAX: Micros = Micros::from_millis(2_000);
 
@@ -68,6 +71,7 @@ const BACK_OFF_DOUBLINGS_MAX: u32 = 5;
 
 const _: () = assert!(HEARTBEAT_EVERY.0 * 5 <= SILENCE_MAX.0, "a few heartbeats may be late");
 const _: () = assert!(SILENCE_MAX.0 < SENDING_TIME_MAX.0);
+const _: () = assert!(HEARTBEAT_EVERY.0 < AWAY_MIN.0 && AWAY_MIN.0 < SILENCE_MAX.0);
 
 /// What all links of a shard have in common.
 #[derive(Clone, Debug)]
@@ -234,6 +238,8 @@ pub struct Link {
     input: Input,
     output: Output,
     heard_at: Micros,
+    /// When this side looked last whether the other one is silent.
+    looked_at: Micros,
     /// When bytes came last: the time in the input counts against a request's deadline.
     received_at: Micros,
     stalled: bool,
@@ -289,6 +295,7 @@ impl Link {
             input: Input::new(),
             output: Output::default(),
             heard_at: Micros::default(),
+            looked_at: Micros::default(),
             received_at: Micros::default(),
             stalled: false,
             heartbeat_at: Micros::NEVER,
@@ -604,9 +611,11 @@ impl Link {
     }
 
     fn notice_silence(&mut self, now: Micros) {
-        // What is not read cannot be heard: the silence while this side did not listen does not count.
+        // What is not read cannot be heard: the silence while this side did not listen does not count, be it that it had no room
+        // or that it did not run, which may have come over the whole machine.
         let stalls = self.stalls();
-        if std::mem::replace(&mut self.stalled, stalls) || stalls {
+        let was_away = now.since(std::mem::replace(&mut self.looked_at, now)) >= AWAY_MIN;
+        if std::mem::replace(&mut self.stalled, stalls) || stalls || was_away {
             self.heard_at = now;
         }
         if now.since(self.heard_at) >= SILENCE_MAX && safeguard::holds(Safeguard::SilenceIsNoticed) {

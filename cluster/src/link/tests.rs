@@ -219,10 +219,17 @@ fn idle_links_stay_up_and_silent_ones_end() {
     for _ in 0..100 {
         assert_eq!(pair.pass(150), (vec![], vec![]));
     }
+    // Both stood still, with their machine: neither can have heard of the other.
     pair.now = pair.now + SILENCE_MAX;
+    assert_eq!((pair.a.next(pair.now), pair.b.next(pair.now)), (None, None));
+    let back_at = pair.now;
     let silent = Event::Closed { reason: CloseReason::Silent, was_up: true };
-    assert_eq!(pair.a.next(pair.now), Some(silent.clone()));
-    assert_eq!(pair.b.next(pair.now), Some(silent));
+    let [by_a, by_b] = [&mut pair.a, &mut pair.b].map(|link| {
+        let at = std::iter::successors(Some(back_at), |&at| Some(at + HEARTBEAT_EVERY));
+        at.take(20).find_map(|at| link.next(at).map(|event| (at, event)))
+    });
+    assert_eq!(by_a, Some((back_at + SILENCE_MAX + Micros::from_millis(100), silent)));
+    assert_eq!(by_b, by_a);
     assert!(pair.b.has_ended());
 }
 
