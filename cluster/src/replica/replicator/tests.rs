@@ -260,5 +260,5 @@ fn filling_a_learner_of_few_keys_walks_over_many_in_many_turns() {
     let has_come = |key: &&Vec<u8>| pair.read(1, key).is_some();
     let wanted = |key: &&Vec<u8>| !pair.ring.assignment(partition_of(hash_key(key))).learners.is_empty();
     let wanted: Vec<_> = keys.iter().filter(wanted).collect();
-    assert!((1..KEYS / 10).contains(&wanted.len()) && wanted.iter().all(|key| has_come(key)));
+    assert!((1..KEYS / 10).contains(&wanted.len()) && wanted.iter().all(has_come));
 }
