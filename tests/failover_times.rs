@@ -25,10 +25,12 @@ const AROUND: Duration = Duration::from_millis(500);
 /// The goal: half of the kills, and the worst.
 const GOAL: Duration = Duration::from_millis(2_500);
 
-/// What is known of each key: the numbers of the last acknowledged write and of the last acknowledged deletion.
+/// What is known of each key: the numbers of the last acknowledged write, of the last acknowledged deletion, and of the last one that was
+/// asked for: it may have been done.
 struct Book {
     set: Vec<AtomicU64>,
     deleted: Vec<AtomicU64>,
+    to_delete: Vec<AtomicU64>,
     /// The keys that are written have this divisor; 0: the end.
     every: AtomicU64,
     is_over: AtomicBool,
@@ -80,6 +82,7 @@ fn write_on(mut connection: Connection, book: &Book) -> u64 {
         }
         let deletes = (number / KEYS as u64 + key as u64) % DELETES_EVERY == 0;
         let is_done = if deletes {
+            book.to_delete[key].store(number, SeqCst);
             matches!(connection.command(&format!("delete key{key}")).as_str(), "DELETED" | "NOT_FOUND")
         } else {
             set(&mut connection, key, number)
@@ -134,6 +137,7 @@ fn kill_one(mode: &str, number: u8) -> Option<Outcome> {
     let book = Book {
         set: numbers(),
         deleted: numbers(),
+        to_delete: numbers(),
         every: AtomicU64::new(1),
         is_over: AtomicBool::new(false),
     };
@@ -174,7 +178,8 @@ fn kill_one(mode: &str, number: u8) -> Option<Outcome> {
         let is_lost = |key: &usize| {
             let (set, deleted) = (book.set[*key].load(SeqCst), book.deleted[*key].load(SeqCst));
             let found = read(&mut asking, *key).expect("all is well again");
-            set > deleted && found < Some(set) || found.is_some_and(|found| found < deleted)
+            let may_be_gone = found.is_none() && book.to_delete[*key].load(SeqCst) > set;
+            set > deleted && found < Some(set) && !may_be_gone || found.is_some_and(|found| found < deleted)
         };
         let lost = (0..KEYS).filter(is_lost).count();
         eprintln!("{mode}: n{number}, the conductor: {was_conductor}, {first_answer:?}, {all_answers:?}");
@@ -236,5 +241,5 @@ fn a_killed_nodes_keys_are_answered_before_long_and_nothing_promised_is_lost() {
         "| mode | first answer: median, max | all answers | conductors | lost of acknowledged | older than a set / a deletion of reads | moved / ideal |"
     );
     println!("|---|---|---|---|---|---|---|");
-    ["async", "inval", "sync"].into_iter().for_each(|mode| check(mode, kills));
+    ["sync", "inval", "async"].into_iter().for_each(|mode| check(mode, kills));
 }

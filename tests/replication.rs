@@ -5,6 +5,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use slabring_tests::cluster::{Cluster, File, Neighbourhood};
+use slabring_tests::coordinated::Coordinated;
+use slabring_tests::etcd::Etcd;
 use slabring_tests::replay::{Cuts, Report};
 use slabring_tests::{Connection, Server, Signal, Transcript};
 
@@ -29,16 +31,50 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Nodes of a list, ready: in `sync` nobody writes before the copies have granted it.
-fn of_peers(count: u8, replicas: &str, mode: &str, threads: &str) -> Cluster {
-    let cluster = Cluster::of_peers(count, &["--replicas", replicas, "--replication", mode, "-t", threads]);
+/// What the nodes have their ring from.
+#[derive(Clone, Copy, Debug)]
+enum By {
+    List,
+    Etcd,
+}
+
+/// Nodes, and the etcd that they need.
+struct Nodes {
+    cluster: Cluster,
+    _etcd: Option<Etcd>,
+}
+
+impl std::ops::Deref for Nodes {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
+}
+
+/// Nodes of a list, ready.
+fn of_peers(count: u8, replicas: &str, mode: &str, threads: &str) -> Nodes {
+    nodes(By::List, count, replicas, mode, threads).expect("a list is always there")
+}
+
+/// Nodes that are ready: in `sync` nobody writes before the copies have granted it. `None`: no etcd is installed.
+fn nodes(by: By, count: u8, replicas: &str, mode: &str, threads: &str) -> Option<Nodes> {
+    let args = ["--replicas", replicas, "--replication", mode, "-t", threads];
+    let nodes = match by {
+        By::List => Nodes { cluster: Cluster::of_peers(count, &args), _etcd: None },
+        By::Etcd => {
+            let Coordinated { cluster, etcd, .. } = Coordinated::start(count, &args)?;
+            Nodes { cluster, _etcd: Some(etcd) }
+        }
+    };
+    let cluster = &nodes.cluster;
     let mut front = cluster.nodes[0].connect();
     wait_until("a write everywhere", || {
         (0..200).all(|n| set(&mut front, &format!("begin{n}"), "x") == "STORED")
     });
     (0..200).for_each(|n| assert_eq!(front.command(&format!("delete begin{n}")), "DELETED"));
-    wait_until("no copy left", || sum(&cluster, "curr_items") == 0);
-    cluster
+    wait_until("no copy left", || sum(cluster, "curr_items") == 0);
+    Some(nodes)
 }
 
 fn set(connection: &mut Connection, key: &str, value: &str) -> String {
@@ -49,8 +85,8 @@ fn sum(cluster: &Cluster, name: &str) -> u64 {
     cluster.nodes.iter().map(|node| node.connect().stat(name)).sum()
 }
 
-fn check_transcripts(mode: &str, args: &[&str]) {
-    let cluster = of_peers(2, "2", mode, args[1]);
+fn check_transcripts(by: By, mode: &str, threads: &str) {
+    let Some(cluster) = nodes(by, 2, "2", mode, threads) else { return };
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("transcripts");
     let mut report = Report::default();
     for entry in std::fs::read_dir(folder).expect("the transcripts are beside this file") {
@@ -85,19 +121,21 @@ const DIFFERENT: [&str; 12] = [
 
 #[test]
 fn every_command_is_answered_as_written_where_copies_follow() {
-    check_transcripts("async", &["-t", "1"]);
+    check_transcripts(By::List, "async", "1");
+    check_transcripts(By::Etcd, "async", "1");
 }
 
 #[test]
 fn every_command_is_answered_as_written_where_copies_are_waited_for() {
-    check_transcripts("sync", &["-t", "2"]);
+    check_transcripts(By::List, "sync", "2");
+    check_transcripts(By::Etcd, "sync", "2");
 }
 
 #[test]
 fn every_copy_gets_every_item_and_every_deletion() {
     for (mode, threads) in MODES.into_iter().zip(["1", "2", "1"]) {
-        for replicas in ["2", "3"] {
-            let cluster = of_peers(3, replicas, mode, threads);
+        for (by, replicas) in [(By::List, "2"), (By::Etcd, "2"), (By::List, "3")] {
+            let Some(cluster) = nodes(by, 3, replicas, mode, threads) else { continue };
             let copies: u64 = replicas.parse().expect("a number");
             let mut nodes: Vec<_> = cluster.nodes.iter().map(Server::connect).collect();
             let counts =
@@ -188,7 +226,12 @@ fn who_takes_over_has_the_items_with_all_that_is_known_of_them() {
 
 #[test]
 fn a_cas_value_is_a_version_and_rises_with_every_change() {
-    let cluster = of_peers(2, "2", "sync", "1");
+    check_versions(By::List);
+    check_versions(By::Etcd);
+}
+
+fn check_versions(by: By) {
+    let Some(cluster) = nodes(by, 2, "2", "sync", "1") else { return };
     let [mut one, mut two] = [&cluster.nodes[0], &cluster.nodes[1]].map(Server::connect);
     let cas = |connection: &mut Connection, command: &str| -> u64 {
         let line = connection.command(command);
@@ -220,8 +263,8 @@ fn a_cas_value_is_a_version_and_rises_with_every_change() {
 #[test]
 fn a_pipeline_sees_its_own_writes() {
     for mode in MODES {
-        for threads in ["1", "2"] {
-            let cluster = of_peers(2, "2", mode, threads);
+        for (by, threads) in [(By::List, "1"), (By::List, "2"), (By::Etcd, "2")] {
+            let Some(cluster) = nodes(by, 2, "2", mode, threads) else { continue };
             let mut connection = cluster.nodes[0].connect();
             let line = |n: usize| {
                 format!(

@@ -351,14 +351,7 @@ impl Executor {
     /// name.
     #[inline]
     pub fn admits(&mut self, request: &Request<'_>, key: &[u8]) -> bool {
-        let names_one = match &request.command {
-            Command::MetaStore(flags) | Command::MetaDelete(flags) | Command::MetaArithmetic(flags) => {
-                flags.has(b'Y')
-            }
-            _ => false,
-        };
-        let fence = names_one.then(|| request.meta_numbers().fence).flatten();
-        fence.is_none_or(|fence| self.shard.admit_fence(key, fence))
+        fence_named(request).is_none_or(|fence| self.shard.admit_fence(key, fence))
     }
 
     /// Answers a question to the shard as a whole.
@@ -652,6 +645,18 @@ fn may_write(request: &Request<'_>) -> bool {
         }
         _ => true,
     }
+}
+
+/// The fence that a request names.
+#[inline]
+pub fn fence_named(request: &Request<'_>) -> Option<u64> {
+    let names_one = match &request.command {
+        Command::MetaStore(flags) | Command::MetaDelete(flags) | Command::MetaArithmetic(flags) => {
+            flags.has(b'Y')
+        }
+        _ => false,
+    };
+    names_one.then(|| request.meta_numbers().fence).flatten()
 }
 
 /// Answers a request that names a lower fence than another before it, with a value of so many bytes.
