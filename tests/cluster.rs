@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use slabring_tests::cluster::{Cluster, File, Neighbourhood};
 use slabring_tests::process::run_to_end;
-use slabring_tests::replay::{Cuts, Report};
-use slabring_tests::{Connection, Server, Signal, Transcript, announce_skip, toolbox};
+use slabring_tests::replay::{ABOUT_THE_NODE, Cuts, check_all};
+use slabring_tests::{Connection, Server, Signal, announce_skip, toolbox};
 
 /// Keys that every node of a small cluster owns some of.
 const KEYS: usize = 300;
@@ -121,36 +121,12 @@ fn check_transcripts(weights: &[u16], args: &[&str]) {
     let ring = File::new(&place.ring(1, weights));
     let count = u8::try_from(weights.len()).expect("few nodes");
     let cluster = Cluster::start(place, count, &[&["--cluster", ring.path()], args].concat());
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("transcripts");
-    let mut report = Report::default();
-    for entry in std::fs::read_dir(folder).expect("the transcripts are beside this file") {
-        let path = entry.expect("a readable folder").path();
-        let mut transcript = Transcript::read(&path).expect("a well-formed transcript");
-        let sections = transcript.sections.len();
-        transcript.sections.retain(|section| !ABOUT_THE_NODE.contains(&section.title.as_str()));
-        report.skipped_count += sections - transcript.sections.len();
-        report.add(&transcript, &cluster.nodes[0], Cuts::Turns);
-        // Fences stay when a node is emptied, so what is about them can be played once.
-        if transcript.name != "own.txt" {
-            report.add(&transcript, &cluster.nodes[0], Cuts::Together);
-        }
-    }
-    assert!(report.failures.is_empty(), "{}", report.failures.join("\n"));
+    let report = check_all(&cluster.nodes[0], &ABOUT_THE_NODE, &[Cuts::Turns, Cuts::Together]);
     let mut front = cluster.nodes[0].connect();
     assert_eq!(front.stat("curr_items"), 0);
     assert!(front.stat("slabring_forwarded") > 1_000);
     announce_skip(format_args!("{} sections about the node that is asked", report.skipped_count));
 }
-
-/// Sections that ask for what only the node with the items can tell, its statistics and dumps; or that name the one node there is.
-const ABOUT_THE_NODE: [&str; 6] = [
-    "statistics by prefix follow the keys",
-    "meta gets count by prefix, too",
-    "only one kind of requests waits behind a dump: all",
-    "a base64 key is dumped as one",
-    "sizes are counted once that is switched on",
-    "clients of a managed service find the node",
-];
 
 #[test]
 fn a_node_that_owns_nothing_answers_as_written_over_uring() {
@@ -431,6 +407,34 @@ fn a_node_that_owns_keys_again_serves_nothing_of_before() {
 }
 
 #[test]
+fn keys_that_stayed_are_still_there_when_a_node_owns_others_again() {
+    let place = Neighbourhood::new();
+    let ring = File::new(&place.ring(1, &[256, 256]));
+    let cluster = Cluster::start(place, 2, &["-t", "2", "--cluster", ring.path()]);
+    let mut connection = cluster.nodes[0].connect();
+    let keys = || (0..KEYS).map(|n| format!("key{n}"));
+    let (_, of_second) = own_and_foreign(&cluster, 0, 1);
+    keys().for_each(|key| connection.set(&key, "old"));
+    let follow = |epoch, weights: &[u16]| {
+        ring.write(&place.ring(epoch, weights));
+        cluster.nodes[0].signal(Signal::Reload);
+        wait_until("the ring", || {
+            cluster.nodes.iter().all(|node| node.connect().stat("slabring_ring_epoch") == epoch)
+        });
+    };
+    follow(2, &[256, 64]);
+    let (_, kept) = own_and_foreign(&cluster, 0, 1);
+    let moved: Vec<_> = of_second.iter().filter(|key| !kept.contains(key)).collect();
+    assert!(kept.len() > KEYS / 20 && moved.len() > KEYS / 10, "{} stay", kept.len());
+    moved.iter().for_each(|key| connection.set(key, "new"));
+    follow(3, &[256, 256]);
+    for key in keys() {
+        let expected = if moved.contains(&&key) { None } else { Some(b"old".to_vec()) };
+        assert_eq!(connection.get(&key), expected, "{key}");
+    }
+}
+
+#[test]
 fn a_ring_that_one_node_has_reaches_all() {
     let place = Neighbourhood::new();
     let ring = File::new(&place.ring(1, &[256, 256, 256]));
@@ -533,4 +537,49 @@ fn a_managed_services_client_finds_the_nodes_by_itself() {
     assert!(finished.status.success(), "{}{}", finished.stdout, finished.stderr);
     let sets = cluster.nodes.iter().map(|node| node.connect().stat("total_connections") - 1);
     assert!(sets.into_iter().all(|connections| connections > 1), "each node was asked");
+}
+
+#[test]
+fn nodes_that_were_given_different_options_about_the_ring_say_so() {
+    let place = Neighbourhood::new();
+    let peers = place.peers(2);
+    let start = |number, args: &[&str]| {
+        let args = [&["--peers", &peers, "-t", "1"], args].concat();
+        Server::start_on(place.client(number), &args).expect("a node starts")
+    };
+    let nodes = [start(1, &["--replicas", "2", "--replication", "sync"]), start(2, &[])];
+    for node in &nodes {
+        wait_until("a count", || node.connect().stat("slabring_rings_different") > 0);
+        wait_until("a word", || node.stderr().contains("follows another ring of the same epoch 1"));
+    }
+    let cluster = Cluster::of_peers(2, &["-t", "1"]);
+    assert!(cluster.nodes.iter().all(|node| node.connect().stat("slabring_rings_different") == 0));
+}
+
+#[test]
+fn a_value_that_another_node_does_not_take_is_an_error_and_the_link_stays() {
+    let place = Neighbourhood::new();
+    let peers = place.peers(2);
+    let start = |number, item_size| {
+        let args = ["--peers", &peers, "-t", "1", "-m", "100", "-I", item_size];
+        Server::start_on(place.client(number), &args).expect("a node starts")
+    };
+    let cluster = Cluster { nodes: vec![start(1, "8m"), start(2, "1m")], place };
+    cluster.wait_until_met();
+    let (own, foreign) = own_and_foreign(&cluster, 0, 1);
+    let [mut roomy, mut small] = [&cluster.nodes[0], &cluster.nodes[1]].map(Server::connect);
+    let value = "x".repeat(2_000_000);
+    let set = |key: &str| format!("set {key} 0 0 {}\r\n{value}", value.len());
+    assert_eq!(roomy.command(&set(&own[0])), "STORED");
+    // What was under way meanwhile is answered.
+    let mut other = cluster.nodes[0].connect();
+    for key in &foreign[1..100] {
+        other.send(format!("set {key} 0 0 1\r\n1\r\n")).expect("it is sent");
+    }
+    assert_eq!(roomy.command(&set(&foreign[0])), "SERVER_ERROR object too large for cache");
+    assert!((1..100).all(|_| answer_line(&mut other) == "STORED"));
+    assert_eq!(small.command(&format!("get {}", own[0])), "SERVER_ERROR object too large for cache");
+    for node in [&mut roomy, &mut small] {
+        assert_eq!(node.stat("slabring_peer_links_lost"), 0);
+    }
 }

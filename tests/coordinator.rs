@@ -1,6 +1,5 @@
 //! Nodes that have their ring in a real etcd: it may be away, slow or mad, and ask who they are.
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -10,8 +9,8 @@ use slabring_cluster::ring::{Epoch, RingDocument};
 use slabring_tests::cluster::{Cluster, File, Neighbourhood};
 use slabring_tests::etcd::Etcd;
 use slabring_tests::fickle::{Fickle, Mood};
-use slabring_tests::replay::{Cuts, Report};
-use slabring_tests::{Connection, Server, Transcript};
+use slabring_tests::replay::{ABOUT_THE_NODE, Cuts, check_all};
+use slabring_tests::{Connection, Server};
 
 /// Keys that every node of a small cluster owns some of.
 const KEYS: usize = 300;
@@ -215,16 +214,6 @@ fn nodes_log_in_where_etcd_asks_and_again_when_that_was_too_long_ago() {
     assert!(!has_ring(&stranger));
 }
 
-/// Sections that ask for what only the node with the items can tell, its statistics and dumps; or that name the one node there is.
-const ABOUT_THE_NODE: [&str; 6] = [
-    "statistics by prefix follow the keys",
-    "meta gets count by prefix, too",
-    "only one kind of requests waits behind a dump: all",
-    "a base64 key is dumped as one",
-    "sizes are counted once that is switched on",
-    "clients of a managed service find the node",
-];
-
 fn check_transcripts(count: u8) {
     let place = Neighbourhood::new();
     let Some(etcd) = Etcd::start(place) else { return };
@@ -241,15 +230,7 @@ fn check_transcripts(count: u8) {
     wait_until("the ring", || {
         cluster.nodes.iter().all(|node| node.connect().stat("slabring_ring_epoch") == epoch)
     });
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("transcripts");
-    let mut report = Report::default();
-    for entry in std::fs::read_dir(folder).expect("the transcripts are beside this file") {
-        let path = entry.expect("a readable folder").path();
-        let mut transcript = Transcript::read(&path).expect("a well-formed transcript");
-        transcript.sections.retain(|section| !ABOUT_THE_NODE.contains(&section.title.as_str()));
-        report.add(&transcript, &cluster.nodes[0], Cuts::Turns);
-    }
-    assert!(report.failures.is_empty(), "{}", report.failures.join("\n"));
+    check_all(&cluster.nodes[0], &ABOUT_THE_NODE, &[Cuts::Turns]);
     assert_eq!(cluster.nodes[0].connect().stat("curr_items"), 0);
 }
 

@@ -155,7 +155,10 @@ impl Conductor {
 
     fn decide_single(&mut self, now: Micros, confirmed: Micros, ring: &RingDocument) -> Option<RingDocument> {
         let ready = self.ready(now);
-        let news: Vec<&NodeDescription> = ready.filter(|described| !is_welcomed(ring, described)).collect();
+        let stands_by =
+            |described: &NodeDescription| described.stands_by() && !has_place(ring, &described.node);
+        let news = ready.filter(|described| !is_welcomed(ring, described) && !stands_by(described));
+        let news: Vec<&NodeDescription> = news.collect();
         let gone = if news.is_empty() { self.to_remove(now, confirmed, ring) } else { None };
         if news.is_empty() && gone.is_none() {
             return None;
@@ -188,12 +191,14 @@ impl Conductor {
     }
 
     fn first_ring(&self, now: Micros, above: Epoch) -> Option<RingDocument> {
-        let ready: Vec<_> = self.ready(now).collect();
+        let joins = |described: &NodeDescription| !described.stands_by();
+        let ready: Vec<_> = self.ready(now).filter(|described| joins(described)).collect();
         // Who is coming now would have to be moved to later; one that never stays is not waited for.
+        let waited_for = || self.present.values().filter(|(described, _)| joins(described));
         let is_late = |(_, since): &(NodeDescription, Micros)| {
             now.since(*since).0 >= FIRST_RING_WAITS * self.judgement.up_after.0
         };
-        let are_all_ready = ready.len() == self.present.len() || self.present.values().any(is_late);
+        let are_all_ready = ready.len() == waited_for().count() || waited_for().any(is_late);
         if ready.len() < self.judgement.first_nodes.max(1) || !are_all_ready {
             return None;
         }
@@ -230,6 +235,11 @@ impl Conductor {
         let (longest, _) = gone.min_by_key(|&(_, &since)| since)?;
         leaves_half(ring).then(|| longest.clone())
     }
+}
+
+/// Whether a node is a member, in whatever state.
+fn has_place(ring: &RingDocument, node: &NodeId) -> bool {
+    ring.slots.iter().any(|slot| slot.node == *node && slot.state != NodeState::Left)
 }
 
 /// Whether at least half of the members serve when one less does.
@@ -282,7 +292,8 @@ fn welcome(ring: &mut RingDocument, described: &NodeDescription) -> bool {
     has_room
 }
 
-fn entry(described: &NodeDescription) -> SlotEntry {
+/// The place of a node that joins.
+pub fn entry(described: &NodeDescription) -> SlotEntry {
     let NodeDescription { node, incarnation, zone, client, peer, shards, weight } = described.clone();
     SlotEntry { node, incarnation, zone, client, peer, shards, weight, state: NodeState::Up }
 }

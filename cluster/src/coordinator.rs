@@ -40,8 +40,15 @@ pub struct NodeDescription {
     pub peer: Address,
     /// Its shards.
     pub shards: u16,
-    /// Its share, in 256ths of a full node.
+    /// The share that it brings when it joins, in 256ths of a full node; 0: see [`Self::stands_by`].
     pub weight: u16,
+}
+
+impl NodeDescription {
+    /// Whether it joins only when an operator wishes a weight for it.
+    pub fn stands_by(&self) -> bool {
+        self.weight == 0
+    }
 }
 
 /// The node that decides on changes of the ring.

@@ -38,6 +38,11 @@ impl Ownership {
         node
     }
 
+    /// What the node owns now.
+    pub fn owned(&self) -> &PartitionSet {
+        &self.owned
+    }
+
     /// The node follows another ring, in which it has a slot or none. Gives the partitions that it owns again after others have:
     /// what it holds of them must go before it serves. O(partitions).
     pub fn follow(&mut self, ring: &Ring, me: Option<SlotId>) -> PartitionSet {

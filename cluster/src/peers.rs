@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::forward::{Failure, Forward, NODE_SHARE, Opaque, PendingTable, Stage, admit};
-use crate::link::{CloseReason, Credit, Event, Expected, Identity, Inbound, Link, Nonce, Owed};
+use crate::forward::{Failure, Forward, LANE_SHARE_MIN, NODE_SHARE, Opaque, PendingTable, Stage, admit};
+use crate::link::{CloseReason, Credit, Event, Expected, Identity, Inbound, Link, Nonce, Owed, cost_bytes};
 use crate::names::{Address, NodeId};
 use crate::placement::{partition_of, shard_of};
 use crate::replica::PeerShard;
@@ -104,6 +104,11 @@ pub enum Effect<P> {
         /// The link it came on.
         link: LinkId,
     },
+    /// The node at the other end follows another ring of the same epoch: somebody gave them different lists.
+    RingDiffers {
+        /// The link.
+        link: LinkId,
+    },
     /// A ring document of another node is [`Peers::body`]: offer it to the holder, and [`Peers::adopt`] what comes of it.
     RingReceived,
 }
@@ -174,6 +179,8 @@ pub struct Peers<P> {
     accepted: usize,
     dialled: BTreeMap<(SlotId, u8), LinkId>,
     pending: PendingTable<P>,
+    /// Some link may have less room than [`LANE_SHARE_MIN`], or a request that waits for it.
+    is_crowded: bool,
     failed: VecDeque<(P, Failure)>,
     again: VecDeque<Opaque>,
     scratch: Vec<u8>,
@@ -209,6 +216,7 @@ impl<P: Copy> Peers<P> {
             accepted: 0,
             dialled: BTreeMap::new(),
             pending: PendingTable::new(),
+            is_crowded: true,
             failed: VecDeque::new(),
             again: VecDeque::new(),
             scratch: Vec::new(),
@@ -230,6 +238,10 @@ impl<P: Copy> Peers<P> {
 
     fn epoch(&self) -> Epoch {
         self.ring.as_ref().map_or(Epoch::NONE, |ring| ring.epoch())
+    }
+
+    fn ring_mark(&self) -> u64 {
+        self.ring.as_ref().map_or(0, |ring| ring.mark())
     }
 
     /// Whether this node owns a key of this hash. Without a ring it owns nothing. O(1).
@@ -282,16 +294,17 @@ impl<P: Copy> Peers<P> {
         self.me = ring.slot_of(&self.identity.node);
         self.told_shards.retain(|node, _| ring.slot_of(node).is_some());
         self.ring = Some(ring);
-        let epoch = self.epoch();
+        let (epoch, mark) = (self.epoch(), self.ring_mark());
         for id in self.links().map(|(id, _)| id).collect::<Vec<_>>() {
-            self.link_mut(id).expect("it is one of them").set_epoch(epoch);
+            self.link_mut(id).expect("it is one of them").set_ring(epoch, mark);
         }
         self.redial(now);
         let is_served = |stage| matches!(stage, Stage::WaitsForRing { epoch: wanted, .. } if wanted <= epoch);
         self.again.extend(self.pending.select(|pending| is_served(pending.stage)));
     }
 
-    fn place(&mut self, entry: Entry) -> LinkId {
+    fn place(&mut self, mut entry: Entry) -> LinkId {
+        entry.link.set_mark(self.ring_mark());
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place::default());
             u32::try_from(self.places.len() - 1).expect("links are bounded")
@@ -380,6 +393,16 @@ impl<P: Copy> Peers<P> {
         Ok(Route::Sent)
     }
 
+    /// Whether a request of up to so many bytes need not wait, whoever owns its key: little is under way, and nobody has had to
+    /// wait of late. O(1).
+    pub fn has_room_for_any(&self, request_bytes: usize) -> bool {
+        let count = self.pending.len() + 1;
+        let cost = self.pending.bytes() + request_bytes + count * place_of(cost_bytes(0));
+        !self.is_crowded
+            && count <= place_of(LANE_SHARE_MIN.operations)
+            && cost <= place_of(LANE_SHARE_MIN.bytes)
+    }
+
     /// Whether a request for a key had better wait: there is no room for it now, and those in its way are being answered. Ask
     /// again when something was answered.
     pub fn must_wait(&mut self, now: Micros, hash: u64, request_bytes: usize) -> bool {
@@ -395,7 +418,10 @@ impl<P: Copy> Peers<P> {
         let share = self.share(owner);
         let place = &mut self.places[place_of(id.index)];
         let link = &mut place.entry.as_mut().expect("the lane is a link").link;
-        !link.has_room(request_bytes, share) && link.is_moving(now)
+        let has_room = link.has_room(request_bytes, share);
+        let must_wait = !has_room && link.is_moving(now);
+        self.is_crowded = !has_room || self.is_crowded && self.links().any(|(_, link)| link.is_crowded());
+        must_wait
     }
 
     /// What may be under way on one link to a node.
@@ -534,6 +560,7 @@ impl<P: Copy> Peers<P> {
             Event::Up => {
                 self.learn_shards(now, id);
                 self.dial_back(now, id);
+                self.is_crowded = true;
                 Some(Effect::Up { link: id })
             }
             Event::Closed { reason, was_up } => {
@@ -555,6 +582,7 @@ impl<P: Copy> Peers<P> {
                 None
             }
             Event::RingDocument => Some(Effect::RingReceived),
+            Event::RingDiffers => Some(Effect::RingDiffers { link: id }),
             Event::Replica => Some(Effect::Replica { link: id }),
         }
     }

@@ -48,7 +48,9 @@ impl Shard {
     #[inline]
     pub(crate) fn count_request(&mut self, hash: u64) {
         self.requests += 1;
-        if let Some(sketch) = &mut self.sketch {
+        if let Some(sketch) = &mut self.sketch
+            && !self.has_ample_room
+        {
             sketch.increment(hash);
         }
     }
@@ -64,7 +66,7 @@ impl Shard {
     /// Lets the shadows see a get and goes by the setting they recommend.
     #[inline]
     pub(crate) fn show_get(&mut self, hash: u64, found: Option<(Location, Header)>) {
-        if sampled_bits(hash) < self.sampled_below {
+        if sampled_bits(hash) < self.sampled_below && !self.has_ample_room {
             self.show_sampled_get(hash, found.map(|(location, _)| location));
         }
     }
@@ -85,6 +87,7 @@ impl Shard {
     }
 
     /// Lets the shadows see a store.
+    #[inline]
     pub(crate) fn show_store(&mut self, hash: u64, location: Location) {
         if sampled_bits(hash) >= self.sampled_below {
             return;
@@ -206,10 +209,17 @@ impl Shard {
         }
     }
 
+    /// Notes whether what is asked for now matters to who will have to go: while half of the budget is free it does not, and what was
+    /// counted would have faded by then. A limit on items is not known to be far.
+    pub(crate) fn look_for_ample_room(&mut self) {
+        self.has_ample_room = self.items_max == u64::MAX && self.used() * 2 < self.memory_bytes;
+    }
+
     /// Fits sketch and ghost to the number of items, as far as there is memory that nobody uses.
     pub(crate) fn resize_memory_of_requests(&mut self) {
         let items = self.index.items();
         let used = self.used();
+        self.look_for_ample_room();
         if let Some(sketch) = &mut self.sketch {
             if sketch.is_too_small_for(items) && used + sketch.bytes() <= self.memory_bytes {
                 sketch.double();

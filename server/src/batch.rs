@@ -2,15 +2,16 @@
 //! on the way back in the same box. Reused for ever, so that a busy pair of shards does not allocate.
 
 use slabring_engine::{Seconds, WARM_KEYS_MAX};
-use slabring_protocol::{Command, Dialect, KEY_SIZE_MAX, Request};
+use slabring_protocol::{Command, Dialect, KEY_SIZE_MAX, Plain, PlainWork, Request};
 use slabring_reactor::ConnectionId;
 
 use crate::budget::waits_too_long;
 use crate::cluster::links::is_errand;
 use crate::datagrams::is_datagram;
-use crate::execute::Executor;
+use crate::execute::{Asker, Executor};
+use crate::extending::extends;
 use crate::intake::Kept;
-use crate::lending::LentAway;
+use crate::lending::{Lent, LentAway};
 use crate::outbox::Ticket;
 use crate::replication::{Executed, Manner, Waiter};
 use crate::report::{Answer, Question};
@@ -48,6 +49,8 @@ pub struct ReturnAddress {
 enum Work {
     /// A get of lines. Nearly all requests are, so it needs no [`Head`].
     Get { with_cas: bool },
+    /// The only get of its line, whose end is part of the reply.
+    GetAlone,
     /// Any other request. It has a head, and its bytes are key, value, flags.
     Request,
     /// The beginning of a request whose value comes in parts. It has a head, and its bytes are key and flags.
@@ -77,9 +80,7 @@ impl ReturnAddress {
     /// Nobody's: what is answered is forgotten.
     pub const NOBODY: Self =
         Self { connection: ConnectionId { slot: u32::MAX, generation: 0 }, ticket: Ticket::NONE };
-}
 
-impl ReturnAddress {
     /// A connection's, for what is answered otherwise than by a reply.
     pub fn without_ticket(connection: ConnectionId) -> Self {
         Self { connection, ticket: Ticket::NONE }
@@ -125,7 +126,7 @@ const _: () = assert!(KEY_SIZE_MAX <= u8::MAX as usize);
 impl Entry {
     /// Whether it is a request that is here whole.
     fn has_key(&self) -> bool {
-        matches!(self.work, Work::Get { .. } | Work::Request)
+        matches!(self.work, Work::Get { .. } | Work::GetAlone | Work::Request)
     }
 }
 
@@ -151,7 +152,7 @@ impl<'a> Cargo<'a> {
         let bytes = split_off(&mut self.bytes, entry.bytes as usize);
         let mut parcel = Parcel { bytes, head: None, question: None };
         match entry.work {
-            Work::Get { .. } | Work::ValuePart | Work::EndValue | Work::Delivery => {}
+            Work::Get { .. } | Work::GetAlone | Work::ValuePart | Work::EndValue | Work::Delivery => {}
             Work::Request | Work::BeginValue => {
                 parcel.head = Some(self.heads.next().expect("each has one"));
             }
@@ -171,6 +172,7 @@ impl<'a> Parcel<'a> {
         let (key, rest) = self.bytes.split_at(usize::from(entry.key_bytes));
         match (entry.work, self.head) {
             (Work::Get { with_cas }, None) => Request::get(key, with_cas),
+            (Work::GetAlone, None) => Request::get(key, false),
             (_, Some(&Head { command, noreply, dialect, flags_bytes, .. })) => {
                 let (value, flags) = rest.split_at(rest.len() - flags_bytes);
                 Request { command, noreply, dialect, key, value, flags }
@@ -302,6 +304,14 @@ impl Batch {
         self.add(sender, Work::Request, key, [value, flags]);
     }
 
+    /// Copies a plain request in.
+    pub fn push_plain(&mut self, sender: ReturnAddress, plain: &Plain<'_>) {
+        match plain.work {
+            PlainWork::Get => self.add(sender, Work::GetAlone, plain.key, [b"", b""]),
+            PlainWork::Set { .. } => self.push(sender, &plain.request()),
+        }
+    }
+
     /// Announces a value.
     pub fn begin_value(&mut self, sender: ReturnAddress, kept: &Kept) {
         let Request { command, noreply, dialect, key, flags, .. } = kept.request();
@@ -358,11 +368,25 @@ impl Batch {
                 let before = replies.len();
                 entry.state = State::Done;
                 match (entry.work, parcel.question) {
+                    (Work::GetAlone, _) => {
+                        assert!(!executor.replicates(), "a node that stands alone has no copies");
+                        let plain = Plain { key: parcel.bytes, work: PlainWork::Get };
+                        let connection = shards.connection_number(sender, entry.sender.connection.slot);
+                        let hash = *hash.expect("it has a key");
+                        let lent = executor.execute_plain(now, &plain, hash, connection, replies);
+                        if let Some(lent) = lent {
+                            all_lent.push(lend_away(executor, shards.me, *lent, before));
+                            entry.state = State::Lending;
+                        }
+                    }
                     (Work::Get { .. } | Work::Request, _) => {
                         let request = parcel.request(entry);
                         let connection = shards.connection_number(sender, entry.sender.connection.slot);
                         if executor.replicates() {
-                            match executor.execute_copied(now, &request, connection, replies) {
+                            assert!(entry.work != Work::GetAlone, "a node that stands alone has no copies");
+                            let is_local = !is_answered_whole(entry.sender.connection);
+                            let asker = Asker { connection, is_local };
+                            match executor.execute_copied(now, &request, asker, replies) {
                                 Executed::Now => {}
                                 Executed::Refused(error) => {
                                     replies.extend(Manner::of(&request).reply(Err(error)));
@@ -386,10 +410,7 @@ impl Batch {
                             _ => executor.execute_lending(now, &request, connection, replies),
                         };
                         if let Some(lent) = lent {
-                            let (place, lent) = *lent;
-                            let (owner, place, bytes) = (shards.me, place - before, lent.left());
-                            let number = executor.loans.lend_away(lent);
-                            all_lent.push(LentAway { owner, place, number, bytes });
+                            all_lent.push(lend_away(executor, shards.me, *lent, before));
                             entry.state = State::Lending;
                         }
                     }
@@ -413,6 +434,7 @@ impl Batch {
                     }
                     (Work::Question, Some(Question::Forget(connection))) => {
                         executor.drop_visit(sender, connection);
+                        executor.drop_extending((sender, connection));
                         executor.deferring.retain(|waiting| waiting.name != (sender, connection));
                         answers.push(Answer::Done);
                     }
@@ -426,17 +448,20 @@ impl Batch {
         }
     }
 
-    /// The sender's part: what became of each request, in the order they were posted.
+    /// The sender's part: what became of each request, in the order they were posted. Deliveries are none: who they name is not the
+    /// sender's.
     pub fn outcomes(&self) -> impl Iterator<Item = (ReturnAddress, Outcome<'_>)> {
         let mut rest = &self.replies[..];
         let mut answers = self.answers.iter();
         let mut lent = self.lent.iter();
-        self.entries.iter().map(move |entry| {
+        self.entries.iter().filter(|entry| entry.work != Work::Delivery).map(move |entry| {
             let reply = split_off(&mut rest, entry.reply_bytes as usize);
             let outcome = match (entry.state, entry.work) {
                 (State::Done, Work::BeginValue) => Outcome::Begun,
                 (State::Done, Work::ValuePart) => Outcome::Silence,
-                (State::Done, Work::Get { .. } | Work::Request | Work::EndValue) => Outcome::Reply(reply),
+                (State::Done, Work::Get { .. } | Work::GetAlone | Work::Request | Work::EndValue) => {
+                    Outcome::Reply(reply)
+                }
                 (State::Done, Work::Question) => {
                     let answer = answers.next().expect("every question that was asked has one");
                     Outcome::Answer(answer, reply)
@@ -447,7 +472,8 @@ impl Batch {
                 }
                 (State::Bounced, _) => Outcome::Bounced,
                 (State::Deferred, _) => Outcome::Deferred,
-                (State::Promised, _) | (State::Done, Work::Delivery) => Outcome::Promised,
+                (State::Promised, _) => Outcome::Promised,
+                (State::Done, Work::Delivery) => unreachable!("it was left out"),
                 (State::Posted, _) => unreachable!("the owner has gone through all of them"),
             };
             (entry.sender, outcome)
@@ -542,7 +568,8 @@ fn must_defer(
     now: Seconds,
     sender: ShardId,
 ) -> bool {
-    if executor.deferring.is_empty() && executor.shard().has_room_for_any_pin() {
+    let extends = matches!(parcel.head, Some(head) if extends(&head.command));
+    if executor.deferring.is_empty() && !extends && executor.shard().has_room_for_any_pin() {
         return false;
     }
     if matches!(entry.work, Work::Question | Work::Delivery) || is_answered_whole(entry.sender.connection) {
@@ -558,7 +585,8 @@ fn must_defer(
             !executor.shard().has_room_to_reserve(head.value_bytes)
                 && place.is_none_or(|place| may_wait_on(&executor.deferring[place..], now))
         }
-        (Work::Get { .. } | Work::Request, _) => {
+        (Work::Request, _) if extends => executor.must_extend(now, name, &parcel.request(entry)),
+        (Work::Get { .. } | Work::GetAlone | Work::Request, _) => {
             executor.value_bytes_to_copy(now, &parcel.request(entry)) > 0
         }
         _ => false,
@@ -575,6 +603,18 @@ fn must_defer(
 /// end. Who came last is not held up by those before: it may.
 fn may_wait_on(line: &[Deferring], now: Seconds) -> bool {
     line.len() == 1 || !waits_too_long(line[0].since, now)
+}
+
+/// Keeps what a reply that began at `before` shows of a value, until its reader has it.
+#[cold]
+fn lend_away(
+    executor: &mut Executor,
+    owner: ShardId,
+    (place, lent): (usize, Lent),
+    before: usize,
+) -> LentAway {
+    let bytes = lent.left();
+    LentAway { owner, place: place - before, number: executor.loans.lend_away(lent), bytes }
 }
 
 /// Whether nobody could ask for the rest of a reply.
@@ -702,6 +742,18 @@ mod tests {
         assert!(executor.shard().memory().held > 0);
         executor.answer(NOW, Question::TakeBack(lent.number), &mut value);
         assert_eq!(executor.shard().memory().held, 0);
+    }
+
+    #[test]
+    fn who_is_delivered_a_reply_has_no_outcome_at_its_sender() {
+        let mut executor = executor_with_values();
+        let mut batch = Batch::default();
+        let of_receiver = ReturnAddress { connection: connection(7), ticket: Ticket::NONE };
+        batch.deliver(of_receiver, b"STORED\r\n");
+        push(&mut batch, 1, "delete none\r\n");
+        batch.execute(visit(&mut executor), &mut false);
+        assert_eq!(outcomes(&batch), [(1, "NOT_FOUND\r\n".to_string())]);
+        assert_eq!(executor.deliveries.len(), 1);
     }
 
     /// The letter in which connection `slot` announces a value of a mebibyte.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use slabring_cluster::time::Micros;
 use slabring_engine::Seconds;
 use slabring_protocol::Parser;
 use slabring_reactor::ConnectionId;
@@ -226,6 +227,8 @@ pub struct Connection {
     awaits_letter: bool,
     /// The turn in which a letter last brought something for it.
     letter_turn: u64,
+    /// A request of it is with another node: what is ready waits until then for the replies.
+    awaits_node_until: Option<Micros>,
     /// It stands in the list of this turn's connections to look after.
     pub touched: bool,
     /// Requests for locks that are not answered yet.
@@ -278,6 +281,7 @@ impl Connection {
             served: 0,
             awaits_letter: false,
             letter_turn: 0,
+            awaits_node_until: None,
             touched: false,
             locks_asked: 0,
             ending: Ending::No,
@@ -326,9 +330,28 @@ impl Connection {
         (self.awaits_letter, self.letter_turn) = (false, turn);
     }
 
-    /// Whether its few replies had better leave together with those that other shards are making.
+    /// Notes that a request of it goes to another node, whose reply will be here by then or is not waited for. False: it knows of
+    /// one that went before.
+    pub fn sent_away(&mut self, until: Micros) -> bool {
+        let is_first = self.awaits_node_until.is_none();
+        self.awaits_node_until.get_or_insert(until);
+        is_first
+    }
+
+    /// Whether it waits for other nodes until then.
+    pub fn awaits_nodes_until(&self, until: Micros) -> bool {
+        self.awaits_node_until == Some(until)
+    }
+
+    /// Nothing is held back for another node any more, but for requests that are yet to go there.
+    pub fn await_nodes_no_longer(&mut self) {
+        self.awaits_node_until = None;
+    }
+
+    /// Whether its few replies had better leave together with those that other shards or nodes are making.
     pub fn holds_back(&self) -> bool {
-        self.awaits_letter && self.outbox.ready_bytes() < HELD_BACK_BYTES_MAX
+        let awaits_node = self.awaits_node_until.is_some() && self.outbox.waiting() > 0;
+        (self.awaits_letter || awaits_node) && self.outbox.ready_bytes() < HELD_BACK_BYTES_MAX
     }
 
     /// Whether all replies made so far have left.

@@ -5,6 +5,7 @@
 
 use std::io::{self, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -73,6 +74,36 @@ impl Report {
             }
         }
     }
+}
+
+/// Sections that ask for what only the node with the items can tell, its statistics and dumps; or that name the one node there is.
+pub const ABOUT_THE_NODE: [&str; 6] = [
+    "statistics by prefix follow the keys",
+    "meta gets count by prefix, too",
+    "only one kind of requests waits behind a dump: all",
+    "a base64 key is dumped as one",
+    "sizes are counted once that is switched on",
+    "clients of a managed service find the node",
+];
+
+/// Plays all transcripts of the folder `transcripts` against a server, in each of these ways, but for the sections with titles of
+/// `left_out`, which count as skipped. Panics if an answer is another.
+#[track_caller]
+pub fn check_all(server: &Server, left_out: &[&str], ways: &[Cuts]) -> Report {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("transcripts");
+    let mut report = Report::default();
+    for entry in std::fs::read_dir(folder).expect("the transcripts are beside the tests") {
+        let path = entry.expect("a readable folder").path();
+        let mut transcript = Transcript::read(&path).expect("a well-formed transcript");
+        let sections = transcript.sections.len();
+        transcript.sections.retain(|section| !left_out.contains(&section.title.as_str()));
+        report.skipped_count += sections - transcript.sections.len();
+        // Fences stay when a server is emptied, so what is about them can be played once.
+        let times = if transcript.name == "own.txt" { 1 } else { ways.len() };
+        ways[..times].iter().for_each(|&cuts| report.add(&transcript, server, cuts));
+    }
+    assert!(report.failures.is_empty(), "{}", report.failures.join("\n"));
+    report
 }
 
 fn play(section: &Section, server: &Server, cuts: Cuts) -> Result<(), String> {

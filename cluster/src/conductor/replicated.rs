@@ -1,7 +1,7 @@
 //! What follows a ring whose members hold copies: one step of [`crate::migrate`] at a time, the most urgent first. Each looks at the
 //! ring and at what nodes say now, so another conductor goes on where the last one ended.
 
-use super::{Conductor, entry, leaves_half};
+use super::{Conductor, entry, has_place, leaves_half};
 use crate::coordinator::{NodeDescription, View};
 use crate::migrate;
 use crate::names::NodeId;
@@ -129,11 +129,9 @@ impl Conductor {
 
     /// Takes in those who are there and have no place.
     fn take_in(&self, now: Micros, view: &View, ring: &Ring) -> Option<RingDocument> {
-        let has_place = |node: &NodeId| {
-            ring.document().slots.iter().any(|slot| slot.node == *node && slot.state != NodeState::Left)
-        };
-        let joiners = self.ready(now).filter(|described| !has_place(&described.node));
+        let joiners = self.ready(now).filter(|described| !has_place(ring.document(), &described.node));
         let joiners = joiners.filter_map(|described| match view.wishes.get(&described.node) {
+            None if described.stands_by() => None,
             None => Some(entry(described)),
             Some(Wish::Weight(weight)) if *weight > 0 => {
                 Some(SlotEntry { weight: *weight, ..entry(described) })

@@ -134,7 +134,7 @@ impl Etcd {
     /// A node that registers itself in a cluster.
     pub fn new(cluster: &ClusterId, me: NodeDescription) -> Self {
         Self {
-            prefix: format!("/slabring/{cluster}/"),
+            prefix: prefix(cluster),
             me,
             login: None,
             token: None,
@@ -539,6 +539,11 @@ impl Etcd {
     }
 }
 
+/// Where all keys of a cluster begin.
+pub fn prefix(cluster: &ClusterId) -> String {
+    format!("/slabring/{cluster}/")
+}
+
 /// Takes what a key says of a node; what cannot be read is as good as gone.
 fn show_of<T: serde::de::DeserializeOwned>(
     shown: &mut BTreeMap<NodeId, T>,
@@ -554,7 +559,7 @@ fn show_of<T: serde::de::DeserializeOwned>(
 }
 
 /// Reads `NODE INCARNATION`.
-fn leader(value: &[u8], fence: Fence) -> Option<Leader> {
+pub fn leader(value: &[u8], fence: Fence) -> Option<Leader> {
     let (node, incarnation) = std::str::from_utf8(value).ok()?.split_once(' ')?;
     Some(Leader {
         node: crate::names::NodeId(node.parse().ok()?),

@@ -70,6 +70,12 @@ pub fn put(key: &str, value: &str, lease: LeaseId) -> String {
     json!({ "compare": [], "success": [put_under(key, value, lease)] }).to_string()
 }
 
+/// The body of a [`TRANSACTION`] that puts a key which outlives whoever put it.
+pub fn put_for_good(key: &str, value: &str) -> String {
+    let put = json!({ "request_put": { "key": encode(key), "value": encode(value) } });
+    json!({ "compare": [], "success": [put] }).to_string()
+}
+
 /// The body of a [`TRANSACTION`] that puts a key under a lease if there is no such key, and reads it otherwise.
 pub fn create(key: &str, value: &str, lease: LeaseId) -> String {
     let absent = json!({ "key": encode(key), "target": "VERSION", "result": "EQUAL", "version": "0" });

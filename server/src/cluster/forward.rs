@@ -204,7 +204,10 @@ impl Dispatcher {
             links.line = line;
         }
         match outcome {
-            Ok(Route::Sent) => self.executor.traffic.forwarded += 1,
+            Ok(Route::Sent) => {
+                self.executor.traffic.forwarded += 1;
+                self.cluster.as_mut().expect("seen just now").hold_back(client);
+            }
             Ok(Route::Here) => unreachable!("dispatch has looked at the same ring"),
             Err(failure) => self.answer_from_afar(client, place, Err(failure)),
         }
@@ -293,7 +296,7 @@ impl Dispatcher {
     /// Adds what one node says to what all say.
     fn add_node(&mut self, client: &mut Connection, place: Place, outcome: Result<&[u8], Failure>) {
         let answer = match outcome {
-            Ok(reply) if reply.starts_with(b"OK") => Answer::Done,
+            Ok(reply) if reply::is_ok(reply) => Answer::Done,
             Ok(_) => Answer::Refused(ErrorReply::FlushNotAllowed),
             Err(failure) => Answer::Refused(told(failure)),
         };
@@ -362,6 +365,7 @@ fn told(failure: Failure) -> ErrorReply {
         Failure::OwnerGone => ErrorReply::OwnerGone,
         Failure::Expired => ErrorReply::OwnerSilent,
         Failure::Busy => ErrorReply::OwnerBusy,
+        Failure::TooLarge => ErrorReply::TooLarge,
         Failure::Unsettled | Failure::Disagreement => ErrorReply::RingUnsettled,
     }
 }

@@ -10,42 +10,39 @@ use std::time::Duration;
 use slabring_cluster::forward::{Failure, Forward};
 use slabring_cluster::link::CloseReason;
 use slabring_cluster::ownership::Ownership;
-use slabring_cluster::peers::{Asked, Effect, LINKS_PER_PEER_MAX, LinkId, Peers, Route};
+use slabring_cluster::peers::{Effect, LINKS_PER_PEER_MAX, LinkId, Peers, Route};
 use slabring_cluster::placement::hash_key;
 use slabring_cluster::replica::PeerShard;
 use slabring_cluster::report::ShardReport;
 use slabring_cluster::ring::Ring;
 use slabring_cluster::table::SlotId;
 use slabring_cluster::time::Micros;
-use slabring_cluster::wire::{Flags, Status};
 use slabring_engine::Seconds;
-use slabring_protocol::{
-    Auth, Command, DialectError, ErrorReply, KEY_SIZE_MAX, Limits, Parser, Protocol, Request, Step, reply,
-};
+use slabring_protocol::Limits;
 use slabring_reactor::clock::Moment;
 use slabring_reactor::{ConnectionId, Io};
 use socket2::{Domain, Socket, TcpKeepalive, Type};
 use tracing::{debug, info, warn};
 
-use super::forward::{Place, answer_later};
+use super::forward::Place;
+use super::old::Old;
 use super::{Cluster, News, View};
-use crate::batch::{Outcome, ReturnAddress};
+use crate::cluster::complaints::Complaints;
 use crate::connection::{Connection, Connections};
 use crate::discovery::DISCOVERY_KEY;
 use crate::dispatch::Dispatcher;
 use crate::execute::Executor;
-use crate::exptime::flush_due;
 use crate::live::Held;
 use crate::node::Node;
 use crate::options::CoordinatorSettings;
-use crate::outbox::Ticket;
-use crate::replication::{Executed, Manner, Replication, Waiter};
-use crate::report::Question;
+use crate::replication::Replication;
 use crate::shards::{ShardId, Shards};
 
-/// Slots from here on are those of errands: neither the reactor nor the connections
-/// know them.
-const ERRAND_SLOTS: u32 = 3 << 30;
+mod errands;
+
+use errands::Errands;
+pub use errands::is_errand;
+
 /// Linux's number for a connection that is being made.
 const EINPROGRESS: i32 = 115;
 /// One key of a line becomes a line of its own: `gats` and the longest time.
@@ -53,12 +50,9 @@ const PART_BYTES_BEYOND_KEY: usize = 32;
 /// Capacity for a reply that is kept from turn to turn.
 const REPLY_BYTES_KEPT: usize = 64 << 10;
 
-/// Whether this is no connection but stands for a request of another node, whose reply travels whole.
-pub fn is_errand(id: ConnectionId) -> bool {
-    (ERRAND_SLOTS..ReturnAddress::NOBODY.connection.slot).contains(&id.slot)
-}
-/// Time from one line about refused nodes to the next.
-const COMPLAINT_PAUSE: Micros = Micros::from_millis(1_000);
+/// Replies that are here wait so long for those of other nodes: what a node in reach takes, which is busy. A client that asks for
+/// keys of several nodes at once has its answers in one piece then.
+const HELD_BACK_TIME_MAX: Micros = Micros(200);
 
 /// Who executes a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,27 +72,6 @@ struct Link {
     is_paused: bool,
 }
 
-/// A request that another shard executes.
-#[derive(Debug, Default)]
-struct Errand {
-    generation: u32,
-    whose: Option<Whose>,
-    /// Shards that have not answered yet.
-    missing: u16,
-    /// One of several shards had no room.
-    has_bounced: bool,
-    /// The request, to be posted again if it bounces; empty if all shards are asked.
-    request: Vec<u8>,
-}
-
-#[derive(Debug)]
-enum Whose {
-    /// Another node's.
-    Node(Asked),
-    /// A client's of this node, who had been sent away before the ring changed.
-    Client(Place),
-}
-
 /// See the module.
 pub struct Links {
     node: Arc<Node>,
@@ -106,7 +79,7 @@ pub struct Links {
     peers: Peers<Place>,
     ownership: Ownership,
     /// What this shard holds is older than what other nodes have been told since.
-    holds_old: bool,
+    old: Option<Old>,
     /// The ring before this one, until copies have followed.
     ring_before: Option<Arc<Ring>>,
     view: Held<Option<View>>,
@@ -115,16 +88,7 @@ pub struct Links {
     sockets: BTreeMap<LinkId, Link>,
     /// The links by the reactor's slots.
     by_slot: Vec<Option<(ConnectionId, LinkId)>>,
-    errands: Vec<Errand>,
-    errands_free: Vec<u32>,
-    /// Errands whose request is still to be posted, in order, and those that have bounced, which go first.
-    errands_waiting: VecDeque<u32>,
-    errands_bounced: Vec<u32>,
-    /// Errands that are posted, and the turn in which they were.
-    errands_out: usize,
-    errands_turn: u64,
-    /// Memory of all their requests.
-    errand_bytes: usize,
+    errands: Errands,
     /// Links that this turn has read from, or that are not read.
     to_pace: Vec<LinkId>,
     outgoing: Vec<LinkId>,
@@ -135,11 +99,13 @@ pub struct Links {
     wake_at: Micros,
     /// Something came: the state machine has something to do.
     has_news: bool,
-    complained_at: Option<Micros>,
+    complaints: Complaints,
     /// Links that are up.
     up: u64,
     /// The node ends.
     is_closed: bool,
+    /// Connections whose replies wait for those of other nodes, and until when.
+    holding: VecDeque<(Micros, ConnectionId)>,
     /// Room for a line of one key, lent to who writes one.
     pub line: Vec<u8>,
 }
@@ -155,7 +121,7 @@ impl Links {
                 CoordinatorSettings::Local(_) => Ownership::by_hand(),
                 CoordinatorSettings::Etcd { .. } => Ownership::automatic(),
             },
-            holds_old: false,
+            old: None,
             ring_before: None,
             node: Arc::clone(node),
             shards,
@@ -163,13 +129,7 @@ impl Links {
             seen: None,
             sockets: BTreeMap::new(),
             by_slot: Vec::new(),
-            errands: Vec::new(),
-            errands_free: Vec::new(),
-            errands_waiting: VecDeque::new(),
-            errands_bounced: Vec::new(),
-            errands_out: 0,
-            errands_turn: 0,
-            errand_bytes: 0,
+            errands: Errands::default(),
             to_pace: Vec::new(),
             outgoing: Vec::new(),
             reply: Vec::new(),
@@ -178,9 +138,10 @@ impl Links {
             now: Micros(0),
             wake_at: Micros(0),
             has_news: true,
-            complained_at: None,
+            complaints: Complaints::default(),
             up: 0,
             is_closed: false,
+            holding: VecDeque::new(),
             line: Vec::new(),
         }))
     }
@@ -196,12 +157,38 @@ impl Links {
 
     /// How long a turn may sleep for the sake of the links.
     pub fn sleep_max(&self) -> Duration {
-        Duration::from_micros(self.wake_at.since(self.now).0)
+        let release_at = self.holding.front().map_or(Micros::NEVER, |(until, _)| *until);
+        Duration::from_micros(self.wake_at.min(release_at).since(self.now).0)
+    }
+
+    /// Lets a connection's replies wait for a moment for those of another node, so that one send takes all of them.
+    pub fn hold_back(&mut self, client: &mut Connection) {
+        let until = self.now + HELD_BACK_TIME_MAX;
+        if client.sent_away(until) {
+            self.holding.push_back((until, client.id));
+        }
+    }
+
+    /// Lets those go whose time is over, and forgets those that do not wait any more. `note` is told of the former.
+    pub fn release_held(&mut self, connections: &mut Connections, mut note: impl FnMut(&mut Connection)) {
+        while let Some(&(until, id)) = self.holding.front() {
+            let waiting = connections.get_mut(id).filter(|client| client.awaits_nodes_until(until));
+            match waiting {
+                Some(client) if until <= self.now => {
+                    client.await_nodes_no_longer();
+                    note(client);
+                }
+                Some(client) if client.outbox.waiting() > 0 => return,
+                Some(client) => client.await_nodes_no_longer(),
+                None => {}
+            }
+            self.holding.pop_front();
+        }
     }
 
     /// Memory of requests and links.
     pub fn buffer_bytes(&self) -> usize {
-        self.peers.buffer_bytes() + self.reply.capacity() + self.errand_bytes
+        self.peers.buffer_bytes() + self.reply.capacity() + self.errands.bytes
     }
 
     /// The ring as clients are told it, if there is one.
@@ -228,6 +215,11 @@ impl Links {
         self.peers.forward(self.now, place, request)
     }
 
+    /// See [`Peers::has_room_for_any`].
+    pub fn has_room_for_any(&self, request_bytes: usize) -> bool {
+        self.peers.has_room_for_any(request_bytes + PART_BYTES_BEYOND_KEY)
+    }
+
     /// Whether a request had better wait: see [`Peers::must_wait`].
     pub fn must_wait(&mut self, hash: u64, request_bytes: usize) -> bool {
         self.peers.must_wait(self.now, hash, request_bytes + PART_BYTES_BEYOND_KEY)
@@ -249,31 +241,15 @@ impl Links {
         self.has_news |= self.peers.send_replica(to, message);
     }
 
-    /// Answers a request of another node that had to wait.
-    pub fn respond_later(&mut self, asked: Asked, manner: Manner, outcome: Result<&[u8], ErrorReply>) {
-        self.has_news = true;
-        match outcome {
-            Ok(reply) => self.peers.respond(asked, Status::Done, reply),
-            Err(error) => self.refuse(asked, manner, error),
-        }
-    }
-
-    /// Says why a request of another node was not executed.
-    fn refuse(&mut self, asked: Asked, manner: Manner, error: ErrorReply) {
-        if manner.is_part {
-            // An error has no place between the values of a line: its origin tells one instead of the end.
-            return self.peers.respond(asked, Status::Busy, &[]);
-        }
-        self.reply.clear();
-        if !manner.is_silent {
-            reply::error(&mut self.reply, DialectError { error, dialect: manner.dialect });
-        }
-        self.peers.respond(asked, Status::Done, &self.reply);
-    }
-
     /// When the coordinator was last heard of.
     pub fn confirmed_at(&self) -> Micros {
         self.cluster().confirmed_at()
+    }
+
+    /// When each node that this one has a link with was heard of last, by whatever it sent.
+    pub fn heard(&self) -> impl Iterator<Item = (SlotId, Micros)> + '_ {
+        let up = self.peers.links().filter(|(_, link)| link.is_up());
+        up.filter_map(|(id, link)| Some((self.peers.leads_to(id)?.slot, link.received_at())))
     }
 
     /// Keeps the last word for the conductor where the thread that agrees on the ring finds it. Never waits.
@@ -294,7 +270,7 @@ impl Links {
             return;
         };
         for ring in before.iter().filter(|_| begins).chain([ring]) {
-            replication.follow(now, executor.shard_mut(), ring, self.own_slot(ring));
+            replication.follow(now, executor, ring, self.own_slot(ring));
         }
         executor.replication = Some(replication);
     }
@@ -333,7 +309,12 @@ impl Links {
             let is_newer = self.peers.ring().is_none_or(|known| ring.epoch() > known.epoch());
             if is_newer {
                 let regained = self.ownership.follow(ring, ring.slot_of(&cluster.settings.node));
-                self.holds_old |= !regained.is_empty() && !ring.document().is_replicated();
+                // Copies have streams to tell them.
+                if !ring.document().is_replicated() {
+                    assert!(self.old.is_none(), "what is old goes at once");
+                    let have_cas = self.node.settings.cas_enabled;
+                    self.old = Old::new(regained, self.ownership.owned(), have_cas);
+                }
                 self.ring_before = self.peers.ring().cloned();
                 self.peers.adopt(self.now, Arc::clone(ring));
             }
@@ -343,9 +324,9 @@ impl Links {
         true
     }
 
-    /// Whether what this shard holds must go before it executes anything. Says so once.
-    pub fn take_holds_old(&mut self) -> bool {
-        std::mem::take(&mut self.holds_old)
+    /// What this shard holds that must go before it executes anything. Says so once.
+    pub fn take_old(&mut self) -> Option<Old> {
+        self.old.take()
     }
 
     fn link_of(&self, connection: ConnectionId) -> Option<LinkId> {
@@ -409,120 +390,6 @@ impl Links {
         self.has_news = true;
     }
 
-    /// What a letter brought back for no connection that is still there: for another node, if `to` is of one.
-    pub fn letter_came(
-        &mut self,
-        to: ReturnAddress,
-        outcome: Outcome<'_>,
-        dispatcher: &mut Dispatcher,
-        connections: &mut Connections,
-        note: impl FnOnce(&mut Connection),
-    ) {
-        let Some(index) = to.connection.slot.checked_sub(ERRAND_SLOTS) else { return };
-        let errand = &mut self.errands[index as usize];
-        assert!(errand.generation == to.connection.generation, "a letter comes back once");
-        errand.missing -= 1;
-        errand.has_bounced |= matches!(outcome, Outcome::Bounced);
-        if errand.missing > 0 {
-            return;
-        }
-        self.has_news = true;
-        self.errands_out -= usize::from(!errand.request.is_empty());
-        // What bounced was not executed: a request goes again. Who asks all shards tries again by himself.
-        if errand.has_bounced && !errand.request.is_empty() {
-            return self.errands_bounced.push(index);
-        }
-        let reply = match outcome {
-            _ if errand.has_bounced => Err(Failure::Busy),
-            Outcome::Reply(reply) => Ok(reply),
-            _ => {
-                self.reply.clear();
-                reply::ok(&mut self.reply);
-                Ok(&self.reply[..])
-            }
-        };
-        match (errand.whose.take().expect("a letter comes back once"), reply) {
-            (Whose::Node(asked), Ok(reply)) => self.peers.respond(asked, Status::Done, reply),
-            (Whose::Node(asked), Err(_)) => self.peers.respond(asked, Status::Busy, &[]),
-            (Whose::Client(place), reply) => {
-                if let Some(client) = connections.get_mut(place.to.connection) {
-                    dispatcher.answer_from_afar(client, place, reply);
-                    note(client);
-                }
-            }
-        }
-        self.end_errand(index);
-    }
-
-    fn end_errand(&mut self, index: u32) {
-        let errand = &mut self.errands[index as usize];
-        errand.whose = None;
-        self.errand_bytes -= std::mem::take(&mut errand.request).len();
-        self.errands_free.push(index);
-    }
-
-    /// Has another shard execute a request: now, or when there is room in its letter box and those before have gone.
-    fn send_errand(&mut self, dispatcher: &mut Dispatcher, whose: Whose, request: Vec<u8>) {
-        let errand = self.begin_errand(whose, 1);
-        let index = errand.connection.slot - ERRAND_SLOTS;
-        self.errand_bytes += request.len();
-        self.errands[index as usize].request = request;
-        self.errands_waiting.push_back(index);
-        self.post_errands(dispatcher);
-    }
-
-    /// Posts what waits, as far as there is room. One turn's errands at a time: if some bounce, nothing later can have overtaken
-    /// them.
-    fn post_errands(&mut self, dispatcher: &mut Dispatcher) {
-        if self.errands_out > 0 && self.errands_turn != dispatcher.turn {
-            return;
-        }
-        if self.errands_out == 0 {
-            self.errands_bounced.drain(..).rev().for_each(|index| self.errands_waiting.push_front(index));
-        }
-        self.errands_turn = dispatcher.turn;
-        while dispatcher.post.has_room()
-            && let Some(index) = self.errands_waiting.pop_front()
-        {
-            self.post_errand(dispatcher, index);
-        }
-    }
-
-    fn post_errand(&mut self, dispatcher: &mut Dispatcher, index: u32) {
-        let errand = &mut self.errands[index as usize];
-        if let Some(Whose::Node(asked)) = &errand.whose
-            && asked.deadline <= self.now
-        {
-            self.peers.respond(*asked, Status::Expired, &[]);
-            return self.end_errand(index);
-        }
-        let flags = match errand.whose.as_ref().expect("who waits is awaited") {
-            Whose::Node(asked) => asked.flags,
-            Whose::Client(place) => place.flags(),
-        };
-        let request = parse(&errand.request, flags, &self.limits).expect("it was a request before");
-        let mut scratch = [0; KEY_SIZE_MAX];
-        let owner = self.shards.owner_of(request.decoded_key(&mut scratch));
-        (errand.missing, errand.has_bounced) = (1, false);
-        self.errands_out += 1;
-        let connection = ConnectionId { slot: ERRAND_SLOTS + index, generation: errand.generation };
-        dispatcher.post.request(owner, ReturnAddress { connection, ticket: Ticket::NONE }, &request);
-    }
-
-    fn begin_errand(&mut self, whose: Whose, shards: u16) -> ReturnAddress {
-        let index = self.errands_free.pop().unwrap_or_else(|| {
-            self.errands.push(Errand::default());
-            u32::try_from(self.errands.len() - 1).expect("credit bounds them")
-        });
-        let errand = &mut self.errands[index as usize];
-        errand.generation = errand.generation.wrapping_add(1);
-        errand.whose = Some(whose);
-        errand.missing = shards;
-        errand.has_bounced = false;
-        let connection = ConnectionId { slot: ERRAND_SLOTS + index, generation: errand.generation };
-        ReturnAddress { connection, ticket: Ticket::NONE }
-    }
-
     /// Does what the links ask for. `note` is told of connections that were answered.
     pub fn run(
         &mut self,
@@ -563,10 +430,24 @@ impl Links {
                 Effect::Closed { link, reason, was_up } => {
                     self.closed(io, link, &reason, was_up, dispatcher);
                 }
+                Effect::RingDiffers { link } => self.tell_difference(link),
                 Effect::RingReceived => {
                     self.cluster().tell(News::Document(self.peers.body().to_vec()));
                 }
             }
+        }
+    }
+
+    /// All nodes must be given the same list and the same options about it, or the same file.
+    fn tell_difference(&self, link: LinkId) {
+        let Some(peer) = self.peers.link(link).and_then(|link| link.peer()) else { return };
+        if self.cluster().note_difference() {
+            warn!(
+                "{} follows another ring of the same epoch {}: compare --peers or the file of --cluster, --replicas, --replication, \
+                 with copies -t, and the clients' ports, on both nodes",
+                peer.node,
+                self.cluster().epoch()
+            );
         }
     }
 
@@ -591,7 +472,7 @@ impl Links {
         let executor = &mut dispatcher.executor;
         // Who is ahead of this node's ring sends again.
         let Some(mut replication) = executor.replication.take() else { return };
-        if replication.received(now, executor.shard_mut(), self.peers.body()).is_err() {
+        if replication.received(now, executor, self.peers.body()).is_err() {
             self.peers.refuse_message(link);
         }
         executor.replication = Some(replication);
@@ -648,98 +529,12 @@ impl Links {
 
     /// A line about a node that is refused. Who dials again and again is counted, not told each time.
     fn complain(&mut self, name: &str, reason: &CloseReason) {
-        if self.complained_at.is_none_or(|at| self.now.since(at) >= COMPLAINT_PAUSE) {
-            self.complained_at = Some(self.now);
-            warn!("refused {name} as another node: {reason}");
-        }
-    }
-
-    /// Executes a request of another node, or has its shard do so.
-    fn execute(&mut self, dispatcher: &mut Dispatcher, asked: Asked) {
-        dispatcher.executor.traffic.peer_requests += 1;
-        if asked.flags.has(Flags::NODE) {
-            return self.execute_for_node(dispatcher, asked);
-        }
-        let body = self.peers.body();
-        let request = match parse(body, asked.flags, &self.limits) {
-            Ok(request) => request,
-            Err(error) => {
-                self.reply.clear();
-                reply::error(&mut self.reply, error);
-                return self.peers.respond(asked, Status::Done, &self.reply);
+        match self.complaints.refused(self.now) {
+            None => {}
+            Some(1) => warn!("refused {name} as another node: {reason}"),
+            Some(count) => {
+                warn!("refused {name} as another node: {reason}; {count} times since the last line")
             }
-        };
-        let mut scratch = [0; KEY_SIZE_MAX];
-        let owner = self.shards.owner_of(request.decoded_key(&mut scratch));
-        if owner == self.shards.me {
-            self.reply.clear();
-            let connection = self.shards.connection_number(owner, ERRAND_SLOTS);
-            let (executor, now) = (&mut dispatcher.executor, dispatcher.now);
-            if !executor.replicates() {
-                executor.execute(now, &request, connection, &mut self.reply);
-                return self.peers.respond(asked, Status::Done, &self.reply);
-            }
-            let manner = Manner::of(&request);
-            match executor.execute_copied(now, &request, connection, &mut self.reply) {
-                Executed::Now => self.peers.respond(asked, Status::Done, &self.reply),
-                Executed::Refused(error) => self.refuse(asked, manner, error),
-                Executed::Later(id) => executor.attend(id, Waiter::Node(asked)),
-            }
-        } else {
-            let body = body.to_vec();
-            self.send_errand(dispatcher, Whose::Node(asked), body);
-        }
-    }
-
-    /// Executes what another node asks of this one as a whole: `flush_all`, and nothing else.
-    fn execute_for_node(&mut self, dispatcher: &mut Dispatcher, asked: Asked) {
-        let refusal = match Parser::new(Protocol::Text, Auth::Open).next(self.peers.body(), &self.limits) {
-            Step::Request { request, .. } => match request.command {
-                Command::FlushAll { .. } if !self.node.settings.flush_enabled => ErrorReply::FlushNotAllowed,
-                Command::FlushAll { delay } => return self.flush_all(dispatcher, asked, delay),
-                _ => ErrorReply::Error,
-            },
-            _ => ErrorReply::Error,
-        };
-        self.peers.respond(asked, Status::Done, refusal.text());
-    }
-
-    fn flush_all(&mut self, dispatcher: &mut Dispatcher, asked: Asked, delay: i64) {
-        let question = Question::Flush(flush_due(delay, dispatcher.now));
-        dispatcher.executor.answer(dispatcher.now, question, &mut Vec::new());
-        if self.shards.count == 1 {
-            self.reply.clear();
-            reply::ok(&mut self.reply);
-            self.peers.respond(asked, Status::Done, &self.reply);
-        } else {
-            let sender = self.begin_errand(Whose::Node(asked), self.shards.count - 1);
-            dispatcher.post.ask_all(sender, question);
-        }
-    }
-
-    /// Executes a client's request that was sent away and belongs here since the ring has changed.
-    fn execute_here(&mut self, dispatcher: &mut Dispatcher, client: &mut Connection, place: Place) {
-        let Ok(request) = parse(self.peers.body(), place.flags(), &self.limits) else {
-            return dispatcher.answer_from_afar(client, place, Err(Failure::Unsettled));
-        };
-        let mut scratch = [0; KEY_SIZE_MAX];
-        let owner = self.shards.owner_of(request.decoded_key(&mut scratch));
-        if owner == self.shards.me {
-            self.reply.clear();
-            let connection = self.shards.connection_number(owner, client.id.slot);
-            let (executor, now) = (&mut dispatcher.executor, dispatcher.now);
-            if !executor.replicates() {
-                executor.execute(now, &request, connection, &mut self.reply);
-                return dispatcher.answer_from_afar(client, place, Ok(&self.reply));
-            }
-            match executor.execute_copied(now, &request, connection, &mut self.reply) {
-                Executed::Now => dispatcher.answer_from_afar(client, place, Ok(&self.reply)),
-                Executed::Refused(error) => answer_later(client, place, Err(error)),
-                Executed::Later(id) => executor.attend(id, Waiter::Client(place)),
-            }
-        } else {
-            let body = self.peers.body().to_vec();
-            self.send_errand(dispatcher, Whose::Client(place), body);
         }
     }
 
@@ -784,17 +579,6 @@ impl Links {
         }
         self.by_slot.clear();
         self.is_closed = true;
-    }
-}
-
-/// The one request that another node may send in one message.
-fn parse<'b>(body: &'b [u8], flags: Flags, limits: &Limits) -> Result<Request<'b>, ErrorReply> {
-    let protocol = if flags.has(Flags::BINARY) { Protocol::Binary } else { Protocol::Text };
-    match Parser::new(protocol, Auth::Open).next(body, limits) {
-        Step::Request { request, .. } if request.command.is_keyed() => Ok(request),
-        // Its origin has let it pass, so it is larger than this node allows.
-        Step::Incomplete { .. } => Err(ErrorReply::TooLarge),
-        _ => Err(ErrorReply::Error),
     }
 }
 
