@@ -191,14 +191,13 @@ impl Conductor {
     }
 
     fn first_ring(&self, now: Micros, above: Epoch) -> Option<RingDocument> {
-        let joins = |described: &NodeDescription| !described.stands_by();
-        let ready: Vec<_> = self.ready(now).filter(|described| joins(described)).collect();
+        let ready: Vec<_> = self.ready(now).filter(|described| !described.stands_by()).collect();
         // Who is coming now would have to be moved to later; one that never stays is not waited for.
-        let waited_for = || self.present.values().filter(|(described, _)| joins(described));
         let is_late = |(_, since): &(NodeDescription, Micros)| {
             now.since(*since).0 >= FIRST_RING_WAITS * self.judgement.up_after.0
         };
-        let are_all_ready = ready.len() == waited_for().count() || waited_for().any(is_late);
+        let coming = self.present.values().filter(|(described, _)| !described.stands_by());
+        let are_all_ready = ready.len() == coming.clone().count() || coming.clone().any(is_late);
         if ready.len() < self.judgement.first_nodes.max(1) || !are_all_ready {
             return None;
         }

@@ -66,7 +66,7 @@ impl Shard {
     /// Lets the shadows see a get and goes by the setting they recommend.
     #[inline]
     pub(crate) fn show_get(&mut self, hash: u64, found: Option<(Location, Header)>) {
-        if sampled_bits(hash) < self.sampled_below && !self.has_ample_room {
+        if sampled_bits(hash) < self.sampled_below {
             self.show_sampled_get(hash, found.map(|(location, _)| location));
         }
     }
@@ -76,6 +76,9 @@ impl Shard {
         if let Some(location) = found {
             let class = self.slabs.class_of(location);
             self.slabs.class_mut(class).hits_sampled += 1.0;
+        }
+        if self.has_ample_room {
+            return;
         }
         let size = found.map(|location| self.shadow_size(location));
         if let (Some(shadows), Some(sketch)) = (&mut self.shadows, &self.sketch)

@@ -51,6 +51,12 @@ impl<'a> Plain<'a> {
     /// Fills a place that was not taken.
     pub const NONE: Self = Self { key: &[], work: PlainWork::Get };
 
+    /// Whether a stream that goes on so may go on with a plain request. O(1): for who would make places for them otherwise.
+    #[inline]
+    pub fn may_begin(input: &[u8]) -> bool {
+        matches!(input.first_chunk().map(|verb| u32::from_le_bytes(*verb)), Some(GET | SET))
+    }
+
     /// The request as the parser gives it. That of a get is followed by the end of its line.
     pub fn request(&self) -> Request<'a> {
         match self.work {
@@ -176,6 +182,7 @@ mod tests {
             }
         }
         assert_eq!(requests.collect::<Vec<_>>(), twin(&stream[taken.consumed..]));
+        assert!(taken.count == 0 || Plain::may_begin(stream));
         assert!(expected_count.is_none_or(|count| count == taken.count), "{taken:?} of {stream:?}");
     }
 

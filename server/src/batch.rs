@@ -89,7 +89,7 @@ impl ReturnAddress {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    /// On its way to the owner.
+    /// On its way to the owner, who has said nothing yet.
     Posted,
     /// Executed: the reply, or what a question brought as text, is the next of `Batch::replies`. The rest of the answer
     /// to a question is the next of `Batch::answers`.
@@ -110,17 +110,23 @@ enum State {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     sender: ReturnAddress,
-    /// Its part of `Batch::bytes`, and of `Batch::replies` when it is executed.
+    /// Its part of `Batch::bytes`.
     bytes: u32,
-    reply_bytes: u32,
     key_bytes: u8,
     work: Work,
-    state: State,
     /// It was deferred, and is the first of its connection to be posted again.
     retries: bool,
 }
 
-const _: () = assert!(size_of::<Entry>() == 32);
+/// What the owner says of an entry. Apart from it, for what both sides write travels once more.
+#[derive(Clone, Copy, Debug)]
+struct Fate {
+    /// Its part of `Batch::replies`.
+    reply_bytes: u32,
+    state: State,
+}
+
+const _: () = assert!(size_of::<Entry>() == 24 && size_of::<Fate>() == 8);
 const _: () = assert!(KEY_SIZE_MAX <= u8::MAX as usize);
 
 impl Entry {
@@ -244,6 +250,8 @@ pub struct Batch {
     bytes: Vec<u8>,
     heads: Vec<Head>,
     questions: Vec<Question>,
+    /// Of each entry, or none while the owner has not executed it.
+    fates: Vec<Fate>,
     replies: Vec<u8>,
     answers: Vec<Answer>,
     lent: Vec<LentAway>,
@@ -269,7 +277,8 @@ impl Batch {
         let heads = self.heads.capacity() * size_of::<Head>();
         let questions = self.questions.capacity() * size_of::<Question>();
         let entries = self.entries.capacity() * size_of::<Entry>();
-        self.bytes.capacity() + self.replies.capacity() + entries + heads + questions
+        let fates = self.fates.capacity() * size_of::<Fate>();
+        self.bytes.capacity() + self.replies.capacity() + entries + fates + heads + questions
     }
 
     fn cargo(&self) -> Cargo<'_> {
@@ -282,8 +291,7 @@ impl Batch {
         parts.into_iter().for_each(|part| self.bytes.extend_from_slice(part));
         let bytes = count(self.bytes.len() - before);
         let key_bytes = u8::try_from(key.len()).expect("a key fits, checked above at compile time");
-        let state = State::Posted;
-        self.entries.push(Entry { sender, bytes, reply_bytes: 0, key_bytes, work, state, retries: false });
+        self.entries.push(Entry { sender, bytes, key_bytes, work, retries: false });
     }
 
     /// Adds an entry of another batch.
@@ -347,10 +355,10 @@ impl Batch {
     /// sender bounce too, so that nothing overtakes, until one comes that resumes.
     pub fn execute(&mut self, visit: Visit<'_>, bouncing: &mut bool) {
         let Visit { executor, census, now, shards, sender } = visit;
-        let Self { entries, bytes, heads, questions, replies, answers, lent: all_lent, .. } = self;
+        let Self { entries, bytes, heads, questions, fates, replies, answers, lent: all_lent, .. } = self;
         let mut cargo = Cargo { bytes, heads: heads.iter(), questions: questions.iter() };
         *bouncing &= !self.resumes;
-        for group in entries.chunks_mut(WARM_KEYS_MAX) {
+        for group in entries.chunks(WARM_KEYS_MAX) {
             let hashes = executor.shard().warm(keys_of(group, cargo.clone()));
             let mut hashes = hashes.iter();
             for entry in group {
@@ -358,15 +366,15 @@ impl Batch {
                 let hash = if entry.has_key() { hashes.next() } else { None };
                 *bouncing |= replies.len() > REPLY_BYTES_MAX;
                 if *bouncing {
-                    entry.state = State::Bounced;
+                    fates.push(Fate { reply_bytes: 0, state: State::Bounced });
                     continue;
                 }
                 if must_defer(entry, &parcel, executor, now, sender) {
-                    entry.state = State::Deferred;
+                    fates.push(Fate { reply_bytes: 0, state: State::Deferred });
                     continue;
                 }
                 let before = replies.len();
-                entry.state = State::Done;
+                let mut state = State::Done;
                 match (entry.work, parcel.question) {
                     (Work::GetAlone, _) => {
                         assert!(!executor.replicates(), "a node that stands alone has no copies");
@@ -376,7 +384,7 @@ impl Batch {
                         let lent = executor.execute_plain(now, &plain, hash, connection, replies);
                         if let Some(lent) = lent {
                             all_lent.push(lend_away(executor, shards.me, *lent, before));
-                            entry.state = State::Lending;
+                            state = State::Lending;
                         }
                     }
                     (Work::Get { .. } | Work::Request, _) => {
@@ -393,10 +401,10 @@ impl Batch {
                                 }
                                 Executed::Later(id) => {
                                     executor.attend(id, Waiter::Shard(sender, entry.sender));
-                                    entry.state = State::Promised;
+                                    state = State::Promised;
                                 }
                             }
-                            entry.reply_bytes = count(replies.len() - before);
+                            fates.push(Fate { reply_bytes: count(replies.len() - before), state });
                             continue;
                         }
                         let lent = match (entry.work, hash) {
@@ -411,7 +419,7 @@ impl Batch {
                         };
                         if let Some(lent) = lent {
                             all_lent.push(lend_away(executor, shards.me, *lent, before));
-                            entry.state = State::Lending;
+                            state = State::Lending;
                         }
                     }
                     (Work::BeginValue, _) => {
@@ -443,7 +451,7 @@ impl Batch {
                     }
                     (Work::Question, None) => unreachable!("a question comes with one"),
                 }
-                entry.reply_bytes = count(replies.len() - before);
+                fates.push(Fate { reply_bytes: count(replies.len() - before), state });
             }
         }
     }
@@ -454,9 +462,11 @@ impl Batch {
         let mut rest = &self.replies[..];
         let mut answers = self.answers.iter();
         let mut lent = self.lent.iter();
-        self.entries.iter().filter(|entry| entry.work != Work::Delivery).map(move |entry| {
-            let reply = split_off(&mut rest, entry.reply_bytes as usize);
-            let outcome = match (entry.state, entry.work) {
+        assert!(self.fates.len() == self.entries.len(), "the owner goes through all of them");
+        let told = self.entries.iter().zip(&self.fates).filter(|(entry, _)| entry.work != Work::Delivery);
+        told.map(move |(entry, fate)| {
+            let reply = split_off(&mut rest, fate.reply_bytes as usize);
+            let outcome = match (fate.state, entry.work) {
                 (State::Done, Work::BeginValue) => Outcome::Begun,
                 (State::Done, Work::ValuePart) => Outcome::Silence,
                 (State::Done, Work::Get { .. } | Work::GetAlone | Work::Request | Work::EndValue) => {
@@ -474,7 +484,7 @@ impl Batch {
                 (State::Deferred, _) => Outcome::Deferred,
                 (State::Promised, _) => Outcome::Promised,
                 (State::Done, Work::Delivery) => unreachable!("it was left out"),
-                (State::Posted, _) => unreachable!("the owner has gone through all of them"),
+                (State::Posted, _) => unreachable!("the owner has said something of it"),
             };
             (entry.sender, outcome)
         })
@@ -482,16 +492,21 @@ impl Batch {
 
     /// Whether some of it was not executed.
     pub fn has_bounced(&self) -> bool {
-        matches!(self.entries.last(), Some(Entry { state: State::Bounced, .. }))
+        matches!(self.fates.last(), Some(Fate { state: State::Bounced, .. }))
+    }
+
+    /// What the owner has said of each entry.
+    fn states(&self) -> impl Iterator<Item = State> {
+        self.fates.iter().map(|fate| fate.state).chain(std::iter::repeat(State::Posted))
     }
 
     /// Copies what of `other` is not executed behind what is here, and names the connections to `note`.
     pub fn absorb(&mut self, other: &Self, mut note: impl FnMut(ConnectionId)) {
         let mut cargo = other.cargo();
-        for entry in &other.entries {
+        for (entry, state) in other.entries.iter().zip(other.states()) {
             let parcel = cargo.take(entry);
-            if matches!(entry.state, State::Posted | State::Bounced) {
-                self.put(Entry { state: State::Posted, ..*entry }, &parcel);
+            if matches!(state, State::Posted | State::Bounced) {
+                self.put(*entry, &parcel);
                 // What is delivered is for a connection of the receiver.
                 if entry.work != Work::Delivery {
                     note(entry.sender.connection);
@@ -503,12 +518,12 @@ impl Batch {
     /// Copies each deferred request to `keep`, in order, with a flag for it to be the first of its connection.
     pub fn hand_out_deferred(&self, mut keep: impl FnMut(ConnectionId, &mut dyn FnMut(&mut Self))) {
         let mut cargo = self.cargo();
-        for entry in &self.entries {
+        for (entry, state) in self.entries.iter().zip(self.states()) {
             let parcel = cargo.take(entry);
-            if entry.state == State::Deferred {
+            if state == State::Deferred {
                 keep(entry.sender.connection, &mut |deferred| {
                     let retries = deferred.entries.is_empty();
-                    deferred.put(Entry { state: State::Posted, retries, ..*entry }, &parcel);
+                    deferred.put(Entry { retries, ..*entry }, &parcel);
                 });
             }
         }
@@ -516,7 +531,7 @@ impl Batch {
 
     /// Whether something of it was deferred.
     pub fn has_deferred(&self) -> bool {
-        self.entries.iter().any(|entry| entry.state == State::Deferred)
+        self.fates.iter().any(|fate| fate.state == State::Deferred)
     }
 
     /// Moves what `senders` let through to `letter`, until that is full, and keeps the rest in order.
@@ -548,6 +563,7 @@ impl Batch {
     /// Empties the batch for its next journey, keeping a bounded capacity.
     pub fn clear(&mut self) {
         self.entries.clear();
+        self.fates.clear();
         self.heads.clear();
         self.questions.clear();
         self.answers.clear();

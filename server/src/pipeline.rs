@@ -55,7 +55,7 @@ impl Dispatcher {
 
     /// Executes some more requests that are plain, if nothing about them is special. Returns their bytes.
     pub fn execute_plain(&mut self, client: &mut Connection, rest: &[u8]) -> Option<usize> {
-        if self.executor.replicates() || !self.may_get_freely(client) {
+        if !Plain::may_begin(rest) || self.executor.replicates() || !self.may_get_freely(client) {
             return None;
         }
         let mut requests = [Plain::NONE; WARM_KEYS_MAX];

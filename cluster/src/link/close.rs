@@ -33,7 +33,7 @@ pub enum CloseReason {
     #[error("{0} is in another life than the ring says")]
     OtherLife(NodeId),
     /// This very node.
-    #[error("it is this node itself")]
+    #[error("it has this node's name: it is this node, or two have the same --node-id")]
     Itself,
     /// No version in common.
     #[error("it speaks the protocol versions {lowest} to {highest}", lowest = .0.lowest, highest = .0.highest)]

@@ -242,7 +242,7 @@ pub enum Refusal {
     #[error("the node {0} is in it twice")]
     NodeTwice(NodeId),
     /// Twice the same address.
-    #[error("the address {0} is in it twice")]
+    #[error("the address {0} is in it twice: every node has one for clients and another for nodes")]
     AddressTwice(Address),
     /// Above a full node.
     #[error("the weight {weight} of {node} is above {max}", max = Weight::FULL.parts())]

@@ -211,6 +211,7 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
         let serving = document.slots.iter().filter(|slot| slot.state.serves()).count();
         info!("ring {}: {serving} of {} nodes serve", document.epoch.0, document.slots.len());
         self.addresses = look_up(&ring);
+        tell_unknown(&ring, |address| !self.addresses.contains_key(address));
         self.looked_up = Moment::now();
         self.publish(&ring);
         self.view = Some(ring);
@@ -233,6 +234,9 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
         }
         self.looked_up = Moment::now();
         let addresses = look_up(&ring);
+        tell_unknown(&ring, |address| {
+            self.addresses.contains_key(address) && !addresses.contains_key(address)
+        });
         if addresses != self.addresses {
             self.addresses = addresses;
             self.publish(&ring);
@@ -261,6 +265,13 @@ fn addresses_of(ring: &Ring) -> impl Iterator<Item = &Address> {
 
 fn has_names(ring: &Ring) -> bool {
     addresses_of(ring).any(|address| address.host().parse::<std::net::IpAddr>().is_err())
+}
+
+/// A line for each address that leads nowhere, if it is news.
+fn tell_unknown(ring: &Ring, is_news: impl Fn(&Address) -> bool) {
+    for address in addresses_of(ring).filter(|&address| is_news(address)) {
+        warn!("{address}: this machine does not know the host: its node is not reached until it does");
+    }
 }
 
 /// Where the ring's addresses lead. Names that lead nowhere now are left out.

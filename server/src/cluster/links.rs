@@ -533,7 +533,7 @@ impl Links {
             None => {}
             Some(1) => warn!("refused {name} as another node: {reason}"),
             Some(count) => {
-                warn!("refused {name} as another node: {reason}; {count} times since the last line")
+                warn!("refused {name} as another node: {reason}; {count} times since the last line");
             }
         }
     }

@@ -5,6 +5,8 @@ use crate::attention::SAMPLED_OF;
 
 const NOW: Seconds = Seconds(1_000);
 
+type Get = fn(&mut Executor, &mut Vec<u8>);
+
 fn executor() -> Executor {
     Executor::alone(Shard::new(&Config::with_memory(4 << 20)).unwrap())
 }
@@ -22,7 +24,7 @@ fn hot_list(executor: &mut Executor) -> String {
 /// Each of the ways that a get may take, 6400 times.
 #[test]
 fn whichever_way_a_get_takes_its_key_is_seen_to_be_hot() {
-    let ways: [(&str, fn(&mut Executor, &mut Vec<u8>)); 4] = [
+    let ways: [(&str, Get); 4] = [
         ("of lines", |executor, out| {
             let hash = executor.shard().hash_of(b"key");
             executor.get_lending(NOW, &Request::get(b"key", false), hash, 0, out);

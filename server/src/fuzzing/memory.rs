@@ -302,7 +302,12 @@ impl Io for Memory {
         }
         let mut received = 0;
         for place in places {
-            received += pipe.incoming.read(place)?;
+            // What a deque has may lie in two parts, and it gives one at a time.
+            let mut filled = 0;
+            while filled < place.len() && !pipe.incoming.is_empty() {
+                filled += pipe.incoming.read(&mut place[filled..])?;
+            }
+            received += filled;
         }
         Ok(received)
     }

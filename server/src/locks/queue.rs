@@ -47,6 +47,9 @@ const LOGIN_NOT_WANTED: &[u8] = b"authentication is not enabled";
 /// Bytes of one line of the watch.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
+type Name = Box<[u8]>;
+type Session = Box<[u8]>;
+
 /// What is to be done for a name.
 #[derive(Clone, Debug)]
 enum Work<W> {
@@ -117,7 +120,7 @@ pub struct Queue<W> {
     ready: VecDeque<Box<[u8]>>,
     waiters: BTreeMap<Box<[u8]>, Vec<Waiter<W>>>,
     /// Locks that this node gave: when they end, unless they were renewed.
-    given: BTreeMap<(Box<[u8]>, Box<[u8]>), (Revision, Millis)>,
+    given: BTreeMap<(Name, Session), (Revision, Millis)>,
     /// Everything up to here was seen.
     seen: Revision,
     watch: Option<CallId>,
@@ -328,7 +331,7 @@ impl<W: Copy> Queue<W> {
                 gateway::read_answer(body).map(|read: Ranged| self.have_read(now, &name, work.clone(), &read))
             }
             Step::Grant { entry, holds } => gateway::read_answer(body).map(|granted: Granted| {
-                self.granted(now, &name, work.clone(), entry, holds, LeaseId(granted.id))
+                self.granted(now, &name, work.clone(), entry, holds, LeaseId(granted.id));
             }),
             Step::Hold { lease, old, ends_at } => gateway::read_answer(body)
                 .map(|put: Transacted| self.held(now, &name, work.clone(), &put, lease, old, ends_at)),
@@ -731,7 +734,7 @@ fn escaped(name: &[u8]) -> String {
     for &byte in name {
         match byte {
             b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'.' | b':' | b'_' | b'-' => {
-                text.push(char::from(byte))
+                text.push(char::from(byte));
             }
             _ => write!(text, "%{byte:02x}").expect("a String takes everything"),
         }

@@ -283,7 +283,10 @@ impl Given {
     fn over_etcd(&self, listen: &[Listen]) -> Result<ClusterSettings, Refused> {
         let urls: Vec<_> =
             words(&self.arguments.etcd).map(|word| word.trim_end_matches('/').to_owned()).collect();
-        let is_url = |url: &&String| url.starts_with("http://") || url.starts_with("https://");
+        let is_url = |url: &&String| {
+            let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+            rest.is_some_and(|rest| rest.parse::<Address>().is_ok())
+        };
         if let Some(url) = urls.iter().find(|url| !is_url(url)) {
             return self
                 .misuse("etcd", &format!("{url:?} is neither http://HOST:PORT nor https://HOST:PORT"));

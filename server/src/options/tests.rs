@@ -369,6 +369,7 @@ fn cluster_options_that_cannot_work_are_refused_with_what_to_do() {
         ("--peers 127.0.0.1:7,127.0.0.1:7", "127.0.0.1:7"),
         ("-l 10.0.0.1 --peers 10.0.0.1:7", "--cluster-secret-file"),
         ("--etcd http://a:1", "give --peer-listen"),
+        ("--etcd http://a --peer-listen 127.0.0.1:7", "is neither http://HOST:PORT nor"),
         ("--etcd a:1 --peer-listen 127.0.0.1:7", "is neither http://HOST:PORT nor"),
         ("--etcd https://a:1 --peer-listen 127.0.0.1:7", "https:// needs --etcd-cacert"),
         ("--etcd http://a:1 --etcd-cacert x --peer-listen 127.0.0.1:7", "https:// needs --etcd-cacert"),
