@@ -77,10 +77,10 @@ fn write_on(mut connection: Connection, book: &Book) -> u64 {
     for key in (0..KEYS).cycle() {
         match book.every.load(SeqCst) {
             0 => break,
-            every if key as u64 % every != 0 => continue,
+            every if !(key as u64).is_multiple_of(every) => continue,
             _ => number += 1,
         }
-        let deletes = (number / KEYS as u64 + key as u64) % DELETES_EVERY == 0;
+        let deletes = (number / KEYS as u64 + key as u64).is_multiple_of(DELETES_EVERY);
         let is_done = if deletes {
             book.to_delete[key].store(number, SeqCst);
             matches!(connection.command(&format!("delete key{key}")).as_str(), "DELETED" | "NOT_FOUND")
