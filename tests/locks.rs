@@ -289,7 +289,9 @@ fn nodes_keep_locks_together_whichever_is_asked() {
     let [one, two] = [&nodes.cluster.nodes[0], &nodes.cluster.nodes[1]];
     let answer = lk(one, "a/lock MA Ssession/one T60000 O7");
     let fence = fence_of(&answer);
-    assert_eq!(answer, format!("HD F{fence} t60000 Ssession/one O7"));
+    let left =
+        answer.strip_prefix(&format!("HD F{fence} t")).and_then(|rest| rest.strip_suffix(" Ssession/one O7"));
+    assert!(left.is_some_and(|left| (1..=60_000).contains(&left.parse().unwrap_or(0))), "{answer}");
     // Asking again is safe, also elsewhere.
     assert_eq!(fence_of(&lk(two, "a/lock MA Ssession/one T60000")), fence);
     assert!(lk(two, "a/lock MA Stwo").starts_with(&format!("NS F{fence} t")));
@@ -334,9 +336,11 @@ fn who_waits_at_any_node_gets_the_lock_in_the_order_of_coming_and_never_after_le
         let answer = String::from_utf8(connection.read_line().unwrap()).unwrap();
         assert!(answer.ends_with(&format!(" S{n}")) && fence_of(&answer) > last, "{answer}");
         assert_eq!(connection.read_line().unwrap(), b"MN");
+        if n == 2 {
+            assert!(again.read_line().unwrap().ends_with(b" S2"));
+        }
         (holder, last) = (n.to_string(), fence_of(&answer));
     }
-    assert!(again.read_line().unwrap().ends_with(b" S2"));
 }
 
 #[test]
@@ -387,6 +391,11 @@ fn the_client_library_locks_by_the_cluster_and_who_was_overtaken_writes_nothing(
     let [first, second] = [(); 2].map(|()| Client::new(&servers, options(Wire::Meta)));
     let short =
         LockOptions { ttl: Duration::from_secs(1), kind: LockKind::Coordinated, ..LockOptions::default() };
+    let until = Instant::now() + PATIENCE;
+    while first.set("k", "0", Ttl::Never).is_err() {
+        assert!(Instant::now() < until, "the copies grant nothing");
+        thread::sleep(Duration::from_millis(50));
+    }
     let held = first.lock("cluster:lock", &short).unwrap().unwrap();
     assert_eq!(first.set_fenced("k", "1", Ttl::Never, held.fence()).unwrap(), Fenced::Done);
     assert_eq!(second.lock("cluster:lock", &short).unwrap(), None);
