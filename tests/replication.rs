@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use slabring_tests::cluster::{Cluster, File, Neighbourhood};
+use slabring_tests::coordinated::Coordinated;
 use slabring_tests::replay::{ABOUT_THE_NODE, Cuts, check_all};
 use slabring_tests::{Connection, Server, Signal, wait_until};
 
@@ -90,6 +91,39 @@ fn every_copy_gets_every_item_and_every_deletion() {
             wait_until("rest", || sum(&cluster, "slabring_replication_lag_entries") == 0);
             assert_eq!(sum(&cluster, "slabring_replication_writes_unconfirmed"), 0);
         }
+    }
+}
+
+/// The terms, the lives and the grants are others than in a list. A node that is slow may be without its grant for a moment, or be taken for
+/// dead and return: what is asked is asked until there is an answer, and nothing is said of when.
+#[test]
+fn nodes_that_etcd_brings_together_copy_everything_and_give_rising_versions() {
+    let args = ["--replicas", "2", "--replication", "sync", "-t", "2"];
+    let Some(nodes) = Coordinated::start(3, &args) else { return };
+    let cluster = &nodes.cluster;
+    let ask = |node: usize, command: &str| {
+        let mut line = String::new();
+        wait_until("an answer", || {
+            line = cluster.nodes[node % 3].connect().command(command);
+            !line.starts_with("SERVER_ERROR")
+        });
+        line
+    };
+    let mut last = 1 << 40;
+    for n in 0..KEYS / 3 {
+        assert_eq!(ask(n, &format!("set key{n} 0 0 1\r\n{}", n % 10)), "STORED");
+        for command in ["ms version 1 c\r\n1", "ma version c", "mg version c T1000"] {
+            let line = ask(n, command);
+            let (_, version) = line.rsplit_once(" c").unwrap_or_else(|| panic!("{line}"));
+            let version: u64 = version.parse().expect("a number");
+            assert!(version > last, "{command}: {version} after {last}");
+            last = version;
+        }
+    }
+    wait_until("every copy", || sum(cluster, "curr_items") == 2 * (KEYS as u64 / 3 + 1));
+    for n in 0..KEYS / 3 {
+        assert_eq!(ask(n + 1, &format!("mg key{n} s")), "HD s1");
+        assert_eq!(ask(n + 2, &format!("cas key{n} 0 0 1 1\r\nx")), "EXISTS");
     }
 }
 

@@ -1,7 +1,8 @@
-//! `lk`: locks of this node, kept by a thread of their own, because a fence may have to be written down before it is given out. Shards
-//! hand it what clients ask and get the answers through a queue each; nobody waits for anybody.
+//! `lk`: locks of this node, or of all nodes of a cluster, kept by a thread of their own: a fence may have to be written down, or etcd be
+//! asked. Shards hand it what clients ask and get the answers through a queue each; nobody waits for anybody.
 
 pub mod fences;
+pub mod queue;
 pub mod table;
 
 use std::io;
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use crossbeam::queue::ArrayQueue;
+use slabring_cluster::coordinator::{Answer, Need};
 use slabring_protocol::reply::{self, LockSaid};
 use slabring_protocol::{ErrorReply, LockCommand, Request};
 use slabring_reactor::ConnectionId;
@@ -20,12 +22,16 @@ use slabring_reactor::clock::Moment;
 use tracing::warn;
 
 use crate::batch::ReturnAddress;
+use crate::cluster::News;
+use crate::cluster::http::Caller;
 use crate::connection::{Connection, Connections, Ending};
 use crate::datagrams::is_datagram;
 use crate::dispatch::Dispatcher;
 use crate::locks::fences::Fences;
+use crate::locks::queue::Queue;
 use crate::locks::table::{Ask, Asker, Millis, Said, Table};
 use crate::node::Node;
+use crate::options::{ClusterSettings, CoordinatorSettings};
 use crate::shards::ShardId;
 use crate::unkeyed::refuse;
 
@@ -65,6 +71,14 @@ enum Job {
     Ask(Place, Ask),
     /// Whoever has this connection says nothing more, and may be gone.
     Gone(ShardId, ConnectionId),
+    /// What came of a call.
+    Called(News),
+}
+
+impl From<News> for Job {
+    fn from(news: News) -> Self {
+        Self::Called(news)
+    }
 }
 
 /// An answer on its way to its shard.
@@ -120,8 +134,15 @@ impl Gone {
 
 /// What the thread works with.
 pub struct Keeper {
-    fences: Fences,
+    store: Store,
     jobs: Receiver<Job>,
+}
+
+/// What keeps the fences.
+enum Store {
+    File(Fences),
+    /// The etcd of the node's cluster.
+    Etcd,
 }
 
 impl Locks {
@@ -129,9 +150,18 @@ impl Locks {
     pub fn open(path: &Path, threads: u16) -> Result<(Self, Keeper)> {
         let fences =
             Fences::open(path).map_err(|error| anyhow!("--lock-file {}: {error}", path.display()))?;
+        Ok(Self::kept_by(Store::File(fences), threads))
+    }
+
+    /// Locks that all nodes of the cluster keep in its etcd.
+    pub fn of_cluster(threads: u16) -> (Self, Keeper) {
+        Self::kept_by(Store::Etcd, threads)
+    }
+
+    fn kept_by(store: Store, threads: u16) -> (Self, Keeper) {
         let (sender, jobs) = sync_channel(JOBS_MAX);
         let answers = (0..threads).map(|_| ArrayQueue::new(ASKED_MAX)).collect();
-        Ok((Self { jobs: sender, answers, counts: Counts::default() }, Keeper { fences, jobs }))
+        (Self { jobs: sender, answers, counts: Counts::default() }, Keeper { store, jobs })
     }
 
     fn tell(&self, job: Job) -> Result<(), ErrorReply> {
@@ -152,32 +182,88 @@ pub fn start(node: &Arc<Node>, keeper: Keeper) -> Result<()> {
 }
 
 impl Keeper {
-    fn keep(mut self, node: &Node, locks: &Locks) {
-        let start = Moment::now();
-        let mut table = Table::new(node.settings.memory_bytes / MEMORY_SHARE);
-        let mut answers = Vec::new();
-        loop {
-            let now = millis_since(start);
-            let wait =
-                table.wake_at().map_or(LOOK_EVERY, |at| Duration::from_millis(at.0.saturating_sub(now.0)));
-            let job = self.jobs.recv_timeout(wait.min(LOOK_EVERY));
-            let now = millis_since(start);
-            let mut fence = || told(self.fences.next());
-            table.expire(now, &mut fence, &mut answers);
-            match job {
-                Ok(Job::Ask(place, ask)) => table.ask(now, place, ask, &mut fence, &mut answers),
-                Ok(Job::Gone(shard, connection)) => {
-                    table.forget(now, client_of(shard, connection), &mut answers);
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+    fn keep(self, node: &Node, locks: &Locks) {
+        match self.store {
+            Store::File(fences) => keep_here(node, locks, fences, &self.jobs),
+            Store::Etcd => {
+                let cluster =
+                    node.cluster.as_ref().expect("only a node of a cluster keeps locks in its etcd");
+                keep_in_etcd(node, locks, &cluster.settings, &self.jobs);
             }
-            let is_over = node.stopping.load(Ordering::Acquire);
-            if is_over {
-                table.end(now, &mut answers);
+        }
+    }
+}
+
+fn keep_here(node: &Node, locks: &Locks, mut fences: Fences, jobs: &Receiver<Job>) {
+    let start = Moment::now();
+    let mut table = Table::new(node.settings.memory_bytes / MEMORY_SHARE);
+    let mut answers = Vec::new();
+    loop {
+        let now = millis_since(start);
+        let wait = table.wake_at().map_or(LOOK_EVERY, |at| Duration::from_millis(at.0.saturating_sub(now.0)));
+        let job = jobs.recv_timeout(wait.min(LOOK_EVERY));
+        let now = millis_since(start);
+        let mut fence = || told(fences.next());
+        table.expire(now, &mut fence, &mut answers);
+        match job {
+            Ok(Job::Ask(place, ask)) => table.ask(now, place, ask, &mut fence, &mut answers),
+            Ok(Job::Gone(shard, connection)) => {
+                table.forget(now, client_of(shard, connection), &mut answers);
             }
-            locks.counts.store(&table);
-            answers.drain(..).for_each(|(place, said)| hand_over(node, locks, &place, &said));
+            Ok(Job::Called(_)) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        let is_over = node.stopping.load(Ordering::Acquire);
+        if is_over {
+            table.end(now, &mut answers);
+        }
+        locks.counts.store(&table);
+        answers.drain(..).for_each(|(place, said)| hand_over(node, locks, &place, &said));
+    }
+}
+
+fn keep_in_etcd(node: &Node, locks: &Locks, settings: &ClusterSettings, jobs: &Receiver<Job>) {
+    let CoordinatorSettings::Etcd { urls, access, .. } = &settings.coordinator else { return };
+    let start = Moment::now();
+    // What cannot be read now was readable at the start: etcd will say that it wants it.
+    let login = access.login().unwrap_or_default();
+    let mut queue = Queue::new(&settings.cluster, login, node.clock.unix_microseconds() / 1_000);
+    let mut caller = Caller::new(urls, access, &locks.jobs);
+    loop {
+        while let Some(need) = queue.next(millis_since(start)) {
+            match need {
+                Need::Call(call) => caller.call(call),
+                Need::Cancel(id) => caller.cancel(id),
+            }
+        }
+        locks.counts.held.store(queue.held(), Ordering::Relaxed);
+        locks.counts.waiting.store(queue.waiting(), Ordering::Relaxed);
+        for (place, said) in queue.take_answers() {
+            hand_over(node, locks, &place, &said);
+        }
+        let wait = Duration::from_millis(queue.wake_at().0.saturating_sub(millis_since(start).0));
+        let job = jobs.recv_timeout(wait.min(LOOK_EVERY));
+        let now = millis_since(start);
+        match job {
+            Ok(Job::Ask(place, ask)) => queue.ask(now, place, ask),
+            Ok(Job::Gone(shard, connection)) => {
+                queue.forget(|place: Place| place.client() == client_of(shard, connection));
+            }
+            Ok(Job::Called(News::Reply(id, status, body))) => {
+                caller.ended(id);
+                queue.answered(now, id, Answer::Reply { status, body: &body });
+            }
+            Ok(Job::Called(News::Chunk(id, bytes))) => queue.answered(now, id, Answer::Chunk(&bytes)),
+            Ok(Job::Called(News::Failed(id))) => {
+                caller.ended(id);
+                queue.answered(now, id, Answer::Failed);
+            }
+            Ok(Job::Called(News::Document(_) | News::List(_) | News::Stop))
+            | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        if node.stopping.load(Ordering::Acquire) {
+            queue.end();
         }
     }
 }
@@ -196,6 +282,7 @@ fn hand_over(node: &Node, locks: &Locks, place: &Place, said: &Said) {
     match said {
         Said::TooMany => reply::error(&mut text, ErrorReply::TooManyLocks),
         Said::NoFence => reply::error(&mut text, ErrorReply::LockFileFailed),
+        Said::NoCoordinator => reply::error(&mut text, ErrorReply::LockCoordinatorSilent),
         Said::Held { fence, left_ms, session } => {
             reply::lock(&mut text, LockSaid::Held { fence: *fence, left_ms: *left_ms, session }, opaque);
         }
