@@ -35,12 +35,13 @@ fn a_holder_that_was_paused_beyond_its_time_writes_nothing_any_more() {
     for (threads, wire) in [("1", Wire::Text), ("2", Wire::Meta)] {
         let server = Server::start(&["-t", threads]).unwrap();
         let [first, second] = [(); 2].map(|()| client(&server, wire));
-        let short = LockOptions { ttl: Duration::from_secs(1), ..LockOptions::default() };
-        let held = first.lock("lock", &short).unwrap().unwrap();
+        let options = LockOptions { ttl: Duration::from_secs(60), ..LockOptions::default() };
+        let held = first.lock("lock", &options).unwrap().unwrap();
         assert_eq!(first.set_fenced("k", "1", Ttl::Never, held.fence()).unwrap(), Fenced::Done);
-        assert_eq!(second.lock("lock", &short).unwrap(), None);
-        // The first is paused here; the second waits for the end of its lock.
-        let patient = LockOptions { ttl: Duration::from_secs(60), wait: PATIENCE, ..LockOptions::default() };
+        assert_eq!(second.lock("lock", &options).unwrap(), None);
+        // The first is paused here, until nearly the end of its lock; the second waits for it.
+        assert_eq!(server.connect().command("touch lock 1"), "TOUCHED");
+        let patient = LockOptions { wait: PATIENCE, ..options };
         let next = second.lock("lock", &patient).unwrap().expect("a lock ends");
         assert!(next.fence() > held.fence());
         assert_eq!(second.set_fenced("k", "2", Ttl::Never, next.fence()).unwrap(), Fenced::Done);
@@ -54,22 +55,37 @@ fn a_holder_that_was_paused_beyond_its_time_writes_nothing_any_more() {
     }
 }
 
+/// Long enough that a machine may stand still for a while.
+const RENEWED: LockOptions =
+    LockOptions { ttl: Duration::from_secs(6), wait: Duration::ZERO, kind: LockKind::Item };
+
+/// Waits until the time that is left to `lock` has become more.
+fn wait_for_renewal(connection: &mut Connection) {
+    let mut least = u64::MAX;
+    wait_until("a renewal", || {
+        let answer = connection.command("mg lock t");
+        let left = answer.strip_prefix("HD t").and_then(|left| left.parse().ok());
+        let left = left.unwrap_or_else(|| panic!("{answer}"));
+        let is_renewed = left > least;
+        least = least.min(left);
+        is_renewed
+    });
+}
+
 #[test]
 fn a_lock_that_is_renewed_is_held_under_the_same_fence() {
     let server = Server::start(&["-t", "2"]).unwrap();
     let [first, second] = [(); 2].map(|()| client(&server, Wire::Meta));
-    let short = LockOptions { ttl: Duration::from_secs(2), ..LockOptions::default() };
-    let done = first.with_lock("lock", &short, |lock| {
-        let until = Instant::now() + Duration::from_secs(5);
-        while Instant::now() < until {
-            assert_eq!(second.lock("lock", &short).unwrap(), None);
+    let done = first.with_lock("lock", &RENEWED, |lock| {
+        for _ in 0..2 {
+            wait_for_renewal(&mut server.connect());
+            assert_eq!(second.lock("lock", &RENEWED).unwrap(), None);
             assert_eq!(first.set_fenced("k", "v", Ttl::Never, lock.fence()).unwrap(), Fenced::Done);
-            thread::sleep(Duration::from_millis(50));
         }
         lock.fence()
     });
     let fence = done.unwrap().expect("nobody else had it");
-    let next = second.lock("lock", &short).unwrap().expect("it was given up at once");
+    let next = second.lock("lock", &RENEWED).unwrap().expect("it was given up at once");
     assert!(next.fence() > fence);
 }
 
@@ -110,14 +126,14 @@ fn tasks_lock_and_renew_as_threads_do() {
     runtime.block_on(async {
         let client = AsyncClient::new(&servers, options(Wire::Meta));
         let other = AsyncClient::new(&servers, options(Wire::Meta));
-        let short = LockOptions { ttl: Duration::from_secs(2), ..LockOptions::default() };
         let work = async |lock: &slabring_client::Lock| {
-            tokio::time::sleep(Duration::from_secs(4)).await;
-            assert_eq!(other.lock("lock", &short).await, Ok(None));
+            let mut connection = server.connect();
+            tokio::task::spawn_blocking(move || wait_for_renewal(&mut connection)).await.unwrap();
+            assert_eq!(other.lock("lock", &RENEWED).await, Ok(None));
             client.set_fenced("k", "v", Ttl::Never, lock.fence()).await
         };
-        assert_eq!(client.with_lock("lock", &short, work).await, Ok(Some(Ok(Fenced::Done))));
-        let lock = other.lock("lock", &short).await.unwrap().expect("it was given up");
+        assert_eq!(client.with_lock("lock", &RENEWED, work).await, Ok(Some(Ok(Fenced::Done))));
+        let lock = other.lock("lock", &RENEWED).await.unwrap().expect("it was given up");
         assert_eq!(client.set_fenced("k", "v", Ttl::Never, 1).await, Ok(Fenced::Overtaken));
         assert_eq!(client.delete_fenced("k", lock.fence()).await, Ok(Fenced::Done));
     });

@@ -41,7 +41,7 @@ pub enum LockKind {
     #[default]
     Item,
     /// `lk`: kept by the etcd of a cluster of Slabring, or by one node and its file of fences. It is not evicted, ends to the
-    /// millisecond, and its fences rise over all locks, whatever happens to nodes. Hundreds in a second, not more.
+    /// millisecond, and its fences rise whatever happens to nodes. Hundreds in a second, not more.
     Coordinated,
 }
 

@@ -1,6 +1,7 @@
 //! `lk`: locks of this node, or of all nodes of a cluster, kept by a thread of their own: a fence may have to be written down, or etcd be
 //! asked. Shards hand it what clients ask and get the answers through a queue each; nobody waits for anybody.
 
+pub mod etcd;
 pub mod fences;
 pub mod queue;
 pub mod table;
@@ -27,6 +28,7 @@ use crate::cluster::http::Caller;
 use crate::connection::{Connection, Connections, Ending};
 use crate::datagrams::is_datagram;
 use crate::dispatch::Dispatcher;
+use crate::locks::etcd::{Etcd, Heard};
 use crate::locks::fences::Fences;
 use crate::locks::queue::Queue;
 use crate::locks::table::{Ask, Asker, Millis, Said, Table};
@@ -110,10 +112,10 @@ pub struct Counts {
 }
 
 impl Counts {
-    fn store(&self, table: &Table<Place>) {
-        self.held.store(table.held(), Ordering::Relaxed);
-        self.waiting.store(table.waiting(), Ordering::Relaxed);
-        self.bytes.store(table.bytes(), Ordering::Relaxed);
+    fn store(&self, held: usize, waiting: usize, bytes: usize) {
+        self.held.store(held, Ordering::Relaxed);
+        self.waiting.store(waiting, Ordering::Relaxed);
+        self.bytes.store(bytes, Ordering::Relaxed);
     }
 }
 
@@ -217,7 +219,7 @@ fn keep_here(node: &Node, locks: &Locks, mut fences: Fences, jobs: &Receiver<Job
         if is_over {
             table.end(now, &mut answers);
         }
-        locks.counts.store(&table);
+        locks.counts.store(table.held(), table.waiting(), table.bytes());
         answers.drain(..).for_each(|(place, said)| hand_over(node, locks, &place, &said));
     }
 }
@@ -227,45 +229,64 @@ fn keep_in_etcd(node: &Node, locks: &Locks, settings: &ClusterSettings, jobs: &R
     let start = Moment::now();
     // What cannot be read now was readable at the start: etcd will say that it wants it.
     let login = access.login().unwrap_or_default();
-    let mut queue = Queue::new(&settings.cluster, login, node.clock.unix_microseconds() / 1_000);
+    let (mut etcd, start_unix_ms) =
+        (Etcd::new(&settings.cluster, login), node.clock.unix_microseconds() / 1_000);
+    let mut queue = Queue::new(start_unix_ms, node.settings.memory_bytes / MEMORY_SHARE);
     let mut caller = Caller::new(urls, access, &locks.jobs);
     loop {
-        while let Some(need) = queue.next(millis_since(start)) {
+        go_on(millis_since(start), &mut queue, &mut etcd);
+        while let Some(need) = etcd.next() {
             match need {
                 Need::Call(call) => caller.call(call),
                 Need::Cancel(id) => caller.cancel(id),
             }
         }
-        locks.counts.held.store(queue.held(), Ordering::Relaxed);
-        locks.counts.waiting.store(queue.waiting(), Ordering::Relaxed);
+        locks.counts.store(queue.held(), queue.waiting(), queue.bytes());
         for (place, said) in queue.take_answers() {
             hand_over(node, locks, &place, &said);
         }
-        let wait = Duration::from_millis(queue.wake_at().0.saturating_sub(millis_since(start).0));
+        let now = millis_since(start);
+        let wait = queue.wake_at().map_or(LOOK_EVERY, |at| Duration::from_millis(at.0.saturating_sub(now.0)));
         let job = jobs.recv_timeout(wait.min(LOOK_EVERY));
         let now = millis_since(start);
         match job {
             Ok(Job::Ask(place, ask)) => queue.ask(now, place, ask),
-            Ok(Job::Gone(shard, connection)) => {
-                queue.forget(|place: Place| place.client() == client_of(shard, connection));
-            }
+            Ok(Job::Gone(shard, connection)) => queue.forget(now, client_of(shard, connection)),
             Ok(Job::Called(News::Reply(id, status, body))) => {
                 caller.ended(id);
-                queue.answered(now, id, Answer::Reply { status, body: &body });
+                etcd.answered(now, id, Answer::Reply { status, body: &body });
             }
-            Ok(Job::Called(News::Chunk(id, bytes))) => queue.answered(now, id, Answer::Chunk(&bytes)),
+            Ok(Job::Called(News::Chunk(id, bytes))) => etcd.answered(now, id, Answer::Chunk(&bytes)),
             Ok(Job::Called(News::Failed(id))) => {
                 caller.ended(id);
-                queue.answered(now, id, Answer::Failed);
+                etcd.answered(now, id, Answer::Failed);
             }
             Ok(Job::Called(News::Document(_) | News::List(_) | News::Stop))
             | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
         if node.stopping.load(Ordering::Acquire) {
-            queue.end();
+            queue.end(now);
         }
     }
+}
+
+/// Takes the steps that can be taken now.
+fn go_on(now: Millis, queue: &mut Queue<Place>, etcd: &mut Etcd) {
+    etcd.expire(now);
+    while let Some(heard) = etcd.heard() {
+        match heard {
+            Heard::Came(name, found) => queue.came(now, &name, found),
+            Heard::Changed(name) => queue.changed(&name),
+            Heard::MissedSome => queue.missed_some(now),
+        }
+    }
+    while etcd.has_room()
+        && let Some((name, step)) = queue.next(now)
+    {
+        etcd.take(now, name, step);
+    }
+    etcd.watch(now, queue.watches_from());
 }
 
 fn millis_since(start: Moment) -> Millis {

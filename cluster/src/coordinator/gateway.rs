@@ -102,20 +102,17 @@ pub fn replace(key: &str, expect: Revision, value: &str, leader: &str, fence: Op
 /// What must be so for one who enters a queue, or leaves it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// Nothing.
-    Any,
     /// Nobody is in the queue.
     Empty,
     /// The key was created then, and is there.
     Created(Revision),
-    /// The key was not changed since then.
+    /// The key was not changed since then; 0: it is not there.
     Changed(Revision),
 }
 
 impl Condition {
-    fn compare(self, queue: &str, key: &str) -> Option<Value> {
-        let compare = match self {
-            Self::Any => return None,
+    fn compare(self, queue: &str, key: &str) -> Value {
+        match self {
             Self::Empty => json!({
                 "key": encode(queue), "range_end": encode(&range_end(queue)),
                 "target": "VERSION", "result": "EQUAL", "version": "0",
@@ -126,15 +123,14 @@ impl Condition {
             Self::Changed(at) => json!({
                 "key": encode(key), "target": "MOD", "result": "EQUAL", "mod_revision": at.0.to_string(),
             }),
-        };
-        Some(compare)
+        }
     }
 }
 
 /// The body of a [`TRANSACTION`] that puts a key into a queue, the keys that begin with `queue`, which ends in `/`; and reads the queue,
 /// also when the condition does not hold.
 pub fn enter(queue: &str, key: &str, value: &str, lease: LeaseId, condition: Condition) -> String {
-    let compare: Vec<Value> = condition.compare(queue, key).into_iter().collect();
+    let compare = [condition.compare(queue, key)];
     let read = json!({ "request_range": { "key": encode(queue), "range_end": encode(&range_end(queue)) } });
     let success = [put_under(key, value, lease), read.clone()];
     json!({ "compare": compare, "success": success, "failure": [read] }).to_string()
@@ -142,7 +138,7 @@ pub fn enter(queue: &str, key: &str, value: &str, lease: LeaseId, condition: Con
 
 /// The body of a [`TRANSACTION`] that deletes a key of a queue.
 pub fn leave(queue: &str, key: &str, condition: Condition) -> String {
-    let compare: Vec<Value> = condition.compare(queue, key).into_iter().collect();
+    let compare = [condition.compare(queue, key)];
     let delete = json!({ "request_delete_range": { "key": encode(key) } });
     json!({ "compare": compare, "success": [delete] }).to_string()
 }
