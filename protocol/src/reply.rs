@@ -132,6 +132,11 @@ pub fn is_ok(reply: &[u8]) -> bool {
     reply == OK
 }
 
+/// Whether a reply in text says that the server could not do what was asked.
+pub fn is_server_error(reply: &[u8]) -> bool {
+    reply.starts_with(b"SERVER_ERROR ")
+}
+
 /// The counters are zero.
 pub fn reset(out: &mut Vec<u8>) {
     out.extend_from_slice(b"RESET\r\n");

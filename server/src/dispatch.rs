@@ -403,7 +403,7 @@ impl Dispatcher {
             } else {
                 self.executor.traffic.requests_posted += 1;
                 client.posted(self.turn);
-                let sender = ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
+                let sender = self.keep_for_shard(client, request);
                 self.post.request(owner, sender, request);
             }
             return;
@@ -467,7 +467,7 @@ impl Dispatcher {
     pub fn deliver(&mut self, client: &mut Connection, to: ReturnAddress, outcome: Outcome<'_>) {
         client.letter_came(self.turn);
         match outcome {
-            Outcome::Reply(reply) => client.outbox.deliver(to.ticket, reply),
+            Outcome::Reply(reply) => self.answer_from_shard(client, to, reply),
             Outcome::Lending(reply, lent) => {
                 let value = (lent.place, Remote::new(lent));
                 client.outbox.deliver_lending(to.ticket, reply, Some(value));

@@ -444,17 +444,7 @@ impl Executor {
     /// name.
     #[inline]
     pub fn admits(&mut self, request: &Request<'_>, key: &[u8]) -> bool {
-        let fence = match &request.command {
-            Command::MetaStore(flags) | Command::MetaDelete(flags) | Command::MetaArithmetic(flags)
-                if flags.has(b'Y') =>
-            {
-                request.meta_numbers().fence
-            }
-            // Who has lost its lock may not remove what another has written since.
-            Command::StoreTooLarge { removes: true } => MetaFlags::fence_of(request.flags),
-            _ => None,
-        };
-        fence.is_none_or(|fence| self.shard.admit_fence(key, fence))
+        fence_named(request).is_none_or(|fence| self.shard.admit_fence(key, fence))
     }
 
     /// Answers a question to the shard as a whole.
@@ -775,6 +765,21 @@ fn may_write(request: &Request<'_>) -> bool {
             numbers.exptime.is_some() || numbers.vivify.is_some()
         }
         _ => true,
+    }
+}
+
+/// The fence that a request names.
+#[inline]
+pub fn fence_named(request: &Request<'_>) -> Option<u64> {
+    match &request.command {
+        Command::MetaStore(flags) | Command::MetaDelete(flags) | Command::MetaArithmetic(flags)
+            if flags.has(b'Y') =>
+        {
+            request.meta_numbers().fence
+        }
+        // Who has lost its lock may not remove what another has written since.
+        Command::StoreTooLarge { removes: true } => MetaFlags::fence_of(request.flags),
+        _ => None,
     }
 }
 

@@ -86,12 +86,14 @@ struct Line {
     end: End,
 }
 
-/// A connection's lines of keys of which other nodes answer some. The first failure of a line takes the place of its end: whoever
+/// A connection's lines of keys of which others answer some: other nodes, and where items have copies other shards, too. The first failure of a line takes the place of its end: whoever
 /// reads values up to an end or an error stays in step with the stream.
 #[derive(Debug)]
 pub struct Lines {
     lines: VecDeque<Line>,
     first: u64,
+    /// Keys that other shards of this node answer, and their lines.
+    posted: VecDeque<(Ticket, u64)>,
     /// The client wants to be told where a key of another node is.
     pub redirects: bool,
     /// What the next reply of another node may have, from what the last ones had.
@@ -100,7 +102,13 @@ pub struct Lines {
 
 impl Default for Lines {
     fn default() -> Self {
-        Self { lines: VecDeque::new(), first: 0, redirects: false, reply_bytes_expected: REPLY_BYTES_FIRST }
+        Self {
+            lines: VecDeque::new(),
+            first: 0,
+            posted: VecDeque::new(),
+            redirects: false,
+            reply_bytes_expected: REPLY_BYTES_FIRST,
+        }
     }
 }
 
@@ -113,6 +121,12 @@ impl Lines {
         let last = self.lines.back_mut().expect("pushed just now");
         last.missing += 1;
         self.first + self.lines.len() as u64 - 1
+    }
+
+    /// The line of a key that another shard has answered; `None`: it is in none.
+    fn take_posted(&mut self, ticket: Ticket) -> Option<u64> {
+        let at = self.posted.iter().position(|(posted, _)| *posted == ticket)?;
+        self.posted.remove(at).map(|(_, line)| line)
     }
 
     /// A key is answered, or failed. Gives the line's end if that was all it waited for.
@@ -178,6 +192,27 @@ impl Lines {
 }
 
 impl Dispatcher {
+    /// Keeps a place for what another shard of this node will answer. It may refuse a key for now where items have copies, and an error has no
+    /// place between the values of a line.
+    pub fn keep_for_shard(&self, client: &mut Connection, request: &Request<'_>) -> ReturnAddress {
+        if !self.executor.replicates() {
+            return ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
+        }
+        let place = Place::keep(client, request);
+        if let Part::Line(line) = place.part {
+            client.lines.posted.push_back((place.to.ticket, line));
+        }
+        place.to
+    }
+
+    /// Fills in what another shard of this node has answered.
+    pub fn answer_from_shard(&self, client: &mut Connection, to: ReturnAddress, reply: &[u8]) {
+        match client.lines.take_posted(to.ticket) {
+            Some(line) => settle_with(client, to.ticket, line, reply),
+            None => client.outbox.deliver(to.ticket, reply),
+        }
+    }
+
     /// Sends a request to the node that owns its key, or says at once that it cannot.
     pub fn forward(&mut self, client: &mut Connection, request: &Request<'_>, raw: &[u8], hash: u64) {
         assert!(self.cluster.is_some(), "who stands alone owns every key");
@@ -315,10 +350,19 @@ pub fn answer_later(client: &mut Connection, place: Place, outcome: Result<&[u8]
             reply::error(&mut text, DialectError { error, dialect: place.dialect });
             client.outbox.deliver(place.to.ticket, &text);
         }
-        (Part::Line(line), Ok(reply)) => settle(client, place.to.ticket, line, reply, None),
+        (Part::Line(line), Ok(reply)) => settle_with(client, place.to.ticket, line, reply),
         (Part::Line(line), Err(error)) => {
             settle(client, place.to.ticket, line, b"", Some(error.text().into()));
         }
+    }
+}
+
+/// Fills in one key of a line: its value or nothing, or an error for the line's end.
+fn settle_with(client: &mut Connection, ticket: Ticket, line: u64, reply: &[u8]) {
+    if reply::is_server_error(reply) {
+        settle(client, ticket, line, b"", Some(reply.into()));
+    } else {
+        settle(client, ticket, line, reply, None);
     }
 }
 
@@ -388,6 +432,29 @@ mod tests {
         assert!(failed.is_none() && lines.lines.is_empty());
         outbox.deliver(end, b"END\r\n");
         assert_eq!(text(&mut outbox), "END\r\n");
+    }
+
+    #[test]
+    fn a_key_that_another_shard_answers_is_one_of_its_line_once() {
+        let (mut lines, mut outbox) = (Lines::default(), Outbox::default());
+        let tickets: Vec<_> = (0..3).map(|_| outbox.expect()).collect();
+        for &ticket in &tickets[..2] {
+            let line = lines.expect();
+            lines.posted.push_back((ticket, line));
+        }
+        lines.end(&mut outbox);
+        assert_eq!(lines.take_posted(tickets[2]), None);
+        let settled: Vec<_> = tickets[..2]
+            .iter()
+            .rev()
+            .map(|&ticket| {
+                let line = lines.take_posted(ticket).unwrap();
+                lines.settle(line, None).is_some()
+            })
+            .collect();
+        assert_eq!(settled, [false, true]);
+        assert_eq!(lines.take_posted(tickets[0]), None);
+        assert!(lines.lines.is_empty() && lines.posted.is_empty());
     }
 
     #[test]

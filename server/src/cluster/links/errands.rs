@@ -123,6 +123,11 @@ impl Links {
             }
         };
         match (errand.whose.take().expect("a letter comes back once"), reply) {
+            (Whose::Node(asked), Ok(reply))
+                if asked.flags.has(Flags::PART) && reply::is_server_error(reply) =>
+            {
+                self.peers.respond(asked, Status::Busy, &[]);
+            }
             (Whose::Node(asked), Ok(reply)) => self.peers.respond(asked, Status::Done, reply),
             (Whose::Node(asked), Err(_)) => self.peers.respond(asked, Status::Busy, &[]),
             (Whose::Client(place), reply) => {
