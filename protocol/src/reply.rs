@@ -76,10 +76,13 @@ pub fn value_header(out: &mut Vec<u8>, key: &[u8], client_flags: u32, value_len:
     out.extend_from_slice(CRLF);
 }
 
+/// The end of the answer to a line of keys.
+pub const END: &[u8] = b"END\r\n";
+
 /// After the last `VALUE` block or `STAT` line.
 #[inline]
 pub fn end(out: &mut Vec<u8>) {
-    out.extend_from_slice(b"END\r\n");
+    out.extend_from_slice(END);
 }
 
 /// The value is there.
