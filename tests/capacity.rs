@@ -310,6 +310,16 @@ fn set_whole_values(client: &mut Connection, name: &str, size: usize) {
     assert!(asked.elapsed() < WHOLE_TIME_MAX, "{name}: {:?} for four sets", asked.elapsed());
 }
 
+/// Sets a large value in the second of many who stop. It may be refused with them, as by memcached, and its client goes on.
+fn set_or_be_refused(mut client: Connection, key: &str, size: usize) {
+    client.stream().set_read_timeout(Some(WHOLE_TIME_MAX)).expect("a timeout that is not zero");
+    let answer = try_set(&mut client, key, &value_of(key, size));
+    let is_expected = answer == "STORED" || answer == "SERVER_ERROR out of memory storing object";
+    assert!(is_expected, "{key}: {answer}");
+    assert!(answer == "STORED" || client.get(key).is_none(), "{key} is there: {answer}");
+    assert_eq!(client.command("mn"), "MN");
+}
+
 /// Looks until the first number is not above the second.
 #[track_caller]
 fn within_a_minute(mut look: impl FnMut() -> (u64, u64), what: &str) {
@@ -331,13 +341,20 @@ fn clients_that_stop_in_the_middle_of_large_values_cost_little_more_than_the_cac
             let args = ["-m", "64", "-t", threads, "--io", io];
             let server = Server::start(&args).expect("slabring starts");
             let mut healthy = server.connect();
-            let streams = begin_large_values(&server, CLIENTS, SIZE);
+            let mut streams = begin_large_values(&server, CLIENTS / 2, SIZE);
+            let among = server.connect();
+            let among = std::thread::spawn(move || set_or_be_refused(among, "among", SIZE));
+            streams.extend(begin_large_values(&server, CLIENTS / 2, SIZE));
+            let behind = server.connect();
+            let behind = std::thread::spawn(move || set_or_be_refused(behind, "behind", SIZE));
             let size_kib = resident_kib_max(&server);
             let limit_kib = (64 << 10) + OVERHEAD_MAX_KIB / 2 + CLIENTS as u64 * HALF_SENT_KIB_MAX;
             assert!(size_kib < limit_kib, "{args:?}: {size_kib} KiB, at most {limit_kib}");
             healthy.set("small", "value");
-            // One that comes in the second of the others may be refused with them: `docs/measurements.md`.
             set_whole_values(&mut healthy, "late", SIZE);
+            for client in [among, behind] {
+                client.join().expect("it is answered, and goes on");
+            }
             drop(streams);
             within_a_minute(|| (healthy.stat("curr_connections"), 1), "connections");
             within_a_minute(|| (healthy.stat("slabring_memory_held_bytes"), 0), "bytes held");

@@ -415,7 +415,7 @@ fn keys_that_stayed_are_still_there_when_a_node_owns_others_again() {
     let keys = || (0..KEYS).map(|n| format!("key{n}"));
     let (_, of_second) = own_and_foreign(&cluster, 0, 1);
     keys().for_each(|key| connection.set(&key, "old"));
-    let mut follow = |epoch, weights: &[u16]| {
+    let follow = |epoch, weights: &[u16]| {
         ring.write(&place.ring(epoch, weights));
         cluster.nodes[0].signal(Signal::Reload);
         wait_until("the ring", || {
@@ -537,4 +537,49 @@ fn a_managed_services_client_finds_the_nodes_by_itself() {
     assert!(finished.status.success(), "{}{}", finished.stdout, finished.stderr);
     let sets = cluster.nodes.iter().map(|node| node.connect().stat("total_connections") - 1);
     assert!(sets.into_iter().all(|connections| connections > 1), "each node was asked");
+}
+
+#[test]
+fn nodes_that_were_given_different_options_about_the_ring_say_so() {
+    let place = Neighbourhood::new();
+    let peers = place.peers(2);
+    let start = |number, args: &[&str]| {
+        let args = [&["--peers", &peers, "-t", "1"], args].concat();
+        Server::start_on(place.client(number), &args).expect("a node starts")
+    };
+    let nodes = [start(1, &["--replicas", "2", "--replication", "sync"]), start(2, &[])];
+    for node in &nodes {
+        wait_until("a count", || node.connect().stat("slabring_rings_different") > 0);
+        wait_until("a word", || node.stderr().contains("follows another ring of the same epoch 1"));
+    }
+    let cluster = Cluster::of_peers(2, &["-t", "1"]);
+    assert!(cluster.nodes.iter().all(|node| node.connect().stat("slabring_rings_different") == 0));
+}
+
+#[test]
+fn a_value_that_another_node_does_not_take_is_an_error_and_the_link_stays() {
+    let place = Neighbourhood::new();
+    let peers = place.peers(2);
+    let start = |number, item_size| {
+        let args = ["--peers", &peers, "-t", "1", "-m", "100", "-I", item_size];
+        Server::start_on(place.client(number), &args).expect("a node starts")
+    };
+    let cluster = Cluster { nodes: vec![start(1, "8m"), start(2, "1m")], place };
+    cluster.wait_until_met();
+    let (own, foreign) = own_and_foreign(&cluster, 0, 1);
+    let [mut roomy, mut small] = [&cluster.nodes[0], &cluster.nodes[1]].map(Server::connect);
+    let value = "x".repeat(2_000_000);
+    let set = |key: &str| format!("set {key} 0 0 {}\r\n{value}", value.len());
+    assert_eq!(roomy.command(&set(&own[0])), "STORED");
+    // What was under way meanwhile is answered.
+    let mut other = cluster.nodes[0].connect();
+    for key in &foreign[1..100] {
+        other.send(format!("set {key} 0 0 1\r\n1\r\n")).expect("it is sent");
+    }
+    assert_eq!(roomy.command(&set(&foreign[0])), "SERVER_ERROR object too large for cache");
+    assert!((1..100).all(|_| answer_line(&mut other) == "STORED"));
+    assert_eq!(small.command(&format!("get {}", own[0])), "SERVER_ERROR object too large for cache");
+    for node in [&mut roomy, &mut small] {
+        assert_eq!(node.stat("slabring_peer_links_lost"), 0);
+    }
 }

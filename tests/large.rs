@@ -235,3 +235,118 @@ fn values_of_all_sizes_are_answered_whole_however_many_are_asked_for_at_once() {
         }
     });
 }
+
+/// Takes many turns to be written anew.
+const LONG: usize = 8 << 20;
+
+/// Has a value grow at both ends while its client asks for more, and sees every answer in its place.
+fn check_growing(client: &mut Connection, key: &str, value: &[u8]) {
+    client.set(key, value);
+    let appends = (0..3).map(|n| format!("append {key} 0 0 3\r\n<{n}>\r\n"));
+    let prepends = (0..3).map(|n| format!("ms {key} 3 MP\r\n[{n}]\r\n"));
+    let rest = format!("mn\r\nget {key}\r\nappend {key} 0 0 1 noreply\r\n!\r\nmg {key} s\r\n");
+    client.send([appends.chain(prepends).collect(), rest].concat()).expect("it is read");
+    for expected in ["STORED", "STORED", "STORED", "HD", "HD", "HD", "MN"] {
+        assert_eq!(client.read_line().expect("an answer"), expected.as_bytes(), "{key}");
+    }
+    let whole = [b"[2][1][0]", value, b"<0><1><2>"].concat();
+    let header = format!("VALUE {key} 0 {}", whole.len());
+    assert_eq!(client.read_line().expect("a line"), header.as_bytes());
+    assert!(client.read_exact(whole.len()).expect("all of it") == whole, "{key} is not as it should be");
+    assert_eq!(client.read_line().expect("the end"), b"");
+    assert_eq!(client.read_line().expect("the end"), b"END");
+    let size = format!("HD s{}", whole.len() + 1);
+    assert_eq!(client.read_line().expect("an answer"), size.as_bytes(), "{key}");
+}
+
+#[test]
+fn a_long_value_grows_and_nothing_that_its_client_asks_for_overtakes() {
+    let value = b"seventeen letters".repeat(LONG / 17);
+    check(|server| {
+        let mut client = server.connect();
+        ["one", "two", "three"].into_iter().for_each(|key| check_growing(&mut client, key, &value));
+    });
+}
+
+#[test]
+fn whoever_goes_or_writes_while_a_long_value_grows_it_is_whole_and_no_memory_stays_held() {
+    let old = vec![b'o'; LONG];
+    let appended = |value: &[u8]| [value, b"end"].concat();
+    check(|server| {
+        let mut stays = server.connect();
+        for round in 0..6_usize {
+            // What one that goes has asked for may be done later.
+            let key = format!("key:{round}");
+            stays.set(&key, &old);
+            let mut goes = server.connect();
+            goes.send(format!("append {key} 0 0 3\r\nend\r\n")).expect("it is read");
+            let first = if round < 3 {
+                drop(goes);
+                &old[..]
+            } else {
+                stays.set(&key, "new");
+                assert_eq!(goes.read_line().expect("an answer"), b"STORED");
+                b"new"
+            };
+            // Before or after what others did meanwhile: nothing in between.
+            let now = stays.get(&key).expect("it is there");
+            assert!(now == first || now == appended(first), "{key} is {} bytes long", now.len());
+        }
+        for n in 0..20 {
+            stays.set(&format!("other:{n}"), &old);
+        }
+        // The last to be heard of may be a client that has gone.
+        let mut looks = 0;
+        while stays.stat("slabring_memory_held_bytes") > 0 {
+            looks += 1;
+            assert!(looks < 600, "memory is held for nobody");
+            thread::sleep(Duration::from_millis(100));
+        }
+    });
+}
+
+#[test]
+fn large_requests_that_are_wrong_are_refused_as_memcached_does_and_the_next_is_served() {
+    const TOO_LARGE: usize = (32 << 20) + 1;
+    const BAD_LINE: &str = "CLIENT_ERROR bad command line format";
+    const ITEM_TOO_LARGE: &str = "SERVER_ERROR object too large for cache";
+    // With how many bytes behind the line.
+    let cases = [
+        ("set KEY 0 0 33554433", TOO_LARGE, ITEM_TOO_LARGE),
+        ("append KEY 0 0 33554433", TOO_LARGE, ITEM_TOO_LARGE),
+        ("ms KEY 33554433", TOO_LARGE, ITEM_TOO_LARGE),
+        ("append KEY 0 0 33554000", 33_554_000, "NOT_STORED"),
+        ("ms KEY 70000 T0x", 70_000, "CLIENT_ERROR bad token in command line format"),
+        ("ms KEY 70000 MX", 70_000, "CLIENT_ERROR invalid mode for ms M token"),
+        ("ms KEY 70000 F4294967296x", 70_000, BAD_LINE),
+        ("ms KEY 70000 b", 70_000, "CLIENT_ERROR error decoding key"),
+        ("ms KEY 70000 C1 I MS", 70_000, "NF"),
+        ("replace KEY 0 0 70000", 70_000, "NOT_STORED"),
+        ("ms KEY 70000 E1 ME k", 70_000, "HD kKEY"),
+        ("cas KEY 0 0 70000 2", 70_000, "EXISTS"),
+        ("set KEY 0 -1 70000", 70_000, "STORED"),
+        ("add KEY 4294967295 2147483647 70000", 70_000, "STORED"),
+        ("append KEY 0 0 33500000", 33_500_000, "NOT_STORED"),
+        ("prepend KEY 0 0 33400000", 33_400_000, "STORED"),
+        ("set KEY 0 0 70000 again", 70_000, "STORED"),
+    ];
+    // Nothing follows: whoever sends such a line is not believed.
+    let unbelieved = ["-1", "2147483647", "2147483648", "4294967296", "99999999999999999999", "0x10"];
+    let bytes = vec![b'x'; TOO_LARGE];
+    check(|server| {
+        for key in ["one", "two"] {
+            let mut client = server.connect();
+            for (line, size, expected) in cases {
+                client.send(request(&line.replace("KEY", key), &bytes[..size], "\r\n")).expect("it reads");
+                let answer = client.read_line().expect("an answer");
+                assert_eq!(answer, expected.replace("KEY", key).as_bytes(), "{line}");
+                assert_eq!(client.command("mn"), "MN", "{line}");
+            }
+            for size in unbelieved {
+                assert_eq!(client.command(&format!("set {key} 0 0 {size}")), BAD_LINE, "{size}");
+                assert_eq!(client.command("mn"), "MN", "{size}");
+            }
+            assert_eq!(client.command(&format!("mg {key} s")), "HD s70000");
+        }
+    });
+}

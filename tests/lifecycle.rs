@@ -203,6 +203,21 @@ fn two_servers_cannot_share_a_port() {
 }
 
 #[test]
+fn a_killed_server_starts_again_at_once_on_its_port() {
+    let mut server = Server::start(&["-t", "2"]).expect("slabring starts");
+    let address = server.address();
+    for _ in 0..3 {
+        let mut client = server.connect();
+        client.set("key", "value");
+        server.signal(Signal::Kill);
+        server.wait(REFUSAL_TIMEOUT).expect("who is killed ends");
+        server = Server::start_on(address, &["-t", "2"]).expect("the port is its own again");
+        server.wait_until_answering();
+        assert_eq!(server.connect().get("key"), None);
+    }
+}
+
+#[test]
 fn an_address_of_another_machine_is_named() {
     let port = free_address().port().to_string();
     check_refusal(&["-l", "192.0.2.1", "-p", &port], &["192.0.2.1"]);
@@ -378,10 +393,49 @@ fn check_config_tells_the_settings_and_their_origins_or_what_is_wrong() {
     for line in ["memory-limit = \"128\"  # flag", "conn-limit = \"77\"  # SLABRING_CONN_LIMIT", &place] {
         assert!(stdout.lines().any(|found| found == line), "{line}: {stdout}");
     }
+    let found = |name: &str| stdout.lines().any(|line| line.starts_with(&format!("{name} = \"")));
+    assert!(found("slab-growth-factor") && found("slab-min-size"), "{stdout}");
+    assert!(check(&[]).stdout.lines().any(|line| line.starts_with("threads = ")));
     let bad = TextFile::new("bad.toml", "threads = 2\nport = 70000\n");
     let Finished { status, stderr, .. } = check(&["--config", bad.path()]);
     assert_eq!(status.code(), Some(1));
     assert!(stderr.contains(&format!("{}:2: port = 70000", bad.path())), "{stderr}");
+}
+
+#[test]
+fn check_config_says_no_where_a_start_would_and_always_by_1() {
+    let file = TextFile::new("no-socket", "");
+    for (args, word) in [
+        (&["-u", "no-such-user-here"][..], "no such user"),
+        (&["-P", "/nonexistent/pid"], "-P /nonexistent/pid: No such file"),
+        (&["-P", "/"], "-P /: is a directory"),
+        (&["-s", "/nonexistent/socket"], "-s /nonexistent/socket: No such file"),
+        (&["-s", file.path()], "no socket"),
+        (&["--lock-file", "/nonexistent/locks"], "--lock-file /nonexistent/locks: No such file"),
+        (&["-e", "/nonexistent/items"], "-e /nonexistent/items: No such file"),
+        (&["-e", "/dev/null"], "not a regular file"),
+        (&["-B", "nosuch"], "nosuch"),
+        (&["-p", "70000"], "70000"),
+    ] {
+        for order in [[&["--check-config"][..], args].concat(), [args, &["--check-config"]].concat()] {
+            let Finished { status, stderr, .. } =
+                run_to_end(slabring_command().args(&order), REFUSAL_TIMEOUT).unwrap();
+            assert!(stderr.contains(word), "{order:?} says no word of {word:?}: {stderr}");
+            assert_eq!(status.code(), Some(1), "{order:?}: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn nobody_has_to_read_what_it_prints() {
+    for args in [&["--check-config"][..], &["--help"], &["-V"], &["-i"], &["--check-config", "-p", "70000"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = slabring_command();
+        command.args(args).stdout(writer.try_clone().unwrap()).stderr(writer);
+        let code = command.status().unwrap().code();
+        assert_eq!(code, Some(i32::from(args.contains(&"70000"))), "{args:?}");
+    }
 }
 
 #[test]

@@ -334,3 +334,50 @@ fn who_restarts_in_a_list_gives_no_version_twice_and_its_copies_follow() {
     }
     wait_until("every copy", || sum(&cluster, "curr_items") == 2 * theirs.len() as u64);
 }
+
+#[test]
+fn a_copy_that_is_away_stops_no_write_where_nobody_waits_for_it() {
+    let cluster = of_peers(2, "2", "async", "1");
+    cluster.nodes[1].signal(Signal::Stop);
+    let mut front = cluster.nodes[0].connect();
+    let [own, _] = keys_of(&cluster);
+    // More than a shard remembers whom it owes.
+    for n in 0..20_000 {
+        assert_eq!(set(&mut front, &own[n % own.len()], &format!("value {n}")), "STORED", "write {n}");
+    }
+    cluster.nodes[1].signal(Signal::Continue);
+    wait_until("the copy follows", || sum(&cluster, "slabring_replication_lag_entries") == 0);
+    assert_eq!(sum(&cluster, "curr_items"), 2 * own.len() as u64);
+}
+
+/// Otherwise who reads between the word and the change keeps the old value.
+#[test]
+fn near_caches_are_told_of_a_change_when_it_can_be_read() {
+    let cluster = of_peers(2, "2", "sync", "2");
+    let [own, _] = keys_of(&cluster);
+    let (mut tracker, mut front) = (cluster.nodes[0].connect(), cluster.nodes[0].connect());
+    let answer = tracker.command("track on");
+    let id = answer.split(' ').nth(1).expect("a number").to_owned();
+    let mut told = || loop {
+        let line = String::from_utf8(tracker.read_line().expect("a line")).expect("text");
+        if !line.starts_with("PING ") {
+            return line.split(' ').nth(3).map(str::to_owned);
+        }
+    };
+    let mark = |key: &String| format!("mg {key} L{id}");
+    for key in &own[..10] {
+        assert_eq!(set(&mut front, key, "old"), "STORED");
+        assert_eq!(front.command(&mark(key)), "HD L");
+        assert_eq!(set(&mut front, key, "new"), "STORED");
+        assert_eq!(told().as_ref(), Some(key));
+    }
+    cluster.nodes[1].signal(Signal::Stop);
+    // On a slow machine the lease has ended before it begins.
+    let is_under_way = set(&mut front, &own[0], "newest") == UNCONFIRMED;
+    let has_copy = front.command(&mark(&own[0])) == "HD L";
+    cluster.nodes[1].signal(Signal::Continue);
+    if is_under_way && has_copy {
+        wait_until("the write's end", || front.get(&own[0]).as_deref() == Some(b"newest"));
+        assert_eq!(told().as_ref(), Some(&own[0]));
+    }
+}

@@ -4,7 +4,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use slabring_client::cluster::names::{ClusterId, NotAName};
 use slabring_client::{Distribution, NotAnEndpoint, Options, Servers, Ttl, Wire};
+use slabring_etcd::{ClusterKeys, EtcdAccess, Gateway};
+
+use crate::failure::Failure;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -13,10 +17,11 @@ Examples:
   slabring-cli -s 10.0.0.1,10.0.0.2 --distribution ketama-weighted get user:7
   slabring-cli -s 10.0.0.1 cluster status
   slabring-cli -s 10.0.0.1 cluster plan larger.toml
+  slabring-cli cluster drain cache-3 --etcd http://10.0.0.9:2379
   slabring-cli keys --prefix user: --json
 
 Exit status: 0 done; 1 no such item, or a condition did not hold; 2 a bad option,
-key or file; 3 a server failed or refused.";
+key, node or file; 3 a server or etcd failed or refused; 130 interrupted.";
 
 /// Talks to memcached servers and Slabring clusters.
 #[derive(Debug, Parser)]
@@ -100,11 +105,16 @@ impl Target {
         }
     }
 
+    /// Longest time of a command.
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_millis(self.timeout)
+    }
+
     /// Bounds for somebody who waits in front of a screen.
     pub(crate) fn options(&self) -> Options {
         let mut options = Options::default();
         options.wire = if self.meta { Wire::Meta } else { Wire::Text };
-        options.timeout = Duration::from_millis(self.timeout);
+        options.timeout = self.timeout();
         options.try_timeout = options.timeout;
         options.connect_timeout = options.timeout;
         options
@@ -195,16 +205,117 @@ pub(crate) enum Command {
     },
     /// Print what version every server says it is
     Version,
-    /// Look at a cluster
+    /// Look at a cluster and change it
+    Cluster(ClusterArguments),
+}
+
+/// What to do about a cluster, and where its ring is kept.
+#[derive(Debug, Args)]
+pub(crate) struct ClusterArguments {
+    #[command(flatten)]
+    pub(crate) keeper: Keeper,
+
     #[command(subcommand)]
-    Cluster(ClusterCommand),
+    pub(crate) command: ClusterCommand,
+}
+
+/// The etcd that keeps the ring: the same options, variables and files as the nodes'.
+#[derive(Debug, Args)]
+pub(crate) struct Keeper {
+    /// The etcd that keeps the ring: http:// or https://HOST:PORT of each of its members
+    #[arg(long, global = true, value_name = "URLS", env = "SLABRING_ETCD", value_delimiter = ',')]
+    etcd: Vec<String>,
+
+    /// Who signs the certificates of etcd's members (PEM); for https://
+    #[arg(long, global = true, value_name = "FILE", env = "SLABRING_ETCD_CACERT")]
+    etcd_cacert: Option<PathBuf>,
+
+    /// Certificates for an etcd that asks for them (PEM)
+    #[arg(long, global = true, value_name = "FILE", env = "SLABRING_ETCD_CERT", requires = "etcd_key")]
+    etcd_cert: Option<PathBuf>,
+
+    /// The key of --etcd-cert
+    #[arg(long, global = true, value_name = "FILE", env = "SLABRING_ETCD_KEY", requires = "etcd_cert")]
+    etcd_key: Option<PathBuf>,
+
+    /// File with NAME:PASSWORD for an etcd that asks for them
+    #[arg(long, global = true, value_name = "FILE", env = "SLABRING_ETCD_USER_FILE")]
+    etcd_user_file: Option<PathBuf>,
+
+    /// The cluster's name
+    #[arg(long, global = true, value_name = "NAME", env = "SLABRING_CLUSTER_ID", default_value = "slabring", value_parser = cluster_id)]
+    cluster_id: ClusterId,
+}
+
+impl Keeper {
+    /// The cluster's keys, if it is said which etcd has them.
+    pub(crate) fn keys(&self, timeout: Duration) -> Result<Option<ClusterKeys>, Failure> {
+        let urls: Vec<_> = self.etcd.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
+        let urls: Vec<_> = urls.into_iter().filter(|url| !url.is_empty()).collect();
+        let is_url = |url: &&String| url.starts_with("http://") || url.starts_with("https://");
+        if let Some(url) = urls.iter().find(|url| !is_url(url)) {
+            return Err(Failure::NotAnEtcd(url.clone()));
+        }
+        let access = EtcdAccess {
+            authorities: self.etcd_cacert.clone(),
+            identity: self.etcd_cert.clone().zip(self.etcd_key.clone()),
+            login: self.etcd_user_file.clone(),
+        };
+        let gateway = (!urls.is_empty()).then(|| Gateway::new(urls, access, timeout));
+        Ok(gateway.map(|gateway| ClusterKeys::new(gateway, &self.cluster_id)))
+    }
+}
+
+fn cluster_id(text: &str) -> Result<ClusterId, NotAName> {
+    text.parse().map(ClusterId)
+}
+
+/// What to do about a node, and how.
+#[derive(Debug, Args)]
+pub(crate) struct NodeArguments {
+    /// The node, by its name or an address of it
+    pub(crate) node: String,
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Do not wait for the end: the cluster goes on by itself
+    #[arg(long)]
+    pub(crate) no_wait: bool,
 }
 
 /// What to do about a cluster.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClusterCommand {
-    /// Nodes, their states, shares and balance
+    /// Nodes, their states, shares and balance, and what moves
     Status,
+    /// Let a node serve that stands by, was drained or was taken out: it is filled before
+    Join {
+        #[command(flatten)]
+        node: NodeArguments,
+        /// Its share, in 256ths of a full node
+        #[arg(long, value_name = "PARTS", value_parser = clap::value_parser!(u16).range(1..=256))]
+        weight: Option<u16>,
+    },
+    /// Move everything away from a node; then it may be stopped
+    Drain {
+        #[command(flatten)]
+        node: NodeArguments,
+    },
+    /// Give a node another share
+    Weight {
+        #[command(flatten)]
+        node: NodeArguments,
+        /// Its share, in 256ths of a full node
+        #[arg(value_name = "PARTS", value_parser = clap::value_parser!(u16).range(1..=256))]
+        weight: u16,
+    },
+    /// Compare all copies with what their primaries have, now; what differs is mended
+    Scrub,
+    /// Take a node out at once, as if it had died, and keep it out until `join`
+    Down {
+        #[command(flatten)]
+        node: NodeArguments,
+    },
     /// What would move if the ring were the one in a file; nothing is changed
     Plan {
         /// The ring to come, TOML or JSON

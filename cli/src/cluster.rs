@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use slabring_client::cluster::names::NodeId;
 use slabring_client::cluster::placement::{PARTITION_COUNT, PartitionId};
-use slabring_client::cluster::ring::{NodeState, Ring, RingDocument};
+use slabring_client::cluster::report::Wish;
+use slabring_client::cluster::ring::{NodeState, Progress, Ring, RingDocument};
+use slabring_etcd::Standing;
 
 use crate::failure::Failure;
 use crate::table::Table;
@@ -45,8 +48,17 @@ pub(crate) fn read(path: &Path) -> Result<Ring, Failure> {
     document.and_then(Ring::new).map_err(|refusal| bad(refusal.to_string()))
 }
 
+/// What a node says of itself.
+pub(crate) struct Answer {
+    /// Its version, or why it does not answer.
+    pub(crate) version: String,
+    /// Its threads, if it tells: a ring need not know.
+    pub(crate) shards: Option<u16>,
+}
+
 /// A ring as a table. `answers` has what each node that was asked said, by its client address.
-pub(crate) fn status(ring: &Ring, answers: &BTreeMap<String, String>) -> String {
+/// With an etcd, also what only that knows.
+pub(crate) fn status(ring: &Ring, answers: &BTreeMap<String, Answer>, standing: Option<&Standing>) -> String {
     let document = ring.document();
     let parts = parts(ring);
     let mut table = Table::new([
@@ -71,16 +83,19 @@ pub(crate) fn status(ring: &Ring, answers: &BTreeMap<String, String>) -> String 
             state(entry.state).to_owned(),
             if entry.zone.is_empty() { "-".to_owned() } else { entry.zone.clone() },
             client.clone(),
-            entry.shards.to_string(),
+            answers
+                .get(&client)
+                .and_then(|answer| answer.shards)
+                .map_or_else(|| "?".to_owned(), |n| n.to_string()),
             entry.weight.to_string(),
             part.primaries.to_string(),
             format!("{:.2}%", percent(part.primaries, PARTITION_COUNT)),
             part.copies.to_string(),
-            answers.get(&client).cloned().unwrap_or_else(|| "-".to_owned()),
+            answers.get(&client).map_or_else(|| "-".to_owned(), |answer| answer.version.clone()),
         ]);
     }
     format!(
-        "cluster {}, epoch {}, term {}, {} cop{} of each partition, mode {}\nbalance {:.3} (most loaded node over mean, by weight)\n\n{table}",
+        "cluster {}, epoch {}, term {}, {} cop{} of each partition, mode {}\nbalance {:.3} (most loaded node over mean, by weight)\n\n{table}{}",
         document.cluster,
         document.epoch.0,
         document.term.0,
@@ -88,13 +103,55 @@ pub(crate) fn status(ring: &Ring, answers: &BTreeMap<String, String>) -> String 
         if document.replicas == 1 { "y" } else { "ies" },
         mode(document),
         balance(ring),
+        changes(ring, standing),
     )
 }
 
+/// What is under way, and who stands by.
+fn changes(ring: &Ring, standing: Option<&Standing>) -> String {
+    let mut lines = Vec::new();
+    if let Some(Progress { moving, moved, .. }) = ring.progress() {
+        lines.push(format!("moving: {moved} of {moving} partitions have their new owners"));
+    }
+    if let Some(standing) = standing {
+        let conductor = standing.conductor.as_ref();
+        lines.push(conductor.map_or_else(
+            || "nobody decides on changes of the ring now".to_owned(),
+            |node| format!("decides on changes of the ring: {node}"),
+        ));
+        let wish = |(node, wish): (&NodeId, &Wish)| format!("wished for {node}: {}", words(*wish));
+        lines.extend(standing.wishes.iter().map(wish));
+        lines.extend(standing_by(ring, standing).map(|node| format!("not a member, and here: {node}")));
+    }
+    if lines.is_empty() { String::new() } else { format!("\n{}\n", lines.join("\n")) }
+}
+
+/// Nodes that have registered and have no place.
+fn standing_by<'s>(ring: &'s Ring, standing: &'s Standing) -> impl Iterator<Item = &'s NodeId> {
+    let has_place = |node: &NodeId| {
+        ring.document().slots.iter().any(|slot| slot.node == *node && slot.state != NodeState::Left)
+    };
+    standing.nodes.keys().filter(move |node| !has_place(node))
+}
+
+/// A wish as it is told to people.
+pub(crate) fn words(wish: Wish) -> String {
+    match wish {
+        Wish::Weight(weight) => format!("weight {weight}"),
+        Wish::Drain => "drain".to_owned(),
+        Wish::Down => "down".to_owned(),
+    }
+}
+
 /// As [`status`], for programs.
-pub(crate) fn status_json(ring: &Ring, answers: &BTreeMap<String, String>) -> Value {
+pub(crate) fn status_json(
+    ring: &Ring,
+    answers: &BTreeMap<String, Answer>,
+    standing: Option<&Standing>,
+) -> Value {
     let document = ring.document();
     let nodes = document.slots.iter().zip(parts(ring)).enumerate().map(|(slot, (entry, part))| {
+        let answer = answers.get(&entry.client.to_string());
         json!({
             "slot": slot,
             "node": entry.node.to_string(),
@@ -102,14 +159,14 @@ pub(crate) fn status_json(ring: &Ring, answers: &BTreeMap<String, String>) -> Va
             "zone": entry.zone,
             "client": entry.client.to_string(),
             "peer": entry.peer.to_string(),
-            "shards": entry.shards,
+            "shards": answer.and_then(|answer| answer.shards),
             "weight": entry.weight,
             "partitions": part.primaries,
             "copies": part.copies,
-            "answers": answers.get(&entry.client.to_string()),
+            "answers": answer.map(|answer| &answer.version),
         })
     });
-    json!({
+    let mut json = json!({
         "cluster": document.cluster.to_string(),
         "epoch": document.epoch.0,
         "term": document.term.0,
@@ -117,7 +174,17 @@ pub(crate) fn status_json(ring: &Ring, answers: &BTreeMap<String, String>) -> Va
         "mode": mode(document),
         "balance": balance(ring),
         "nodes": nodes.collect::<Vec<_>>(),
-    })
+        "movement": ring.progress().map(|Progress { moving, moved, copies }| {
+            json!({ "partitions": moving, "moved": moved, "copies": copies })
+        }),
+    });
+    if let Some(standing) = standing {
+        let wish = |(node, wish): (&NodeId, &Wish)| (node.to_string(), words(*wish).into());
+        json["conductor"] = standing.conductor.as_ref().map(ToString::to_string).into();
+        json["wishes"] = Value::Object(standing.wishes.iter().map(wish).collect());
+        json["not_members"] = standing_by(ring, standing).map(ToString::to_string).collect();
+    }
+    json
 }
 
 impl Plan {
@@ -230,12 +297,12 @@ fn balance(ring: &Ring) -> f64 {
     parts(ring).iter().enumerate().map(load).fold(0.0, f64::max)
 }
 
-fn percent(part: usize, whole: usize) -> f64 {
+pub(crate) fn percent(part: usize, whole: usize) -> f64 {
     let exact = |number: usize| f64::from(u32::try_from(number).expect("a ring has 16384 partitions"));
     100.0 * exact(part) / exact(whole)
 }
 
-fn state(state: NodeState) -> &'static str {
+pub(crate) fn state(state: NodeState) -> &'static str {
     match state {
         NodeState::Joining => "joining",
         NodeState::Syncing => "syncing",
@@ -281,11 +348,17 @@ mod tests {
     #[test]
     fn a_status_names_every_node_and_shares_add_up() {
         let ring = ring(1, 3);
-        let answers = BTreeMap::from([("c1:1".to_owned(), "1.6.99".to_owned())]);
-        let text = status(&ring, &answers);
+        let answer = Answer { version: "1.6.99".to_owned(), shards: Some(7) };
+        let answers = BTreeMap::from([("c1:1".to_owned(), answer)]);
+        let text = status(&ring, &answers, None);
         assert!((0..3).all(|n| text.contains(&format!("node{n}"))) && text.contains("1.6.99"), "{text}");
         assert_eq!(parts(&ring).iter().map(|part| part.primaries).sum::<usize>(), PARTITION_COUNT);
         assert!((1.0..1.1).contains(&balance(&ring)));
-        assert_eq!(status_json(&ring, &answers)["nodes"][1]["answers"], "1.6.99");
+        let json = status_json(&ring, &answers, None);
+        assert_eq!(
+            (&json["nodes"][1]["answers"], &json["nodes"][1]["shards"]),
+            (&json!("1.6.99"), &json!(7))
+        );
+        assert!(json["nodes"][0]["shards"].is_null() && text.contains(" ? "), "{text}");
     }
 }

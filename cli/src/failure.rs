@@ -37,6 +37,40 @@ pub(crate) enum Failure {
     /// `flush` without `--yes` where nobody can be asked.
     #[error("this empties {0} server(s): say --yes")]
     NotConfirmed(usize),
+    /// Something else of weight without `--yes`, or somebody said no.
+    #[error("nothing was changed: say --yes")]
+    NotWanted,
+    /// An address of etcd that is none.
+    #[error("--etcd: {0:?} is neither http://HOST:PORT nor https://HOST:PORT")]
+    NotAnEtcd(String),
+    /// A verb for a ring that nobody keeps.
+    #[error(
+        "say --etcd=URLS: {0} is a wish that is written there. Nodes that were given a list (--peers) or a file (--cluster) follow that \
+         alone: give them another (`cluster plan` shows what would move)"
+    )]
+    NoKeeper(&'static str),
+    /// etcd, or the way to it.
+    #[error("{0}")]
+    Keeper(#[from] slabring_etcd::Failure),
+    /// An etcd without a ring of that name.
+    #[error("etcd has no ring of this cluster: is --cluster-id right, and have nodes been started?")]
+    NoRing,
+    /// A node that nobody knows.
+    #[error("there is no node {given}; there are {there}")]
+    NoNode {
+        /// What was given.
+        given: String,
+        /// Who is there.
+        there: String,
+    },
+    /// What the cluster cannot do, and why.
+    #[error("{0}")]
+    Impossible(String),
+    /// Ctrl-C while a change was under way.
+    #[error(
+        "not waited for any longer; the cluster goes on by itself, and the same command shows how far it is"
+    )]
+    Interrupted,
 }
 
 impl Failure {
@@ -46,8 +80,16 @@ impl Failure {
             Self::Servers(_)
             | Self::File { .. }
             | Self::NotConfirmed(_)
+            | Self::NotWanted
+            | Self::NotAnEtcd(_)
+            | Self::NoKeeper(_)
+            | Self::NoNode { .. }
+            | Self::NoRing
+            | Self::Impossible(_)
+            | Self::Keeper(slabring_etcd::Failure::Access(_))
             | Self::Cache { error: Error::Key(_) } => 2,
-            Self::Cache { .. } | Self::Ring(_) | Self::Io(_) | Self::NoCluster(_) => 3,
+            Self::Cache { .. } | Self::Ring(_) | Self::Io(_) | Self::NoCluster(_) | Self::Keeper(_) => 3,
+            Self::Interrupted => 130,
         }
     }
 }

@@ -12,15 +12,21 @@ use clap::Parser as _;
 use serde_json::{Value, json};
 use slabring_client::cluster::ring::Ring;
 use slabring_client::{Client, Endpoint, Error, Item, KeyEntry, StoreMode, StoreOptions, Ttl};
+use slabring_etcd::{ClusterKeys, Standing};
 
-use crate::args::{Arguments, ClusterCommand, Command};
+use crate::args::{Arguments, ClusterArguments, ClusterCommand, Command, Target};
 use crate::cluster::Plan;
 use crate::failure::Failure;
+use crate::operate::{Goal, Operation};
+use crate::show::Show;
 use crate::table::Table;
 
 mod args;
 mod cluster;
 mod failure;
+mod operate;
+mod scrub;
+mod show;
 mod table;
 
 /// What the exit status says of a command that worked.
@@ -78,14 +84,37 @@ fn run(arguments: &Arguments) -> Result<Verdict, Failure> {
         Command::Keys { prefix, limit } => keys(&client, &printer, prefix, *limit),
         Command::Flush { delay, yes } => flush(&client, &printer, *delay, *yes),
         Command::Version => version(&client, &printer),
-        Command::Cluster(ClusterCommand::Status) => status(&client, &printer),
-        Command::Cluster(ClusterCommand::Plan { next, from }) => {
-            let next = cluster::read(next)?;
-            let now = from.as_deref().map_or_else(|| ring(&client), cluster::read)?;
-            let plan = Plan::new(&now, &next);
-            printer.print(|| plan.json(), || plan.text())
-        }
+        Command::Cluster(asked) => about_cluster(&client, &printer, &arguments.target, asked),
     }
+}
+
+fn about_cluster(
+    client: &Client,
+    printer: &Printer,
+    target: &Target,
+    asked: &ClusterArguments,
+) -> Result<Verdict, Failure> {
+    let keys = asked.keeper.keys(target.timeout())?;
+    let of_members = || {
+        let standing = keys.as_ref().map(ClusterKeys::read).transpose()?;
+        members(client, target, standing.as_ref())
+    };
+    let (verb, node, goal) = match &asked.command {
+        ClusterCommand::Status => return status(client, printer, target, keys.as_ref()),
+        ClusterCommand::Plan { next, from } => {
+            let next = cluster::read(next)?;
+            let now = from.as_deref().map_or_else(|| ring(client), cluster::read)?;
+            let plan = Plan::new(&now, &next);
+            return printer.print(|| plan.json(), || plan.text());
+        }
+        ClusterCommand::Scrub => return scrub::run(&of_members()?.1, printer),
+        ClusterCommand::Join { node, weight } => ("join", node, Goal::Join(*weight)),
+        ClusterCommand::Drain { node } => ("drain", node, Goal::Drain),
+        ClusterCommand::Weight { node, weight } => ("weight", node, Goal::Weight(*weight)),
+        ClusterCommand::Down { node } => ("down", node, Goal::Down),
+    };
+    let keys = keys.ok_or(Failure::NoKeeper(verb))?;
+    Operation::new(&keys, target, node, goal)?.carry_out(Show::new(printer.json))
 }
 
 impl Printer {
@@ -259,7 +288,8 @@ fn flush(client: &Client, printer: &Printer, delay: u32, yes: bool) -> Result<Ve
         return Err(error.into());
     }
     let servers = client.servers();
-    if !yes && !is_confirmed(&servers)? {
+    let names: Vec<_> = servers.iter().map(ToString::to_string).collect();
+    if !yes && !is_confirmed(&format!("Remove everything from {}?", names.join(", ")))? {
         return Err(Failure::NotConfirmed(servers.len()));
     }
     for (_, flushed) in client.flush(delay) {
@@ -269,12 +299,11 @@ fn flush(client: &Client, printer: &Printer, delay: u32, yes: bool) -> Result<Ve
 }
 
 /// Asks on the terminal; without one the answer is no.
-fn is_confirmed(servers: &[Endpoint]) -> io::Result<bool> {
+fn is_confirmed(question: &str) -> io::Result<bool> {
     if !io::stdin().is_terminal() {
         return Ok(false);
     }
-    let names: Vec<_> = servers.iter().map(ToString::to_string).collect();
-    eprint!("Remove everything from {}? [y/N] ", names.join(", "));
+    eprint!("{question} [y/N] ");
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
@@ -297,15 +326,45 @@ fn version(client: &Client, printer: &Printer) -> Result<Verdict, Failure> {
     first_error.map_or(Ok(Verdict::Done), |error| Err(error.into()))
 }
 
-fn status(client: &Client, printer: &Printer) -> Result<Verdict, Failure> {
-    let ring = ring(client)?;
+fn status(
+    client: &Client,
+    printer: &Printer,
+    target: &Target,
+    keys: Option<&ClusterKeys>,
+) -> Result<Verdict, Failure> {
+    let standing = keys.map(ClusterKeys::read).transpose()?;
+    let (ring, client) = members(client, target, standing.as_ref())?;
     let said = |result: Result<String, Error>| match result {
         Ok(version) => version,
         Err(error) => error.to_string(),
     };
-    let answers: BTreeMap<_, _> =
-        client.versions().into_iter().map(|(server, version)| (server.to_string(), said(version))).collect();
-    printer.print(|| cluster::status_json(&ring, &answers), || cluster::status(&ring, &answers))
+    let mut answers: BTreeMap<_, _> = client
+        .versions()
+        .into_iter()
+        .map(|(server, version)| {
+            (server.to_string(), cluster::Answer { version: said(version), shards: None })
+        })
+        .collect();
+    for (server, settings) in client.stats("settings") {
+        let settings = settings.unwrap_or_default();
+        let threads = settings.iter().find(|(name, _)| name == "num_threads");
+        if let Some(answer) = answers.get_mut(&server.to_string()) {
+            answer.shards = threads.and_then(|(_, threads)| threads.parse().ok());
+        }
+    }
+    let standing = standing.as_ref();
+    printer.print(
+        || cluster::status_json(&ring, &answers, standing),
+        || cluster::status(&ring, &answers, standing),
+    )
+}
+
+/// The ring, as etcd has it or else as a node tells it, and a client of its members.
+fn members(client: &Client, target: &Target, standing: Option<&Standing>) -> Result<(Ring, Client), Failure> {
+    let Some(standing) = standing else { return Ok((ring(client)?, client.clone())) };
+    let ring = operate::ring_of(standing)?;
+    let members = operate::client_of(&ring, target)?;
+    Ok((ring, members))
 }
 
 fn ring(client: &Client) -> Result<Ring, Failure> {

@@ -15,7 +15,7 @@ mod fake;
 /// Status, standard output and standard error.
 fn run(server: &str, arguments: &[&str], input: &str) -> (i32, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_slabring-cli"));
-    command.env_remove("SLABRING_SERVERS").args(["-s", server]).args(arguments);
+    command.env_remove("SLABRING_SERVERS").env_remove("SLABRING_ETCD").args(["-s", server]).args(arguments);
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // Most commands end without having read any of it.
@@ -95,6 +95,10 @@ fn errors_say_what_to_do_and_end_with_their_own_status() {
         ("127.0.0.1:1", &["stats", "a\nflush_all"], 2, "word"),
         ("127.0.0.1:1", &["set", "k", "v", "--ttl", "soon"], 2, "15m"),
         ("127.0.0.1:1", &["cluster", "plan", "/no/such/file"], 2, "/no/such/file"),
+        ("127.0.0.1:1", &["cluster", "drain", "n1", "--yes"], 2, "say --etcd"),
+        ("127.0.0.1:1", &["cluster", "join", "n1", "--etcd", "127.0.0.1:2379"], 2, "http://HOST:PORT"),
+        ("127.0.0.1:1", &["cluster", "down", "n1", "--etcd", "http://127.0.0.1:1"], 3, "does not answer"),
+        ("127.0.0.1:1", &["cluster", "weight", "n1", "0", "--etcd", "http://127.0.0.1:1"], 2, "1..=256"),
     ] {
         let (code, out, err) = run(server, arguments, "");
         assert!(code == status && err.contains(words) && out.is_empty(), "{arguments:?}: {code} {out}{err}");

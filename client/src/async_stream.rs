@@ -14,7 +14,7 @@ use crate::endpoint::Endpoint;
 use crate::error::Failure;
 use crate::exchange::Exchange;
 use crate::greeting;
-use crate::options::Options;
+use crate::options::{Options, after};
 use crate::stream::{PEEK_WITHOUT_WAITING, READ_SIZE};
 
 /// See the module.
@@ -51,7 +51,7 @@ impl AsyncStream {
         options: &Options,
         deadline: Instant,
     ) -> Result<Self, Failure> {
-        let deadline = deadline.min(Instant::now() + options.connect_timeout);
+        let deadline = deadline.min(after(Instant::now(), options.connect_timeout));
         let connected = timeout_at(deadline.into(), Self::open(server, options)).await;
         connected.unwrap_or(Err(Failure::Late)).map_err(as_unreachable)
     }

@@ -22,7 +22,7 @@ use crate::error::{Error, Failure};
 use crate::key::Key;
 use crate::lease::{self, FillError, Lease, LeaseOptions, Lookup};
 use crate::meta::{MetaReply, MetaRequest, MetaStatus};
-use crate::options::{Options, Servers};
+use crate::options::{Options, Servers, after};
 use crate::pool::Taken;
 use crate::shared::{Ending, Shared, Slot, Waker};
 use crate::ttl::Ttl;
@@ -200,7 +200,8 @@ impl AsyncClient {
 
     /// The value, made by `fill` if there is none: by one client at a time, while the others wait for it.
     ///
-    /// Who has waited for [`LeaseOptions::hold`] makes the value for itself and does not store it.
+    /// Who has waited for [`LeaseOptions::hold`] makes the value for itself and does not store it. A value that was made is returned
+    /// also when it could not be stored.
     pub async fn get_or_fill<E>(
         &self,
         key: impl AsRef<[u8]>,
@@ -208,7 +209,7 @@ impl AsyncClient {
         options: impl Into<StoreOptions>,
         fill: impl Future<Output = Result<Vec<u8>, E>>,
     ) -> Result<Vec<u8>, FillError<E>> {
-        let patience = Instant::now() + leases.hold;
+        let patience = after(Instant::now(), leases.hold);
         let lease = loop {
             match self.get_or_lease(key.as_ref(), leases).await? {
                 Lookup::Hit(item) | Lookup::Stale(item) => return Ok(item.value),
@@ -219,7 +220,8 @@ impl AsyncClient {
         };
         match fill.await {
             Ok(value) => {
-                self.fill(lease, value.clone(), options).await?;
+                // The caller has a value, whether or not it could be kept.
+                self.fill(lease, value.clone(), options).await.ok();
                 Ok(value)
             }
             Err(error) => {

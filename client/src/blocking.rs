@@ -19,7 +19,7 @@ use crate::error::{Error, Failure};
 use crate::key::Key;
 use crate::lease::{self, FillError, Lease, LeaseOptions, Lookup};
 use crate::meta::{MetaReply, MetaRequest, MetaStatus};
-use crate::options::{Options, Servers};
+use crate::options::{Options, Servers, after};
 use crate::pool::Taken;
 use crate::shared::{Ending, Shared, Slot, Waker};
 use crate::stream::Stream;
@@ -299,7 +299,8 @@ impl Client {
 
     /// The value, made by `fill` if there is none: by one client at a time, while the others wait for it.
     ///
-    /// Who has waited for [`LeaseOptions::hold`] makes the value for itself and does not store it.
+    /// Who has waited for [`LeaseOptions::hold`] makes the value for itself and does not store it. A value that was made is returned
+    /// also when it could not be stored.
     pub fn get_or_fill<E>(
         &self,
         key: impl AsRef<[u8]>,
@@ -307,7 +308,7 @@ impl Client {
         options: impl Into<StoreOptions>,
         fill: impl FnOnce() -> Result<Vec<u8>, E>,
     ) -> Result<Vec<u8>, FillError<E>> {
-        let patience = Instant::now() + leases.hold;
+        let patience = after(Instant::now(), leases.hold);
         loop {
             match self.get_or_lease(key.as_ref(), leases)? {
                 Lookup::Hit(item) | Lookup::Stale(item) => return Ok(item.value),
@@ -326,7 +327,8 @@ impl Client {
     ) -> Result<Vec<u8>, FillError<E>> {
         match fill() {
             Ok(value) => {
-                self.fill(lease, value.clone(), options)?;
+                // The caller has a value, whether or not it could be kept.
+                self.fill(lease, value.clone(), options).ok();
                 Ok(value)
             }
             Err(error) => {

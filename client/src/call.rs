@@ -9,7 +9,7 @@ use crate::encode::Context;
 use crate::endpoint::Endpoint;
 use crate::error::{Error, Executed, Failure};
 use crate::exchange::{Exchange, Outcome};
-use crate::options::Options;
+use crate::options::{Options, after};
 use crate::refusal::{Refusal, hints_at_new_ring};
 use crate::router::Router;
 
@@ -95,7 +95,7 @@ impl Call {
             return Step::Wait(wait - now);
         }
         let context = Context { wire: options.wire, unix_seconds };
-        let deadline = self.deadline.min(now + options.try_timeout);
+        let deadline = self.deadline.min(after(now, options.try_timeout));
         if let Some(seed) = router.first_seed() {
             if now < self.deadline && !router.is_out_of_seeds() {
                 let exchange = Exchange::new(vec![Command::Ring], context, options.reply_size_max);

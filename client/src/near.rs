@@ -13,6 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::command::Item;
 use crate::endpoint::Endpoint;
 use crate::key::Key;
+use crate::options::after;
 
 /// How copies are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,7 +176,7 @@ impl Near {
             return;
         }
         let ttl = ttl.unwrap_or(Duration::MAX).min(self.options.ttl_max);
-        copy.held = Some((item.clone(), now + ttl));
+        copy.held = Some((item.clone(), after(now, ttl)));
     }
 
     /// There is nothing to keep: a miss, an error, or a server that will not tell when it changes.
@@ -224,7 +225,7 @@ impl Near {
                 let since = Duration::from_millis(milliseconds);
                 // The message that was least late says when the count began; what is later than that was under way.
                 link.began_at = now.checked_sub(since).map_or(link.began_at, |at| at.min(link.began_at));
-                link.heard_until = link.heard_until.max(link.began_at + since);
+                link.heard_until = link.heard_until.max(after(link.began_at, since));
                 (epoch, number) == (link.epoch, link.number)
             }
         }

@@ -1,13 +1,21 @@
 //! What a client is told: which servers, how keys are spread over them, and every bound.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::distribution::Distribution;
 use crate::endpoint::{Endpoint, NotAnEndpoint};
 
 /// Weight of a server that nobody gave one.
 const WEIGHT_DEFAULT: u32 = 1;
+
+/// What is later than this is as good as never: a century.
+const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// The moment so long after another, for any duration that a user gives: `Duration::MAX` is "for ever", and no reason to panic.
+pub(crate) fn after(moment: Instant, duration: Duration) -> Instant {
+    moment + duration.min(FAR)
+}
 
 /// How requests are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

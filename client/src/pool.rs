@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::options::Options;
+use crate::options::{Options, after};
 
 /// Idle connections to one server, and a count of those in use.
 #[derive(Debug)]
@@ -87,7 +87,7 @@ impl<C> Pool<C> {
         }
         let back_off = self.rest.map_or(options.back_off_min, |rest| rest.back_off.saturating_mul(2));
         let back_off = back_off.min(options.back_off_max);
-        self.rest = Some(Rest { until: now + back_off, back_off, is_probed: false });
+        self.rest = Some(Rest { until: after(now, back_off), back_off, is_probed: false });
         self.open -= self.idle.len();
         std::mem::take(&mut self.idle)
     }

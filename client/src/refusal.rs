@@ -10,11 +10,14 @@ use crate::error::Executed;
 const MOVED: &str = "SERVER_ERROR MOVED ";
 
 /// Said by a node that did not execute the request and may a moment later. Source: `slabring_protocol`'s `ErrorReply`.
-const SOON: [&str; 4] = [
+const SOON: [&str; 7] = [
     "SERVER_ERROR no ring yet",
     "SERVER_ERROR the ring is changing",
     "SERVER_ERROR the key's node is busy",
     "SERVER_ERROR too much under way to the key's node",
+    "SERVER_ERROR the key's copies do not answer",
+    "SERVER_ERROR too much waits for the key's copies",
+    "SERVER_ERROR the key is being written or handed over",
 ];
 
 /// Begins what a server says that passed a request on and does not know more.
@@ -82,6 +85,11 @@ mod tests {
         check(ReplyKind::ServerError, "SERVER_ERROR out of memory storing object", unknown);
         check(ReplyKind::ServerError, PASSED_ON[1], unknown);
         check(ReplyKind::ServerError, SOON[1], &Some(Refusal::Soon));
+        for words in &SOON[4..] {
+            check(ReplyKind::ServerError, words, &Some(Refusal::Soon));
+        }
+        let unconfirmed = "SERVER_ERROR the key's copies did not confirm in time";
+        check(ReplyKind::ServerError, unconfirmed, unknown);
         check(ReplyKind::Error, "ERROR", &Some(Refusal::Final(Executed::No)));
         check(ReplyKind::Stored, "STORED", &None);
         let moved = "SERVER_ERROR MOVED 7 123 10.0.0.2:11211";

@@ -8,7 +8,7 @@ use slabring_cluster::ring::{Offered, Refusal, Ring, RingDocument, RingHolder, S
 
 use crate::distribution::Placement;
 use crate::endpoint::Endpoint;
-use crate::options::{Options, Servers};
+use crate::options::{Options, Servers, after};
 
 /// A node is asked about its shards so often: it has to be started anew to have others.
 const SHARDS_INTERVAL: Duration = Duration::from_secs(30);
@@ -135,7 +135,7 @@ impl Router {
         let Plan::Cluster(cluster) = &mut self.plan else { return false };
         let is_due = cluster.due.is_some_and(|due| due <= now);
         if is_due {
-            cluster.due = Some(now + options.ring_interval);
+            cluster.due = Some(after(now, options.ring_interval));
         }
         is_due
     }
@@ -182,7 +182,7 @@ impl Router {
     /// Takes a document. A bad or older one is refused, and the ring stays.
     pub(crate) fn learn(&mut self, json: &[u8], now: Instant, options: &Options) -> Result<(), Refusal> {
         let Plan::Cluster(cluster) = &mut self.plan else { return Ok(()) };
-        cluster.due = Some(now + options.ring_interval);
+        cluster.due = Some(after(now, options.ring_interval));
         if cluster.ring.current().is_some_and(|ring| ring.json().as_bytes() == json) {
             return Ok(());
         }
@@ -196,7 +196,7 @@ impl Router {
     /// A node said that it has no ring: any node is asked until there is one.
     pub(crate) fn no_ring(&mut self, now: Instant, options: &Options) {
         if let Plan::Cluster(cluster) = &mut self.plan {
-            cluster.due = Some(now + options.ring_interval);
+            cluster.due = Some(after(now, options.ring_interval));
         }
     }
 

@@ -10,7 +10,7 @@ use slabring_cluster::ring::RingDocument;
 use crate::call::{Batch, Call, Step};
 use crate::endpoint::Endpoint;
 use crate::error::Failure;
-use crate::options::{Options, Servers};
+use crate::options::{Options, Servers, after};
 use crate::pool::{Pool, Taken};
 use crate::router::Router;
 
@@ -84,7 +84,7 @@ impl<C, W> Shared<C, W> {
     }
 
     pub(crate) fn now_and_timeout(&self) -> Instant {
-        Instant::now() + self.options.timeout
+        after(Instant::now(), self.options.timeout)
     }
 }
 

@@ -11,7 +11,7 @@ use socket2::SockRef;
 use crate::endpoint::Endpoint;
 use crate::error::Failure;
 use crate::exchange::Exchange;
-use crate::options::Options;
+use crate::options::{Options, after};
 
 /// Bytes read at a time.
 pub(crate) const READ_SIZE: usize = 16 << 10;
@@ -37,7 +37,7 @@ enum Socket {
 impl Stream {
     /// Connects. A name is looked up first, by the system and in its own time.
     pub(crate) fn connect(server: &Endpoint, options: &Options, deadline: Instant) -> Result<Self, Failure> {
-        let deadline = deadline.min(Instant::now() + options.connect_timeout);
+        let deadline = deadline.min(after(Instant::now(), options.connect_timeout));
         let unreachable = |error: io::Error| Failure::Unreachable(error.to_string());
         let socket = match server {
             Endpoint::Unix(path) => Socket::Unix(UnixStream::connect(path).map_err(unreachable)?),

@@ -152,7 +152,10 @@ impl Conductor {
 
     fn decide_single(&mut self, now: Micros, confirmed: Micros, ring: &RingDocument) -> Option<RingDocument> {
         let ready = self.ready(now);
-        let news: Vec<&NodeDescription> = ready.filter(|described| !is_welcomed(ring, described)).collect();
+        let stands_by =
+            |described: &NodeDescription| described.stands_by() && !has_place(ring, &described.node);
+        let news = ready.filter(|described| !is_welcomed(ring, described) && !stands_by(described));
+        let news: Vec<&NodeDescription> = news.collect();
         let gone = if news.is_empty() { self.to_remove(now, confirmed, ring) } else { None };
         if news.is_empty() && gone.is_none() {
             return None;
@@ -185,7 +188,7 @@ impl Conductor {
     }
 
     fn first_ring(&self, now: Micros, above: Epoch) -> Option<RingDocument> {
-        let ready: Vec<_> = self.ready(now).collect();
+        let ready: Vec<_> = self.ready(now).filter(|described| !described.stands_by()).collect();
         if ready.len() < self.judgement.first_nodes.max(1) {
             return None;
         }
@@ -222,6 +225,11 @@ impl Conductor {
         let (longest, _) = gone.min_by_key(|&(_, &since)| since)?;
         leaves_half(ring).then(|| longest.clone())
     }
+}
+
+/// Whether a node is a member, in whatever state.
+fn has_place(ring: &RingDocument, node: &NodeId) -> bool {
+    ring.slots.iter().any(|slot| slot.node == *node && slot.state != NodeState::Left)
 }
 
 /// Whether at least half of the members serve when one less does.
@@ -274,7 +282,8 @@ fn welcome(ring: &mut RingDocument, described: &NodeDescription) -> bool {
     has_room
 }
 
-fn entry(described: &NodeDescription) -> SlotEntry {
+/// The place of a node that joins.
+pub fn entry(described: &NodeDescription) -> SlotEntry {
     let NodeDescription { node, incarnation, zone, client, peer, shards, weight } = described.clone();
     SlotEntry { node, incarnation, zone, client, peer, shards, weight, state: NodeState::Up }
 }

@@ -8,7 +8,7 @@ use crate::conductor::Conductor;
 use crate::coordinator::{Answer, CallId, Coordinator, Fence, Leader, Need, Order, Revision};
 use crate::names::{Incarnation, NodeId};
 use crate::report::Report;
-use crate::ring::{Epoch, Offered, Refusal, Ring, RingDocument, RingHolder};
+use crate::ring::{Epoch, NodeState, Offered, Refusal, Ring, RingDocument, RingHolder};
 use crate::time::Micros;
 
 /// A node that could be conductor waits so long after it saw that there is none, so that not all try at once.
@@ -93,7 +93,13 @@ impl<C: Coordinator> Control<C> {
     /// What this node's shards have to say to the conductor: see [`crate::report::ReportBoard`]. As often as it likes: only what
     /// is new goes out.
     pub fn report(&mut self, report: &Report) {
-        self.coordinator.report(report);
+        self.coordinator.report(report, self.is_out());
+    }
+
+    /// Whether the ring says that this node is down: it says whatever it has to say under that ring, which shows that it lives.
+    fn is_out(&self) -> bool {
+        let slots = self.holder.current().map(|ring| &ring.document().slots);
+        slots.into_iter().flatten().any(|slot| slot.node == self.node && slot.state == NodeState::Down)
     }
 
     /// Something came of a call.
@@ -180,11 +186,32 @@ impl<C: Coordinator> Control<C> {
         match leading {
             Some(fence) => self.conduct(now, fence),
             None if is_vacant => self.campaign(now),
-            None => self.vacant_since = None,
+            None => self.depose(),
+        }
+    }
+
+    /// Ends the office of a conductor that others miss, and waits no longer for its successor: its lease lasts for seconds yet, and
+    /// what it writes late is fenced.
+    fn depose(&mut self) {
+        self.vacant_since = None;
+        let (view, ring) = (self.coordinator.view(), self.written.as_ref().map(|(_, ring)| ring));
+        let leader = view
+            .leader
+            .as_ref()
+            .filter(|leader| ring.is_some_and(|ring| self.conductor.is_missed(view, ring, &leader.node)));
+        let Some(fence) = leader.map(|leader| leader.fence) else { return };
+        self.vacant_since = Some(Micros::default());
+        if !self.coordinator.is_busy() {
+            self.coordinator.order(Order::Depose(fence));
         }
     }
 
     fn campaign(&mut self, now: Micros) {
+        let (view, ring) = (self.coordinator.view(), self.written.as_ref().map(|(_, ring)| ring));
+        if ring.is_some_and(|ring| self.conductor.is_missed(view, ring, &self.node)) {
+            // Others would end it at once.
+            return;
+        }
         let since = *self.vacant_since.get_or_insert(now);
         if now.since(since) >= CAMPAIGN_AFTER && !self.coordinator.is_busy() {
             self.vacant_since = Some(now);

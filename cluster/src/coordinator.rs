@@ -40,8 +40,15 @@ pub struct NodeDescription {
     pub peer: Address,
     /// Its shards.
     pub shards: u16,
-    /// Its share, in 256ths of a full node.
+    /// The share that it brings when it joins, in 256ths of a full node; 0: see [`Self::stands_by`].
     pub weight: u16,
+}
+
+impl NodeDescription {
+    /// Whether it joins only when an operator wishes a weight for it.
+    pub fn stands_by(&self) -> bool {
+        self.weight == 0
+    }
 }
 
 /// The node that decides on changes of the ring.
@@ -81,6 +88,8 @@ pub struct View {
 pub enum Order {
     /// To make this node the conductor, if there is none.
     Campaign,
+    /// To end the office of the conductor with this number, if it still is one: others miss it, and its lease lasts yet.
+    Depose(Fence),
     /// To replace the ring of revision `expect` (0: there is none), if `fence` is the conductor's.
     WriteRing {
         /// The revision that it replaces.
@@ -146,8 +155,9 @@ pub trait Coordinator {
     /// Asks for a change. One at a time: not while [`Self::is_busy`]. Whether it was made shows in the view.
     fn order(&mut self, order: Order);
 
-    /// What this node has to say, until it says something else. It is shown to all while the node lives.
-    fn report(&mut self, report: &Report);
+    /// What this node has to say, until it says something else. It is shown to all while the node lives. A node that has not said
+    /// anything yet says nothing of nothing, unless it `must_speak`.
+    fn report(&mut self, report: &Report, must_speak: bool);
 
     /// Whether the last order is under way.
     fn is_busy(&self) -> bool;

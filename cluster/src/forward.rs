@@ -65,6 +65,10 @@ pub enum Failure {
     /// The owner had no room. Not executed.
     #[error("the owner is busy")]
     Busy,
+    /// The owner does not take requests of this length, or its reply is longer than what this node takes: their limits of an item's
+    /// size differ. Not executed, but for what only reads.
+    #[error("too large for the owner, or its reply for this node")]
+    TooLarge,
     /// The ring changes faster than requests. Not executed.
     #[error("the ring is changing")]
     Unsettled,
@@ -93,6 +97,7 @@ pub(crate) fn judge(status: Status, hop: u8, sent: Epoch, ours: Epoch, theirs: E
         Status::Done => return Verdict::Reply,
         Status::Expired => return Verdict::Fail(Failure::Expired),
         Status::Busy => return Verdict::Fail(Failure::Busy),
+        Status::TooLarge => return Verdict::Fail(Failure::TooLarge),
         Status::WrongOwner | Status::Behind => {}
     }
     if hop >= HOPS_MAX && safeguard::holds(Safeguard::HopsAreLimited) {
@@ -343,11 +348,12 @@ mod tests {
         let judged = |status, hop, [sent, ours, theirs]: [u64; 3]| {
             judge(status, hop, Epoch(sent), Epoch(ours), Epoch(theirs))
         };
-        use Status::{Behind, Busy, Done, Expired, WrongOwner};
+        use Status::{Behind, Busy, Done, Expired, TooLarge, WrongOwner};
         let cases = [
             (Done, 1, [5, 6, 7], Verdict::Reply),
             (Expired, 1, [5, 5, 5], Verdict::Fail(Failure::Expired)),
             (Busy, 1, [5, 5, 5], Verdict::Fail(Failure::Busy)),
+            (TooLarge, 2, [5, 6, 7], Verdict::Fail(Failure::TooLarge)),
             (WrongOwner, 1, [5, 5, 6], Verdict::WaitForRing(Epoch(6))),
             (WrongOwner, 1, [5, 6, 7], Verdict::WaitForRing(Epoch(7))),
             (WrongOwner, 1, [5, 6, 6], Verdict::SendAgain),

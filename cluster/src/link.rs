@@ -59,6 +59,9 @@ pub const REPLICA_BYTES_MAX: usize = crate::replica::WINDOW_BYTES + (64 << 10);
 /// Waiting replies from which on requests are not read.
 pub const OUTPUT_STALL_BYTES: usize = 1 << 20;
 
+/// That a peer follows another ring of the same epoch is told this often.
+pub const DIFFERENCE_TOLD_EVERY: Micros = Micros::from_millis(60_000);
+
 /// Pause after the first failed attempt to connect; doubles up to the last, and varies by a quarter.
 const BACK_OFF_FIRST: Micros = Micros::from_millis(50);
 const BACK_OFF_DOUBLINGS_MAX: u32 = 5;
@@ -156,6 +159,8 @@ pub enum Event {
     RingWanted(Epoch),
     /// The peer's ring is [`Link::body`].
     RingDocument,
+    /// The peer follows another ring of the same epoch. Said once in [`DIFFERENCE_TOLD_EVERY`].
+    RingDiffers,
     /// A message about copies is [`Link::body`].
     Replica,
 }
@@ -212,6 +217,9 @@ pub struct Link {
     peer_epoch_told: Epoch,
     /// This node's ring: goes into every frame.
     epoch: Epoch,
+    /// What tells it from others of its epoch: goes into every heartbeat. 0 is unknown.
+    ring_mark: u64,
+    difference_told_at: Option<Micros>,
     /// Counts the times it was up, so that responses owed to an earlier time are known as such.
     session: u32,
     failures: u32,
@@ -273,6 +281,8 @@ impl Link {
             peer_epoch: Epoch::NONE,
             peer_epoch_told: Epoch::NONE,
             epoch,
+            ring_mark: 0,
+            difference_told_at: None,
             session: 0,
             failures: 0,
             jitter,
@@ -301,6 +311,11 @@ impl Link {
     /// Whether requests can be sent, or are answered.
     pub fn is_up(&self) -> bool {
         matches!(self.state, State::Up) && self.closing.is_none()
+    }
+
+    /// When bytes came last.
+    pub fn received_at(&self) -> Micros {
+        self.received_at
     }
 
     /// Whether an end is still to be told.
@@ -421,12 +436,23 @@ impl Link {
         self.output.sent();
     }
 
-    /// This node follows another ring now. The peer hears it at once.
-    pub fn set_epoch(&mut self, epoch: Epoch) {
+    /// This node follows another ring now, of this [mark](crate::ring::Ring::mark). The peer hears it at once.
+    pub fn set_ring(&mut self, epoch: Epoch, mark: u64) {
         self.epoch = epoch;
+        self.set_mark(mark);
         if self.is_up() {
-            self.output.append(Header::new(Kind::Heartbeat, epoch), &[]);
+            self.beat();
         }
+    }
+
+    /// The mark of the ring of the epoch that this end was made with.
+    pub(crate) fn set_mark(&mut self, mark: u64) {
+        (self.ring_mark, self.difference_told_at) = (mark, None);
+    }
+
+    fn beat(&mut self) {
+        self.output
+            .append(Header { opaque: self.ring_mark, ..Header::new(Kind::Heartbeat, self.epoch) }, &[]);
     }
 
     /// Gathers a request: its header's kind, epoch and deadline are filled in here. Dialler only, while up.
@@ -617,9 +643,20 @@ impl Link {
         if now >= self.heartbeat_at {
             self.heartbeat_at = now + HEARTBEAT_EVERY;
             if self.output.is_empty() {
-                self.output.append(Header::new(Kind::Heartbeat, self.epoch), &[]);
+                self.beat();
             }
         }
+    }
+
+    /// Whether a heartbeat tells that its sender follows another ring of the same epoch, and it is time to say so.
+    fn finds_difference(&mut self, now: Micros, header: Header) -> bool {
+        let (ours, theirs) = (self.ring_mark, header.opaque);
+        let differs = header.epoch == self.epoch && ours != 0 && theirs != 0 && ours != theirs;
+        let is_due = self.difference_told_at.is_none_or(|at| now.since(at) >= DIFFERENCE_TOLD_EVERY);
+        if differs && is_due {
+            self.difference_told_at = Some(now);
+        }
+        differs && is_due
     }
 
     /// Forgets the connection.
@@ -675,13 +712,14 @@ impl Link {
             return Ok(None);
         };
         match (header.kind, self.side) {
-            (Kind::Heartbeat, _) => Ok(None),
+            (Kind::Heartbeat, _) => Ok(self.finds_difference(now, header).then_some(Event::RingDiffers)),
             (Kind::RingWanted, _) => Ok(Some(Event::RingWanted(Epoch(header.opaque)))),
             (Kind::RingDocument, _) => Ok(Some(Event::RingDocument)),
             (Kind::Replica, Side::Acceptor) => Ok(Some(Event::Replica)),
-            (Kind::Request, Side::Acceptor) => self.take_request(header).map(Some),
+            (Kind::Request, Side::Acceptor) => self.take_request(header),
             (Kind::Response, Side::Dialler) => {
                 let status = Status::of(header.detail).ok_or(CloseReason::Message)?;
+                let status = if self.input.skipped_bytes() > 0 { Status::TooLarge } else { status };
                 Ok(Some(Event::Response { opaque: header.opaque, status, epoch: header.epoch }))
             }
             (kind, _) => Err(CloseReason::Unexpected(kind)),
@@ -693,21 +731,27 @@ impl Link {
         self.identity.message_bytes_max.max(replica)
     }
 
-    fn take_request(&mut self, header: Header) -> Result<Event, CloseReason> {
-        let cost = cost_bytes(self.body().len());
+    fn take_request(&mut self, header: Header) -> Result<Option<Event>, CloseReason> {
+        let skipped_bytes = self.input.skipped_bytes();
+        let cost = cost_bytes(skipped_bytes.max(self.body().len()));
         if !self.used.admits(cost, self.granted) {
             return Err(CloseReason::CreditExceeded);
         }
         self.used.take(cost);
-        Ok(Event::Request(Inbound {
-            owed: Owed { session: self.session, opaque: header.opaque, cost },
+        let owed = Owed { session: self.session, opaque: header.opaque, cost };
+        if skipped_bytes > 0 {
+            self.send_response(owed, Status::TooLarge, &[]);
+            return Ok(None);
+        }
+        Ok(Some(Event::Request(Inbound {
+            owed,
             epoch: header.epoch,
             partition: header.partition,
             shard: header.shard,
             hop: header.detail,
             flags: header.flags,
             deadline: self.received_at + Micros(header.deadline_micros.into()),
-        }))
+        })))
     }
 
     /// Checks every bound; for tests and debugging.

@@ -148,7 +148,7 @@ fn with_member(document: &RingDocument, joiner: SlotEntry) -> Option<RingDocumen
 
 /// Gives up to [`FLIPS_MAX`] partitions to their new owners: those without learners, and those of which the primary says under
 /// this very ring that its learners hold everything. An heir must have begun under this ring too: what it held before is void. A
-/// primary that stays an owner stays primary.
+/// primary that stays an owner stays primary. Partitions whose owners stay the same change no hands, so all of them go at once.
 pub fn flip(ring: &Ring, is_ready: impl Fn(PartitionId) -> bool) -> Option<RingDocument> {
     let can_flip = |&partition: &PartitionId| {
         let Some(coming) = ring.coming_owners(partition) else { return false };
@@ -157,7 +157,9 @@ pub fn flip(ring: &Ring, is_ready: impl Fn(PartitionId) -> bool) -> Option<RingD
         let is_held = coming.iter().any(|&slot| ring.slot(slot).state.serves());
         is_held && (!waits || is_ready(partition))
     };
-    let flips: Vec<_> = PartitionId::all().filter(can_flip).take(FLIPS_MAX).collect();
+    let stays = |&partition: &PartitionId| ring.coming_owners(partition) == Some(ring.owners(partition));
+    let (mut flips, moving): (Vec<_>, Vec<_>) = PartitionId::all().filter(can_flip).partition(stays);
+    flips.extend(moving.into_iter().take(FLIPS_MAX));
     if flips.is_empty() {
         return None;
     }

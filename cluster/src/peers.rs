@@ -104,6 +104,11 @@ pub enum Effect<P> {
         /// The link it came on.
         link: LinkId,
     },
+    /// The node at the other end follows another ring of the same epoch: somebody gave them different lists.
+    RingDiffers {
+        /// The link.
+        link: LinkId,
+    },
     /// A ring document of another node is [`Peers::body`]: offer it to the holder, and [`Peers::adopt`] what comes of it.
     RingReceived,
 }
@@ -235,6 +240,10 @@ impl<P: Copy> Peers<P> {
         self.ring.as_ref().map_or(Epoch::NONE, |ring| ring.epoch())
     }
 
+    fn ring_mark(&self) -> u64 {
+        self.ring.as_ref().map_or(0, |ring| ring.mark())
+    }
+
     /// Whether this node owns a key of this hash. Without a ring it owns nothing. O(1).
     pub fn owns(&self, hash: u64) -> bool {
         self.me.is_some() && self.ring.as_ref().map(|ring| ring.primary(partition_of(hash))) == self.me
@@ -285,16 +294,17 @@ impl<P: Copy> Peers<P> {
         self.me = ring.slot_of(&self.identity.node);
         self.told_shards.retain(|node, _| ring.slot_of(node).is_some());
         self.ring = Some(ring);
-        let epoch = self.epoch();
+        let (epoch, mark) = (self.epoch(), self.ring_mark());
         for id in self.links().map(|(id, _)| id).collect::<Vec<_>>() {
-            self.link_mut(id).expect("it is one of them").set_epoch(epoch);
+            self.link_mut(id).expect("it is one of them").set_ring(epoch, mark);
         }
         self.redial(now);
         let is_served = |stage| matches!(stage, Stage::WaitsForRing { epoch: wanted, .. } if wanted <= epoch);
         self.again.extend(self.pending.select(|pending| is_served(pending.stage)));
     }
 
-    fn place(&mut self, entry: Entry) -> LinkId {
+    fn place(&mut self, mut entry: Entry) -> LinkId {
+        entry.link.set_mark(self.ring_mark());
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place::default());
             u32::try_from(self.places.len() - 1).expect("links are bounded")
@@ -591,6 +601,7 @@ impl<P: Copy> Peers<P> {
                 None
             }
             Event::RingDocument => Some(Effect::RingReceived),
+            Event::RingDiffers => Some(Effect::RingDiffers { link: id }),
             Event::Replica => Some(Effect::Replica { link: id }),
         }
     }

@@ -26,6 +26,9 @@ pub use store::{Content, Cursor, Portion, Record, Store};
 pub use stream::WINDOW_BYTES;
 pub use version::{Version, VersionClock};
 
+/// Longest value of an item with copies, or that may move: it travels in one message.
+pub const COPIED_ITEM_BYTES_MAX: usize = 8 << 20;
+
 /// One shard of one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PeerShard {

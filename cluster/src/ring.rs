@@ -11,11 +11,16 @@ pub mod assignment;
 pub mod document;
 pub mod file;
 pub mod partitions;
+pub mod progress;
 pub mod replication;
 
 pub use assignment::{Assignment, Learner};
 pub use document::{Epoch, Mode, NodeState, Refusal, RingDocument, SlotEntry, Term, ZONE_BYTES_MAX};
+pub use progress::Progress;
 pub use replication::{Movement, Replication};
+
+/// In every mark: none is 0.
+const MARKED: u64 = 1 << 32;
 
 /// A good document and what follows from it. About 32 KiB for each copy of a partition; shared by all shards.
 #[derive(Clone, Debug)]
@@ -23,6 +28,7 @@ pub struct Ring {
     document: RingDocument,
     /// The document as it goes to other nodes.
     json: String,
+    mark: u64,
     table: Arc<PartitionTable>,
     /// While weights are on their way: the owners afterwards.
     coming: Option<Arc<PartitionTable>>,
@@ -45,7 +51,9 @@ impl Ring {
         let replicas = usize::from(document.replicas);
         let placed = placement_slots(&document, SlotEntry::placed_weight);
         let table = build(&placed[..document.slots_before()], replicas);
-        let mut ring = Self { json: document.to_json(), document, table, coming: None, heirs: None };
+        let json = document.to_json();
+        let mark = MARKED | u64::from(crc32c::crc32c(json.as_bytes()));
+        let mut ring = Self { json, mark, document, table, coming: None, heirs: None };
         if let Some(replication) = &ring.document.replication {
             if let Some(movement) = &replication.movement {
                 let coming = movement_slots(&ring.document, &movement.weights);
@@ -71,6 +79,11 @@ impl Ring {
     /// The document as JSON: what other nodes and clients are sent.
     pub fn json(&self) -> &str {
         &self.json
+    }
+
+    /// A number that another document of the same epoch does not have, but by a chance of one in 2^32. Never 0.
+    pub fn mark(&self) -> u64 {
+        self.mark
     }
 
     /// The number of the document.

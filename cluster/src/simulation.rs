@@ -500,6 +500,7 @@ impl World {
                 self.answer(place, None);
             }
             Effect::Replica { .. } => unreachable!("one copy is all there is"),
+            Effect::RingDiffers { .. } => unreachable!("etcd gives one ring for each epoch"),
             Effect::RingReceived => {
                 let json = node.peers.body().to_vec();
                 node.control.offer(&json);

@@ -160,10 +160,13 @@ pub enum Status {
     Expired = 3,
     /// Not executed: the owner has no room.
     Busy = 4,
+    /// Not executed: longer than the owner takes, whose largest items are smaller than the sender's.
+    TooLarge = 5,
 }
 
 impl Status {
-    const ALL: [Self; 5] = [Self::Done, Self::WrongOwner, Self::Behind, Self::Expired, Self::Busy];
+    const ALL: [Self; 6] =
+        [Self::Done, Self::WrongOwner, Self::Behind, Self::Expired, Self::Busy, Self::TooLarge];
 
     /// The status a byte means.
     pub fn of(byte: u8) -> Option<Self> {
@@ -182,7 +185,7 @@ pub struct Header {
     pub epoch: Epoch,
     /// Request: the key's partition.
     pub partition: u16,
-    /// Request and response: the origin's number for the request. Heartbeat: 0.
+    /// Request and response: the origin's number for the request. Heartbeat: the mark of the ring of its epoch.
     pub opaque: u64,
     /// Request: how often it has been sent, from 1. Response: a [`Status`].
     pub detail: u8,

@@ -69,6 +69,9 @@ pub struct Config {
     /// walks of page tables at each access, and costs a pause of a fraction of a millisecond for each two MiB when
     /// they are touched first.
     pub huge_pages: bool,
+    /// Take the memory of items from the kernel when the shard is made, all but a sixteenth of the budget, which the index may need:
+    /// then nobody waits for pages to be cleared later. Kernels before 5.14 refuse, which is no error.
+    pub prefault: bool,
     /// Evict as if memory were full at so many items, at least 1. For libraries that count in items, and for
     /// comparing policies.
     pub items_max: Option<usize>,
@@ -144,6 +147,7 @@ impl Config {
             cas_enabled: true,
             cas: CasSeries { offset: 0, step: 1 },
             huge_pages: true,
+            prefault: false,
             items_max: None,
             hash_seed: None,
         }

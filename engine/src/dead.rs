@@ -103,6 +103,7 @@ impl Shard {
             let Chunk::Continuation { next, .. } = self.arena.chunk(location) else {
                 panic!("a chain leads out of its item")
             };
+            self.arena.prefetch_row(location, next);
             chunks.first = next;
             self.slabs.give_chunk(location, &mut self.arena);
         }

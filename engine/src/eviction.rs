@@ -48,7 +48,9 @@ impl Shard {
     #[inline]
     pub(crate) fn count_request(&mut self, hash: u64) {
         self.requests += 1;
-        if let Some(sketch) = &mut self.sketch {
+        if let Some(sketch) = &mut self.sketch
+            && !self.has_ample_room
+        {
             sketch.increment(hash);
         }
     }
@@ -75,6 +77,9 @@ impl Shard {
             let class = self.slabs.class_of(location);
             self.slabs.class_mut(class).hits_sampled += 1.0;
         }
+        if self.has_ample_room {
+            return;
+        }
         let size = found.map(|location| self.shadow_size(location));
         if let (Some(shadows), Some(sketch)) = (&mut self.shadows, &self.sketch)
             && let Some(setting) = shadows.get(hash, size, self.setting, sketch)
@@ -85,6 +90,7 @@ impl Shard {
     }
 
     /// Lets the shadows see a store.
+    #[inline]
     pub(crate) fn show_store(&mut self, hash: u64, location: Location) {
         if sampled_bits(hash) >= self.sampled_below {
             return;
@@ -206,10 +212,17 @@ impl Shard {
         }
     }
 
+    /// Notes whether what is asked for now matters to who will have to go: while half of the budget is free it does not, and what was
+    /// counted would have faded by then. A limit on items is not known to be far.
+    pub(crate) fn look_for_ample_room(&mut self) {
+        self.has_ample_room = self.items_max == u64::MAX && self.used() * 2 < self.memory_bytes;
+    }
+
     /// Fits sketch and ghost to the number of items, as far as there is memory that nobody uses.
     pub(crate) fn resize_memory_of_requests(&mut self) {
         let items = self.index.items();
         let used = self.used();
+        self.look_for_ample_room();
         if let Some(sketch) = &mut self.sketch {
             if sketch.is_too_small_for(items) && used + sketch.bytes() <= self.memory_bytes {
                 sketch.double();

@@ -101,6 +101,7 @@ pub(crate) enum Chunk {
 }
 
 impl Header {
+    #[inline]
     pub(crate) fn new(key_len: usize, version: u64) -> Header {
         debug_assert!(key_len > 0 && version <= VERSION_MAX);
         let key_len = u32::try_from(key_len).expect("the caller checked the key");
@@ -149,6 +150,7 @@ impl Header {
         ((self.packed >> VALUE_LEN_SHIFT) & VALUE_LEN_MASK) as usize
     }
 
+    #[inline]
     pub(crate) fn set_value_len(&mut self, value_len: usize) {
         let value_len = u32::try_from(value_len).expect("a chunk is smaller than 4 GiB");
         assert!(value_len <= VALUE_LEN_MASK);
@@ -160,6 +162,7 @@ impl Header {
         Expiry::decode(self.expiry_or_next)
     }
 
+    #[inline]
     pub(crate) fn set_expiry(&mut self, expiry: Expiry) {
         self.expiry_or_next = expiry.encode();
     }
@@ -169,6 +172,7 @@ impl Header {
         self.packed >> FREQUENCY_SHIFT & FREQUENCY_MAX
     }
 
+    #[inline]
     pub(crate) fn set_frequency(&mut self, frequency: u32) {
         debug_assert!(frequency <= FREQUENCY_MAX);
         self.packed = self.packed & !(FREQUENCY_MAX << FREQUENCY_SHIFT) | frequency << FREQUENCY_SHIFT;
@@ -179,6 +183,7 @@ impl Header {
         self.packed & WINDOW != 0
     }
 
+    #[inline]
     pub(crate) fn set_in_window(&mut self, in_window: bool) {
         self.packed = self.packed & !WINDOW | if in_window { WINDOW } else { 0 };
     }
@@ -197,6 +202,7 @@ impl Header {
         self.marks & HAS_CLIENT_FLAGS != 0
     }
 
+    #[inline]
     fn set_has_client_flags(&mut self, has_client_flags: bool) {
         self.marks = self.marks & !HAS_CLIENT_FLAGS | if has_client_flags { HAS_CLIENT_FLAGS } else { 0 };
     }
@@ -206,6 +212,7 @@ impl Header {
         u64::from(self.marks >> VERSION_LOW_SHIFT) | u64::from(self.version_high) << VERSION_LOW_BITS
     }
 
+    #[inline]
     pub(crate) fn set_version(&mut self, version: u64) {
         debug_assert!(version <= VERSION_MAX);
         let low = low_half(version & VERSION_COMPACT_MAX);
@@ -222,6 +229,7 @@ impl Header {
         self.marks = self.marks & !FETCHED | if fetched { FETCHED } else { 0 };
     }
 
+    #[inline]
     pub(crate) fn set_access(&mut self, now: Seconds) {
         let access = now.0 & ACCESS_MASK;
         self.marks = self.marks & !(ACCESS_MASK << ACCESS_SHIFT) | access << ACCESS_SHIFT;
@@ -460,6 +468,22 @@ impl Arena {
         self.set_header(location, head.header);
     }
 
+    /// Bytes from the start of an item's chunk to its key.
+    #[inline]
+    pub(crate) fn key_offset(&self, location: Location, header: Header) -> usize {
+        self.key_start(location, header) - location.offset()
+    }
+
+    /// As [`Arena::set_head`], for an item without an extension.
+    #[inline]
+    pub(crate) fn set_bare_head(&mut self, location: Location, mut header: Header, client_flags: u32) {
+        header.set_has_client_flags(client_flags != 0);
+        if client_flags != 0 {
+            self.write(location.offset() + self.header_size.bytes(), client_flags);
+        }
+        self.set_header(location, header);
+    }
+
     /// Writes client flags and extension only.
     pub(crate) fn set_head_behind_header(&mut self, location: Location, head: &Head) {
         let mut offset = location.offset() + self.header_size.bytes();
@@ -476,6 +500,23 @@ impl Arena {
     #[inline]
     pub(crate) fn key(&self, location: Location) -> &[u8] {
         let header = self.header(location);
+        let start = self.key_start(location, header);
+        self.bytes(start..start + header.key_len())
+    }
+
+    /// Whether this is the key of the item at `location`.
+    #[inline]
+    pub(crate) fn has_key(&self, location: Location, key: &[u8]) -> bool {
+        let header = self.header(location);
+        if header.key_len() != key.len() {
+            return false;
+        }
+        let start = self.key_start(location, header);
+        is_same(self.bytes(start..start + key.len()), key)
+    }
+
+    #[inline]
+    fn key_start(&self, location: Location, header: Header) -> usize {
         let mut start = location.offset() + self.header_size.bytes();
         if header.has_client_flags() {
             start += CLIENT_FLAGS_SIZE;
@@ -484,7 +525,7 @@ impl Arena {
             let word: u32 = self.read(start);
             start += extension_size(word);
         }
-        self.bytes(start..start + header.key_len())
+        start
     }
 
     #[cold]
@@ -513,6 +554,20 @@ impl Arena {
             self.write(offset, cas);
         }
     }
+}
+
+/// Whether two keys of the same length are the same, by words: a call that compares costs more than most keys have to give.
+#[inline]
+fn is_same(a: &[u8], b: &[u8]) -> bool {
+    const WORD: usize = size_of::<u64>();
+    let word = |bytes: &[u8; WORD]| u64::from_ne_bytes(*bytes);
+    debug_assert!(a.len() == b.len());
+    let (Some(last_a), Some(last_b)) = (a.last_chunk(), b.last_chunk()) else {
+        return a.iter().zip(b).all(|(a, b)| a == b);
+    };
+    // The last word lies over the one before it.
+    let mut words = a.as_chunks().0.iter().zip(b.as_chunks().0);
+    word(last_a) == word(last_b) && words.all(|(a, b)| word(a) == word(b))
 }
 
 /// Bytes of an extension from its word to the key.
@@ -584,6 +639,19 @@ mod tests {
         header.set_fetched(false);
         header.set_version(0);
         assert_eq!(header, Header { packed: 250 | 5 << 8, ..Header::zeroed() });
+    }
+
+    #[test]
+    fn keys_are_the_same_only_in_all_bytes() {
+        for size in 0..40 {
+            let key: Vec<u8> = (0..size).collect();
+            assert!(is_same(&key, &key.clone()));
+            for at in 0..key.len() {
+                let mut other = key.clone();
+                other[at] ^= 0x80;
+                assert!(!is_same(&key, &other), "{size} {at}");
+            }
+        }
     }
 
     #[test]

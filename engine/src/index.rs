@@ -119,21 +119,27 @@ impl Index {
     /// The location stored under `hash` for which `is_key` holds. One cache line, but for rare overflow.
     #[inline]
     pub(crate) fn find(&self, hash: u64, mut is_key: impl FnMut(Location) -> bool) -> Option<Location> {
-        let mut bucket = self.bucket(self.home(hash));
-        loop {
-            let mut matches = bucket.slots_with(tag_of(hash));
-            while matches != 0 {
-                let location = Location(bucket.locations[matches.trailing_zeros() as usize]);
-                if is_key(location) {
-                    return Some(location);
-                }
-                matches &= matches - 1;
-            }
-            match bucket.link() {
-                NO_LINK => return None,
-                link => bucket = self.bucket(self.overflow_at(link)),
-            }
+        let bucket = self.bucket(self.home(hash));
+        match bucket.find(tag_of(hash), &mut is_key) {
+            None if bucket.link() != NO_LINK => self.find_in_overflow(bucket.link(), hash, is_key),
+            found => found,
         }
+    }
+
+    #[cold]
+    fn find_in_overflow(
+        &self,
+        mut link: u32,
+        hash: u64,
+        mut is_key: impl FnMut(Location) -> bool,
+    ) -> Option<Location> {
+        let mut found = None;
+        while found.is_none() && link != NO_LINK {
+            let bucket = self.bucket(self.overflow_at(link));
+            found = bucket.find(tag_of(hash), &mut is_key);
+            link = bucket.link();
+        }
+        found
     }
 
     /// Has the CPU fetch the home bucket of `hash`.
@@ -407,6 +413,19 @@ impl Bucket {
     #[inline]
     fn slots_with(&self, tag: u8) -> u32 {
         tags::matching(self.tags_and_link, tag) & ALL_SLOTS
+    }
+
+    #[inline]
+    fn find(&self, tag: u8, is_key: &mut impl FnMut(Location) -> bool) -> Option<Location> {
+        let mut matches = self.slots_with(tag);
+        while matches != 0 {
+            let location = Location(self.locations[matches.trailing_zeros() as usize]);
+            if is_key(location) {
+                return Some(location);
+            }
+            matches &= matches - 1;
+        }
+        None
     }
 
     fn used_slots(&self) -> impl Iterator<Item = usize> + use<> {

@@ -55,6 +55,7 @@ impl<'a> Item<'a> {
     }
 
     /// As stored; 0 if none were.
+    #[inline]
     pub fn client_flags(&self) -> u32 {
         if self.header.has_client_flags() { self.head().client_flags } else { 0 }
     }
@@ -100,6 +101,7 @@ impl<'a> Item<'a> {
     }
 
     /// The size class of the item's first chunk.
+    #[inline]
     pub fn class(&self) -> ClassId {
         self.shard.slabs.class_of(self.location)
     }

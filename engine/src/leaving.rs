@@ -106,8 +106,11 @@ impl Shard {
     }
 
     /// What every store does last, when it holds on to no location any more.
+    #[inline]
     pub(crate) fn step_aside(&mut self) {
-        self.free_dead(DRAIN_CHUNKS_PER_STORE);
+        if !self.dead.is_empty() {
+            self.free_dead(DRAIN_CHUNKS_PER_STORE);
+        }
         if self.leaving.is_some() || self.is_short() {
             self.begin_what_is_needed();
             self.drain(DRAIN_CHUNKS_PER_STORE);

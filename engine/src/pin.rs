@@ -29,6 +29,12 @@ pub struct Place {
     hash: u64,
 }
 
+impl Place {
+    pub(crate) fn location(self) -> Location {
+        self.location
+    }
+}
+
 impl Item<'_> {
     /// Where the item is, to pin it when the borrow has ended.
     pub fn place(&self) -> Place {
@@ -68,6 +74,7 @@ impl Shard {
     }
 
     /// Whether any value can be pinned now, however large it is: what [`Shard::pin_at`] refuses then is gone. O(1).
+    #[inline]
     pub fn has_room_for_any_pin(&self) -> bool {
         self.holds.len() == 0 || self.has_room_to_read(self.item_bytes_of(self.item_size_max))
     }
@@ -95,7 +102,9 @@ impl Shard {
 
     /// Begins to read a pinned value piece by piece. The reading means nothing without the pin.
     pub fn begin_reading(&self, pin: &Pin) -> Reading {
-        Reading::new(self.holds.get(pin.head).expect("a pin of this shard").pieces)
+        let pieces = self.holds.get(pin.head).expect("a pin of this shard").pieces;
+        pieces.prefetch(&self.arena);
+        Reading::new(pieces)
     }
 
     /// The next bytes of a pinned value, at most so many and as many as lie in one piece; `None` at its end. O(1).
@@ -176,7 +185,12 @@ impl Shard {
         (continuations + 1) * chunk_size
     }
 
-    fn is_there(&self, place: Place) -> bool {
+    pub(crate) fn place_of(&self, location: Location, hash: u64) -> Place {
+        Place { location, version: self.arena.header(location).version(), hash }
+    }
+
+    /// Whether the item is still there.
+    pub(crate) fn is_there(&self, place: Place) -> bool {
         let head = place.location;
         self.slabs.is_in_use(head)
             && match self.arena.chunk(head) {

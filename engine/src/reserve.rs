@@ -60,6 +60,11 @@ impl Reservation {
         self.left
     }
 
+    /// Has the item expire so, whatever was said before.
+    pub(crate) fn keep_expiry(&mut self, expiry: Expiry) {
+        self.expiry = expiry;
+    }
+
     fn taken(&self) -> usize {
         self.left - self.untaken
     }
@@ -158,6 +163,24 @@ impl Shard {
         reservation: &mut Reservation,
         bytes_wanted: usize,
     ) -> Room<[&mut [u8]; SPACES_MAX]> {
+        match self.take_spaces(now, reservation, bytes_wanted) {
+            Room::Here(()) => Room::Here(self.arena.disjoint_mut(reservation.spaces.clone())),
+            Room::Later => Room::Later,
+            Room::NoMemory => Room::NoMemory,
+        }
+    }
+
+    /// Where the next bytes lie that are to be filled, as [`Shard::space`].
+    pub(crate) fn next_space(&mut self, now: Seconds, reservation: &mut Reservation) -> Room<Range<usize>> {
+        match self.take_spaces(now, reservation, 1) {
+            Room::Here(()) => Room::Here(reservation.spaces[0].clone()),
+            Room::Later => Room::Later,
+            Room::NoMemory => Room::NoMemory,
+        }
+    }
+
+    /// Takes room for so many bytes, as far as there are places for pieces.
+    fn take_spaces(&mut self, now: Seconds, reservation: &mut Reservation, bytes_wanted: usize) -> Room<()> {
         assert!(reservation.left > 0, "there is something to be filled");
         while reservation.taken() < bytes_wanted
             && reservation.untaken > 0
@@ -171,7 +194,7 @@ impl Shard {
                 Room::NoMemory => return Room::NoMemory,
             }
         }
-        Room::Here(self.arena.disjoint_mut(reservation.spaces.clone()))
+        Room::Here(())
     }
 
     /// Takes note that so many bytes of the [spaces](Shard::spaces) were filled, from the first on, at most all of them.
@@ -207,6 +230,7 @@ impl Shard {
         } else {
             self.arena.set_header(reservation.last, Header::continuation(chunk, head));
         }
+        self.arena.prefetch_row(reservation.last, chunk);
         reservation.last = chunk;
         let start = chunk.offset() + self.arena.header_size.bytes();
         let bytes = reservation.untaken.min(self.payload());

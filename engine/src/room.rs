@@ -61,6 +61,7 @@ impl Shard {
     pub(crate) fn take_external_bytes(&mut self) {
         let room = self.memory_bytes - self.used();
         self.external_bytes = self.external_wanted.min(self.external_bytes + room);
+        self.look_for_ample_room();
     }
 
     /// Bytes of the budget in use.

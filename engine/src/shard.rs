@@ -34,6 +34,8 @@ const VERSION_START: u64 = 1;
 /// This part of the budget is put to use for the index at once.
 const INDEX_SHARE_AT_START: usize = 256;
 const BUCKETS_MIN: usize = 64;
+/// This part of the arena is left to be taken later: the budget holds the index too.
+const PREFAULT_LEFT: usize = 16;
 /// A page up to this size is emptied within a fraction of a millisecond, so none is kept spare.
 const PAGE_SIZE_AT_ONCE_MAX: usize = 16 << 10;
 
@@ -52,6 +54,9 @@ pub struct Shard {
     pub(crate) ghost: Option<Ghost>,
     /// Only for the policy that chooses among settings.
     pub(crate) shadows: Option<Box<Shadows>>,
+    /// More than half of the budget is free, so that nothing will have to go for a while and requests need not be counted for the
+    /// day. As of the last new item.
+    pub(crate) has_ample_room: bool,
     /// Keys whose sampled bits are below this concern the shadows and the comparison of the classes.
     pub(crate) sampled_below: u32,
     /// Only for the policy that goes by it.
@@ -122,7 +127,13 @@ pub(crate) enum Death {
 impl Shard {
     /// Reserves the address space of a shard. Memory is taken from the kernel as items come.
     pub fn new(config: &Config) -> Result<Shard, ConfigError> {
-        Shard::build(config, |bytes, header_size| Arena::reserve(bytes, header_size, config.huge_pages))
+        Shard::build(config, |bytes, header_size| {
+            let arena = Arena::reserve(bytes, header_size, config.huge_pages)?;
+            if config.prefault {
+                arena.prefault(bytes - bytes / PREFAULT_LEFT);
+            }
+            Ok(arena)
+        })
     }
 
     /// A shard whose items lie in the arena that `arena` makes, of so many bytes.
@@ -157,6 +168,7 @@ impl Shard {
             index: Index::reserve(items_possible, buckets, huge_pages).map_err(reserve)?,
             sketch: sketch.transpose().map_err(reserve)?,
             ghost: ghost.transpose().map_err(reserve)?,
+            has_ample_room: false,
             sampled_below: shadows.as_ref().map_or(u32::MAX, Shadows::sampled_below),
             shadows: shadows.map(Box::new),
             recency: recency.transpose().map_err(reserve)?,
@@ -213,8 +225,9 @@ impl Shard {
         self.get_by(now, self.hash(key), key)
     }
 
-    /// The item of a key whose hash is known.
-    #[inline]
+    /// The item of a key whose hash is known. What it returns has more bytes than a register: written piece by piece and read as a
+    /// whole they would stall the CPU, so it and what it calls are not to be called.
+    #[inline(always)]
     pub(crate) fn get_by(&mut self, now: Seconds, hash: u64, key: &[u8]) -> Option<Item<'_>> {
         let (location, before) = self.find_requested(now, hash, key)?;
         let after = before.after_hit(now);
@@ -365,6 +378,7 @@ impl Shard {
     }
 
     /// The live item of a key; frees a dead one.
+    #[inline]
     pub(crate) fn find_live(&mut self, now: Seconds, hash: u64, key: &[u8]) -> Option<Location> {
         let location = self.find(hash, key)?;
         if self.death(location, self.arena.header(location), now).is_some() {
@@ -375,7 +389,7 @@ impl Shard {
     }
 
     /// The live item of a key, for a get: frees a dead one and counts why it was.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find_gettable(
         &mut self,
         now: Seconds,
@@ -404,6 +418,7 @@ impl Shard {
     /// The version of the next item. They last for nine years at a million stores a second. Then all items get new ones,
     /// which takes as long as a round of the sweeper and costs the clients who hold a CAS value a retry.
     /// Without CAS it is the same for all between two flushes.
+    #[inline]
     pub(crate) fn next_version(&mut self) -> u64 {
         if self.cas.is_none() {
             self.version = self.flushed_version + 1;
@@ -419,10 +434,14 @@ impl Shard {
     }
 
     pub(crate) fn cas_of(&self, head: &Head) -> u64 {
-        self.cas.map_or(0, |series| {
-            let counted = head.header.version().wrapping_mul(series.step).wrapping_add(series.offset);
-            head.extension.explicit_cas.unwrap_or(counted)
-        })
+        let explicit = head.extension.explicit_cas.filter(|_| self.cas.is_some());
+        explicit.unwrap_or_else(|| self.counted_cas(head.header))
+    }
+
+    /// The CAS value of an item that has none of its own.
+    #[inline]
+    pub(crate) fn counted_cas(&self, header: Header) -> u64 {
+        self.cas.map_or(0, |series| header.version().wrapping_mul(series.step).wrapping_add(series.offset))
     }
 
     /// Bytes of value that a continuation holds.
@@ -464,7 +483,7 @@ impl Shard {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn find_requested(&mut self, now: Seconds, hash: u64, key: &[u8]) -> Option<(Location, Header)> {
         self.count_request(hash);
         let found = self.find_gettable(now, hash, key);
@@ -474,7 +493,7 @@ impl Shard {
 
     #[inline]
     pub(crate) fn find(&self, hash: u64, key: &[u8]) -> Option<Location> {
-        self.index.find(hash, |location| self.arena.key(location) == key)
+        self.index.find(hash, |location| self.arena.has_key(location, key))
     }
 }
 

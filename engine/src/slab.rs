@@ -205,6 +205,7 @@ impl Slabs {
         ClassId(class)
     }
 
+    #[inline]
     pub(crate) fn page_of(&self, location: Location) -> PageId {
         PageId(narrow(location.offset() >> self.page_size.ilog2()))
     }
@@ -518,6 +519,10 @@ impl Slabs {
                 panic!("a chunk in use was listed free")
             };
             entry.free_head = next;
+            if next != Location::NONE {
+                // The next who takes one will not wait for it.
+                arena.prefetch(next);
+            }
             return location;
         }
         entry.touched += 1;

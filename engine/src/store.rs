@@ -4,6 +4,7 @@ use crate::arena::Location;
 use crate::expiry::{Expiry, Seconds};
 use crate::header::{Extension, Head, Header};
 use crate::shard::Shard;
+use crate::warm::KeyHash;
 use crate::write::{Draft, NoRoom};
 
 /// Which existing state a store insists on, and what it does with the old value.
@@ -65,6 +66,15 @@ impl<'a> Store<'a> {
         }
     }
 
+    /// Whether nothing of the present item matters, and the new one has nothing but a value and client flags.
+    #[inline]
+    fn is_bare_set(&self) -> bool {
+        self.mode == StoreMode::Set
+            && self.compare.is_none()
+            && self.explicit_cas.is_none()
+            && !self.binary_key
+    }
+
     /// What the item says about itself if it is stored as requested.
     pub(crate) fn new_extension(&self) -> Extension {
         let Store { binary_key, explicit_cas, .. } = *self;
@@ -107,16 +117,65 @@ enum Decision {
 impl Shard {
     /// Stores an item, or says why not.
     pub fn store(&mut self, now: Seconds, request: &Store<'_>) -> StoreOutcome {
+        self.store_hashed(now, self.hash_of(request.key), request)
+    }
+
+    /// As [`Shard::store`], for who has the hash of the key from this shard.
+    pub fn store_hashed(&mut self, now: Seconds, hash: KeyHash, request: &Store<'_>) -> StoreOutcome {
+        debug_assert!(hash == self.hash_of(request.key), "another key's hash, or another shard's");
+        let hash = hash.0;
         self.begin(now, request.key);
-        let hash = self.hash(request.key);
         self.warm_ghost(hash);
         let old = self.find_live(now, hash, request.key);
-        let outcome = self.store_over(now, hash, old, request);
+        let in_place = old.and_then(|location| self.set_in_place(now, hash, location, request));
+        let outcome = in_place.unwrap_or_else(|| self.store_over(now, hash, old, request));
         if matches!(outcome, StoreOutcome::TooLarge | StoreOutcome::NoMemory) {
             self.drop_unreplaced(hash, request);
         }
         self.step_aside();
         outcome
+    }
+
+    /// A set of a bare value over another one, where it fits in: what most stores are, without a thought to what they are not. `None` if
+    /// it is none, and nothing has happened.
+    #[inline]
+    fn set_in_place(
+        &mut self,
+        now: Seconds,
+        hash: u64,
+        location: Location,
+        request: &Store<'_>,
+    ) -> Option<StoreOutcome> {
+        let old = self.arena.header(location);
+        let value_len = request.value.len();
+        if !request.is_bare_set()
+            || old.is_extended()
+            || old.has_client_flags() != (request.client_flags != 0)
+            || value_len > self.item_size_max
+            || self.is_pinned(location)
+        {
+            return None;
+        }
+        let value_offset = self.arena.key_offset(location, old) + request.key.len();
+        let class = self.slabs.class_of(location);
+        if value_offset + value_len > self.slabs.class(class).chunk_size
+            || self.slabs.class_for(value_offset + value_len) != class
+        {
+            return None;
+        }
+        let mut header = self.new_header(now, request.key, request.expiry);
+        header.set_in_window(old.in_window());
+        header.set_frequency(old.frequency());
+        header.set_value_len(value_len);
+        self.arena.set_bare_head(location, header, request.client_flags);
+        let start = location.offset() + value_offset;
+        self.arena.bytes_mut(start..start + value_len).copy_from_slice(request.value);
+        self.count_resized(location, old.value_len(), value_len);
+        self.note_use(location);
+        self.show_store(hash, location);
+        self.counters.total_items += 1;
+        self.last_class = class;
+        Some(StoreOutcome::Stored { cas: self.counted_cas(header), value_len })
     }
 
     /// Why a store is not allowed, if it is not.
@@ -216,6 +275,7 @@ impl Shard {
     }
 
     /// The header of an item stored now, but for its lengths.
+    #[inline]
     pub(crate) fn new_header(&mut self, now: Seconds, key: &[u8], expiry: Expiry) -> Header {
         let mut header = Header::new(key.len(), self.next_version());
         header.set_expiry(expiry);

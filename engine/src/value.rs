@@ -96,6 +96,13 @@ impl Pieces {
         }
     }
 
+    /// Begins to load what leads on from the first piece.
+    pub(crate) fn prefetch(&self, arena: &Arena) {
+        if self.next != Location::NONE {
+            arena.prefetch(self.next);
+        }
+    }
+
     /// The next piece that is not empty.
     pub(crate) fn next(&mut self, arena: &Arena) -> Option<Range<usize>> {
         if self.first_len == 0 {
@@ -116,6 +123,7 @@ impl Pieces {
         self.first = self.next.offset() + arena.header_size.bytes();
         self.first_len = self.left.min(self.payload);
         self.left -= self.first_len;
+        arena.prefetch_row(self.next, next);
         self.next = next;
         Some(())
     }
@@ -136,6 +144,11 @@ impl Reading {
     }
 
     pub(crate) fn next<'a>(&mut self, arena: &'a Arena, bytes_max: usize) -> Option<&'a [u8]> {
+        self.next_place(arena, bytes_max).map(|place| arena.bytes(place))
+    }
+
+    /// As [`Reading::next`], where they lie.
+    pub(crate) fn next_place(&mut self, arena: &Arena, bytes_max: usize) -> Option<Range<usize>> {
         if bytes_max == 0 {
             return None;
         }
@@ -144,7 +157,7 @@ impl Reading {
         }
         let start = self.start;
         self.start = self.end.min(start + bytes_max);
-        Some(arena.bytes(start..self.start))
+        Some(start..self.start)
     }
 }
 

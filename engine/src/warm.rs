@@ -18,7 +18,7 @@ pub(crate) const PAGE_GROUP: u32 = 16;
 
 /// The hash of a key in one shard. In another it means nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct KeyHash(u64);
+pub struct KeyHash(pub(crate) u64);
 
 impl Shard {
     /// Gets any number of keys, as [`Shard::get`] would one after the other, and hands each answer to `each` with the
@@ -42,9 +42,10 @@ impl Shard {
             *hash = self.hash_of(key);
             count += 1;
         }
+        let sketch = self.sketch.as_ref().filter(|_| !self.has_ample_room);
         for hash in &hashes[..count] {
             self.index.prefetch(hash.0);
-            self.sketch.iter().for_each(|sketch| sketch.prefetch(hash.0));
+            sketch.iter().for_each(|sketch| sketch.prefetch(hash.0));
         }
         for hash in &hashes[..count] {
             if let Some(location) = self.index.first_candidate(hash.0) {
@@ -62,7 +63,7 @@ impl Shard {
     }
 
     /// As [`Shard::get`], for who has the hash of the key from this shard.
-    #[inline]
+    #[inline(always)]
     pub fn get_hashed(&mut self, now: Seconds, hash: KeyHash, key: &[u8]) -> Option<Item<'_>> {
         debug_assert!(hash == self.hash_of(key), "another key's hash, or another shard's");
         self.begin(now, key);

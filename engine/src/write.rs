@@ -239,7 +239,9 @@ impl Shard {
         }
     }
 
-    fn count_resized(&mut self, location: Location, from: usize, to: usize) {
+    /// An item has become larger or smaller in place. Only the difference counts.
+    #[inline]
+    pub(crate) fn count_resized(&mut self, location: Location, from: usize, to: usize) {
         let class = self.slabs.class_of(location);
         let class = self.slabs.class_mut(class);
         class.bytes = class.bytes - from + to;

@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use slabring_engine::{
-    Arithmetic, Config, Delete, DeleteMode, Expiry, Pin, Room, Seconds, Shard, Store, StoreMode, StoreOutcome,
+    Arithmetic, Config, Delete, DeleteMode, EXTENDED_AT_ONCE_MAX, Expiry, Extended, Pin, Room, Seconds,
+    Shard, Store, StoreMode, StoreOutcome,
 };
 
 const NOW: Seconds = Seconds(1_700_000_000);
@@ -304,5 +305,141 @@ fn a_value_that_finds_no_room_while_it_is_filled_is_given_up_and_nothing_else_su
     assert!(refused);
     shard.abandon(reservation);
     assert_eq!((shard.memory().held, shard.counters().items), (0, u64::from(id)));
+    shard.check_invariants();
+}
+
+/// Does what [`Shard::store`] does to a long value, a few bytes at a time. Returns the most bytes written in one step.
+fn extend_in_steps(
+    shard: &mut Shard,
+    request: &Store<'_>,
+    bytes_max: usize,
+) -> Option<(StoreOutcome, usize)> {
+    let mut extension = shard.begin_extension(NOW, request)?;
+    let mut most = 0;
+    loop {
+        let held = shard.memory().held;
+        let extended = shard.go_on_extending(NOW, &mut extension, request, bytes_max);
+        most = most.max(shard.memory().held.abs_diff(held));
+        shard.check_invariants();
+        match extended {
+            Extended::InPart => {}
+            Extended::Whole => break,
+            Extended::InVain => panic!("there is room"),
+        }
+    }
+    shard.finish_extension(NOW, extension, request).map(|outcome| (outcome, most))
+}
+
+fn value_and_rest(shard: &mut Shard, key: &[u8]) -> (Vec<u8>, u32, Expiry) {
+    let item = shard.peek(NOW, key).unwrap();
+    (item.value().chunks().collect::<Vec<_>>().concat(), item.client_flags(), item.expiry())
+}
+
+#[test]
+fn a_long_value_extended_in_steps_of_any_size_becomes_what_it_becomes_at_once() {
+    let mut seed = 0x5EED_u64;
+    let mut random = move |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        usize::try_from(seed >> 33).unwrap() % below
+    };
+    let (mut parts, mut whole) = (shard(16 << 20), shard(16 << 20));
+    for round in 0..60_usize {
+        let old: Vec<u8> =
+            (0..EXTENDED_AT_ONCE_MAX + random(100_000)).map(|at| (at * 7 + round).to_le_bytes()[0]).collect();
+        let more: Vec<u8> =
+            (0..random([2, 300, 90_000][round % 3])).map(|at| (at * 3).to_le_bytes()[1]).collect();
+        let expiry = if round % 2 == 0 { Expiry::Never } else { Expiry::At(Seconds(NOW.0 + 60)) };
+        let first =
+            Store { client_flags: u32::try_from(round % 4).unwrap(), ..Store::set(b"key", &old, expiry) };
+        let mode = if random(2) == 0 { StoreMode::Append } else { StoreMode::Prepend };
+        let more = Store { mode, ..Store::set(b"key", &more, Expiry::Never) };
+        for shard in [&mut parts, &mut whole] {
+            assert!(matches!(shard.store(NOW, &first), StoreOutcome::Stored { .. }));
+        }
+        let step = [1_000, 32_768, 100_000][random(3)];
+        let (outcome, _) = extend_in_steps(&mut parts, &more, step).unwrap();
+        assert_eq!(outcome, whole.store(NOW, &more), "round {round}");
+        assert!(value_and_rest(&mut parts, b"key") == value_and_rest(&mut whole, b"key"), "round {round}");
+        assert_eq!(parts.memory().held, 0);
+        parts.check_invariants();
+    }
+}
+
+#[test]
+fn no_step_of_an_extension_writes_or_frees_more_than_it_is_told_and_a_chunk() {
+    const LEN: usize = 12 << 20;
+    const STEP: usize = 256 << 10;
+    let (page_size_bytes, item_size_max, hash_seed) = (Some(1 << 20), 2 * LEN, Some(1));
+    let config = Config { page_size_bytes, item_size_max, hash_seed, ..Config::with_memory(64 << 20) };
+    let mut shard = Shard::new(&config).unwrap();
+    set(&mut shard, b"key", &vec![7; LEN]);
+    let used = |shard: &Shard| shard.classes().map(|class| class.used).sum::<usize>();
+    let request = Store { mode: StoreMode::Append, ..Store::set(b"key", b"more", Expiry::Never) };
+    let mut extension = shard.begin_extension(NOW, &request).unwrap();
+    let (mut steps, mut chunks_max) = (1, 0);
+    loop {
+        let before = used(&shard);
+        let extended = shard.go_on_extending(NOW, &mut extension, &request, STEP);
+        chunks_max = chunks_max.max(used(&shard).abs_diff(before));
+        if extended == Extended::Whole {
+            break;
+        }
+        assert_eq!(extended, Extended::InPart);
+        steps += 1;
+    }
+    assert!(steps >= LEN / STEP && chunks_max <= STEP / (30 << 10) + 2, "{steps} steps, {chunks_max} chunks");
+    let before = used(&shard);
+    let stored = shard.finish_extension(NOW, extension, &request);
+    assert!(matches!(stored, Some(StoreOutcome::Stored { value_len, .. }) if value_len == LEN + 4));
+    assert!(used(&shard).abs_diff(before) <= 100, "what was replaced goes bit by bit");
+    shard.check_invariants();
+}
+
+#[test]
+fn an_extension_of_a_value_that_is_replaced_meanwhile_changes_nothing() {
+    for when in 0..3 {
+        let mut shard = shard(16 << 20);
+        set(&mut shard, b"key", &vec![7; 400_000]);
+        let request = Store { mode: StoreMode::Prepend, ..Store::set(b"key", b"more", Expiry::Never) };
+        let mut extension = shard.begin_extension(NOW, &request).unwrap();
+        let replace = |shard: &mut Shard, now: usize| {
+            if now == when {
+                set(shard, b"key", b"new");
+            }
+        };
+        replace(&mut shard, 0);
+        let mut extended = shard.go_on_extending(NOW, &mut extension, &request, 100_000);
+        replace(&mut shard, 1);
+        while extended == Extended::InPart {
+            extended = shard.go_on_extending(NOW, &mut extension, &request, 100_000);
+        }
+        replace(&mut shard, 2);
+        match extended {
+            Extended::Whole => assert_eq!(shard.finish_extension(NOW, extension, &request), None),
+            _ => shard.abandon_extension(extension),
+        }
+        assert_eq!(value_and_rest(&mut shard, b"key").0, b"new", "{when}");
+        assert_eq!(shard.memory().held, 0);
+        shard.check_invariants();
+    }
+}
+
+#[test]
+fn what_is_refused_or_short_is_not_extended_in_steps_and_a_touch_meanwhile_counts() {
+    let mut shard = shard(16 << 20);
+    set(&mut shard, b"short", b"value");
+    set(&mut shard, b"long", &vec![7; 400_000]);
+    let append = |key| Store { mode: StoreMode::Append, ..Store::set(key, b"more", Expiry::Never) };
+    assert!(shard.begin_extension(NOW, &append(b"short")).is_none());
+    assert!(shard.begin_extension(NOW, &append(b"absent")).is_none());
+    assert!(shard.begin_extension(NOW, &Store::set(b"long", b"new", Expiry::Never)).is_none());
+    let other = Store { compare: Some(9_999), ..append(b"long") };
+    assert!(shard.begin_extension(NOW, &other).is_none());
+    let mut extension = shard.begin_extension(NOW, &append(b"long")).unwrap();
+    let expiry = Expiry::At(Seconds(NOW.0 + 9));
+    assert!(shard.touch(NOW, b"long", expiry).is_some());
+    while shard.go_on_extending(NOW, &mut extension, &append(b"long"), 100_000) == Extended::InPart {}
+    assert!(shard.finish_extension(NOW, extension, &append(b"long")).is_some());
+    assert_eq!(value_and_rest(&mut shard, b"long").2, expiry);
     shard.check_invariants();
 }

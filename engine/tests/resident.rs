@@ -30,11 +30,24 @@ fn check(memory_bytes: usize, size: usize) {
     assert!(resident <= memory_bytes + BYTES_OVER_MAX, "{resident} bytes resident, {memory:?}");
 }
 
+/// What a shard adds that takes its memory when it is made.
+#[track_caller]
+fn check_at_once(memory_bytes: usize) {
+    let before = resident_bytes();
+    let shard = Shard::new(&Config { prefault: true, ..Config::with_memory(memory_bytes) }).unwrap();
+    let resident = resident_bytes() - before;
+    let expected = memory_bytes / 16 * 15..memory_bytes + BYTES_OVER_MAX;
+    // Kernels before 5.14 take none.
+    assert!(expected.contains(&resident) || resident < BYTES_OVER_MAX, "{resident} bytes resident");
+    drop(shard);
+}
+
 #[test]
 fn a_full_shard_takes_its_budget_of_the_kernel_and_hardly_more() {
     check(1 << 20, 100);
     check(64 << 20, 40);
     check(64 << 20, 1000);
+    check_at_once(64 << 20);
 }
 
 #[test]

@@ -352,6 +352,7 @@ fn stats_topic(key: &[u8]) -> Result<StatsTopic, ErrorReply> {
         b"sizes_enable" => Ok(StatsTopic::CountSizes(true)),
         b"sizes_disable" => Ok(StatsTopic::CountSizes(false)),
         b"hotkeys" => Ok(StatsTopic::HotKeys),
+        b"scrub" => Ok(StatsTopic::Scrub),
         _ if key.starts_with(b"reset") => Ok(StatsTopic::Reset),
         _ if key.starts_with(b"settings") => Ok(StatsTopic::Settings),
         _ if key.starts_with(b"detail dump") => Ok(StatsTopic::Detail(StatsDetail::Dump)),

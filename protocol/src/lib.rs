@@ -26,6 +26,7 @@ mod lock;
 mod meta;
 mod number;
 mod parser;
+mod plain;
 pub mod reply;
 mod request;
 mod tokens;
@@ -44,6 +45,7 @@ pub use limits::{
 pub use lock::{LockCommand, LockVerb};
 pub use meta::{MetaFlags, MetaNumbers};
 pub use parser::{Announced, Auth, KeysTaken, Parser, Protocol, Step};
+pub use plain::{Plain, PlainTaken, PlainWork};
 pub use request::{Command, Dialect, Request, StatsDetail, StatsTopic, StoreMode, Vivify};
 pub use users::{
     AUTH_ENTRY_SIZE_MAX, AUTH_USERS_MAX, SASL_MECHANISMS, SASL_USERS_MAX, Users, UsersError, UsersFormat,

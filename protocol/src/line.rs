@@ -301,6 +301,7 @@ fn parse_stats_topic(mut tokens: Tokens<'_>) -> Result<StatsTopic, ErrorReply> {
         b"sizes_enable" => Ok(StatsTopic::CountSizes(true)),
         b"sizes_disable" => Ok(StatsTopic::CountSizes(false)),
         b"hotkeys" => Ok(StatsTopic::HotKeys),
+        b"scrub" => Ok(StatsTopic::Scrub),
         _ if b"reset".starts_with(topic) => Ok(StatsTopic::Reset),
         _ if b"detail".starts_with(topic) => parse_stats_detail(tokens),
         _ if b"settings".starts_with(topic) => Ok(StatsTopic::Settings),

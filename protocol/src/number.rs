@@ -40,17 +40,18 @@ pub(crate) fn parse_f64(text: &[u8]) -> Option<f64> {
 pub(crate) fn append(out: &mut Vec<u8>, number: impl Into<u64>) {
     let number = number.into();
     match u16::try_from(number) {
-        Ok(number @ 0..10) => out.push(digit(number)),
-        Ok(number @ 10..100) => out.extend_from_slice(&[digit(number / 10), digit(number)]),
+        Ok(number @ 0..10) => out.push(last_digit(number)),
+        Ok(number @ 10..100) => out.extend_from_slice(&[last_digit(number / 10), last_digit(number)]),
         Ok(number @ 100..1000) => {
-            out.extend_from_slice(&[digit(number / 100), digit(number / 10), digit(number)]);
+            out.extend_from_slice(&[last_digit(number / 100), last_digit(number / 10), last_digit(number)]);
         }
         _ => out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes()),
     }
 }
 
-/// The last digit.
-fn digit(number: u16) -> u8 {
+/// The last digit, as it is shown.
+#[inline]
+pub(crate) fn last_digit(number: u16) -> u8 {
     b'0' + (number % 10) as u8
 }
 

@@ -5,6 +5,7 @@ use crate::binary::{self, Packet};
 use crate::errors::{DialectError, ErrorReply};
 use crate::limits::{AUTH_LINE_SIZE_MIN, KEYS_LINE_SIZE_MAX, LEADING_SPACES_MAX, LINE_SIZE_MAX, Limits};
 use crate::line::{KeysCommand, Line, Refusal, VALUE_END, parse_auth_line, parse_line};
+use crate::plain::{self, Plain, PlainTaken};
 use crate::request::{Command, Request};
 use crate::tokens::Tokens;
 use memchr::memchr;
@@ -184,6 +185,16 @@ impl Parser {
         let consumed = text_bytes - keys.rest().len();
         self.mode = Mode::Keys { command: KeysCommand::Get { with_cas }, rest: rest - consumed };
         (count > 0).then_some(KeysTaken { with_cas, count, consumed })
+    }
+
+    /// Reads the [`Plain`] requests that a stream goes on with, as many as there are places, whole ones only. They may be executed in
+    /// place of the steps that the parser would give for them: it stays as it is and goes on behind what of them was executed.
+    #[inline]
+    pub fn plain<'a>(&self, input: &'a [u8], limits: &Limits, places: &mut [Plain<'a>]) -> PlainTaken {
+        match self.mode {
+            Mode::Line { scanned: 0 } if self.speaks_lines() => plain::take(input, limits, places),
+            _ => PlainTaken { count: 0, consumed: 0 },
+        }
     }
 
     /// The keys that a stream which goes on with `input` will most likely ask for. O(1) for each key, but that lines and keys are

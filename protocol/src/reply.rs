@@ -35,6 +35,7 @@ use std::io::Write as _;
 
 /// Ends a reply line, and a value.
 pub const CRLF: &[u8] = b"\r\n";
+const OK: &[u8] = b"OK\r\n";
 
 /// Bytes of a `VALUE` line beyond its key, at most: the word, three numbers, the spaces, CRLF.
 const VALUE_LINE_SIZE_MAX: usize =
@@ -65,10 +66,7 @@ pub fn value_header(out: &mut Vec<u8>, key: &[u8], client_flags: u32, value_len:
     out.reserve(VALUE_LINE_SIZE_MAX + key.len());
     out.extend_from_slice(b"VALUE ");
     out.extend_from_slice(key);
-    out.push(b' ');
-    number::append(out, client_flags);
-    out.push(b' ');
-    number::append(out, value_len);
+    append_flags_and_length(out, client_flags, value_len);
     if let Some(cas) = cas {
         out.push(b' ');
         number::append(out, cas);
@@ -78,6 +76,17 @@ pub fn value_header(out: &mut Vec<u8>, key: &[u8], client_flags: u32, value_len:
 
 /// The end of the answer to a line of keys.
 pub const END: &[u8] = b"END\r\n";
+
+/// All that answers a `get` of one key that is there.
+#[inline]
+pub fn value_and_end(out: &mut Vec<u8>, key: &[u8], client_flags: u32, value: &[u8]) {
+    const VALUE_END: &[u8] = b"\r\nEND\r\n";
+    let value_len = u32::try_from(value.len()).expect("a value is at most 1 GiB");
+    out.reserve(VALUE_LINE_SIZE_MAX + key.len() + value.len() + VALUE_END.len());
+    value_header(out, key, client_flags, value_len, None);
+    out.extend_from_slice(value);
+    out.extend_from_slice(VALUE_END);
+}
 
 /// After the last `VALUE` block or `STAT` line.
 #[inline]
@@ -118,7 +127,12 @@ pub fn touched(out: &mut Vec<u8>) {
 
 /// Done.
 pub fn ok(out: &mut Vec<u8>) {
-    out.extend_from_slice(b"OK\r\n");
+    out.extend_from_slice(OK);
+}
+
+/// Whether a reply is that of [`ok`].
+pub fn is_ok(reply: &[u8]) -> bool {
+    reply == OK
 }
 
 /// The counters are zero.
@@ -183,6 +197,25 @@ impl StatText for fmt::Arguments<'_> {
     }
 }
 
+/// Appends ` FLAGS LENGTH`: in one piece what nearly all values have, no flags and few digits.
+#[inline]
+fn append_flags_and_length(out: &mut Vec<u8>, client_flags: u32, value_len: u32) {
+    let digit = number::last_digit;
+    match (client_flags, u16::try_from(value_len)) {
+        (0, Ok(len @ 0..10)) => out.extend_from_slice(&[b' ', b'0', b' ', digit(len)]),
+        (0, Ok(len @ 10..100)) => out.extend_from_slice(&[b' ', b'0', b' ', digit(len / 10), digit(len)]),
+        (0, Ok(len @ 100..1000)) => {
+            out.extend_from_slice(&[b' ', b'0', b' ', digit(len / 100), digit(len / 10), digit(len)]);
+        }
+        _ => {
+            out.push(b' ');
+            number::append(out, client_flags);
+            out.push(b' ');
+            number::append(out, value_len);
+        }
+    }
+}
+
 /// Appends a key so that it is one word: all but letters, digits and `-._~` as `%` and two digits.
 fn append_uri(out: &mut Vec<u8>, key: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
@@ -222,12 +255,28 @@ mod tests {
     }
 
     #[test]
+    fn a_value_line_shows_flags_and_length_whatever_they_are() {
+        for client_flags in [0, 1, 10, u32::MAX] {
+            for value_len in (0..1100).chain([9_999, 65_535, 65_536, u32::MAX]) {
+                let expected = format!("VALUE k {client_flags} {value_len}\r\n");
+                check(|out| value_header(out, b"k", client_flags, value_len, None), &expected);
+            }
+        }
+    }
+
+    #[test]
     fn a_value_line_shows_its_cas_only_when_asked() {
         check(|out| value_header(out, b"k", 0, 5, None), "VALUE k 0 5\r\n");
         check(
             |out| value_header(out, b"key", u32::MAX, u32::MAX, Some(u64::MAX)),
             "VALUE key 4294967295 4294967295 18446744073709551615\r\n",
         );
+    }
+
+    #[test]
+    fn a_get_of_one_key_is_answered_as_by_its_parts() {
+        check(|out| value_and_end(out, b"k", 0, b"value"), "VALUE k 0 5\r\nvalue\r\nEND\r\n");
+        check(|out| value_and_end(out, b"k", 7, b""), "VALUE k 7 0\r\n\r\nEND\r\n");
     }
 
     #[test]

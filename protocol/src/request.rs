@@ -187,6 +187,8 @@ pub enum StatsTopic {
     Reset,
     /// The keys that are asked for most. Not memcached's.
     HotKeys,
+    /// Begin to compare all copies with what their primaries have.
+    Scrub,
     /// Statistics by key prefix.
     Detail(StatsDetail),
     /// Keys of one slab class.

@@ -397,6 +397,10 @@ impl Io for Epoll {
         self.queue_if_ready(connection);
     }
 
+    fn may_receive_now(&mut self, connection: ConnectionId) -> bool {
+        self.sockets.get_mut(connection).is_some_and(|socket| socket.state.wanted && socket.state.readable)
+    }
+
     fn receive_into(&mut self, connection: ConnectionId, places: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let Some(Socket { fd, state }) = self.sockets.get_mut(connection) else {
             return Err(io::Error::from(io::ErrorKind::NotConnected));

@@ -242,6 +242,10 @@ pub trait Io: Sized {
     /// where they belong; what was on its way still comes as [`Event::Received`], before. Without, it is as it was.
     fn read_by_hand(&mut self, connection: ConnectionId, by_hand: bool);
 
+    /// Whether [`Io::receive_into`] may be called at once, without [`Io::read_by_hand`]: all that the kernel has handed over was
+    /// handed out, and there may be more.
+    fn may_receive_now(&mut self, connection: ConnectionId) -> bool;
+
     /// Fills `places`, in order, with what has come, and says how many bytes that were: 0 at the end of the stream. One copy, by
     /// the kernel. Fails with `WouldBlock` where there is nothing.
     ///

@@ -453,6 +453,11 @@ impl Io for Uring {
         self.arm(connection);
     }
 
+    fn may_receive_now(&mut self, connection: ConnectionId) -> bool {
+        let flight = self.sockets.get_mut(connection).map(|socket| socket.state);
+        flight.is_some_and(|flight| flight.wanted && !flight.armed && !flight.listening && !flight.closing)
+    }
+
     fn receive_into(&mut self, connection: ConnectionId, places: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         let socket = self.sockets.get_mut(connection).filter(|socket| !socket.state.closing);
         let Some(Socket { fd, state }) = socket else {

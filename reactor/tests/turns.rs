@@ -374,6 +374,12 @@ fn bytes_that_are_read_by_hand_come_in_order_with_the_others_and_so_does_the_end
                 Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
             }
         }
+        if !ended && turns % 3 == 1 && io.may_receive_now(id) {
+            match read(&mut io, id, &mut got) {
+                Ok(bytes) => ended = bytes == 0,
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock),
+            }
+        }
         turns += 1;
         // Both ways in turn, now and then within one turn, and not at all for a while.
         io.read_by_hand(id, turns % 7 < 5);

@@ -2,15 +2,16 @@
 //! on the way back in the same box. Reused for ever, so that a busy pair of shards does not allocate.
 
 use slabring_engine::{Seconds, WARM_KEYS_MAX};
-use slabring_protocol::{Command, Dialect, KEY_SIZE_MAX, Request};
+use slabring_protocol::{Command, Dialect, KEY_SIZE_MAX, Plain, PlainWork, Request};
 use slabring_reactor::ConnectionId;
 
 use crate::budget::waits_too_long;
 use crate::cluster::links::is_errand;
 use crate::datagrams::is_datagram;
-use crate::execute::Executor;
+use crate::execute::{Asker, Executor};
+use crate::extending::extends;
 use crate::intake::Kept;
-use crate::lending::LentAway;
+use crate::lending::{Lent, LentAway};
 use crate::outbox::Ticket;
 use crate::replication::{Executed, Manner, Waiter};
 use crate::report::{Answer, Question};
@@ -48,6 +49,8 @@ pub struct ReturnAddress {
 enum Work {
     /// A get of lines. Nearly all requests are, so it needs no [`Head`].
     Get { with_cas: bool },
+    /// The only get of its line, whose end is part of the reply.
+    GetAlone,
     /// Any other request. It has a head, and its bytes are key, value, flags.
     Request,
     /// The beginning of a request whose value comes in parts. It has a head, and its bytes are key and flags.
@@ -77,9 +80,7 @@ impl ReturnAddress {
     /// Nobody's: what is answered is forgotten.
     pub const NOBODY: Self =
         Self { connection: ConnectionId { slot: u32::MAX, generation: 0 }, ticket: Ticket::NONE };
-}
 
-impl ReturnAddress {
     /// A connection's, for what is answered otherwise than by a reply.
     pub fn without_ticket(connection: ConnectionId) -> Self {
         Self { connection, ticket: Ticket::NONE }
@@ -88,7 +89,7 @@ impl ReturnAddress {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    /// On its way to the owner.
+    /// On its way to the owner, who has said nothing yet.
     Posted,
     /// Executed: the reply, or what a question brought as text, is the next of `Batch::replies`. The rest of the answer
     /// to a question is the next of `Batch::answers`.
@@ -109,23 +110,29 @@ enum State {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     sender: ReturnAddress,
-    /// Its part of `Batch::bytes`, and of `Batch::replies` when it is executed.
+    /// Its part of `Batch::bytes`.
     bytes: u32,
-    reply_bytes: u32,
     key_bytes: u8,
     work: Work,
-    state: State,
     /// It was deferred, and is the first of its connection to be posted again.
     retries: bool,
 }
 
-const _: () = assert!(size_of::<Entry>() == 32);
+/// What the owner says of an entry. Apart from it, for what both sides write travels once more.
+#[derive(Clone, Copy, Debug)]
+struct Fate {
+    /// Its part of `Batch::replies`.
+    reply_bytes: u32,
+    state: State,
+}
+
+const _: () = assert!(size_of::<Entry>() == 24 && size_of::<Fate>() == 8);
 const _: () = assert!(KEY_SIZE_MAX <= u8::MAX as usize);
 
 impl Entry {
     /// Whether it is a request that is here whole.
     fn has_key(&self) -> bool {
-        matches!(self.work, Work::Get { .. } | Work::Request)
+        matches!(self.work, Work::Get { .. } | Work::GetAlone | Work::Request)
     }
 }
 
@@ -151,7 +158,7 @@ impl<'a> Cargo<'a> {
         let bytes = split_off(&mut self.bytes, entry.bytes as usize);
         let mut parcel = Parcel { bytes, head: None, question: None };
         match entry.work {
-            Work::Get { .. } | Work::ValuePart | Work::EndValue | Work::Delivery => {}
+            Work::Get { .. } | Work::GetAlone | Work::ValuePart | Work::EndValue | Work::Delivery => {}
             Work::Request | Work::BeginValue => {
                 parcel.head = Some(self.heads.next().expect("each has one"));
             }
@@ -171,6 +178,7 @@ impl<'a> Parcel<'a> {
         let (key, rest) = self.bytes.split_at(usize::from(entry.key_bytes));
         match (entry.work, self.head) {
             (Work::Get { with_cas }, None) => Request::get(key, with_cas),
+            (Work::GetAlone, None) => Request::get(key, false),
             (_, Some(&Head { command, noreply, dialect, flags_bytes, .. })) => {
                 let (value, flags) = rest.split_at(rest.len() - flags_bytes);
                 Request { command, noreply, dialect, key, value, flags }
@@ -242,6 +250,8 @@ pub struct Batch {
     bytes: Vec<u8>,
     heads: Vec<Head>,
     questions: Vec<Question>,
+    /// Of each entry, or none while the owner has not executed it.
+    fates: Vec<Fate>,
     replies: Vec<u8>,
     answers: Vec<Answer>,
     lent: Vec<LentAway>,
@@ -267,7 +277,8 @@ impl Batch {
         let heads = self.heads.capacity() * size_of::<Head>();
         let questions = self.questions.capacity() * size_of::<Question>();
         let entries = self.entries.capacity() * size_of::<Entry>();
-        self.bytes.capacity() + self.replies.capacity() + entries + heads + questions
+        let fates = self.fates.capacity() * size_of::<Fate>();
+        self.bytes.capacity() + self.replies.capacity() + entries + fates + heads + questions
     }
 
     fn cargo(&self) -> Cargo<'_> {
@@ -280,8 +291,7 @@ impl Batch {
         parts.into_iter().for_each(|part| self.bytes.extend_from_slice(part));
         let bytes = count(self.bytes.len() - before);
         let key_bytes = u8::try_from(key.len()).expect("a key fits, checked above at compile time");
-        let state = State::Posted;
-        self.entries.push(Entry { sender, bytes, reply_bytes: 0, key_bytes, work, state, retries: false });
+        self.entries.push(Entry { sender, bytes, key_bytes, work, retries: false });
     }
 
     /// Adds an entry of another batch.
@@ -300,6 +310,14 @@ impl Batch {
         }
         self.heads.push(Head { command, noreply, dialect, flags_bytes: flags.len(), value_bytes: 0 });
         self.add(sender, Work::Request, key, [value, flags]);
+    }
+
+    /// Copies a plain request in.
+    pub fn push_plain(&mut self, sender: ReturnAddress, plain: &Plain<'_>) {
+        match plain.work {
+            PlainWork::Get => self.add(sender, Work::GetAlone, plain.key, [b"", b""]),
+            PlainWork::Set { .. } => self.push(sender, &plain.request()),
+        }
     }
 
     /// Announces a value.
@@ -337,10 +355,10 @@ impl Batch {
     /// sender bounce too, so that nothing overtakes, until one comes that resumes.
     pub fn execute(&mut self, visit: Visit<'_>, bouncing: &mut bool) {
         let Visit { executor, census, now, shards, sender } = visit;
-        let Self { entries, bytes, heads, questions, replies, answers, lent: all_lent, .. } = self;
+        let Self { entries, bytes, heads, questions, fates, replies, answers, lent: all_lent, .. } = self;
         let mut cargo = Cargo { bytes, heads: heads.iter(), questions: questions.iter() };
         *bouncing &= !self.resumes;
-        for group in entries.chunks_mut(WARM_KEYS_MAX) {
+        for group in entries.chunks(WARM_KEYS_MAX) {
             let hashes = executor.shard().warm(keys_of(group, cargo.clone()));
             let mut hashes = hashes.iter();
             for entry in group {
@@ -348,31 +366,45 @@ impl Batch {
                 let hash = if entry.has_key() { hashes.next() } else { None };
                 *bouncing |= replies.len() > REPLY_BYTES_MAX;
                 if *bouncing {
-                    entry.state = State::Bounced;
+                    fates.push(Fate { reply_bytes: 0, state: State::Bounced });
                     continue;
                 }
                 if must_defer(entry, &parcel, executor, now, sender) {
-                    entry.state = State::Deferred;
+                    fates.push(Fate { reply_bytes: 0, state: State::Deferred });
                     continue;
                 }
                 let before = replies.len();
-                entry.state = State::Done;
+                let mut state = State::Done;
                 match (entry.work, parcel.question) {
+                    (Work::GetAlone, _) => {
+                        assert!(!executor.replicates(), "a node that stands alone has no copies");
+                        let plain = Plain { key: parcel.bytes, work: PlainWork::Get };
+                        let connection = shards.connection_number(sender, entry.sender.connection.slot);
+                        let hash = *hash.expect("it has a key");
+                        let lent = executor.execute_plain(now, &plain, hash, connection, replies);
+                        if let Some(lent) = lent {
+                            all_lent.push(lend_away(executor, shards.me, *lent, before));
+                            state = State::Lending;
+                        }
+                    }
                     (Work::Get { .. } | Work::Request, _) => {
                         let request = parcel.request(entry);
                         let connection = shards.connection_number(sender, entry.sender.connection.slot);
                         if executor.replicates() {
-                            match executor.execute_copied(now, &request, connection, replies) {
+                            assert!(entry.work != Work::GetAlone, "a node that stands alone has no copies");
+                            let is_local = !is_answered_whole(entry.sender.connection);
+                            let asker = Asker { connection, is_local };
+                            match executor.execute_copied(now, &request, asker, replies) {
                                 Executed::Now => {}
                                 Executed::Refused(error) => {
                                     replies.extend(Manner::of(&request).reply(Err(error)));
                                 }
                                 Executed::Later(id) => {
                                     executor.attend(id, Waiter::Shard(sender, entry.sender));
-                                    entry.state = State::Promised;
+                                    state = State::Promised;
                                 }
                             }
-                            entry.reply_bytes = count(replies.len() - before);
+                            fates.push(Fate { reply_bytes: count(replies.len() - before), state });
                             continue;
                         }
                         let lent = match (entry.work, hash) {
@@ -386,11 +418,8 @@ impl Batch {
                             _ => executor.execute_lending(now, &request, connection, replies),
                         };
                         if let Some(lent) = lent {
-                            let (place, lent) = *lent;
-                            let (owner, place, bytes) = (shards.me, place - before, lent.left());
-                            let number = executor.loans.lend_away(lent);
-                            all_lent.push(LentAway { owner, place, number, bytes });
-                            entry.state = State::Lending;
+                            all_lent.push(lend_away(executor, shards.me, *lent, before));
+                            state = State::Lending;
                         }
                     }
                     (Work::BeginValue, _) => {
@@ -413,6 +442,7 @@ impl Batch {
                     }
                     (Work::Question, Some(Question::Forget(connection))) => {
                         executor.drop_visit(sender, connection);
+                        executor.drop_extending((sender, connection));
                         executor.deferring.retain(|waiting| waiting.name != (sender, connection));
                         answers.push(Answer::Done);
                     }
@@ -421,22 +451,27 @@ impl Batch {
                     }
                     (Work::Question, None) => unreachable!("a question comes with one"),
                 }
-                entry.reply_bytes = count(replies.len() - before);
+                fates.push(Fate { reply_bytes: count(replies.len() - before), state });
             }
         }
     }
 
-    /// The sender's part: what became of each request, in the order they were posted.
+    /// The sender's part: what became of each request, in the order they were posted. Deliveries are none: who they name is not the
+    /// sender's.
     pub fn outcomes(&self) -> impl Iterator<Item = (ReturnAddress, Outcome<'_>)> {
         let mut rest = &self.replies[..];
         let mut answers = self.answers.iter();
         let mut lent = self.lent.iter();
-        self.entries.iter().map(move |entry| {
-            let reply = split_off(&mut rest, entry.reply_bytes as usize);
-            let outcome = match (entry.state, entry.work) {
+        assert!(self.fates.len() == self.entries.len(), "the owner goes through all of them");
+        let told = self.entries.iter().zip(&self.fates).filter(|(entry, _)| entry.work != Work::Delivery);
+        told.map(move |(entry, fate)| {
+            let reply = split_off(&mut rest, fate.reply_bytes as usize);
+            let outcome = match (fate.state, entry.work) {
                 (State::Done, Work::BeginValue) => Outcome::Begun,
                 (State::Done, Work::ValuePart) => Outcome::Silence,
-                (State::Done, Work::Get { .. } | Work::Request | Work::EndValue) => Outcome::Reply(reply),
+                (State::Done, Work::Get { .. } | Work::GetAlone | Work::Request | Work::EndValue) => {
+                    Outcome::Reply(reply)
+                }
                 (State::Done, Work::Question) => {
                     let answer = answers.next().expect("every question that was asked has one");
                     Outcome::Answer(answer, reply)
@@ -447,8 +482,9 @@ impl Batch {
                 }
                 (State::Bounced, _) => Outcome::Bounced,
                 (State::Deferred, _) => Outcome::Deferred,
-                (State::Promised, _) | (State::Done, Work::Delivery) => Outcome::Promised,
-                (State::Posted, _) => unreachable!("the owner has gone through all of them"),
+                (State::Promised, _) => Outcome::Promised,
+                (State::Done, Work::Delivery) => unreachable!("it was left out"),
+                (State::Posted, _) => unreachable!("the owner has said something of it"),
             };
             (entry.sender, outcome)
         })
@@ -456,16 +492,21 @@ impl Batch {
 
     /// Whether some of it was not executed.
     pub fn has_bounced(&self) -> bool {
-        matches!(self.entries.last(), Some(Entry { state: State::Bounced, .. }))
+        matches!(self.fates.last(), Some(Fate { state: State::Bounced, .. }))
+    }
+
+    /// What the owner has said of each entry.
+    fn states(&self) -> impl Iterator<Item = State> {
+        self.fates.iter().map(|fate| fate.state).chain(std::iter::repeat(State::Posted))
     }
 
     /// Copies what of `other` is not executed behind what is here, and names the connections to `note`.
     pub fn absorb(&mut self, other: &Self, mut note: impl FnMut(ConnectionId)) {
         let mut cargo = other.cargo();
-        for entry in &other.entries {
+        for (entry, state) in other.entries.iter().zip(other.states()) {
             let parcel = cargo.take(entry);
-            if matches!(entry.state, State::Posted | State::Bounced) {
-                self.put(Entry { state: State::Posted, ..*entry }, &parcel);
+            if matches!(state, State::Posted | State::Bounced) {
+                self.put(*entry, &parcel);
                 // What is delivered is for a connection of the receiver.
                 if entry.work != Work::Delivery {
                     note(entry.sender.connection);
@@ -477,12 +518,12 @@ impl Batch {
     /// Copies each deferred request to `keep`, in order, with a flag for it to be the first of its connection.
     pub fn hand_out_deferred(&self, mut keep: impl FnMut(ConnectionId, &mut dyn FnMut(&mut Self))) {
         let mut cargo = self.cargo();
-        for entry in &self.entries {
+        for (entry, state) in self.entries.iter().zip(self.states()) {
             let parcel = cargo.take(entry);
-            if entry.state == State::Deferred {
+            if state == State::Deferred {
                 keep(entry.sender.connection, &mut |deferred| {
                     let retries = deferred.entries.is_empty();
-                    deferred.put(Entry { state: State::Posted, retries, ..*entry }, &parcel);
+                    deferred.put(Entry { retries, ..*entry }, &parcel);
                 });
             }
         }
@@ -490,7 +531,7 @@ impl Batch {
 
     /// Whether something of it was deferred.
     pub fn has_deferred(&self) -> bool {
-        self.entries.iter().any(|entry| entry.state == State::Deferred)
+        self.fates.iter().any(|fate| fate.state == State::Deferred)
     }
 
     /// Moves what `senders` let through to `letter`, until that is full, and keeps the rest in order.
@@ -522,6 +563,7 @@ impl Batch {
     /// Empties the batch for its next journey, keeping a bounded capacity.
     pub fn clear(&mut self) {
         self.entries.clear();
+        self.fates.clear();
         self.heads.clear();
         self.questions.clear();
         self.answers.clear();
@@ -542,7 +584,8 @@ fn must_defer(
     now: Seconds,
     sender: ShardId,
 ) -> bool {
-    if executor.deferring.is_empty() && executor.shard().has_room_for_any_pin() {
+    let extends = matches!(parcel.head, Some(head) if extends(&head.command));
+    if executor.deferring.is_empty() && !extends && executor.shard().has_room_for_any_pin() {
         return false;
     }
     if matches!(entry.work, Work::Question | Work::Delivery) || is_answered_whole(entry.sender.connection) {
@@ -558,7 +601,8 @@ fn must_defer(
             !executor.shard().has_room_to_reserve(head.value_bytes)
                 && place.is_none_or(|place| may_wait_on(&executor.deferring[place..], now))
         }
-        (Work::Get { .. } | Work::Request, _) => {
+        (Work::Request, _) if extends => executor.must_extend(now, name, &parcel.request(entry)),
+        (Work::Get { .. } | Work::GetAlone | Work::Request, _) => {
             executor.value_bytes_to_copy(now, &parcel.request(entry)) > 0
         }
         _ => false,
@@ -575,6 +619,18 @@ fn must_defer(
 /// end. Who came last is not held up by those before: it may.
 fn may_wait_on(line: &[Deferring], now: Seconds) -> bool {
     line.len() == 1 || !waits_too_long(line[0].since, now)
+}
+
+/// Keeps what a reply that began at `before` shows of a value, until its reader has it.
+#[cold]
+fn lend_away(
+    executor: &mut Executor,
+    owner: ShardId,
+    (place, lent): (usize, Lent),
+    before: usize,
+) -> LentAway {
+    let bytes = lent.left();
+    LentAway { owner, place: place - before, number: executor.loans.lend_away(lent), bytes }
 }
 
 /// Whether nobody could ask for the rest of a reply.
@@ -702,6 +758,18 @@ mod tests {
         assert!(executor.shard().memory().held > 0);
         executor.answer(NOW, Question::TakeBack(lent.number), &mut value);
         assert_eq!(executor.shard().memory().held, 0);
+    }
+
+    #[test]
+    fn who_is_delivered_a_reply_has_no_outcome_at_its_sender() {
+        let mut executor = executor_with_values();
+        let mut batch = Batch::default();
+        let of_receiver = ReturnAddress { connection: connection(7), ticket: Ticket::NONE };
+        batch.deliver(of_receiver, b"STORED\r\n");
+        push(&mut batch, 1, "delete none\r\n");
+        batch.execute(visit(&mut executor), &mut false);
+        assert_eq!(outcomes(&batch), [(1, "NOT_FOUND\r\n".to_string())]);
+        assert_eq!(executor.deliveries.len(), 1);
     }
 
     /// The letter in which connection `slot` announces a value of a mebibyte.

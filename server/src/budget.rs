@@ -19,12 +19,13 @@ const SMALL_INPUT_BYTES: usize = 16 << 10;
 const SHARE: usize = 4;
 /// While others wait, a large input that makes no progress is given up after this time.
 const SILENCE_SECONDS_MAX: u32 = 4;
-/// One that waits in line may be given up after this time: longer than it takes to find those who only keep others waiting.
-const WAIT_SECONDS_MAX: u32 = 12;
+/// One that waits in line may be refused after this time: longer than it takes to find those who only keep others waiting. memcached
+/// refuses at once.
+const WAIT_SECONDS_MAX: u32 = 6;
 /// A line whose first waits for so long does not move by itself.
 const ORDERLY_SECONDS_MAX: u32 = 2;
 
-const _: () = assert!(WAIT_SECONDS_MAX > 2 * SILENCE_SECONDS_MAX);
+const _: () = assert!(WAIT_SECONDS_MAX > SILENCE_SECONDS_MAX + 1);
 // Who gives way to who came last has done so when the first of those who keep others waiting are given up.
 const _: () = assert!(ORDERLY_SECONDS_MAX < SILENCE_SECONDS_MAX);
 
@@ -147,6 +148,8 @@ impl Budget {
             };
             let client = connections.get_mut(id).expect("seen just now");
             client.waits_for_memory = false;
+            // It was not read meanwhile: its silence counts from here.
+            client.heard_at = now;
             client.input.grant();
             self.count(client);
             note(client);
@@ -281,6 +284,18 @@ mod tests {
         }
         assert_eq!(budget.bytes(), 0);
     }
+    #[test]
+    fn the_silence_of_one_that_is_let_go_on_counts_from_then() {
+        let (mut budget, mut connections, ids) = four();
+        for &id in &ids {
+            grow(&mut budget, &mut connections, id);
+        }
+        let late = Seconds(NOW.0 + SILENCE_SECONDS_MAX + 1);
+        budget.admit(&mut connections, late, |_| {});
+        assert!(!connections.get(ids[3]).unwrap().waits_for_memory, "the line had not moved");
+        assert_eq!(budget.overdue(&connections, late), [ids[0]]);
+    }
+
     #[test]
     fn a_line_that_does_not_move_is_served_from_its_end() {
         let (mut budget, mut connections, ids) = four();

@@ -7,8 +7,8 @@
 //! ```
 
 pub mod acceptor;
-pub mod access;
 pub mod agreement;
+mod complaints;
 pub mod forward;
 pub mod http;
 pub mod links;
@@ -43,6 +43,8 @@ use crate::shards::Shards;
 const ARRIVALS_MAX: usize = 64;
 /// News that wait for the thread that agrees on the ring; more are dropped, and come again.
 const NEWS_MAX: usize = 64;
+/// Pause between two warnings that another node follows another ring of the same epoch.
+const WARN_EVERY_MILLIS: u64 = 10_000;
 /// A request or reply has at most this beyond the largest item.
 const MESSAGE_BYTES_BEYOND_ITEM: usize = 64 << 10;
 
@@ -93,6 +95,10 @@ pub struct Cluster {
     message_bytes_max: usize,
     news: SyncSender<News>,
     documents_refused: AtomicU64,
+    /// Times that a link told of another ring of the same epoch.
+    rings_different: AtomicU64,
+    /// Milliseconds from the start until the next warning of that.
+    difference_warned_until: AtomicU64,
     /// When the clocks of the node's part in the cluster began.
     pub start: Moment,
     /// When the coordinator was last heard of, in microseconds since then.
@@ -121,6 +127,8 @@ impl Cluster {
             message_bytes_max: item_size_max + MESSAGE_BYTES_BEYOND_ITEM,
             news,
             documents_refused: AtomicU64::new(0),
+            rings_different: AtomicU64::new(0),
+            difference_warned_until: AtomicU64::new(0),
             start: Moment::now(),
             confirmed_at: AtomicU64::new(0),
         };
@@ -172,6 +180,22 @@ impl Cluster {
     /// Ring documents that were not followed.
     pub fn documents_refused(&self) -> u64 {
         self.documents_refused.load(Ordering::Relaxed)
+    }
+
+    /// Times that another node was heard of to follow another ring of the same epoch: once a minute for each link.
+    pub fn rings_different(&self) -> u64 {
+        self.rings_different.load(Ordering::Relaxed)
+    }
+
+    /// Counts one of them. Whether it is time to warn: no shard has for a while.
+    pub fn note_difference(&self) -> bool {
+        self.rings_different.fetch_add(1, Ordering::Relaxed);
+        let now = Moment::now().since_ns(self.start) / 1_000_000;
+        let is_time = now >= self.difference_warned_until.load(Ordering::Relaxed);
+        if is_time {
+            self.difference_warned_until.store(now + WARN_EVERY_MILLIS, Ordering::Relaxed);
+        }
+        is_time
     }
 
     fn count_refused_document(&self) {

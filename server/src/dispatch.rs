@@ -2,11 +2,10 @@
 //! where a connection has to wait. No system calls: the loop in `shard_thread.rs` makes them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use slabring_engine::{Seconds, WARM_KEYS_MAX};
-use slabring_protocol::{
-    Command, ErrorReply, KEY_SIZE_MAX, KeysAhead, KeysTaken, Limits, Request, Step, Users, reply,
-};
+use slabring_engine::Seconds;
+use slabring_protocol::{Command, ErrorReply, KEY_SIZE_MAX, KeysAhead, Limits, Request, Step, Users, reply};
 use slabring_reactor::{ConnectionId, LoanId};
 
 use crate::batch::{Batch, Outcome, ReturnAddress, Visit};
@@ -15,12 +14,14 @@ use crate::cluster::forward::{Place, answer_later};
 use crate::cluster::links::{Links, Owner};
 use crate::connection::{Connection, Deferred, Ending, Input, Stream};
 use crate::datagrams::is_datagram;
-use crate::execute::Executor;
+use crate::execute::{Asker, Executor};
+use crate::extending::extends;
 use crate::gather::SMALL_PACKET_BYTES;
 use crate::lending::{
     COPIED_BYTES_MAX, LENT_BYTES_MIN, Remote, SEALED_BYTES_MAX, SLICE_BYTES, Value, WINDOW_BYTES_MAX,
 };
 use crate::live::Held;
+use crate::locks::Gone;
 use crate::node::Node;
 use crate::outbox::{Next, Ticket};
 use crate::post::Post;
@@ -76,6 +77,8 @@ pub struct Dispatcher {
     pub tracking: usize,
     /// Requests for locks that are not answered yet.
     pub locks_asked: usize,
+    /// Connections that have ended while they waited for locks.
+    pub locks_gone: Gone,
     /// Who wants to hear of this shard's connections, which are not at hand while one of them is executed.
     pub census_wanted: Vec<ReturnAddress>,
     /// Who may come in, if that is asked.
@@ -101,6 +104,7 @@ impl Dispatcher {
             watching: 0,
             tracking: 0,
             locks_asked: 0,
+            locks_gone: Gone::default(),
             census_wanted: Vec::new(),
             users: Held::default(),
             cluster: Links::of(&node, shards),
@@ -229,7 +233,9 @@ impl Dispatcher {
                 self.has_more |= had_its_part;
                 return used;
             }
-            if let Some(consumed) = self.execute_keys(client, rest) {
+            if let Some(consumed) =
+                self.execute_keys(client, rest).or_else(|| self.execute_plain(client, rest))
+            {
                 used += consumed;
                 continue;
             }
@@ -250,6 +256,12 @@ impl Dispatcher {
                 self.stall(client);
                 return used;
             }
+            if self.must_extend(client, &step) {
+                // The parser stands before a line as it stands behind it.
+                self.stall(client);
+                self.has_more = true;
+                return used;
+            }
             match self.take_step(client, &step, rest) {
                 Some(consumed) => used += consumed,
                 None => {
@@ -259,48 +271,6 @@ impl Dispatcher {
             }
         }
         used
-    }
-
-    /// Executes some more keys of a line, if they are all this shard's and nothing about them is special. Returns their bytes.
-    fn execute_keys(&mut self, client: &mut Connection, rest: &[u8]) -> Option<usize> {
-        if !client.parser.has_keys() || !self.is_alone() || !self.may_get_freely(client) {
-            return None;
-        }
-        let parser_before = client.parser.clone();
-        let mut keys = [&[][..]; WARM_KEYS_MAX];
-        // The one that has just been let through is among them.
-        let part = client.rest_of_part(self.node.settings.requests_per_turn).saturating_add(1);
-        let places = usize::try_from(part).map_or(WARM_KEYS_MAX, |part| part.min(WARM_KEYS_MAX));
-        let KeysTaken { with_cas, count, consumed } = client.parser.take_keys(rest, &mut keys[..places])?;
-        let done = self.get_keys(client, &keys[..count], with_cas);
-        client.served += u32::try_from(done - 1).expect("a few");
-        if done == count {
-            return Some(consumed);
-        }
-        client.parser = parser_before;
-        client.parser.take_keys(rest, &mut keys[..done]).map(|taken| taken.consumed)
-    }
-
-    /// Gets keys until one of their values, which may be large, makes the next wait. Returns how many, at least 1.
-    fn get_keys(&mut self, client: &mut Connection, keys: &[&[u8]], with_cas: bool) -> usize {
-        let hashes = self.executor.shard().warm(keys.iter().copied());
-        let connection = self.shards.connection_number(self.shards.me, client.id.slot);
-        for (done, (key, hash)) in keys.iter().zip(hashes).enumerate() {
-            if done > 0 && !(self.may_execute(client) && self.may_get_freely(client)) {
-                return done;
-            }
-            let (executor, now) = (&mut self.executor, self.now);
-            let request = Request::get(key, with_cas);
-            client.outbox.local_lending(|out| executor.get_lending(now, &request, hash, connection, out));
-        }
-        keys.len()
-    }
-
-    /// Whether a get needs no thought, however large its value is.
-    fn may_get_freely(&self, client: &Connection) -> bool {
-        !is_datagram(client.id)
-            && !self.budget.outputs_are_full()
-            && self.executor.shard().has_room_for_any_pin()
     }
 
     fn stall(&mut self, client: &mut Connection) {
@@ -386,6 +356,15 @@ impl Dispatcher {
             || !links.has_room_for_any(rest.len())
     }
 
+    /// Whether a step puts something to a long value, which takes longer than a turn.
+    fn must_extend(&mut self, client: &Connection, step: &Step<'_>) -> bool {
+        let Step::Request { request, .. } = step else { return false };
+        extends(&request.command)
+            && !is_datagram(client.id)
+            && self.owner_of(request) == self.me()
+            && self.executor.must_extend(self.now, (self.shards.me, client.id), request)
+    }
+
     /// Whether a step is for another node, and there is no room for it on the way or perhaps for its reply here.
     fn must_wait_for_node(&mut self, client: &Connection, step: &Step<'_>) -> bool {
         let Step::Request { ref request, consumed } = *step else { return false };
@@ -444,9 +423,10 @@ impl Dispatcher {
     /// Executes a request for an item that has copies on other nodes: the reply may come later.
     fn execute_copied(&mut self, client: &mut Connection, request: &Request<'_>) {
         let connection = self.shards.connection_number(self.shards.me, client.id.slot);
+        let asker = Asker { connection, is_local: true };
         let (executor, now) = (&mut self.executor, self.now);
         let mut executed = Executed::Now;
-        client.outbox.local(|out| executed = executor.execute_copied(now, request, connection, out));
+        client.outbox.local(|out| executed = executor.execute_copied(now, request, asker, out));
         match executed {
             Executed::Now => {}
             Executed::Refused(error) => {
@@ -476,11 +456,12 @@ impl Dispatcher {
     }
 
     /// Whether all keys are this shard's.
-    fn is_alone(&self) -> bool {
+    pub fn is_alone(&self) -> bool {
         self.shards.count == 1 && self.cluster.is_none()
     }
 
-    fn owner_of_key(&self, key: &[u8]) -> Owner {
+    /// Who has a key.
+    pub fn owner_of_key(&self, key: &[u8]) -> Owner {
         match &self.cluster {
             None => Owner::Shard(self.shards.owner_of(key)),
             Some(links) => links.owner_of(key),
@@ -499,7 +480,11 @@ impl Dispatcher {
             }
             // The post office keeps it.
             Outcome::Bounced | Outcome::Deferred | Outcome::Silence | Outcome::Promised => {}
-            Outcome::Begun => client.intake.as_mut().expect("it waits for this").begun(),
+            Outcome::Begun => {
+                // It was not read meanwhile.
+                client.heard_at = self.now;
+                client.intake.as_mut().expect("it waits for this").begun();
+            }
             Outcome::Answer(Answer::Walked(walked), text) => {
                 client.outbox.deliver(to.ticket, text);
                 self.walked(client, walked);
@@ -697,16 +682,25 @@ impl Dispatcher {
         }
     }
 
-    /// All memory that is not the engine's and not fixed, for the report and the budget.
+    /// All memory that is not the engine's and not fixed, for the budget; the report has the bench too, which is beside the budget.
     pub fn count_all_buffers(&mut self) -> usize {
         let spare: usize = self.spare_buffers.iter().map(Vec::capacity).sum();
         let logs = self.executor.log_capacity_bytes();
         let links = self.cluster.as_ref().map_or(0, |links| links.buffer_bytes());
         let waiting = self.executor.replication.as_ref().map_or(0, |replication| replication.buffer_bytes());
         let fences = self.executor.shard().fence_bytes();
-        let bytes =
-            self.budget.bytes() + spare + logs + self.post.capacity_bytes() + links + waiting + fences;
-        self.executor.traffic.buffer_bytes = bytes as u64;
+        let locks = self.node.locks.as_ref().map_or(0, |locks| locks.counts.bytes.load(Ordering::Relaxed));
+        let locks = locks / usize::from(self.shards.count);
+        let bytes = self.budget.bytes()
+            + spare
+            + logs
+            + self.post.capacity_bytes()
+            + links
+            + waiting
+            + fences
+            + locks;
+        let bench = self.executor.replication.as_ref().map_or(0, |replication| replication.bench_bytes());
+        self.executor.traffic.buffer_bytes = (bytes + bench) as u64;
         bytes
     }
 }

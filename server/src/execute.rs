@@ -8,17 +8,18 @@ mod classic;
 mod meta;
 
 use slabring_engine::{
-    Arithmetic, ArithmeticOutcome, CLASSES_MAX, ClassId, Delete, DeleteOutcome, EvictedItem, KeyHash, Place,
-    Seconds, Shard, Store, StoreMode as EngineMode, StoreOutcome,
+    Arithmetic, ArithmeticOutcome, CLASSES_MAX, ClassId, Delete, DeleteOutcome, EvictedItem, Extension,
+    KeyHash, Place, Seconds, Shard, Store, StoreMode as EngineMode, StoreOutcome,
 };
 use slabring_protocol::reply::{self, LogItem, MetaItem, MetaStatus, WatchEvent};
-use slabring_protocol::{Command, KEY_SIZE_MAX, Request, StoreMode, WatchTopics};
+use slabring_protocol::{Command, KEY_SIZE_MAX, Plain, PlainWork, Request, StoreMode, WatchTopics};
 use slabring_reactor::{IoCounters, LoanId};
 
 use crate::attention::Attention;
 use crate::batch::{Deferring, ReturnAddress};
 use crate::cluster::old::Old;
 use crate::exptime::{expiry_of, ttl_of};
+use crate::extending::Extending;
 use crate::hotkeys::HotKeys;
 use crate::intake::Visitor;
 use crate::lending::{LENT_BYTES_MIN, Lent, Loans};
@@ -31,10 +32,20 @@ use crate::report::{
 };
 use crate::shards::{ShardId, Shards};
 use crate::track::{TrackCounters, Trackers, Tracking};
+use crate::turns::Turns;
 use crate::watch::{Ticket, WatchLog, Watchers};
 
 /// Chunks looked at in a step towards a lower limit on memory: a quarter of a millisecond.
 const SETTLE_CHUNKS: usize = 1024;
+
+/// Who asks, as far as that matters to what is executed where items have copies.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker {
+    /// The number by which people know the connection.
+    pub connection: u32,
+    /// A client of this node: the number of a tracker that it names means something here.
+    pub is_local: bool,
+}
 
 /// A shard with its counters.
 pub struct Executor {
@@ -61,6 +72,8 @@ pub struct Executor {
     settling: bool,
     /// A large value need not be copied into the reply: it may be left in `lent`.
     lends: bool,
+    /// What is executed without lending is asked by a client of this node all the same.
+    is_local: bool,
     lent: Option<Box<(usize, Lent)>>,
     /// Copies on other nodes, if the ring says that there are any.
     pub replication: Option<Box<Replication>>,
@@ -73,10 +86,16 @@ pub struct Executor {
     pub deferring: Vec<Deferring>,
     /// Values that come from connections of other shards.
     pub visitors: Vec<Visitor>,
+    /// Long values that are being extended.
+    pub extending: Vec<Extending>,
+    /// One that is ready for the request that is executed next.
+    pub extended: Option<Box<Extension>>,
     /// The thread's own part of a report.
     pub traffic: Traffic,
     /// The reactor's part of a report, as of the last turn.
     pub io: IoCounters,
+    /// How long its turns take.
+    pub turns: Turns,
 }
 
 impl Executor {
@@ -113,14 +132,18 @@ impl Executor {
             sweep_wanted: false,
             settling: false,
             lends: false,
+            is_local: false,
             lent: None,
             replication: None,
             deliveries: Vec::new(),
             loans: Loans::default(),
             deferring: Vec::new(),
             visitors: Vec::new(),
+            extending: Vec::new(),
+            extended: None,
             traffic,
             io,
+            turns: Turns::default(),
         }
     }
 
@@ -143,6 +166,11 @@ impl Executor {
     /// The engine.
     pub fn shard_mut(&mut self) -> &mut Shard {
         &mut self.shard
+    }
+
+    /// The engine, and whom to tell of changes, if anybody wants to hear of them.
+    pub fn shard_and_tracking(&mut self) -> (&mut Shard, Option<&mut Tracking>) {
+        (&mut self.shard, Some(&mut self.tracking).filter(|tracking| tracking.is_active()))
     }
 
     /// The engine, at the end.
@@ -225,13 +253,20 @@ impl Executor {
         &mut self,
         now: Seconds,
         request: &Request<'_>,
-        connection: u32,
+        asker: Asker,
         out: &mut Vec<u8>,
     ) -> Executed {
         let mut replication = self.replication.take().expect("the caller has looked");
-        let executed = replication.execute(self, now, request, connection, out);
+        let executed = replication.execute(self, now, request, asker, out);
         self.replication = Some(replication);
         executed
+    }
+
+    /// As [`Executor::execute`], for one of whom more is known.
+    pub fn execute_for(&mut self, now: Seconds, request: &Request<'_>, asker: Asker, out: &mut Vec<u8>) {
+        self.is_local = asker.is_local;
+        self.execute(now, request, asker.connection, out);
+        self.is_local = false;
     }
 
     /// Says who waits for the reply to a request that was executed so.
@@ -264,12 +299,55 @@ impl Executor {
         connection: u32,
         out: &mut Vec<u8>,
     ) -> Option<Box<(usize, Lent)>> {
-        if self.observed {
-            return self.execute_lending(now, request, connection, out);
-        }
         self.lends = true;
-        self.get(now, request, hash, out);
+        if self.attention.looks() {
+            self.execute_and_look(now, request, connection, out);
+        } else {
+            self.get(now, request, hash, out);
+        }
         self.lends = false;
+        self.lent.take()
+    }
+
+    /// Executes a plain request whose key has this hash in the shard, as [`Executor::execute_lending`] would, with the end of the
+    /// line of a get.
+    #[inline]
+    pub fn execute_plain(
+        &mut self,
+        now: Seconds,
+        plain: &Plain<'_>,
+        hash: KeyHash,
+        connection: u32,
+        out: &mut Vec<u8>,
+    ) -> Option<Box<(usize, Lent)>> {
+        if self.attention.looks() {
+            return self.look_at_plain(now, plain, connection, out);
+        }
+        match plain.work {
+            PlainWork::Get => self.get_plain(now, plain.key, hash, out),
+            PlainWork::Set { client_flags, exptime, value } => {
+                let set = Store { client_flags, ..Store::set(plain.key, value, expiry_of(exptime, now)) };
+                self.set_plain(now, plain, hash, &set, out);
+                None
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn look_at_plain(
+        &mut self,
+        now: Seconds,
+        plain: &Plain<'_>,
+        connection: u32,
+        out: &mut Vec<u8>,
+    ) -> Option<Box<(usize, Lent)>> {
+        self.lends = true;
+        self.execute_and_look(now, &plain.request(), connection, out);
+        self.lends = false;
+        if plain.work == PlainWork::Get {
+            reply::end(out);
+        }
         self.lent.take()
     }
 
@@ -336,7 +414,13 @@ impl Executor {
         if !self.admits(request, key) {
             return refuse_fence(request, request.value.len(), out);
         }
+        self.execute_admitted(now, request, key, out);
+    }
+
+    /// As [`Executor::execute_unobserved`], whatever fence the request names: it has been asked for. `key` is the decoded one.
+    pub fn execute_admitted(&mut self, now: Seconds, request: &Request<'_>, key: &[u8], out: &mut Vec<u8>) {
         match request.command {
+            Command::Get { .. } => self.get(now, request, self.shard.hash_of(request.key), out),
             Command::GetAndTouch { exptime, .. } => self.get_and_touch(now, request, exptime, out),
             Command::Store { .. } | Command::MetaStore(_) => {
                 let outcome = self.count_store(now, &store_of(now, request, key));
@@ -379,19 +463,7 @@ impl Executor {
                 self.tracking.flushed(due);
             }
             Question::Report => return Answer::Numbers(Box::new(self.report())),
-            Question::ResetCounters => {
-                self.commands = CommandCounters::default();
-                if let Some(replication) = &mut self.replication {
-                    replication.bench_mut().commands = CommandCounters::default();
-                }
-                self.by_class.fill(ClassCounters::default());
-                let buffer_bytes = self.traffic.buffer_bytes;
-                self.traffic = Traffic { buffer_bytes, ..Traffic::default() };
-                self.shard.reset_counters();
-                self.prefixes.iter_mut().for_each(Prefixes::clear);
-                self.tracking.counters = TrackCounters::default();
-                self.hot_keys.samples = 0;
-            }
+            Question::ResetCounters => self.reset_counters(),
             Question::Automove(automove) => self.shard.set_automove(automove),
             Question::MovePage { from, to } => return Answer::Moved(self.shard.move_page(from, to)),
             Question::LimitMemory(bytes) => {
@@ -399,6 +471,7 @@ impl Executor {
                 self.settling = true;
             }
             Question::Sweep => self.sweep_wanted = true,
+            Question::Scrub => self.replication.iter_mut().for_each(|replication| replication.begin_scrub()),
             Question::CountPrefixes(wanted) => self.set_counting(wanted),
             Question::Prefixes => return Answer::Prefixes(self.prefixes.clone().unwrap_or_default()),
             Question::Walk(walk) => return Answer::of_step(walk.step(&self.shard, now, out)),
@@ -420,6 +493,21 @@ impl Executor {
             Question::Connections => unreachable!("who has the connections answers"),
         }
         Answer::Done
+    }
+
+    /// Begins to count anew.
+    pub fn reset_counters(&mut self) {
+        self.commands = CommandCounters::default();
+        if let Some(replication) = &mut self.replication {
+            replication.reset_counters();
+        }
+        self.by_class.fill(ClassCounters::default());
+        self.traffic.reset();
+        self.shard.reset_counters();
+        self.prefixes.iter_mut().for_each(Prefixes::clear);
+        self.tracking.counters = TrackCounters::default();
+        self.hot_keys.samples = 0;
+        self.turns = Turns::default();
     }
 
     /// Whether somebody wants to be told of requests.
@@ -549,11 +637,35 @@ impl Executor {
             classes: self.shard.classes().collect(),
             by_class: self.by_class.to_vec(),
             io: self.io,
+            turns: self.turns,
+        }
+    }
+
+    #[inline]
+    fn set_plain(
+        &mut self,
+        now: Seconds,
+        plain: &Plain<'_>,
+        hash: KeyHash,
+        set: &Store<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        let outcome = self.shard.store_hashed(now, hash, set);
+        if let StoreOutcome::Stored { .. } = outcome {
+            self.commands.cmd_set += 1;
+            class_counters(&mut self.by_class, self.shard.last_class()).cmd_set += 1;
+            reply::stored(out);
+        } else {
+            let outcome = self.count_outcome(set, outcome);
+            classic::reply_to_store(&plain.request(), outcome, out);
         }
     }
 
     fn count_store(&mut self, now: Seconds, store: &Store<'_>) -> StoreOutcome {
-        let outcome = self.shard.store(now, store);
+        let outcome = match self.finish_extending(now, store) {
+            Some(outcome) => outcome,
+            None => self.shard.store(now, store),
+        };
         self.count_outcome(store, outcome)
     }
 
@@ -696,3 +808,6 @@ fn engine_mode(mode: StoreMode) -> EngineMode {
 pub fn length(bytes: usize) -> u32 {
     u32::try_from(bytes).expect("an item is at most 1 GiB")
 }
+
+#[cfg(test)]
+mod tests;

@@ -326,6 +326,8 @@ fn shard(node: &Node, shards: Shards) -> Shard {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     /// What a fuzzer would find first, so that it starts beyond.
@@ -384,6 +386,72 @@ mod tests {
             let played = std::panic::catch_unwind(|| play_words(seed));
             assert!(played.is_ok(), "seed {seed}");
         }
+    }
+
+    fn is_deferred_at(thread: &mut ShardThread<Memory>) -> bool {
+        let (_, connections, _) = thread.parts();
+        connections.iter().any(|client| !client.deferred.is_empty())
+    }
+
+    /// All that the first client of a node is answered.
+    fn answers(setup: usize, script: &[u8]) -> Vec<u8> {
+        let mut world = World::new(setup);
+        world.play(script);
+        world.settle();
+        // What was deferred is posted again after a while.
+        while (0..world.threads.len()).any(|shard| is_deferred_at(&mut world.threads[shard])) {
+            std::thread::sleep(Duration::from_millis(1));
+            world.settle();
+        }
+        let id = world.clients[0].id;
+        let output = world.io(0).output(id).to_vec();
+        world.finish();
+        output
+    }
+
+    #[test]
+    fn a_pipeline_of_plain_requests_is_answered_as_the_same_requests_in_another_form() {
+        const TURN: &[u8] = &[ORDER, 0];
+        for seed in 0..60_u64 {
+            let mut state = seed;
+            let mut next = |below: usize| {
+                state =
+                    state.wrapping_mul(6_364_136_223_846_793_005_u64).wrapping_add(1_442_695_040_888_963_407);
+                usize::try_from(state >> 33).unwrap() % below
+            };
+            let (mut plain, mut spaced, mut cut) = (Vec::new(), Vec::new(), Vec::new());
+            for _ in 0..next(300) {
+                let key = ["a", "key-of-16-bytes", "another-key", "no"][next(4)];
+                let size = [0, 1, 32, 500, 20_000][next(5)] + next(9);
+                let (line, value) = match next(3) {
+                    0 if key != "no" => {
+                        (format!("set {key} {} 0 {size}", next(2) * 77), Some("v".repeat(size)))
+                    }
+                    _ => (format!("get {key}"), None),
+                };
+                let value = value.map(|value| value + "\r\n").unwrap_or_default();
+                spaced.extend_from_slice(format!("{line} \r\n{value}").as_bytes());
+                let request = format!("{line}\r\n{value}");
+                plain.extend_from_slice(request.as_bytes());
+                let (before, behind) = request.as_bytes().split_at(next(request.len()));
+                cut.extend([before, if next(8) == 0 { TURN } else { b"" }, behind].concat());
+            }
+            for setup in 0..3 {
+                let expected = answers(setup, &spaced);
+                check_same(&answers(setup, &plain), &expected, &format!("seed {seed}, setup {setup}"));
+                check_same(&answers(setup, &cut), &expected, &format!("seed {seed}, setup {setup}, cut"));
+            }
+        }
+    }
+
+    #[track_caller]
+    fn check_same(answers: &[u8], expected: &[u8], what: &str) {
+        let same = answers.iter().zip(expected).take_while(|(a, b)| a == b).count();
+        let around = |bytes: &[u8]| {
+            let bytes = &bytes[same.saturating_sub(60)..bytes.len().min(same + 60)];
+            String::from_utf8_lossy(bytes).into_owned()
+        };
+        assert!(answers == expected, "{what}: {:?} for {:?}", around(answers), around(expected));
     }
 
     #[test]

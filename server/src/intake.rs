@@ -161,11 +161,48 @@ impl Dispatcher {
             return 0;
         }
         let Some(announced) = client.parser.announced(bytes, &self.limits) else { return 0 };
-        let Announced { request, head_bytes, value_bytes, end } = announced;
-        let kept = Kept::new(&request, value_bytes);
+        let kept = Kept::new(&announced.request, announced.value_bytes);
         // What goes to another node travels whole.
-        let Owner::Shard(owner) = self.owner_of(&request) else { return 0 };
+        let Owner::Shard(owner) = self.owner_of(&announced.request) else { return 0 };
         let Some(room) = self.make_room(client, owner, &kept) else { return 0 };
+        self.start_intake(client, &announced, kept, room, bytes)
+    }
+
+    /// Takes in a value that has waited too long to be collected, and keeps nothing of it: its store is refused when it has come, as
+    /// it is by a memcached without memory, and its client goes on. False if another must say so.
+    pub fn refuse_value(&mut self, client: &mut Connection) -> bool {
+        let mut input = client.input.lend();
+        let used = self.begin_refused(client, input.unread());
+        if let Some(used) = used {
+            input.consume(used);
+            // It was not heard because nobody listened.
+            client.heard_at = self.now;
+            client.waits_for_memory = false;
+            client.stalled = !input.is_empty();
+        }
+        client.input.put_back(input);
+        used.is_some()
+    }
+
+    fn begin_refused(&mut self, client: &mut Connection, bytes: &[u8]) -> Option<usize> {
+        let announced = client.parser.announced(bytes, &self.limits)?;
+        let is_mine = self.owner_of(&announced.request) == Owner::Shard(self.shards.me);
+        if !is_mine || self.executor.replicates() {
+            return None;
+        }
+        let kept = Kept::new(&announced.request, announced.value_bytes);
+        Some(self.start_intake(client, &announced, kept, Room::Here(None), bytes))
+    }
+
+    fn start_intake(
+        &mut self,
+        client: &mut Connection,
+        announced: &Announced<'_>,
+        kept: Kept,
+        room: Room,
+        bytes: &[u8],
+    ) -> usize {
+        let &Announced { head_bytes, value_bytes, end, .. } = announced;
         client.input.need(0);
         let (end_came, end_is_wrong) = (0, false);
         let (begun_at, number) = (self.now, self.values_begun);

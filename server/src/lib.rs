@@ -19,6 +19,7 @@ mod dispatch;
 mod dump;
 mod execute;
 mod exptime;
+mod extending;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -36,8 +37,10 @@ mod observe;
 mod options;
 mod outbox;
 mod pid_file;
+mod pipeline;
 mod post;
 mod prefixes;
+mod rehearsal;
 mod reload;
 mod replication;
 mod report;
@@ -49,9 +52,12 @@ mod tls;
 mod track;
 mod tracked;
 mod tuning;
+mod turns;
 mod unkeyed;
 mod watch;
 
+use std::fmt;
+use std::io::{self, ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -75,12 +81,12 @@ pub fn main() -> ExitCode {
     match run(&sources) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => match error.downcast_ref::<Refused>() {
-            Some(Refused { text, exit_code: 0 }) => {
-                print!("{text}");
-                ExitCode::SUCCESS
-            }
+            Some(Refused { text, exit_code: 0 }) => match print(text) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::from(EXIT_FAILURE),
+            },
             refused => {
-                eprintln!("slabring: {error:#}");
+                tell(format_args!("slabring: {error:#}"));
                 ExitCode::from(refused.map_or(EXIT_FAILURE, |refused| refused.exit_code))
             }
         },
@@ -88,24 +94,41 @@ pub fn main() -> ExitCode {
 }
 
 fn run(sources: &Sources) -> Result<()> {
-    let mut given = sources.read()?;
-    if given.arguments.version || given.arguments.license {
-        println!("{}", if given.arguments.version { version_line() } else { LICENSE.into() });
-        return Ok(());
-    }
-    let check_only = given.arguments.check_config;
-    let checked = given.settings(sources).and_then(|settings| Ok((Files::read(&settings)?, settings)));
-    let (files, settings) = checked.map_err(|refused| Refused {
+    let check_only = sources.ask_only();
+    let refuse = |refused: Refused| Refused {
         // Who only asks wants a yes or a no.
-        exit_code: if check_only { EXIT_FAILURE } else { refused.exit_code },
+        exit_code: if check_only { refused.exit_code.min(EXIT_FAILURE) } else { refused.exit_code },
         ..refused
-    })?;
+    };
+    let mut given = sources.read().map_err(refuse)?;
+    if given.arguments.version || given.arguments.license {
+        let text = if given.arguments.version { version_line() + "\n" } else { LICENSE.into() };
+        return print(&text).context("cannot write to stdout");
+    }
+    let settings = given.settings(sources).map_err(refuse)?;
+    let files = Files::read(&settings).map_err(refuse)?;
     if check_only {
-        print!("{}", given.listing());
-        given.warnings.iter().for_each(|warning| eprintln!("slabring: {warning}"));
-        return Ok(());
+        rehearsal::rehearse(&settings).map_err(refuse)?;
+        given.warnings.iter().for_each(|warning| tell(format_args!("slabring: {warning}")));
+        return print(&given.listing(&settings)).context("cannot write to stdout");
     }
     serve(settings, files, sources, &given.warnings)
+}
+
+/// Writes to stdout. Who has closed it wants to know no more.
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    }
+}
+
+/// Writes a line to stderr, if somebody still reads that.
+pub fn tell(line: fmt::Arguments<'_>) {
+    match writeln!(io::stderr(), "{line}") {
+        Ok(()) | Err(_) => {}
+    }
 }
 
 /// Runs a node to its end. There are no threads before the process has become what it will be.
@@ -128,7 +151,7 @@ fn serve(settings: Settings, files: Files, sources: &Sources, warnings: &[String
     settings.user.as_deref().map_or(Ok(()), become_user)?;
     let quiet = settings.verbosity == 0;
     let running = node::start(settings, sources.clone(), files, listeners, signals()?)?;
-    eprintln!("{}", banner(running.node()));
+    tell(format_args!("{}", banner(running.node())));
     if let Some(detached) = detached {
         std::env::set_current_dir("/").context("-d: cannot leave the directory")?;
         detached.ready(quiet).context("-d: cannot go into the background")?;

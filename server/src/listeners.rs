@@ -8,11 +8,18 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::options::{Binding, EXIT_SYSTEM, Listen, Refused, Settings, TlsUse, UnixListen};
+
+/// An address in use is tried again so often before it is given up: the kernel closes the sockets of a killed process that used
+/// io_uring some time after the process is gone.
+const TRIES: u32 = 50;
+const TRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a listener's connections begin with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,8 +88,8 @@ impl Listeners {
         let mut tcp = Vec::new();
         for listen in &settings.listen {
             let entrance = Entrance { listener: tcp.len(), direct: false, ..entrance_of(listen, settings) };
-            let (address, fds) =
-                open_tcp(listen.address, settings).map_err(|error| in_use(listen.address, &error))?;
+            let (address, fds) = patiently(|| open_tcp(listen.address, settings))
+                .map_err(|error| in_use(listen.address, &error))?;
             tcp.push(address);
             for (place, fd) in per_shard.iter_mut().zip(fds) {
                 place.streams.push((fd, entrance));
@@ -92,7 +99,7 @@ impl Listeners {
         let mut udp = Vec::new();
         for &address in &settings.udp {
             let (address, fds) =
-                open_udp(address, settings.threads).map_err(|error| in_use(address, &error))?;
+                patiently(|| open_udp(address, settings.threads)).map_err(|error| in_use(address, &error))?;
             udp.push(address);
             for (place, fd) in per_shard.iter_mut().zip(fds) {
                 place.datagrams.push(fd);
@@ -137,6 +144,17 @@ impl Listeners {
     }
 }
 
+/// Opens what may be in use for a moment still: about a second.
+fn patiently<T>(mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 1..TRIES {
+        match open() {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => thread::sleep(TRY_PAUSE),
+            opened => return opened,
+        }
+    }
+    open()
+}
+
 fn in_use(address: SocketAddr, error: &io::Error) -> Refused {
     let remedy = match error.kind() {
         ErrorKind::AddrInUse => {
@@ -169,7 +187,7 @@ fn open_direct(settings: &Settings, names: usize, shards: &mut [ShardListeners])
                 let socket = bind_tcp(address, false)?;
                 socket.listen(settings.backlog).map(|()| OwnedFd::from(socket))
             };
-            let fd = open().map_err(|error| in_use(address, &error))?;
+            let fd = patiently(open).map_err(|error| in_use(address, &error))?;
             let entrance = Entrance { listener: names + opened.len(), ..entrance_of(listen, settings) };
             shard.streams.push((fd, entrance));
             opened.push(address);
@@ -198,7 +216,7 @@ fn open_peers(address: SocketAddr, backlog: i32) -> Result<TcpListener> {
         socket.listen(backlog)?;
         Ok(socket.into())
     };
-    open().map_err(|error: io::Error| {
+    patiently(open).map_err(|error: io::Error| {
         let text = format!("cannot listen on {address} for other nodes: {error}; see --peer-listen");
         Refused { text, exit_code: EXIT_SYSTEM }.into()
     })
@@ -268,4 +286,25 @@ fn bind_unix(path: &Path, mode: u32, backlog: i32) -> io::Result<UnixListener> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
     socket.listen(backlog)?;
     Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_becomes_free_in_a_moment_is_taken_and_another_error_is_told_at_once() {
+        let outcome_of = |in_use: u32, then: fn() -> io::Result<()>| {
+            let mut tries = 0;
+            let outcome = patiently(|| {
+                tries += 1;
+                if tries <= in_use { Err(ErrorKind::AddrInUse.into()) } else { then() }
+            });
+            (outcome.map_err(|error| error.kind()), tries)
+        };
+        assert_eq!(outcome_of(3, || Ok(())), (Ok(()), 4));
+        let denied = || Err(ErrorKind::PermissionDenied.into());
+        assert_eq!(outcome_of(0, denied), (Err(ErrorKind::PermissionDenied), 1));
+        assert_eq!(outcome_of(u32::MAX, || Ok(())), (Err(ErrorKind::AddrInUse), TRIES));
+    }
 }

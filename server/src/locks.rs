@@ -7,7 +7,7 @@ pub mod table;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use crate::connection::{Connection, Connections, Ending};
 use crate::datagrams::is_datagram;
 use crate::dispatch::Dispatcher;
 use crate::locks::fences::Fences;
-use crate::locks::table::{Ask, Millis, Said, Table};
+use crate::locks::table::{Ask, Asker, Millis, Said, Table};
 use crate::node::Node;
 use crate::shards::ShardId;
 use crate::unkeyed::refuse;
@@ -33,6 +33,8 @@ use crate::unkeyed::refuse;
 const ASKED_MAX: usize = 4096;
 /// Requests that the thread has not looked at yet.
 const JOBS_MAX: usize = 1024;
+/// Locks take at most this share of the node's memory.
+const MEMORY_SHARE: usize = 4;
 /// The thread looks this often whether the node ends.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -44,6 +46,18 @@ struct Place {
     /// Its opaque, if it has one.
     opaque: [u8; slabring_protocol::OPAQUE_SIZE_MAX],
     opaque_bytes: usize,
+}
+
+impl Asker for Place {
+    type Client = (ShardId, u32, u32);
+
+    fn client(self) -> Self::Client {
+        client_of(self.shard, self.to.connection)
+    }
+}
+
+fn client_of(shard: ShardId, connection: ConnectionId) -> <Place as Asker>::Client {
+    (shard, connection.slot, connection.generation)
 }
 
 #[derive(Debug)]
@@ -66,6 +80,42 @@ pub struct Locks {
     jobs: SyncSender<Job>,
     /// For each shard. Never full: a shard asks no more than it has room for.
     answers: Vec<ArrayQueue<Answered>>,
+    /// How many there are now.
+    pub counts: Counts,
+}
+
+/// What there is now: stored relaxed by the thread, loaded relaxed by anybody.
+#[derive(Default, Debug)]
+pub struct Counts {
+    /// Locks that are held.
+    pub held: AtomicUsize,
+    /// Requests that wait for one.
+    pub waiting: AtomicUsize,
+    /// Memory of both. Part of the node's budget: each shard does without an equal part of it.
+    pub bytes: AtomicUsize,
+}
+
+impl Counts {
+    fn store(&self, table: &Table<Place>) {
+        self.held.store(table.held(), Ordering::Relaxed);
+        self.waiting.store(table.waiting(), Ordering::Relaxed);
+        self.bytes.store(table.bytes(), Ordering::Relaxed);
+    }
+}
+
+/// Connections of a shard that are gone, of which the thread has still to hear: what it has not heard of may be given a lock.
+#[derive(Default, Debug)]
+pub struct Gone(Vec<ConnectionId>);
+
+impl Gone {
+    /// Whether there are any.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn tell(&mut self, me: ShardId, locks: &Locks) {
+        self.0.retain(|&connection| locks.tell(Job::Gone(me, connection)).is_err());
+    }
 }
 
 /// What the thread works with.
@@ -81,7 +131,7 @@ impl Locks {
             Fences::open(path).map_err(|error| anyhow!("--lock-file {}: {error}", path.display()))?;
         let (sender, jobs) = sync_channel(JOBS_MAX);
         let answers = (0..threads).map(|_| ArrayQueue::new(ASKED_MAX)).collect();
-        Ok((Self { jobs: sender, answers }, Keeper { fences, jobs }))
+        Ok((Self { jobs: sender, answers, counts: Counts::default() }, Keeper { fences, jobs }))
     }
 
     fn tell(&self, job: Job) -> Result<(), ErrorReply> {
@@ -104,7 +154,7 @@ pub fn start(node: &Arc<Node>, keeper: Keeper) -> Result<()> {
 impl Keeper {
     fn keep(mut self, node: &Node, locks: &Locks) {
         let start = Moment::now();
-        let mut table = Table::new();
+        let mut table = Table::new(node.settings.memory_bytes / MEMORY_SHARE);
         let mut answers = Vec::new();
         loop {
             let now = millis_since(start);
@@ -117,8 +167,7 @@ impl Keeper {
             match job {
                 Ok(Job::Ask(place, ask)) => table.ask(now, place, ask, &mut fence, &mut answers),
                 Ok(Job::Gone(shard, connection)) => {
-                    let is_gone = |place: Place| (place.shard, place.to.connection) == (shard, connection);
-                    table.forget(now, is_gone, &mut answers);
+                    table.forget(now, client_of(shard, connection), &mut answers);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -127,6 +176,7 @@ impl Keeper {
             if is_over {
                 table.end(now, &mut answers);
             }
+            locks.counts.store(&table);
             answers.drain(..).for_each(|(place, said)| hand_over(node, locks, &place, &said));
         }
     }
@@ -218,12 +268,44 @@ impl Dispatcher {
     /// Whoever waits for a lock on a connection that ends waits no more: somebody who has hung up looks the same as somebody who
     /// has only said all there is to say, and must not be given a lock.
     pub fn end_lock_waits(&mut self, client: &Connection) {
-        if client.locks_asked > 0
-            && let Some(locks) = &self.node.locks
-            && locks.tell(Job::Gone(self.shards.me, client.id)).is_err()
-        {
-            // A lock that is given to nobody ends by itself.
-            tracing::debug!("the locks' thread has no room to hear of a connection that ended");
+        if client.locks_asked > 0 {
+            self.locks_gone.0.push(client.id);
+            self.tell_who_is_gone();
         }
+    }
+
+    /// Says which connections have ended, as far as there is room for it.
+    pub fn tell_who_is_gone(&mut self) {
+        if !self.locks_gone.is_empty()
+            && let Some(locks) = &self.node.locks
+        {
+            self.locks_gone.tell(self.shards.me, locks);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_gone_while_the_thread_is_busy_is_told_later() {
+        let path = std::env::temp_dir().join(format!("slabring-gone-{}", std::process::id()));
+        let (locks, keeper) = Locks::open(&path, 1).unwrap();
+        let id = |slot| ConnectionId { slot, generation: 1 };
+        for _ in 0..JOBS_MAX {
+            locks.tell(Job::Gone(ShardId(0), id(0))).unwrap();
+        }
+        let mut gone = Gone(vec![id(1), id(2)]);
+        gone.tell(ShardId(0), &locks);
+        assert_eq!(gone.0, [id(1), id(2)]);
+        keeper.jobs.try_recv().unwrap();
+        gone.tell(ShardId(0), &locks);
+        assert_eq!(gone.0, [id(2)]);
+        let heard: Vec<_> = keeper.jobs.try_iter().collect();
+        assert!(matches!(heard.last(), Some(Job::Gone(ShardId(0), last)) if *last == id(1)));
+        gone.tell(ShardId(0), &locks);
+        assert!(gone.is_empty());
+        std::fs::remove_file(path).unwrap();
     }
 }

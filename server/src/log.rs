@@ -1,5 +1,6 @@
 //! The log on stderr and its level, which may change while the node runs.
 
+use std::io::IsTerminal as _;
 use std::sync::OnceLock;
 
 use tracing::level_filters::LevelFilter;
@@ -12,7 +13,8 @@ static LEVEL: OnceLock<reload::Handle<LevelFilter, Registry>> = OnceLock::new();
 /// Starts the log. Called once.
 pub fn start(verbosity: usize) {
     let (filter, handle) = reload::Layer::new(level_of(verbosity));
-    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let is_terminal = std::io::stderr().is_terminal();
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(is_terminal).with_target(false);
     tracing_subscriber::registry().with(filter).with(lines).init();
     LEVEL.set(handle).expect("the log is started once");
 }

@@ -46,6 +46,8 @@ pub struct MemoryFile {
 enum Unusable {
     #[error("nothing was saved")]
     Nothing,
+    #[error("nothing was saved, as whoever had it last did not end in order")]
+    Crashed,
     #[error("cannot read the metadata: {0}")]
     Unreadable(io::Error),
     #[error(transparent)]
@@ -129,7 +131,10 @@ impl MemoryFile {
 
     fn read_metadata(&self) -> Result<Vec<u8>, Unusable> {
         match read_bounded(&self.metadata_path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Unusable::Nothing),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match self.file.metadata()?.len() {
+                0 => Err(Unusable::Nothing),
+                _ => Err(Unusable::Crashed),
+            },
             read => read.map_err(Unusable::Unreadable),
         }
     }
@@ -146,8 +151,7 @@ impl MemoryFile {
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        let directory = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+        sync_directory_of(&self.path)
     }
 
     /// The shards that another process left, all of them or none.
@@ -213,6 +217,16 @@ impl MemoryFile {
         }
         Err(io::Error::from(Errno::NOSPC))
     }
+}
+
+/// Waits until the name of a file is on the disk, or that it is gone.
+pub fn sync_directory_of(path: &Path) -> io::Result<()> {
+    File::open(directory_of(path))?.sync_all()
+}
+
+/// Where a file lies.
+pub fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Bytes of the file for each of some shards that are alike.

@@ -35,6 +35,7 @@ use crate::post::{LetterBoxes, Post, connect_all};
 use crate::report::ShardReport;
 use crate::shard_thread::ShardThread;
 use crate::shards::{ShardId, Shards};
+use crate::tell;
 use crate::tls::TlsConfigs;
 use crate::track::Trackers;
 use crate::tuning::Tuning;
@@ -162,7 +163,7 @@ impl Node {
 
     /// [`Node::stop`], with memcached's words for it.
     pub fn stop_gracefully(&self) {
-        eprintln!("Gracefully stopping");
+        tell(format_args!("Gracefully stopping"));
         self.stop();
     }
 
@@ -486,6 +487,7 @@ fn shard_config(settings: &Settings, io_settings: &IoSettings, shard: ShardId) -
         cas_enabled: settings.cas_enabled,
         cas: CasSeries { offset: u64::from(shard.0), step: u64::from(settings.threads) },
         huge_pages: true,
+        prefault: settings.take_memory_at_start,
         ..Config::with_memory(memory_bytes)
     }
 }

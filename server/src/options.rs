@@ -160,6 +160,8 @@ pub struct Settings {
     pub user: Option<String>,
     /// Core dumps of any size.
     pub core_dumps: bool,
+    /// The memory of items is taken from the system before the first client comes.
+    pub take_memory_at_start: bool,
     /// No swapping.
     pub lock_memory: bool,
     /// The node's part in a cluster, if it has one.

@@ -202,19 +202,26 @@ impl Outbox {
         });
     }
 
-    /// As [`Outbox::local`], for a reply that may show a value without containing it: at a place in what was written on.
-    pub fn local_lending(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Option<Box<(usize, Lent)>>) {
-        if self.waiting.is_empty() {
-            if let Some(lent) = write(&mut self.ready) {
-                let (place, lent) = *lent;
-                self.value_bytes += lent.left();
-                self.values.push_back((place, Value::Here(lent)));
-            }
-            return;
+    /// As [`Outbox::local`], for a reply that may show a value without containing it: at a place in what was written on. Says
+    /// whether it does.
+    #[inline]
+    pub fn local_lending(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Option<Box<(usize, Lent)>>) -> bool {
+        if !self.waiting.is_empty() {
+            return self.held_lending(write);
         }
+        let Some(lent) = write(&mut self.ready) else { return false };
+        let (place, lent) = *lent;
+        self.value_bytes += lent.left();
+        self.values.push_back((place, Value::Here(lent)));
+        true
+    }
+
+    /// As [`Outbox::local_lending`], behind a reply that is missing.
+    fn held_lending(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Option<Box<(usize, Lent)>>) -> bool {
         let start = self.held.len();
         let value = write(&mut self.held).map(|lent| (lent.0, Value::Here(lent.1)));
         let end = self.held.len();
+        let lends = value.is_some();
         self.value_bytes += value.as_ref().map_or(0, |(_, value)| value.left());
         match self.waiting.back_mut() {
             Some(last) if last.missing == 0 && last.held.end == start => {
@@ -226,6 +233,7 @@ impl Outbox {
                 self.waiting.push_back(Waiting { missing: 0, held: start..end, gathering: None, values });
             }
         }
+        lends
     }
 
     /// Keeps the place of a reply that another shard will make.
@@ -242,8 +250,17 @@ impl Outbox {
     }
 
     /// Fills in a reply.
+    #[inline]
     pub fn deliver(&mut self, ticket: Ticket, reply: &[u8]) {
-        self.deliver_lending(ticket, reply, None);
+        if ticket.0 == self.first_ticket && self.waiting.front().is_some_and(|first| first.missing == 1) {
+            // The one that all others wait for, as in a letter most are: its place is not needed any more.
+            self.ready.extend_from_slice(reply);
+            self.waiting.pop_front();
+            self.first_ticket += 1;
+            self.release();
+        } else {
+            self.deliver_lending(ticket, reply, None);
+        }
     }
 
     /// As [`Outbox::deliver`], for a reply in two pieces.
@@ -314,7 +331,9 @@ impl Outbox {
         }
         if self.waiting.is_empty() {
             self.held.clear();
-            self.held.shrink_to(HELD_BYTES_KEPT);
+            if self.held.capacity() > HELD_BYTES_KEPT {
+                self.held.shrink_to(HELD_BYTES_KEPT);
+            }
             self.released_bytes = 0;
         } else if self.held.len() > HELD_BYTES_KEPT && self.released_bytes * 2 > self.held.len() {
             self.compact();

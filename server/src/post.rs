@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use slabring_protocol::Request;
+use slabring_protocol::{Plain, Request};
 use slabring_reactor::mailbox::{Receiver, Sender, mailbox};
 use slabring_reactor::{Io, Waker};
 
@@ -134,6 +134,11 @@ impl Post {
     /// Writes a request into this turn's letter to `owner`. There must be room.
     pub fn request(&mut self, owner: ShardId, sender: ReturnAddress, request: &Request<'_>) {
         self.write(owner, |open| open.push(sender, request));
+    }
+
+    /// As [`Post::request`]. The reply to a get has the end of its line with it.
+    pub fn plain(&mut self, owner: ShardId, sender: ReturnAddress, plain: &Plain<'_>) {
+        self.write(owner, |open| open.push_plain(sender, plain));
     }
 
     /// Tells `owner` that a value comes in parts. There must be room, for each part too.

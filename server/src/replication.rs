@@ -20,25 +20,26 @@ use slabring_cluster::report::ShardReport;
 use slabring_cluster::ring::{Mode, Ring};
 use slabring_cluster::table::SlotId;
 use slabring_cluster::time::Micros;
-use slabring_engine::{Seconds, Shard};
+use slabring_engine::Seconds;
 use slabring_protocol::{ErrorReply, KEY_SIZE_MAX, Request};
 use slabring_reactor::clock::Moment;
 
 use crate::cluster::Cluster;
-use crate::execute::{Executor, refuse_fence};
+use crate::execute::{Asker, Executor, refuse_fence};
 use crate::node::Node;
 use crate::report::Traffic;
 use crate::shards::Shards;
 
 use evaluate::{Bench, Evaluated};
 use items::Items;
+pub use slabring_cluster::replica::COPIED_ITEM_BYTES_MAX;
 pub use waiting::{Finished, Manner, WaitId, Waiter};
 use waiting::{Owned, Waiting};
 
-/// Longest value of an item with copies: it travels in one message.
-pub const COPIED_ITEM_BYTES_MAX: usize = 8 << 20;
 /// A write whose copies do not confirm it for so long is answered: nobody knows what became of it.
 const WRITE_TIME_MAX: Micros = Micros::from_millis(250);
+/// What waits for other nodes has this part of a shard's memory, and counts as such.
+const QUEUE_PART: usize = 4;
 /// Requests that wait for their keys are tried again after this time, if nothing has told of them before.
 const RETRY_EVERY: Micros = Micros::from_millis(2);
 /// Time from one look at what the state machine has to do to the next, while nothing comes.
@@ -47,6 +48,10 @@ const REST: Micros = Micros::from_millis(50);
 const WORD_EVERY: Micros = Micros::from_millis(200);
 /// A step of the comparison with the primaries' items is made this often: some thousand items a second.
 const SCRUB_EVERY: Micros = Micros::from_millis(100);
+/// The same while somebody waits for the end: some ten thousand items a second.
+const SCRUB_HURRIED_EVERY: Micros = Micros::from_millis(5);
+/// Signs of life on the links are counted this often.
+const HEAR_EVERY: Micros = Micros::from_millis(200);
 const _: () = assert!(WRITE_TIME_MAX.0 > 10 * RETRY_EVERY.0);
 
 /// What became of a request.
@@ -77,6 +82,8 @@ pub struct Replication {
     retry_at: Micros,
     word_at: Micros,
     scrub_at: Micros,
+    is_scrub_hurried: bool,
+    hear_at: Micros,
     /// A list of nodes is the ring for as long as nobody gives another.
     has_coordinator: bool,
     shards: Shards,
@@ -96,7 +103,9 @@ impl Replication {
             true => VersionClock::default(),
             false => VersionClock::beginning_at(cluster.incarnation.0),
         };
-        let replicator = Replicator::new(cluster.incarnation, shards.me.0, 0..partitions).with_clock(clock);
+        let replicator = Replicator::new(cluster.incarnation, shards.me.0, 0..partitions)
+            .with_clock(clock)
+            .with_queue_bytes(node.settings.shard_memory_bytes() / QUEUE_PART);
         Ok(Self {
             replicator,
             bench: Bench::new(&node.settings)?,
@@ -109,6 +118,8 @@ impl Replication {
             retry_at: Micros(0),
             word_at: Micros(0),
             scrub_at: Micros(0),
+            is_scrub_hurried: false,
+            hear_at: Micros(0),
             has_coordinator,
             shards,
             unconfirmed: 0,
@@ -120,12 +131,17 @@ impl Replication {
         clock_of(self.start)
     }
 
+    fn items<'e>(&self, executor: &'e mut Executor, now: Seconds) -> Items<'e> {
+        let (shard, tracking) = executor.shard_and_tracking();
+        Items::new(shard, now, self.start_unix, self.shards).telling(tracking)
+    }
+
     /// Follows a newer ring, in which this node has the place `me`, if any.
-    pub fn follow(&mut self, now: Seconds, shard: &mut Shard, ring: &Arc<Ring>, me: Option<SlotId>) {
+    pub fn follow(&mut self, now: Seconds, executor: &mut Executor, ring: &Arc<Ring>, me: Option<SlotId>) {
         let is_newer = self.replicator.ring().is_none_or(|known| known.epoch() < ring.epoch());
         if is_newer {
             let at = self.clock();
-            let mut items = Items::new(shard, now, self.start_unix, self.shards);
+            let mut items = self.items(executor, now);
             self.replicator.adopt(at, &mut items, ring, me);
             items.settle();
             self.word_at = at;
@@ -137,10 +153,25 @@ impl Replication {
         if is_up { self.replicator.connected(peer) } else { self.replicator.lost(peer) }
     }
 
+    /// Whether it is time for [`Replication::heard`].
+    pub fn wants_to_hear(&mut self, now: Micros) -> bool {
+        let is_due = now >= self.hear_at;
+        if is_due {
+            self.hear_at = now + HEAR_EVERY;
+        }
+        is_due
+    }
+
+    /// Another node lives: it sent something on a link. Nodes without common copies hear of each other only so, and who hears of
+    /// nobody answers nothing.
+    pub fn heard(&mut self, node: SlotId, at: Micros) {
+        self.replicator.heard(at, node);
+    }
+
     /// A message of another node came in.
-    pub fn received(&mut self, now: Seconds, shard: &mut Shard, message: &[u8]) -> Result<(), Garbled> {
+    pub fn received(&mut self, now: Seconds, executor: &mut Executor, message: &[u8]) -> Result<(), Garbled> {
         let at = self.clock();
-        let mut items = Items::new(shard, now, self.start_unix, self.shards);
+        let mut items = self.items(executor, now);
         let outcome = self.replicator.received(at, &mut items, message);
         items.settle();
         outcome
@@ -156,14 +187,32 @@ impl Replication {
         traffic.copies_lag_entries = counts.lag_entries;
         traffic.copies_lag_bytes = counts.lag_bytes;
         traffic.copies_out_of_sync = counts.out_of_sync;
+        traffic.scrub_compared = counts.compared;
+        traffic.scrub_gone = counts.gone;
+        traffic.scrub_differed = counts.differed;
+        traffic.scrub_open = u64::from(self.is_scrub_hurried);
         traffic.copies_waiting = self.waiting.len() as u64;
         traffic.copies_unconfirmed = self.unconfirmed;
         traffic.copies_refused = self.refused;
     }
 
+    /// Begins to compare all copies with what their primaries have. One that is under way begins anew.
+    pub fn begin_scrub(&mut self) {
+        self.replicator.scrub_anew();
+        self.is_scrub_hurried = true;
+        self.scrub_at = Micros(0);
+    }
+
     /// Memory of them.
     pub fn buffer_bytes(&self) -> usize {
-        self.waiting.bytes()
+        let sends: usize = self.sends.iter().map(|(_, bytes)| bytes.capacity()).sum();
+        self.waiting.bytes() + self.replicator.buffer_bytes() + sends
+    }
+
+    /// Memory of the bench, which is beside the shard's.
+    pub fn bench_bytes(&self) -> usize {
+        let memory = self.bench.executor().shard().memory();
+        memory.index + memory.pages + memory.policy
     }
 
     /// How writes are acknowledged.
@@ -176,14 +225,19 @@ impl Replication {
         self.bench.executor()
     }
 
-    /// The same, to reset them.
-    pub fn bench_mut(&mut self) -> &mut Executor {
-        self.bench.executor_mut()
+    /// Begins to count anew.
+    pub fn reset_counters(&mut self) {
+        (self.unconfirmed, self.refused) = (0, 0);
+        self.bench.executor_mut().reset_counters();
     }
 
     /// How long a turn may sleep.
     pub fn sleep_max(&self) -> Micros {
-        if self.waiting.is_empty() { REST } else { RETRY_EVERY }
+        match self.waiting.is_empty() {
+            false => RETRY_EVERY,
+            true if self.is_scrub_hurried => SCRUB_HURRIED_EVERY,
+            true => REST,
+        }
     }
 
     /// Who waits for what [`Executed::Later`] announced.
@@ -204,11 +258,12 @@ impl Replication {
         while let Some(id) = self.waiting.next_to_go() {
             self.retry(executor, now, id);
         }
-        let mut items = Items::new(executor.shard_mut(), now, self.start_unix, self.shards);
+        let mut items = self.items(executor, now);
         self.replicator.turn(self.now, &mut items);
         if self.now >= self.scrub_at {
-            self.scrub_at = self.now + SCRUB_EVERY;
-            self.replicator.scrub(self.now, &items);
+            let has_more = self.replicator.scrub(self.now, &items);
+            self.is_scrub_hurried &= has_more;
+            self.scrub_at = self.now + if self.is_scrub_hurried { SCRUB_HURRIED_EVERY } else { SCRUB_EVERY };
         }
         items.settle();
         self.collect(None);
@@ -239,17 +294,17 @@ impl Replication {
         executor: &mut Executor,
         now: Seconds,
         request: &Request<'_>,
-        connection: u32,
+        asker: Asker,
         out: &mut Vec<u8>,
     ) -> Executed {
         let mut scratch = [0; KEY_SIZE_MAX];
         let hash = hash_key(request.decoded_key(&mut scratch));
         if self.waiting.is_busy(hash) {
-            return self.park(request, hash, connection);
+            return self.park(request, hash, asker);
         }
         let id = self.waiting.next_id();
-        match self.attempt(executor, now, request, (id, hash, connection), out) {
-            Err(Refused::Wait) => self.park(request, hash, connection),
+        match self.attempt(executor, now, request, (id, hash, asker), out) {
+            Err(Refused::Wait) => self.park(request, hash, asker),
             Err(refused) => {
                 self.refused += 1;
                 Executed::Refused(told(refused))
@@ -258,9 +313,9 @@ impl Replication {
         }
     }
 
-    fn park(&mut self, request: &Request<'_>, hash: u64, connection: u32) -> Executed {
+    fn park(&mut self, request: &Request<'_>, hash: u64, asker: Asker) -> Executed {
         let deadline = self.clock() + WRITE_TIME_MAX;
-        match self.waiting.park(Owned::new(request, connection), hash, deadline) {
+        match self.waiting.park(Owned::new(request, asker), hash, deadline) {
             Some(id) => Executed::Later(id),
             None => Executed::Refused(ErrorReply::CopiesOverloaded),
         }
@@ -269,9 +324,9 @@ impl Replication {
     /// Tries a request that waits for its key.
     fn retry(&mut self, executor: &mut Executor, now: Seconds, id: WaitId) {
         let Some((owned, hash, deadline)) = self.waiting.parked(id) else { return };
-        let (request, connection) = (owned.request(), owned.connection);
+        let (request, asker) = (owned.request(), owned.asker);
         let mut reply = Vec::new();
-        let attempt = self.attempt(executor, now, &request, (id, hash, connection), &mut reply);
+        let attempt = self.attempt(executor, now, &request, (id, hash, asker), &mut reply);
         let outcome = match attempt {
             Err(Refused::Wait) if self.now < deadline => return self.waiting.park_again(id, owned),
             Err(refused) => {
@@ -291,14 +346,14 @@ impl Replication {
         executor: &mut Executor,
         now: Seconds,
         request: &Request<'_>,
-        (id, hash, connection): (WaitId, u64, u32),
+        (id, hash, asker): (WaitId, u64, Asker),
         out: &mut Vec<u8>,
     ) -> Result<Executed, Refused> {
         let mut scratch = [0; KEY_SIZE_MAX];
         let key = request.decoded_key(&mut scratch);
         let start = out.len();
         if !evaluate::may_change(executor.shard(), now, request, key) {
-            executor.execute(now, request, connection, out);
+            executor.execute_for(now, request, asker, out);
             return self.check_read(hash, key, start, out).map(|()| Executed::Now);
         }
         if evaluate::names_cas(request) {
@@ -318,10 +373,9 @@ impl Replication {
         let (key, invalidates, deadline) =
             (key.to_vec(), evaluate::invalidates(request), at + WRITE_TIME_MAX);
         let write = Write { token: id, hash, key, content, invalidates, deadline };
-        let mut items = Items::new(executor.shard_mut(), now, self.start_unix, self.shards);
+        let mut items = self.items(executor, now);
         let written = self.replicator.write(at, &mut items, write);
         let has_room = items.settle();
-        executor.note_write(request);
         match written {
             Ok(given) => assert!(given == version, "the next version is the one that comes next"),
             Err(refused) => {

@@ -7,6 +7,7 @@ use slabring_reactor::{ConnectionId, IoCounters};
 use crate::dump::{Walk, Walked};
 use crate::hotkeys::HotList;
 use crate::prefixes::Prefixes;
+use crate::turns::Turns;
 use crate::watch::Ticket;
 
 /// Declares a struct of `u64` counters that can be summed field by field.
@@ -81,8 +82,19 @@ counters! {
         copies_lag_entries, copies_lag_bytes, copies_out_of_sync,
         /// Writes that the copies did not confirm in time, and requests that were refused for the copies' sake.
         copies_unconfirmed, copies_refused,
+        /// Copies that other nodes had compared with what this one has as primary, those that it did not have any more, and those that
+        /// differed; and whether this shard is having all of its own compared.
+        scrub_compared, scrub_gone, scrub_differed, scrub_open,
         /// Bytes of connection buffers and letters, now.
         buffer_bytes,
+    }
+}
+
+impl Traffic {
+    /// Begins to count anew. What says how much there is now stays: who counts it tells only what changes.
+    pub fn reset(&mut self) {
+        let Self { buffer_bytes, peer_links, forwards_pending, .. } = *self;
+        *self = Self { buffer_bytes, peer_links, forwards_pending, ..Self::default() };
     }
 }
 
@@ -103,6 +115,8 @@ pub struct ShardReport {
     pub by_class: Vec<ClassCounters>,
     /// System calls and completions.
     pub io: IoCounters,
+    /// How long its turns take.
+    pub turns: Turns,
 }
 
 impl ShardReport {
@@ -112,6 +126,7 @@ impl ShardReport {
         self.traffic.add(&other.traffic);
         add_engine(&mut self.engine, &other.engine);
         add_io(&mut self.io, &other.io);
+        self.turns.add(&other.turns);
         self.memory = match (self.memory, other.memory) {
             (Some(a), Some(b)) => Some(a + b),
             (a, b) => a.or(b),
@@ -205,6 +220,8 @@ pub enum Question {
     Walk(Walk),
     /// Give this watcher its lines.
     Log(Ticket),
+    /// Compare your copies with what their primaries have, from the first to the last.
+    Scrub,
     /// Tell the keys that you are asked for most.
     HotKeys,
     /// Give the tracker of this number its keys.

@@ -1,10 +1,15 @@
-//! The loop of one shard thread: everything that can wake it, matched in one place.
+//! The loop of one shard thread: everything that can wake it, matched in one place. Who is closed, and how the thread ends, is in files of
+//! its own.
 //!
 //! ```text
-//! turn: kernel events -> letters of other shards -> connections that had to wait -> letters out -> replies out -> upkeep
+//! turn: kernel events -> letters of other shards -> what was said of locks -> links to other nodes and what copies ask for
+//!   -> connections that had to wait -> frames to other nodes out -> letters out -> replies out -> upkeep -> a step towards the end
 //! ```
 //!
 //! One system call a turn, one send per connection and turn, one letter per other shard and turn.
+
+mod closing;
+mod ending;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,6 +23,7 @@ use slabring_reactor::clock::Moment;
 use slabring_reactor::{ConnectionId, EndCause, Event, Io, Wait, Waker};
 use tracing::{info, warn};
 
+use self::ending::{Phase, STOP_TURN};
 use crate::arrivals::{Arrival, place_for};
 use crate::batch::{Batch, Gate, Outcome, ReturnAddress, Senders};
 use crate::budget::is_jammed;
@@ -53,33 +59,8 @@ const SWEEP_PAUSE: Duration = Duration::from_millis(2);
 const STALLED_INPUT_BYTES_MAX: usize = 16 << 10;
 /// Bounced requests of one connection that are sent again in one turn: each may bring a value of the largest kind.
 const RESENT_MAX: usize = 4;
-/// A client that has come to no agreement over TLS after this time is closed.
-const HANDSHAKE_PATIENCE_SECONDS: u32 = 10;
-/// While others wait for memory, a client is closed that has sent nothing of its large value for so long.
-const UNFILLED_SECONDS_MAX: u32 = 4;
-/// While others wait for memory, a client is closed that has not taken what it was sent, 256 KiB of a value at most, in such a time.
-const UNREAD_SECONDS_MAX: u32 = 8;
-/// What is sent of copies besides has a second more for each so many bytes.
-const UNREAD_BYTES_PER_SECOND_MIN: usize = 64 << 10;
 /// Deferred requests are posted again after this time.
 const RETRY_PAUSE: Duration = Duration::from_millis(2);
-/// After the order to stop: what clients have in flight gets this long to be heard, all else this long to finish.
-const STOP_LISTENING: Duration = Duration::from_millis(50);
-const STOP_PATIENCE: Duration = Duration::from_secs(4);
-const STOP_TURN: Duration = Duration::from_millis(10);
-
-/// How far the end of the thread has come.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Phase {
-    Serving,
-    /// Ordered to stop at that moment; clients are still heard.
-    Stopping(Moment),
-    /// Only what clients have sent by now is executed and answered.
-    Draining(Moment),
-    /// Its clients are gone; it still executes what other shards ask.
-    Drained(Moment),
-}
-
 /// See the module.
 pub struct ShardThread<I> {
     node: Arc<Node>,
@@ -159,6 +140,7 @@ impl<I: Io> ShardThread<I> {
         let mut executor = self.dispatcher.executor;
         executor.end_loans();
         executor.end_visits();
+        executor.end_extending();
         executor.into_shard()
     }
 
@@ -166,6 +148,7 @@ impl<I: Io> ShardThread<I> {
     pub fn turn(&mut self) -> Result<()> {
         let wait = self.how_long_to_wait();
         self.io.turn(wait).context("the I/O backend failed")?;
+        let began = Moment::now();
         self.waker.awake();
         self.dispatcher.now = Seconds(self.node.clock.unix_seconds());
         self.dispatcher.turn = self.io.counters().turns;
@@ -185,6 +168,7 @@ impl<I: Io> ShardThread<I> {
         self.settle_touched();
         self.upkeep();
         self.proceed_to_end();
+        self.dispatcher.executor.turns.count(Moment::now().since_ns(began));
         Ok(())
     }
 
@@ -207,13 +191,16 @@ impl<I: Io> ShardThread<I> {
             self.waker.awake();
             return Wait::Poll;
         }
-        let for_links = self.dispatcher.cluster.as_ref().map_or(SLEEP_MAX, |links| links.sleep_max());
+        let links = self.dispatcher.cluster.as_ref();
+        let for_links = links.map_or(SLEEP_MAX, |links| links.sleep_max());
         let copies = self.dispatcher.executor.replication.as_ref();
         let for_copies = copies.map_or(SLEEP_MAX, |copies| Duration::from_micros(copies.sleep_max().0));
-        let for_links = for_links.min(for_copies);
-        Wait::AtMost(for_links.min(match self.phase {
+        let for_cluster = for_links.min(for_copies);
+        Wait::AtMost(for_cluster.min(match self.phase {
             Phase::Serving if self.sweep_due_chunks > 0 || self.settling => SWEEP_PAUSE,
-            Phase::Serving if !self.deferring.is_empty() => RETRY_PAUSE,
+            Phase::Serving if !self.deferring.is_empty() || !self.dispatcher.locks_gone.is_empty() => {
+                RETRY_PAUSE
+            }
             Phase::Serving if self.dispatcher.tracking > 0 => TRACK_PAUSE,
             Phase::Serving if self.dispatcher.watching > 0 => FETCH_PAUSE,
             Phase::Serving => SLEEP_MAX,
@@ -287,9 +274,13 @@ impl<I: Io> ShardThread<I> {
     fn read_value(&mut self, id: ConnectionId) {
         let Some(client) = self.connections.get_mut(id) else { return };
         touch(&mut self.touched, client);
-        if !Dispatcher::is_for_hands(client) {
-            return;
+        if Dispatcher::is_for_hands(client) {
+            self.receive_value(id);
         }
+    }
+
+    fn receive_value(&mut self, id: ConnectionId) {
+        let client = self.connections.get_mut(id).expect("the caller has looked");
         match self.dispatcher.receive_value(client, |places| self.io.receive_into(id, places)) {
             Ok(Some(0)) => client.ending = client.ending.max(Ending::AfterInput),
             Ok(_) => {}
@@ -328,6 +319,9 @@ impl<I: Io> ShardThread<I> {
     fn run_copies(&mut self) {
         let Some(mut replication) = self.dispatcher.executor.replication.take() else { return };
         let links = self.dispatcher.cluster.as_mut().expect("only a node of several has copies elsewhere");
+        if replication.wants_to_hear(links.now()) {
+            links.heard().for_each(|(node, at)| replication.heard(node, at));
+        }
         replication.turn(&mut self.dispatcher.executor, self.dispatcher.now, links.confirmed_at());
         for (to, message) in replication.take_sends() {
             links.send_replica(to, &message);
@@ -472,6 +466,7 @@ impl<I: Io> ShardThread<I> {
 
     /// Hands out what was said of locks.
     fn hand_out_locks(&mut self) {
+        self.dispatcher.tell_who_is_gone();
         let note = |client: &mut Connection| touch(&mut self.touched, client);
         self.dispatcher.take_lock_answers(&mut self.connections, note);
     }
@@ -607,6 +602,11 @@ impl<I: Io> ShardThread<I> {
                 }
                 continue;
             }
+            if !client.by_hand && Dispatcher::is_for_hands(client) && self.io.may_receive_now(id) {
+                // The rest of a value is often there already: then nobody has to be told of it first.
+                self.receive_value(id);
+            }
+            let Some(client) = self.connections.get_mut(id) else { continue };
             if let Some(Output { buffer, loan }) = self.dispatcher.take_output(client) {
                 match loan {
                     None => self.io.send(id, buffer),
@@ -645,6 +645,7 @@ impl<I: Io> ShardThread<I> {
         let Some(mut client) = self.connections.remove(id) else { return };
         self.dispatcher.drop_values(&mut client);
         self.dispatcher.drop_intake(&mut client);
+        self.dispatcher.executor.drop_extending((self.shards.me, id));
         self.dispatcher.budget.forget(&client);
         if is_datagram(id) {
             return self.datagrams.forget(id);
@@ -688,81 +689,9 @@ impl<I: Io> ShardThread<I> {
         self.sweep_due_chunks = self.sweep_due_chunks.max(chunks.div_ceil(SWEEP_PERIOD_SECONDS));
         self.node.published[self.shards.me.index()].store(&report);
         self.refuse_overdue();
-        self.close_idle();
-        self.close_slow();
-        self.close_stuck();
-        self.close_stalled_handshakes();
+        self.close_hopeless();
         for id in self.datagrams.overdue(&self.connections, now.0) {
             self.dispatcher.executor.traffic.datagrams_dropped += 1;
-            self.close(id, CloseReason::Error);
-        }
-    }
-
-    /// Closes clients that have not come to speak TLS in time.
-    fn close_stalled_handshakes(&mut self) {
-        if self.node.tls.is_none() {
-            return;
-        }
-        let now = self.dispatcher.now.0;
-        let is_late = |client: &Connection| {
-            let session = client.session.as_ref();
-            session.is_some_and(|session| {
-                session.is_handshaking() && now.saturating_sub(session.since.0) > HANDSHAKE_PATIENCE_SECONDS
-            })
-        };
-        for id in self.connections.ids_of(is_late) {
-            self.dispatcher.executor.traffic.tls_handshake_errors += 1;
-            self.close(id, CloseReason::Error);
-        }
-    }
-
-    /// Closes clients that have said nothing for too long, if there is such a time.
-    fn close_idle(&mut self) {
-        let timeout = self.node.idle_timeout_seconds.load(Ordering::Relaxed);
-        if timeout == 0 {
-            return;
-        }
-        let now = self.dispatcher.now.0;
-        let is_idle =
-            |client: &Connection| client.is_quiet() && now.saturating_sub(client.heard_at.0) > timeout;
-        for id in self.connections.ids_of(is_idle) {
-            self.dispatcher.executor.traffic.idle_kicks += 1;
-            self.close(id, CloseReason::IdleTimeout);
-        }
-    }
-
-    /// Closes clients that do not come to the end of a request.
-    fn close_slow(&mut self) {
-        let (patience, now) = (self.node.settings.request_timeout_seconds, self.dispatcher.now);
-        if patience == 0 {
-            return;
-        }
-        for id in self.connections.ids_of(|client| client.is_too_slow(patience, now)) {
-            self.dispatcher.executor.traffic.slow_kicks += 1;
-            self.close(id, CloseReason::Error);
-        }
-    }
-
-    /// Closes clients that stand still in the middle of a value while others of the node wait for memory.
-    fn close_stuck(&mut self) {
-        let now = self.dispatcher.now.0;
-        let is_short = self.dispatcher.budget.outputs_are_full() || self.dispatcher.budget.has_line();
-        if std::mem::take(&mut self.dispatcher.value_waited) || is_short {
-            self.node.short_of_memory_at.store(now, Ordering::Relaxed);
-        }
-        let short_at = self.node.short_of_memory_at.load(Ordering::Relaxed);
-        if short_at == 0 || now.saturating_sub(short_at) > 1 {
-            return;
-        }
-        let seconds_since = |since: Seconds| now.saturating_sub(since.0) as usize;
-        let is_stuck = |client: &Connection| {
-            let to_read = UNREAD_SECONDS_MAX as usize + client.sending_bytes / UNREAD_BYTES_PER_SECOND_MIN;
-            client.sending && seconds_since(client.sent_at) >= to_read
-                || client.intake.is_some()
-                    && !client.stalled
-                    && seconds_since(client.heard_at) >= UNFILLED_SECONDS_MAX as usize
-        };
-        for id in self.connections.ids_of(is_stuck) {
             self.close(id, CloseReason::Error);
         }
     }
@@ -771,61 +700,13 @@ impl<I: Io> ShardThread<I> {
     fn refuse_overdue(&mut self) {
         for id in self.dispatcher.budget.overdue(&self.connections, self.dispatcher.now) {
             let client = self.connections.get_mut(id).expect("the budget has just found it");
-            refuse_input(client);
+            let waited = client.waits_for_memory;
+            if !(waited && self.dispatcher.refuse_value(client)) {
+                refuse_input(client);
+            }
             touch(&mut self.touched, client);
         }
         self.settle_touched();
-    }
-
-    /// After the order to stop: hears for a moment what is in flight, answers it, and stays for the others until they are
-    /// done.
-    fn proceed_to_end(&mut self) {
-        match self.phase {
-            Phase::Serving if self.node.stopping.load(Ordering::Acquire) => {
-                self.io.stop_accepting();
-                self.phase = Phase::Stopping(Moment::now());
-            }
-            Phase::Stopping(since) if Moment::now() >= since.after(STOP_LISTENING) => {
-                self.phase = Phase::Draining(since);
-                self.stop_hearing();
-            }
-            Phase::Draining(since) => {
-                self.stop_hearing();
-                if Moment::now() >= since.after(STOP_PATIENCE) {
-                    self.connections.ids().into_iter().for_each(|id| self.close(id, CloseReason::Shutdown));
-                }
-                if self.connections.len() == 0 {
-                    if let Some(links) = &mut self.dispatcher.cluster {
-                        links.close_all(&mut self.io);
-                    }
-                    self.node.drained.fetch_add(1, Ordering::AcqRel);
-                    self.phase = Phase::Drained(since);
-                }
-            }
-            Phase::Serving | Phase::Stopping(_) | Phase::Drained(_) => {}
-        }
-    }
-
-    /// Ends the input of those who have been heard for a moment. Who is not read, because its replies wait, is heard later: much
-    /// of what it has sent is still on its side.
-    fn stop_hearing(&mut self) {
-        let now = Moment::now();
-        let was_heard = |client: &Connection| {
-            !client.deaf
-                && !client.paused
-                && client.resumed_at.is_none_or(|resumed_at| now >= resumed_at.after(STOP_LISTENING))
-        };
-        for id in self.connections.ids_of(was_heard) {
-            self.connections.get_mut(id).expect("it was found just now").deaf = true;
-            self.io.end_receiving(id);
-        }
-    }
-
-    fn is_finished(&self) -> bool {
-        let Phase::Drained(since) = self.phase else { return false };
-        let all_drained = self.node.drained.load(Ordering::Acquire) >= usize::from(self.shards.count);
-        let late = Moment::now() >= since.after(STOP_PATIENCE);
-        late || all_drained && self.io.connections() == 0
     }
 }
 

@@ -5,7 +5,7 @@
 mod classes;
 mod settings;
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use slabring_cluster::ring::Mode;
 use slabring_protocol::StatsTopic;
@@ -13,6 +13,7 @@ use slabring_protocol::reply::{self, StatText};
 use slabring_reactor::thread::cpu_time_us;
 
 use crate::cluster::Cluster;
+use crate::locks::Locks;
 use crate::node::Node;
 use crate::report::ShardReport;
 
@@ -46,7 +47,7 @@ fn zeroes(out: &mut Vec<u8>, names: &[&'static str]) {
 }
 
 fn general(out: &mut Vec<u8>, node: &Node, report: &ShardReport) {
-    let ShardReport { commands, traffic, engine, io, .. } = report;
+    let ShardReport { commands, traffic, engine, io, turns, .. } = report;
     let memory = report.memory.expect("every shard reports its memory");
     let connections = node.connections.load(Ordering::Relaxed) as u64;
     process(out, node);
@@ -211,6 +212,8 @@ fn general(out: &mut Vec<u8>, node: &Node, report: &ShardReport) {
             ("slabring_track_forced", traffic.track_forced),
             ("slabring_track_flushes", traffic.track_flushes),
             ("slabring_io_turns", io.turns),
+            ("slabring_turn_max_us", turns.max_us()),
+            ("slabring_turns_above_1_ms", turns.long),
             ("slabring_io_completions", io.completions),
             ("slabring_io_sends", io.sends),
             ("slabring_io_out_of_buffers", io.out_of_buffers),
@@ -248,6 +251,17 @@ fn own(out: &mut Vec<u8>, node: &Node, _report: &ShardReport) {
     if let Some(base) = node.settings.shard_ports {
         reply::stat(out, "slabring_shard_ports", u64::from(base));
     }
+    if let Some(Locks { counts, .. }) = &node.locks {
+        let now = |count: &AtomicUsize| count.load(Ordering::Relaxed) as u64;
+        all(
+            out,
+            [
+                ("slabring_locks_held", now(&counts.held)),
+                ("slabring_locks_waiting", now(&counts.waiting)),
+                ("slabring_locks_bytes", now(&counts.bytes)),
+            ],
+        );
+    }
 }
 
 /// The node's part in its cluster.
@@ -260,6 +274,7 @@ fn cluster_fields(out: &mut Vec<u8>, cluster: &Cluster, report: &ShardReport) {
         [
             ("slabring_ring_epoch", cluster.epoch()),
             ("slabring_rings_refused", cluster.documents_refused()),
+            ("slabring_rings_different", cluster.rings_different()),
             ("slabring_peer_links", traffic.peer_links),
             ("slabring_peer_links_lost", traffic.peer_links_lost),
             ("slabring_peer_links_refused", traffic.peer_links_refused),
@@ -298,6 +313,10 @@ fn cluster_fields(out: &mut Vec<u8>, cluster: &Cluster, report: &ShardReport) {
             ("slabring_replication_streams_out_of_sync", traffic.copies_out_of_sync),
             ("slabring_replication_writes_unconfirmed", traffic.copies_unconfirmed),
             ("slabring_replication_refused", traffic.copies_refused),
+            ("slabring_replication_scrub_compared", traffic.scrub_compared),
+            ("slabring_replication_scrub_gone", traffic.scrub_gone),
+            ("slabring_replication_scrub_differed", traffic.scrub_differed),
+            ("slabring_replication_scrub_open", traffic.scrub_open),
         ],
     );
 }

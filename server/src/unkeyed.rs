@@ -63,6 +63,7 @@ impl Dispatcher {
         match topic {
             StatsTopic::Reset => self.ask_all(client, request, Question::ResetCounters),
             StatsTopic::HotKeys => self.ask_all(client, request, Question::HotKeys),
+            StatsTopic::Scrub => self.ask_all(client, request, Question::Scrub),
             StatsTopic::Conns => self.ask_for_connections(client, request),
             StatsTopic::Detail(_) if !may_dump => refuse(client, request, ErrorReply::StatsDetailNotAllowed),
             StatsTopic::Detail(StatsDetail::Dump) => self.ask_all(client, request, Question::Prefixes),
@@ -136,6 +137,12 @@ impl Dispatcher {
             (Answer::Done, Command::Stats(StatsTopic::Reset)) => {
                 let mut text = Vec::new();
                 reply::reset(&mut text);
+                reply::stats(out, &request, &text);
+            }
+            (Answer::Done, Command::Stats(StatsTopic::Scrub)) => {
+                let mut text = Vec::new();
+                reply::stat(&mut text, "scrub", "begun");
+                reply::end(&mut text);
                 reply::stats(out, &request, &text);
             }
             (Answer::Done, Command::Stats(StatsTopic::Conns)) => {

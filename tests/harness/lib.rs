@@ -5,13 +5,17 @@
 
 use std::io::Write as _;
 
+pub mod cli;
+pub mod clients;
 pub mod cluster;
 pub mod connection;
+pub mod counter;
 pub mod differential;
 pub mod etcd;
 pub mod fickle;
 pub mod history;
 pub mod load;
+pub mod network;
 pub mod process;
 pub mod replay;
 pub mod seccomp;

@@ -151,6 +151,19 @@ impl Server {
         }
     }
 
+    /// Waits until it answers. Who starts where another server was killed a moment ago may only have been accepted by what the kernel
+    /// still has of that.
+    #[track_caller]
+    pub fn wait_until_answering(&mut self) {
+        let deadline = Instant::now() + START_TIMEOUT;
+        let ask =
+            |mut connection: Connection| connection.send("version\r\n").and_then(|()| connection.read_line());
+        while Connection::open(self.address).and_then(ask).is_err() {
+            assert!(self.is_running() && Instant::now() < deadline, "it does not answer: {}", self.stderr());
+            thread::sleep(POLL_INTERVAL);
+        }
+    }
+
     /// Where the server listens.
     pub fn address(&self) -> SocketAddr {
         self.address

@@ -9,6 +9,7 @@ use super::AsyncClient;
 use crate::command::StoreOptions;
 use crate::error::Error;
 use crate::lock::{self, Acquisition, Fenced, Lock, LockOptions, Tried};
+use crate::options::after;
 
 impl AsyncClient {
     /// As [`Client::lock`](crate::Client::lock).
@@ -29,7 +30,7 @@ impl AsyncClient {
     /// ```
     pub async fn lock(&self, key: impl AsRef<[u8]>, options: &LockOptions) -> Result<Option<Lock>, Error> {
         let mut acquisition = Acquisition::new(self.key(key)?, options.ttl);
-        let until = Instant::now() + options.wait;
+        let until = after(Instant::now(), options.wait);
         loop {
             match self.try_lock(&mut acquisition).await {
                 Ok(Tried::Held(lock)) => return Ok(Some(lock)),

@@ -8,6 +8,7 @@ use super::Client;
 use crate::command::StoreOptions;
 use crate::error::Error;
 use crate::lock::{self, Acquisition, Fenced, Lock, LockOptions, Tried};
+use crate::options::after;
 
 impl Client {
     /// The lock of this name, `None` if somebody else holds it all the while.
@@ -40,7 +41,7 @@ impl Client {
     /// An error whose [effect](Error::executed) is unknown may have left the lock held: it ends after its time.
     pub fn lock(&self, key: impl AsRef<[u8]>, options: &LockOptions) -> Result<Option<Lock>, Error> {
         let mut acquisition = Acquisition::new(self.key(key)?, options.ttl);
-        let until = Instant::now() + options.wait;
+        let until = after(Instant::now(), options.wait);
         loop {
             match self.try_lock(&mut acquisition) {
                 Ok(Tried::Held(lock)) => return Ok(Some(lock)),

@@ -1,7 +1,7 @@
 //! A client that keeps copies of what it reads, for threads: a thread for each server listens to what changes there. The core is
 //! `near.rs`.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -14,12 +14,14 @@ use crate::error::{Error, Failure};
 use crate::key::Key;
 use crate::meta::{MetaReply, MetaRequest, MetaStatus};
 use crate::near::{Line, Look, Near, NearCounts, NearOptions};
-use crate::options::Options;
+use crate::options::{Options, after};
 use crate::stream::Stream;
 
 /// Pauses between two tries to listen to a server: the first, and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Failed tries to listen to a server, with nobody asking for it, after which it is left alone: some 3 seconds.
+const IDLE_TRIES_MAX: u32 = 5;
 /// Longest line of a server: two numbers and the longest key.
 const LINE_SIZE_MAX: usize = 512;
 
@@ -48,8 +50,8 @@ pub struct NearClient {
 #[derive(Debug)]
 struct NearShared {
     near: Mutex<Near>,
-    /// Servers that a thread listens to.
-    followed: Mutex<HashSet<Endpoint>>,
+    /// Servers that a thread listens to, and whether somebody read from there without copies since it tried last.
+    followed: Mutex<HashMap<Endpoint, bool>>,
     is_over: AtomicBool,
     options: NearOptions,
 }
@@ -58,6 +60,10 @@ impl NearShared {
     /// A panic while the lock was held was an assertion about one call.
     fn near(&self) -> MutexGuard<'_, Near> {
         self.near.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn followed(&self) -> MutexGuard<'_, HashMap<Endpoint, bool>> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -151,8 +157,8 @@ impl NearClient {
 
     /// Has a thread listen to a server, unless one does.
     fn follow(&self, server: &Endpoint) {
-        let mut followed = self.shared.followed.lock().unwrap_or_else(PoisonError::into_inner);
-        if !followed.insert(server.clone()) {
+        let mut followed = self.shared.followed();
+        if followed.insert(server.clone(), true).is_some() {
             return;
         }
         let (shared, server) = (Arc::clone(&self.shared), server.clone());
@@ -178,7 +184,7 @@ impl Drop for NearClient {
 
 impl NearShared {
     fn follow(&self, server: &Endpoint, options: &Options) {
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut idle_tries) = (PAUSE_MIN, 0);
         while !self.is_over.load(Ordering::Relaxed) {
             let begun_at = Instant::now();
             // Whatever the reason: without the link there are no copies, and it is tried again.
@@ -186,18 +192,38 @@ impl NearShared {
             self.near().lost(server);
             pause = if begun_at.elapsed() > PAUSE_MAX { PAUSE_MIN } else { (pause * 2).min(PAUSE_MAX) };
             thread::sleep(pause);
+            let was_up = pause == PAUSE_MIN;
+            idle_tries = if self.take_wanted(server) || was_up { 0 } else { idle_tries + 1 };
+            if idle_tries >= IDLE_TRIES_MAX && self.leave(server) {
+                return;
+            }
         }
+    }
+
+    /// Whether somebody asked for a server since the last call.
+    fn take_wanted(&self, server: &Endpoint) -> bool {
+        self.followed().get_mut(server).is_some_and(std::mem::take)
+    }
+
+    /// Follows a server no longer, unless somebody asks for it this very moment. The next read from there begins anew.
+    fn leave(&self, server: &Endpoint) -> bool {
+        let mut followed = self.followed();
+        let is_unwanted = followed.get(server) == Some(&false);
+        if is_unwanted {
+            followed.remove(server);
+        }
+        is_unwanted
     }
 
     /// Listens until the link ends, or what is said makes no sense.
     fn listen(&self, server: &Endpoint, options: &Options) -> Result<(), Failure> {
         let asked_at = Instant::now();
-        let mut stream = Stream::connect(server, options, asked_at + self.options.silence_max)?;
+        let mut stream = Stream::connect(server, options, after(asked_at, self.options.silence_max))?;
         let asked_at = Instant::now();
-        stream.send_bytes(b"track on\r\n", asked_at + self.options.silence_max)?;
+        stream.send_bytes(b"track on\r\n", after(asked_at, self.options.silence_max))?;
         let mut input = Vec::new();
         while !self.is_over.load(Ordering::Relaxed) {
-            input.extend_from_slice(stream.receive_bytes(Instant::now() + self.options.silence_max)?);
+            input.extend_from_slice(stream.receive_bytes(after(Instant::now(), self.options.silence_max))?);
             let mut rest = &input[..];
             while let Some(end) = memchr::memchr(b'\n', rest) {
                 let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
@@ -227,4 +253,29 @@ fn item_of(reply: &MetaReply) -> Item {
 /// How long the item lives; `None` is for ever.
 fn ttl_of(reply: &MetaReply) -> Option<Duration> {
     reply.number(b't').map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::options::Servers;
+
+    #[test]
+    fn a_server_that_is_gone_and_that_nobody_asks_for_has_no_thread() {
+        // A port that was free a moment ago: nobody listens there.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let client = Client::new(&Servers::one(&server).unwrap(), Options::default());
+        let near = NearClient::new(client, NearOptions::default());
+        near.get("key").unwrap_err();
+        assert_eq!(near.shared.followed().len(), 1);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !near.shared.followed().is_empty() {
+            assert!(Instant::now() < deadline, "it is followed for ever");
+            thread::sleep(PAUSE_MIN);
+        }
+        near.get("key").unwrap_err();
+        assert_eq!(near.shared.followed().len(), 1, "the next read begins anew");
+    }
 }

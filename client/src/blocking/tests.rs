@@ -9,6 +9,7 @@ use super::*;
 use crate::distribution::Distribution;
 use crate::error::Executed;
 use crate::fake::{Reaction, Server};
+use crate::lock::LockOptions;
 use crate::options::Wire;
 
 /// Long enough for a machine that compiles at the same time.
@@ -289,6 +290,41 @@ fn a_lease_whose_holder_fails_goes_to_the_next_one() {
     let leases = LeaseOptions::default();
     let failed = client.get_or_fill("page", &leases, Ttl::Never, || Err("no database"));
     assert_eq!(failed, Err(FillError::Fill("no database")));
+    let filled = client.get_or_fill("page", &leases, Ttl::Never, || Ok::<_, ()>(b"page".to_vec()));
+    assert_eq!(filled, Ok(b"page".to_vec()));
+}
+
+#[test]
+fn a_value_that_was_made_is_returned_also_when_it_cannot_be_stored() {
+    let server = Server::spoiling(|_, line, reply| {
+        Reaction::Reply(match line.starts_with("cas ") {
+            true => b"SERVER_ERROR out of memory storing object\r\n".to_vec(),
+            false => reply,
+        })
+    });
+    let client = client(&server);
+    let filled =
+        client.get_or_fill("page", &LeaseOptions::default(), Ttl::Never, || Ok::<_, ()>(b"page".to_vec()));
+    assert_eq!(filled, Ok(b"page".to_vec()));
+}
+
+#[test]
+fn a_time_without_end_is_no_reason_to_panic() {
+    let server = Server::start();
+    let always = Duration::MAX;
+    let options = Options {
+        timeout: always,
+        try_timeout: always,
+        connect_timeout: always,
+        ring_interval: always,
+        back_off_min: always,
+        back_off_max: always,
+        ..Options::default()
+    };
+    let client = Client::new(&list(&[&server]), options);
+    let lock = client.lock("lock", &LockOptions { ttl: always, wait: always }).unwrap();
+    assert!(lock.is_some());
+    let leases = LeaseOptions { hold: always, renew_before: Some(always) };
     let filled = client.get_or_fill("page", &leases, Ttl::Never, || Ok::<_, ()>(b"page".to_vec()));
     assert_eq!(filled, Ok(b"page".to_vec()));
 }

@@ -68,6 +68,20 @@ fn a_copy_answers_until_its_key_changes() {
 }
 
 #[test]
+fn a_copy_may_be_good_for_ever_as_long_as_its_server_is_heard() {
+    let now = Instant::now();
+    let mut near = Near::new(NearOptions {
+        ttl_max: Duration::MAX,
+        silence_max: Duration::MAX,
+        ..NearOptions::default()
+    });
+    assert!(near.heard(&server(), Line::Tracking { id: 7, epoch: 100 }, now, now));
+    fetch(&mut near, "a", None, now);
+    assert!(near.heard(&server(), Line::Ping { epoch: 100, number: 0, milliseconds: u64::MAX }, now, now));
+    assert!(is_hit(&mut near, "a", now + 100_000 * SECOND));
+}
+
+#[test]
 fn what_changed_between_asking_and_answer_is_not_kept() {
     let now = Instant::now();
     let mut near = tracking(now);

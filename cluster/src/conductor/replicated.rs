@@ -1,7 +1,7 @@
 //! What follows a ring whose members hold copies: one step of [`crate::migrate`] at a time, the most urgent first. Each looks at the
 //! ring and at what nodes say now, so another conductor goes on where the last one ended.
 
-use super::{Conductor, entry, leaves_half};
+use super::{Conductor, entry, has_place, leaves_half};
 use crate::coordinator::{NodeDescription, View};
 use crate::migrate;
 use crate::names::NodeId;
@@ -61,14 +61,18 @@ impl Conductor {
         (slot, entry): (SlotId, &'r SlotEntry),
     ) -> Option<(u32, (SlotId, &'r SlotEntry))> {
         let accusers = self.accusers(view, ring, slot);
-        let is_pair = members(ring).filter(|(_, entry)| entry.state.serves()).count() == 2;
-        let needed = if is_pair { 1 } else { 2 };
         let is_over = |since: &Micros| view.read_at.since(*since) >= self.judgement.down_after;
         let is_absent = self.absent.get(&entry.node).is_some_and(is_over);
         let is_unwished = view.wishes.get(&entry.node) == Some(&Wish::Down);
         let urgency = if is_unwished { u32::MAX } else { accusers };
-        let is_gone = is_unwished || is_absent || accusers >= needed;
+        let is_gone = is_unwished || is_absent || accusers >= accusers_needed(ring);
         is_gone.then_some((urgency, (slot, entry)))
+    }
+
+    /// Whether so many members miss a node that it may be removed for it.
+    pub(crate) fn is_missed(&self, view: &View, ring: &Ring, node: &NodeId) -> bool {
+        let slot = members(ring).find(|(_, entry)| entry.node == *node);
+        slot.is_some_and(|(slot, _)| self.accusers(view, ring, slot) >= accusers_needed(ring))
     }
 
     /// Members that are there and miss another one, under a ring that knew it in its present state. Of two who miss each other the
@@ -76,8 +80,7 @@ impl Conductor {
     fn accusers(&self, view: &View, ring: &Ring, accused: SlotId) -> u32 {
         let since = ring.document().replication.as_ref().map(|known| known.since[usize::from(accused.0)]);
         let leads = |entry: &SlotEntry| view.leader.as_ref().is_some_and(|leader| leader.node == entry.node);
-        let is_pair = members(ring).filter(|(_, entry)| entry.state.serves()).count() == 2;
-        let is_trusted = is_pair && leads(ring.slot(accused));
+        let is_trusted = is_pair(ring) && leads(ring.slot(accused));
         let says = |entry: &SlotEntry, report: &Report| {
             let is_its_own = entry.incarnation.admits(report.incarnation) && Some(report.epoch) >= since;
             is_its_own && report.silent.contains(&accused.0)
@@ -97,11 +100,12 @@ impl Conductor {
         self.removals.insert(node.clone(), (count, now));
     }
 
-    /// From when on a member that was removed may return: it must have been there for so long.
+    /// From when on a member that was removed may return: it must have been there and a member no more for so long.
     pub(super) fn calm_at(&self, node: &NodeId) -> Option<Micros> {
         let (_, since) = self.present.get(node)?;
-        let doublings = self.removals.get(node).map_or(0, |(count, _)| (count - 1).min(CALM_DOUBLINGS_MAX));
-        Some(*since + Micros(self.judgement.up_after.0 << doublings))
+        let (count, removed_at) = self.removals.get(node).copied().unwrap_or((1, *since));
+        let doublings = (count - 1).min(CALM_DOUBLINGS_MAX);
+        Some(removed_at.max(*since) + Micros(self.judgement.up_after.0 << doublings))
     }
 
     /// Lets a member return that was removed, or that is there in another life: it is filled before it counts.
@@ -112,7 +116,7 @@ impl Conductor {
             let Some(described) = view.nodes.get(&entry.node) else { continue };
             let is_down = entry.state == NodeState::Down;
             let is_calm = || self.calm_at(&entry.node).is_some_and(|at| at <= now);
-            let is_heard = || self.accusers(view, ring, slot) == 0;
+            let is_heard = || self.accusers(view, ring, slot) == 0 && lives_on(view, ring, slot, described);
             let is_unwished = view.wishes.get(&entry.node) == Some(&Wish::Down);
             // The life that the ring means is over, whatever else: nobody is served by it.
             let is_new = !entry.incarnation.admits(described.incarnation) && !is_down;
@@ -125,11 +129,9 @@ impl Conductor {
 
     /// Takes in those who are there and have no place.
     fn take_in(&self, now: Micros, view: &View, ring: &Ring) -> Option<RingDocument> {
-        let has_place = |node: &NodeId| {
-            ring.document().slots.iter().any(|slot| slot.node == *node && slot.state != NodeState::Left)
-        };
-        let joiners = self.ready(now).filter(|described| !has_place(&described.node));
+        let joiners = self.ready(now).filter(|described| !has_place(ring.document(), &described.node));
         let joiners = joiners.filter_map(|described| match view.wishes.get(&described.node) {
+            None if described.stands_by() => None,
             None => Some(entry(described)),
             Some(Wish::Weight(weight)) if *weight > 0 => {
                 Some(SlotEntry { weight: *weight, ..entry(described) })
@@ -183,6 +185,23 @@ impl Conductor {
 fn members(ring: &Ring) -> impl Iterator<Item = (SlotId, &SlotEntry)> {
     let slots = (0..).map(SlotId).zip(&ring.document().slots);
     slots.filter(|(_, entry)| entry.state.serves() || entry.state == NodeState::Syncing)
+}
+
+fn is_pair(ring: &Ring) -> bool {
+    members(ring).filter(|(_, entry)| entry.state.serves()).count() == 2
+}
+
+fn accusers_needed(ring: &Ring) -> u32 {
+    if is_pair(ring) { 1 } else { 2 }
+}
+
+/// Whether a node that was removed said something since, or began another life. That it is registered shows nothing: so is a dead one
+/// until its lease has ended.
+fn lives_on(view: &View, ring: &Ring, slot: SlotId, described: &NodeDescription) -> bool {
+    let since = ring.document().replication.as_ref().map(|known| known.since[usize::from(slot.0)]);
+    let is_another_life = !ring.slot(slot).incarnation.admits(described.incarnation);
+    let speaks = |report: &Report| report.incarnation == described.incarnation && Some(report.epoch) >= since;
+    is_another_life || view.reports.get(&described.node).is_some_and(speaks)
 }
 
 /// Its zone and weight stay what the ring says: another zone would move what nobody has streamed.

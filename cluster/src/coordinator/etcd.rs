@@ -9,9 +9,9 @@
 //! /slabring/CLUSTER/wish/NODE        what the operator wishes for a node
 //! ```
 //!
-//! A lease is a hint that a node lives, never a lock: what makes writes safe is that each one names the revision it
-//! replaces and the creation of the leader's key. Everything is read anew from time to time, so a watch only makes news
-//! faster: one that ends, doubles, reorders or loses events costs time, not truth.
+//! A lease is a hint that a node lives, never a lock, and the leader's key may be deleted before its lease ends: what makes writes
+//! safe is that each one names the revision it replaces and the creation of the leader's key. Everything is read anew from time to
+//! time, so a watch only makes news faster: one that ends, doubles, reorders or loses events costs time, not truth.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -64,6 +64,7 @@ enum Task {
     Read,
     Watch,
     Campaign,
+    Depose,
     Write,
 }
 
@@ -110,6 +111,7 @@ pub struct Etcd {
     is_registered: bool,
     /// What is to be said, and what is being said.
     report: Report,
+    must_speak: bool,
     telling: String,
     keep_at: Micros,
     read_at: Micros,
@@ -132,13 +134,14 @@ impl Etcd {
     /// A node that registers itself in a cluster.
     pub fn new(cluster: &ClusterId, me: NodeDescription) -> Self {
         Self {
-            prefix: format!("/slabring/{cluster}/"),
+            prefix: prefix(cluster),
             me,
             login: None,
             token: None,
             lease: None,
             is_registered: false,
             report: Report::default(),
+            must_speak: false,
             telling: String::new(),
             keep_at: Micros::default(),
             read_at: Micros::default(),
@@ -201,6 +204,10 @@ impl Etcd {
                 let value = format!("{} {}", self.me.node, self.me.incarnation.0);
                 (gateway::TRANSACTION, gateway::create(&self.key("leader"), &value, lease()))
             }
+            Task::Depose => {
+                let Some(Order::Depose(fence)) = &self.order else { unreachable!("it has an order") };
+                (gateway::TRANSACTION, gateway::delete_created(&self.key("leader"), *fence))
+            }
             Task::Write => {
                 let Some(Order::WriteRing { expect, fence, json }) = &self.order else {
                     unreachable!("a write has an order")
@@ -243,6 +250,7 @@ impl Etcd {
         }
         match self.order {
             Some(Order::Campaign) if idle(Task::Campaign) => Some(Task::Campaign),
+            Some(Order::Depose(_)) if idle(Task::Depose) => Some(Task::Depose),
             Some(Order::WriteRing { .. }) if idle(Task::Write) => Some(Task::Write),
             _ if self.has_news() && idle(Task::Report) && now >= self.retry_at => Some(Task::Report),
             _ => self.due_reads(now),
@@ -252,7 +260,8 @@ impl Etcd {
     /// Whether there is something to say that is not there yet. A node with nothing to say says nothing.
     fn has_news(&self) -> bool {
         let said = self.view.reports.get(&self.me.node);
-        let is_said = said.map_or(self.report.is_empty(), |said| *said == self.report);
+        let is_nothing = self.report.is_empty() && !self.must_speak;
+        let is_said = said.map_or(is_nothing, |said| *said == self.report);
         self.lease.is_some() && !is_said
     }
 
@@ -280,6 +289,7 @@ impl Etcd {
             Task::Report => self.told(body),
             Task::Read => self.have_read(now, body),
             Task::Campaign => self.campaigned(body),
+            Task::Depose => self.deposed(body),
             Task::Write => self.wrote(body),
             Task::Watch => None,
         };
@@ -318,7 +328,7 @@ impl Etcd {
         match task {
             Task::Watch => self.watch_at = now + RETRY_AFTER,
             Task::Keep => self.keep_at = now + RETRY_AFTER,
-            Task::Campaign | Task::Write => self.order = None,
+            Task::Campaign | Task::Depose | Task::Write => self.order = None,
             Task::Login | Task::Read | Task::Grant | Task::Register | Task::Report => {}
         }
         if task != Task::Watch {
@@ -402,6 +412,17 @@ impl Etcd {
                 created: at,
                 value: Some(value.as_bytes()),
             });
+        }
+        answer.reads().flatten().for_each(|key| self.apply_present(key));
+        Some(())
+    }
+
+    fn deposed(&mut self, body: &[u8]) -> Option<()> {
+        let answer: Transacted = gateway::read_answer(body)?;
+        self.order = None;
+        let (key, at) = (self.key("leader"), Revision(answer.header.revision));
+        if answer.succeeded || answer.reads().any(|read| read.is_none()) {
+            self.apply(&Change { key: key.as_bytes(), revision: at, created: at, value: None });
         }
         answer.reads().flatten().for_each(|key| self.apply_present(key));
         Some(())
@@ -518,6 +539,11 @@ impl Etcd {
     }
 }
 
+/// Where all keys of a cluster begin.
+pub fn prefix(cluster: &ClusterId) -> String {
+    format!("/slabring/{cluster}/")
+}
+
 /// Takes what a key says of a node; what cannot be read is as good as gone.
 fn show_of<T: serde::de::DeserializeOwned>(
     shown: &mut BTreeMap<NodeId, T>,
@@ -533,7 +559,7 @@ fn show_of<T: serde::de::DeserializeOwned>(
 }
 
 /// Reads `NODE INCARNATION`.
-fn leader(value: &[u8], fence: Fence) -> Option<Leader> {
+pub fn leader(value: &[u8], fence: Fence) -> Option<Leader> {
     let (node, incarnation) = std::str::from_utf8(value).ok()?.split_once(' ')?;
     Some(Leader {
         node: crate::names::NodeId(node.parse().ok()?),
@@ -552,13 +578,15 @@ impl Coordinator for Etcd {
         self.order = Some(order);
     }
 
-    fn report(&mut self, report: &Report) {
+    fn report(&mut self, report: &Report, must_speak: bool) {
         self.report.clone_from(report);
+        self.must_speak = must_speak;
     }
 
     fn is_busy(&self) -> bool {
         let under_way = |task| self.under_way.contains_key(&task);
-        self.order.is_some() || self.lease.is_none() || under_way(Task::Campaign) || under_way(Task::Write)
+        let is_writing = [Task::Campaign, Task::Depose, Task::Write].into_iter().any(under_way);
+        self.order.is_some() || self.lease.is_none() || is_writing
     }
 
     fn next(&mut self, now: Micros) -> Option<Need> {

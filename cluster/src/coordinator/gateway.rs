@@ -63,6 +63,12 @@ pub fn put(key: &str, value: &str, lease: LeaseId) -> String {
     json!({ "compare": [], "success": [put_under(key, value, lease)] }).to_string()
 }
 
+/// The body of a [`TRANSACTION`] that puts a key which outlives whoever put it.
+pub fn put_for_good(key: &str, value: &str) -> String {
+    let put = json!({ "request_put": { "key": encode(key), "value": encode(value) } });
+    json!({ "compare": [], "success": [put] }).to_string()
+}
+
 /// The body of a [`TRANSACTION`] that puts a key under a lease if there is no such key, and reads it otherwise.
 pub fn create(key: &str, value: &str, lease: LeaseId) -> String {
     let absent = json!({ "key": encode(key), "target": "VERSION", "result": "EQUAL", "version": "0" });
@@ -84,6 +90,15 @@ pub fn replace(key: &str, expect: Revision, value: &str, leader: &str, fence: Op
     let compare: Vec<Value> = std::iter::once(unchanged).chain(led).collect();
     let put = json!({ "request_put": { "key": encode(key), "value": encode(value) } });
     json!({ "compare": compare, "success": [put], "failure": [read(key), read(leader)] }).to_string()
+}
+
+/// The body of a [`TRANSACTION`] that deletes a key if it was created at `fence`, and reads it otherwise.
+pub fn delete_created(key: &str, fence: Fence) -> String {
+    let is_that = json!({
+        "key": encode(key), "target": "CREATE", "result": "EQUAL", "create_revision": fence.0.to_string(),
+    });
+    let delete = json!({ "request_delete_range": { "key": encode(key) } });
+    json!({ "compare": [is_that], "success": [delete], "failure": [read(key)] }).to_string()
 }
 
 fn put_under(key: &str, value: &str, lease: LeaseId) -> Value {
@@ -295,6 +310,7 @@ mod tests {
         check_asked("campaign: won", TRANSACTION, &create(LEADER, "a", LEASE));
         let second = replace(RING, Revision(4), "{\"epoch\":2}", LEADER, Some(Fence(3)));
         check_asked("ring cas: won (second)", TRANSACTION, &second);
+        check_asked("depose: done", TRANSACTION, &delete_created(LEADER, Fence(2)));
     }
 
     #[test]
@@ -320,6 +336,12 @@ mod tests {
         let lost: Transacted = read_answer(answer("ring cas: lost, revision moved")).unwrap();
         let reads: Vec<_> = lost.reads().map(|key| key.unwrap().mod_revision).collect();
         assert_eq!((lost.succeeded, reads), (false, vec![4, 3]));
+        let missed: Transacted = read_answer(answer("depose: of another revision")).unwrap();
+        assert_eq!((missed.succeeded, missed.reads().flatten().count()), (false, 1));
+        let done: Transacted = read_answer(answer("depose: done")).unwrap();
+        assert_eq!((done.succeeded, done.header.revision, done.reads().count()), (true, 3, 0));
+        let gone: Transacted = read_answer(answer("depose: there is none")).unwrap();
+        assert_eq!((gone.succeeded, gone.reads().collect::<Vec<_>>()), (false, vec![None]));
         assert_eq!(read_answer::<Transacted>(answer("put under a lease that is gone")), None);
     }
 

@@ -36,7 +36,7 @@ impl Coordinator for Local {
         unreachable!("a list has no conductor");
     }
 
-    fn report(&mut self, _: &Report) {}
+    fn report(&mut self, _: &Report, _: bool) {}
 
     fn is_busy(&self) -> bool {
         // Nobody leads and nobody can.

@@ -19,8 +19,13 @@ pub enum CloseReason {
     #[error("a greeting that cannot be read")]
     Greeting,
     /// A node of another cluster.
-    #[error("a node of the cluster {0}")]
-    OtherCluster(ClusterId),
+    #[error("{node} is a node of the cluster {cluster}; see --cluster-id")]
+    OtherCluster {
+        /// As it says.
+        node: NodeId,
+        /// Of which.
+        cluster: ClusterId,
+    },
     /// Not the node that should be there.
     #[error("{0} answers there, another node is expected")]
     OtherNode(NodeId),
@@ -34,7 +39,7 @@ pub enum CloseReason {
     #[error("it speaks the protocol versions {lowest} to {highest}", lowest = .0.lowest, highest = .0.highest)]
     Versions(Versions),
     /// It does not know the secret.
-    #[error("it does not know the cluster's secret")]
+    #[error("it does not know the cluster's secret; see --cluster-secret-file")]
     Secret,
     /// The greeting took too long.
     #[error("no connection and greeting in time")]

@@ -8,6 +8,9 @@ use crate::wire::{
     self, CHECKSUM_BYTES, Decoded, FRAME_BYTES_MAX, Flags, Garbled, HEADER_BYTES, Header, Kind,
 };
 
+/// A message that is longer ends the link: no node has items of so many bytes.
+const SKIPPED_BYTES_MAX: usize = 2 << 30;
+
 /// Capacity that is kept when everything has been looked at.
 const BYTES_KEPT: usize = 128 << 10;
 
@@ -29,6 +32,8 @@ pub(super) struct Input {
     assembly: Vec<u8>,
     /// The header of the message that is being assembled.
     assembling: Option<Header>,
+    /// Bytes of the last message, or the one that is being assembled, if it is too long: they are dropped as they come.
+    skipped_bytes: usize,
 }
 
 impl Input {
@@ -40,6 +45,7 @@ impl Input {
             body: Body::Input(0..0),
             assembly: Vec::new(),
             assembling: None,
+            skipped_bytes: 0,
         }
     }
 
@@ -62,6 +68,7 @@ impl Input {
         self.body = Body::Input(0..0);
         self.assembly = Vec::new();
         self.assembling = None;
+        self.skipped_bytes = 0;
     }
 
     /// Memory of what waits to be looked at.
@@ -128,7 +135,13 @@ impl Input {
         Ok(header)
     }
 
-    /// Joins the last frame to its message. Gives the header when the message is whole, and it is [`Self::body`] then.
+    /// Bytes of the last message that [`Self::assemble`] gave, if it was too long to be kept: there is no body then. Otherwise 0.
+    pub(super) fn skipped_bytes(&self) -> usize {
+        self.skipped_bytes
+    }
+
+    /// Joins the last frame to its message. Gives the header when the message is whole, and it is [`Self::body`] then. A request or
+    /// a response that is too long is skipped: what else goes over the link need not end with it.
     pub(super) fn assemble(
         &mut self,
         header: Header,
@@ -138,21 +151,29 @@ impl Input {
         let goes_on = header.flags.has(Flags::MORE);
         let may_be_cut = matches!(header.kind, Kind::Request | Kind::Response | Kind::Replica);
         match self.assembling {
-            None if !goes_on => {
-                let fits = !may_be_cut || self.body().len() <= message_bytes_max;
-                return if fits { Ok(Some(header)) } else { Err(CloseReason::Message) };
+            None if goes_on && !may_be_cut => return Err(CloseReason::Message),
+            None => {
+                self.assembly.clear();
+                self.skipped_bytes = 0;
+                if !goes_on && (!may_be_cut || self.body().len() <= message_bytes_max) {
+                    return Ok(Some(header));
+                }
             }
-            None if may_be_cut => self.assembly.clear(),
             Some(first) if first == whole => {}
             _ => return Err(CloseReason::Message),
         }
         let Body::Input(part) = &self.body else { unreachable!("a frame's body is in the input") };
-        if self.assembly.len() + part.len() > message_bytes_max {
+        let bytes = self.skipped_bytes.max(self.assembly.len()) + part.len();
+        if bytes <= message_bytes_max {
+            // By what comes: doubling would take twice as much.
+            self.assembly.reserve_exact(part.len());
+            self.assembly.extend_from_slice(&self.bytes[part.clone()]);
+        } else if header.kind == Kind::Replica || bytes > SKIPPED_BYTES_MAX {
             return Err(CloseReason::Message);
+        } else {
+            self.assembly = Vec::new();
+            self.skipped_bytes = bytes;
         }
-        // By what comes: doubling would take twice as much.
-        self.assembly.reserve_exact(part.len());
-        self.assembly.extend_from_slice(&self.bytes[part.clone()]);
         self.assembling = goes_on.then_some(whole);
         self.body = Body::Assembled;
         Ok((!goes_on).then_some(whole))

@@ -63,7 +63,7 @@ impl Link {
     fn recognise(&self, body: &[u8]) -> Result<Introduction, CloseReason> {
         let peer = Introduction::decode(body).ok_or(CloseReason::Greeting)?;
         if peer.cluster != self.identity.cluster {
-            return Err(CloseReason::OtherCluster(peer.cluster));
+            return Err(CloseReason::OtherCluster { node: peer.node, cluster: peer.cluster });
         }
         if peer.node == self.identity.node {
             return Err(CloseReason::Itself);

@@ -123,7 +123,7 @@ impl Pair {
                 self.sockets[1 - side].insert(there, link);
                 self.sides[side].connected(self.now, link, [2; NONCE_BYTES]);
             }
-            Effect::Up { .. } | Effect::RingReceived => {}
+            Effect::Up { .. } | Effect::RingReceived | Effect::RingDiffers { .. } => {}
             Effect::Replica { .. } => self.copies.push(self.sides[side].body().to_vec()),
             Effect::Closed { link, .. } => {
                 let there = self.sockets[side].remove(&link);

@@ -138,7 +138,7 @@ struct Open<T> {
     deadline: Micros,
     /// Entries that are not acknowledged.
     missing: u32,
-    /// In the store only when nothing is missing.
+    /// In the store only when nothing is missing. Otherwise the record's content is not kept here.
     is_pending: bool,
     /// It settles a doubt. The store has it, and in [`Mode::Sync`] nobody may see it yet.
     settles: bool,
@@ -202,6 +202,10 @@ pub struct Replicator<T> {
     give_up_at: Micros,
     check_at: Micros,
     scrubbed: Cursor,
+    /// What came of comparing; the other counts are those of the moment, and nothing here.
+    compared: Counts,
+    /// Bytes that its streams may keep, in all.
+    queue_bytes: usize,
     effects: VecDeque<Effect<T>>,
 }
 
@@ -234,8 +238,15 @@ impl<T: Copy> Replicator<T> {
             give_up_at: Micros::default(),
             check_at: Micros::default(),
             scrubbed: Cursor::default(),
+            compared: Counts::default(),
+            queue_bytes: usize::MAX,
             effects: VecDeque::new(),
         }
+    }
+
+    /// With at most so many bytes that wait for other nodes, in all, but that each shard of them has room for 1 MiB and an item.
+    pub fn with_queue_bytes(self, queue_bytes: usize) -> Self {
+        Self { queue_bytes, ..self }
     }
 
     /// With versions that begin elsewhere: see [`VersionClock::beginning_at`].
@@ -264,8 +275,9 @@ impl<T: Copy> Replicator<T> {
     }
 
     /// A node gave a sign of life, on any link.
-    pub fn heard(&mut self, now: Micros, slot: SlotId) {
-        self.heard.insert(slot, now);
+    pub fn heard(&mut self, at: Micros, slot: SlotId) {
+        let last = self.heard.entry(slot).or_default();
+        *last = at.max(*last);
     }
 
     /// A connection to a shard of another node is up, with nothing in it.

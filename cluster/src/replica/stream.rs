@@ -14,8 +14,11 @@ use crate::time::Micros;
 pub(super) const WINDOW_ENTRIES: u64 = 4_096;
 /// Bytes of them. One entry may have more when it is the only one.
 pub const WINDOW_BYTES: usize = 4 << 20;
-/// Bytes of all that is kept. More of it breaks the stream: the backup gets everything anew.
+/// Bytes of all that is kept, at most; a shard with little memory or many streams keeps less. More of it breaks the stream: the
+/// backup gets everything anew.
 pub(super) const QUEUE_BYTES_MAX: usize = 16 << 20;
+/// However little memory there is, a stream may keep so much.
+pub(super) const QUEUE_BYTES_MIN: usize = 1 << 20;
 /// Entries of all that is kept.
 pub(super) const QUEUE_ENTRIES_MAX: usize = 4 * 4_096;
 /// Bulk goes on while less than this waits before it.
@@ -31,6 +34,7 @@ pub(super) const LEASE: Micros = Micros::from_millis(1_000);
 /// A backup waits for so long after its last grant before it takes over: clocks may differ in speed by a fifth.
 pub(super) const LEASE_OVER: Micros = Micros::from_millis(1_500);
 
+const _: () = assert!(BULK_BYTES_BEFORE * 2 <= QUEUE_BYTES_MIN && QUEUE_BYTES_MIN <= QUEUE_BYTES_MAX);
 const _: () = assert!(LEASE.0 * 12 / 10 < LEASE_OVER.0 && BEAT_EVERY.0 * 4 < LEASE.0);
 
 /// The number of a write of one shard.
@@ -94,6 +98,8 @@ pub(super) struct Stream {
     standings: BTreeMap<PartitionId, (Standing, Epoch)>,
     queue: VecDeque<Queued>,
     queue_bytes: usize,
+    /// Bytes of what was sent of it.
+    sent_bytes: usize,
     /// Numbers of the last entries made, sent and acknowledged.
     made: u64,
     sent: u64,
@@ -125,6 +131,11 @@ impl Stream {
         Backlog { entries: self.queue.len(), bytes: self.queue_bytes, is_out_of_sync }
     }
 
+    /// Bytes of what is kept.
+    pub(super) fn queue_bytes(&self) -> usize {
+        self.queue_bytes
+    }
+
     pub(super) fn new(id: u64, portion: Portion) -> Self {
         Self {
             id,
@@ -133,6 +144,7 @@ impl Stream {
             standings: BTreeMap::new(),
             queue: VecDeque::new(),
             queue_bytes: 0,
+            sent_bytes: 0,
             made: 0,
             sent: 0,
             acked: 0,
@@ -228,8 +240,11 @@ impl Stream {
         self.open.clear();
     }
 
-    pub(super) fn has_room(&self, bytes: usize) -> bool {
-        let fits = self.queue_bytes + bytes <= QUEUE_BYTES_MAX && self.queue.len() < QUEUE_ENTRIES_MAX;
+    /// Whether an entry of so many bytes can be kept where all may have `bytes_max`. A large one counts as half of that, so that it comes
+    /// to its turn among small ones: what is kept is more than the bound by one entry at most.
+    pub(super) fn has_room(&self, bytes: usize, bytes_max: usize) -> bool {
+        let fits =
+            self.queue_bytes + bytes.min(bytes_max / 2) <= bytes_max && self.queue.len() < QUEUE_ENTRIES_MAX;
         fits || self.queue.is_empty()
     }
 
@@ -252,8 +267,14 @@ impl Stream {
 
     /// Gives up what is kept and begins anew: the other end forgets its partitions and is filled. Writes that wait for it
     /// wait for the beginning.
-    pub(super) fn break_off(&mut self, id: u64, epoch: Epoch, write: Option<WriteId>) {
-        let kept = self.queue.drain(..).flat_map(|queued| queued.writes);
+    pub(super) fn break_off(
+        &mut self,
+        id: u64,
+        epoch: Epoch,
+        write: Option<WriteId>,
+        is_open: impl Fn(&WriteId) -> bool,
+    ) {
+        let kept = self.queue.drain(..).flat_map(|queued| queued.writes).filter(is_open);
         let writes: Vec<_> = kept.chain(write).collect();
         let standings = std::mem::take(&mut self.standings);
         let (portion, is_connected) = (self.portion, self.is_connected);
@@ -353,12 +374,13 @@ impl Stream {
         while self.queue.front().is_some_and(|queued| queued.numbered.sequence <= ack.applied) {
             let queued = self.queue.pop_front().expect("just seen");
             self.queue_bytes -= queued.bytes;
+            self.sent_bytes -= if queued.numbered.sequence <= self.sent { queued.bytes } else { 0 };
             arrived.extend(queued.writes);
         }
         self.acked = self.acked.max(ack.applied);
         self.sent = self.sent.max(self.acked);
         if ack.wants_again {
-            self.sent = self.acked;
+            self.send_again();
             self.beat_at = Micros::default();
         }
         arrived
@@ -367,8 +389,12 @@ impl Stream {
     /// A connection is there, or is gone.
     pub(super) fn connect(&mut self, is_connected: bool) {
         self.is_connected = is_connected;
-        self.sent = self.acked;
+        self.send_again();
         self.beat_at = Micros::default();
+    }
+
+    fn send_again(&mut self) {
+        (self.sent, self.sent_bytes) = (self.acked, 0);
     }
 
     /// Something changed that the other end should hear of at once.
@@ -396,18 +422,17 @@ impl Stream {
 
     fn next_entries(&mut self) -> Vec<Numbered> {
         let mut entries = Vec::new();
-        let (mut bytes, first) = (0, self.acked + 1);
-        for queued in &self.queue {
+        let first = self.acked + 1;
+        let sent = usize::try_from(self.sent - self.acked).expect("what was sent is kept");
+        for queued in self.queue.range(sent..) {
             let sequence = queued.numbered.sequence;
-            bytes += queued.bytes;
+            let bytes = self.sent_bytes + queued.bytes;
             let fits = sequence < first + WINDOW_ENTRIES && (bytes <= WINDOW_BYTES || sequence == first);
             if !fits || entries.len() == FEED_ENTRIES_MAX {
                 break;
             }
-            if sequence > self.sent {
-                entries.push(queued.numbered.clone());
-                self.sent = sequence;
-            }
+            entries.push(queued.numbered.clone());
+            (self.sent, self.sent_bytes) = (sequence, bytes);
         }
         entries
     }
@@ -416,6 +441,8 @@ impl Stream {
         assert!(self.acked <= self.sent && self.sent <= self.made);
         let bytes: usize = self.queue.iter().map(|queued| queued.bytes).sum();
         assert_eq!(bytes, self.queue_bytes);
+        let sent = self.queue.iter().filter(|queued| queued.numbered.sequence <= self.sent);
+        assert_eq!(sent.map(|queued| queued.bytes).sum::<usize>(), self.sent_bytes);
         let numbers = self.queue.iter().map(|queued| queued.numbered.sequence);
         assert!(numbers.eq(self.acked + 1..=self.made));
         assert!(

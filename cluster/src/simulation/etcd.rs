@@ -117,6 +117,10 @@ impl SimEtcd {
                 lease,
             );
         }
+        let deletes = |step: &&Value| step.get("request_delete_range").is_some();
+        for delete in list("success").iter().filter(deletes).filter(|_| succeeded) {
+            self.delete(&text(&delete["request_delete_range"]["key"]));
+        }
         let mut answer = json!({ "header": self.header() });
         if succeeded {
             answer["succeeded"] = true.into();
@@ -138,6 +142,13 @@ impl SimEtcd {
         self.log.push(Logged { revision: self.revision, key: key.to_owned(), entry: Some(entry) });
         if key.ends_with("/ring") {
             self.rings.push(value.to_vec());
+        }
+    }
+
+    fn delete(&mut self, key: &str) {
+        if self.entries.remove(key).is_some() {
+            self.revision += 1;
+            self.log.push(Logged { revision: self.revision, key: key.to_owned(), entry: None });
         }
     }
 

@@ -16,12 +16,11 @@ use slabring_cluster::coordinator::{Answer, Coordinator, Need, NodeDescription};
 use slabring_cluster::names::Address;
 use slabring_cluster::report::ReportBoard;
 use slabring_cluster::ring::Ring;
-use slabring_cluster::table::Weight;
 use slabring_cluster::time::Micros;
+use slabring_etcd::EtcdAccess;
 use slabring_reactor::clock::Moment;
 use tracing::{error, info, warn};
 
-use super::access::EtcdAccess;
 use super::http::Caller;
 use super::{Cluster, News, View};
 use crate::discovery::Discovery;
@@ -57,7 +56,7 @@ fn agree(node: &Node, cluster: &Cluster, sender: &SyncSender<News>, news: &Recei
             Agreement::new(node, cluster, control, Caller::new(&[], &EtcdAccess::default(), sender))
                 .run(news);
         }
-        CoordinatorSettings::Etcd { urls, client, peer, zone, access, replicas, mode } => {
+        CoordinatorSettings::Etcd { urls, client, peer, zone, weight, access, replicas, mode } => {
             let me = NodeDescription {
                 node: settings.node.clone(),
                 incarnation: cluster.incarnation,
@@ -65,7 +64,7 @@ fn agree(node: &Node, cluster: &Cluster, sender: &SyncSender<News>, news: &Recei
                 client: client.clone(),
                 peer: peer.clone(),
                 shards: node.settings.threads,
-                weight: Weight::FULL.parts(),
+                weight: weight.parts(),
             };
             // What cannot be read now was readable at the start: etcd will say that it wants it.
             let login = access.login().unwrap_or_default();

@@ -332,7 +332,7 @@ impl Dispatcher {
     /// Adds what one node says to what all say.
     fn add_node(&mut self, client: &mut Connection, place: Place, outcome: Result<&[u8], Failure>) {
         let answer = match outcome {
-            Ok(reply) if reply.starts_with(b"OK") => Answer::Done,
+            Ok(reply) if reply::is_ok(reply) => Answer::Done,
             Ok(_) => Answer::Refused(ErrorReply::FlushNotAllowed),
             Err(failure) => Answer::Refused(told(failure)),
         };
@@ -402,6 +402,7 @@ fn told(failure: Failure) -> ErrorReply {
         Failure::OwnerGone => ErrorReply::OwnerGone,
         Failure::Expired => ErrorReply::OwnerSilent,
         Failure::Busy => ErrorReply::OwnerBusy,
+        Failure::TooLarge => ErrorReply::TooLarge,
         Failure::Unsettled | Failure::Disagreement => ErrorReply::RingUnsettled,
     }
 }

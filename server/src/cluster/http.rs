@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use slabring_cluster::coordinator::{Call, CallId};
+use slabring_etcd::EtcdAccess;
 use ureq::Agent;
 use ureq::tls::TlsConfig;
 
 use super::News;
-use super::access::EtcdAccess;
 
 /// The HTTP status of an answer that is none of refusal.
 const OK: u16 = 200;

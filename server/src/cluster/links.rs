@@ -27,6 +27,7 @@ use tracing::{debug, info, warn};
 use super::forward::Place;
 use super::old::Old;
 use super::{Cluster, News, View};
+use crate::cluster::complaints::Complaints;
 use crate::connection::{Connection, Connections};
 use crate::discovery::DISCOVERY_KEY;
 use crate::dispatch::Dispatcher;
@@ -52,9 +53,6 @@ const REPLY_BYTES_KEPT: usize = 64 << 10;
 /// Replies that are here wait so long for those of other nodes: what a node in reach takes, which is busy. A client that asks for
 /// keys of several nodes at once has its answers in one piece then.
 const HELD_BACK_TIME_MAX: Micros = Micros(200);
-
-/// Time from one line about refused nodes to the next.
-const COMPLAINT_PAUSE: Micros = Micros::from_millis(1_000);
 
 /// Who executes a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,7 +99,7 @@ pub struct Links {
     wake_at: Micros,
     /// Something came: the state machine has something to do.
     has_news: bool,
-    complained_at: Option<Micros>,
+    complaints: Complaints,
     /// Links that are up.
     up: u64,
     /// The node ends.
@@ -142,7 +140,7 @@ impl Links {
             now: Micros(0),
             wake_at: Micros(0),
             has_news: true,
-            complained_at: None,
+            complaints: Complaints::default(),
             up: 0,
             is_closed: false,
             holding: VecDeque::new(),
@@ -258,6 +256,12 @@ impl Links {
         self.cluster().confirmed_at()
     }
 
+    /// When each node that this one has a link with was heard of last, by whatever it sent.
+    pub fn heard(&self) -> impl Iterator<Item = (SlotId, Micros)> + '_ {
+        let up = self.peers.links().filter(|(_, link)| link.is_up());
+        up.filter_map(|(id, link)| Some((self.peers.leads_to(id)?.slot, link.received_at())))
+    }
+
     /// Keeps the last word for the conductor where the thread that agrees on the ring finds it. Never waits.
     pub fn say(&self, word: ShardReport) {
         self.cluster().words[usize::from(self.shards.me.0)].force_push(word);
@@ -276,7 +280,7 @@ impl Links {
             return;
         };
         for ring in before.iter().filter(|_| begins).chain([ring]) {
-            replication.follow(now, executor.shard_mut(), ring, self.own_slot(ring));
+            replication.follow(now, executor, ring, self.own_slot(ring));
         }
         executor.replication = Some(replication);
     }
@@ -438,10 +442,24 @@ impl Links {
                 Effect::Closed { link, reason, was_up } => {
                     self.closed(io, link, &reason, was_up, dispatcher);
                 }
+                Effect::RingDiffers { link } => self.tell_difference(link),
                 Effect::RingReceived => {
                     self.cluster().tell(News::Document(self.peers.body().to_vec()));
                 }
             }
+        }
+    }
+
+    /// All nodes must be given the same list and the same options about it, or the same file.
+    fn tell_difference(&self, link: LinkId) {
+        let Some(peer) = self.peers.link(link).and_then(|link| link.peer()) else { return };
+        if self.cluster().note_difference() {
+            warn!(
+                "{} follows another ring of the same epoch {}: compare --peers or the file of --cluster, --replicas, --replication, \
+                 with copies -t, and the clients' ports, on both nodes",
+                peer.node,
+                self.cluster().epoch()
+            );
         }
     }
 
@@ -466,7 +484,7 @@ impl Links {
         let executor = &mut dispatcher.executor;
         // Who is ahead of this node's ring sends again.
         let Some(mut replication) = executor.replication.take() else { return };
-        if replication.received(now, executor.shard_mut(), self.peers.body()).is_err() {
+        if replication.received(now, executor, self.peers.body()).is_err() {
             self.peers.refuse_message(link);
         }
         executor.replication = Some(replication);
@@ -523,9 +541,12 @@ impl Links {
 
     /// A line about a node that is refused. Who dials again and again is counted, not told each time.
     fn complain(&mut self, name: &str, reason: &CloseReason) {
-        if self.complained_at.is_none_or(|at| self.now.since(at) >= COMPLAINT_PAUSE) {
-            self.complained_at = Some(self.now);
-            warn!("refused {name} as another node: {reason}");
+        match self.complaints.refused(self.now) {
+            None => {}
+            Some(1) => warn!("refused {name} as another node: {reason}"),
+            Some(count) => {
+                warn!("refused {name} as another node: {reason}; {count} times since the last line")
+            }
         }
     }
 

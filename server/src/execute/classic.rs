@@ -4,12 +4,13 @@ use slabring_engine::{
     Arithmetic, ArithmeticOutcome, Delete, DeleteMode, DeleteOutcome, Item, KeyHash, Place, Seconds,
     StoreOutcome,
 };
-use slabring_protocol::reply::{self, Hit, Outcome};
+use slabring_protocol::reply::{self, CRLF, Hit, Outcome};
 use slabring_protocol::{Command, ErrorReply, MetaFlags, Request};
 
 use super::{Executor, class_counters, length};
 use crate::discovery::DISCOVERY_KEY;
 use crate::exptime::expiry_of;
+use crate::lending::{LENT_BYTES_MIN, Lent};
 
 /// The ends of a value and of its line.
 const BEHIND_VALUE_BYTES: usize = b"\r\nEND\r\n".len();
@@ -30,6 +31,41 @@ impl Executor {
             None => {
                 self.commands.get_misses += 1;
                 self.miss(request, out);
+            }
+        }
+    }
+
+    /// Answers a get of one key by lines, its end included.
+    #[inline]
+    pub(super) fn get_plain(
+        &mut self,
+        now: Seconds,
+        key: &[u8],
+        hash: KeyHash,
+        out: &mut Vec<u8>,
+    ) -> Option<Box<(usize, Lent)>> {
+        self.commands.cmd_get += 1;
+        let Some(item) = self.shard.get_hashed(now, hash, key) else {
+            self.commands.get_misses += 1;
+            self.miss(&Request::get(key, false), out);
+            reply::end(out);
+            return None;
+        };
+        self.commands.get_hits += 1;
+        class_counters(&mut self.by_class, item.class()).get_hits += 1;
+        let value = item.value();
+        match value.as_slice() {
+            Some(whole) if whole.len() < LENT_BYTES_MIN => {
+                reply::value_and_end(out, key, item.client_flags(), whole);
+                None
+            }
+            _ => {
+                let (place, client_flags) = (item.place(), item.client_flags());
+                reply::value_header(out, key, client_flags, length(value.len()), None);
+                self.append_large(place, out);
+                out.extend_from_slice(CRLF);
+                reply::end(out);
+                self.lent.take()
             }
         }
     }

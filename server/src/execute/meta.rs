@@ -68,7 +68,7 @@ impl Executor {
     /// Takes note of who will have a copy of what it reads. Only of clients of this node: a number that another node gave out means
     /// nothing here.
     fn mark_copy(&mut self, key: &[u8], numbers: &MetaNumbers) -> bool {
-        let id = numbers.tracker.filter(|_| self.lends);
+        let id = numbers.tracker.filter(|_| self.lends || self.is_local);
         id.is_some_and(|id| self.tracking.mark(self.shard.hash(key), key, id))
     }
 

@@ -9,6 +9,8 @@ use std::path::Path;
 use crc32c::crc32c;
 use rustix::fs::{FlockOperation, flock};
 
+use crate::memory_file::sync_directory_of;
+
 /// Numbers that are written down at once.
 const BLOCK: u64 = 1 << 10;
 /// A record: a number in 20 digits, a space, its checksum in 8, a line end.
@@ -59,6 +61,10 @@ impl Fences {
         let mut fences = Self { file, last: limit, limit, writes };
         // Whether it can be written shows now.
         fences.extend()?;
+        if size == 0 {
+            // Else a power failure takes the file itself, and fences begin anew.
+            sync_directory_of(path)?;
+        }
         Ok(fences)
     }
 

@@ -130,7 +130,7 @@ pub struct Arguments {
     #[arg(short = 'n', long, value_name = "BYTES")]
     pub slab_min_size: Option<usize>,
 
-    /// Ask for large memory pages; always done.
+    /// Take all memory for items at the start; large pages are asked for in any case.
     #[arg(short = 'L', long)]
     pub enable_largepages: bool,
 
@@ -255,6 +255,11 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME")]
     pub zone: Option<String>,
 
+    /// The share that this node brings when it joins, in 256ths of a full node; with --etcd. With 0 it stands by until
+    /// `slabring-cli cluster join`, and is filled before it serves.
+    #[arg(long, value_name = "PARTS", value_parser = clap::value_parser!(u16).range(0..=256))]
+    pub weight: Option<u16>,
+
     /// Copies of each item, on as many nodes: 1 to 8. With --cluster the file says it; with --etcd it counts for the first ring, which
     /// waits for so many nodes.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
@@ -276,6 +281,10 @@ pub struct Arguments {
     /// Where clients reach this node, told to those who look for the nodes; with --etcd [default: where it listens].
     #[arg(long, value_name = "HOST:PORT")]
     pub advertise: Option<String>,
+
+    /// Where other nodes reach this one; with --etcd [default: where it listens for them].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub peer_advertise: Option<String>,
 
     /// The cluster's name: nodes of another refuse each other [default: slabring].
     #[arg(long, value_name = "NAME")]

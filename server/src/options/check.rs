@@ -43,7 +43,7 @@ impl Given {
         let protocol = self.protocol()?;
         let shard_ports = self.shard_ports(&listen, unix.is_some(), threads)?;
         let cluster = self.cluster(&listen, threads)?;
-        let settings = Settings {
+        let mut settings = Settings {
             shard_ports,
             tls: self.tls(&extended, &listen)?,
             authentication: self.authentication(sources)?,
@@ -58,7 +58,6 @@ impl Given {
             lock_file: self.lock_file(cluster.is_some())?,
             pid_file: self.arguments.pidfile.as_ref().map(|path| self.path(path)),
             cluster,
-            options: self.options(),
             port_file: sources.variables.get(PORT_FILE_VARIABLE).map(|path| self.path(path)),
             listen,
             udp,
@@ -71,6 +70,7 @@ impl Given {
         if copied && settings.item_size_max > COPIED_ITEM_BYTES_MAX {
             return self.misuse("max_item_size", "items with copies have 8m at most");
         }
+        settings.options = self.options(&settings);
         self.warn(&settings);
         Ok(settings)
     }
@@ -116,6 +116,7 @@ impl Given {
             port_file: None,
             user: given.user.clone(),
             core_dumps: given.enable_coredumps,
+            take_memory_at_start: given.enable_largepages,
             lock_memory: given.lock_memory,
             cluster: None,
             options: BTreeMap::new(),

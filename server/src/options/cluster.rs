@@ -6,11 +6,12 @@ use std::path::PathBuf;
 
 use slabring_cluster::names::{Address, ClusterId, NodeId};
 use slabring_cluster::ring::{Mode, Ring, RingDocument, SlotEntry, ZONE_BYTES_MAX};
+use slabring_cluster::table::Weight;
 
 use super::listen::Listen;
 use super::sources::Given;
 use super::{EXIT_USAGE, Refused};
-use crate::cluster::access::EtcdAccess;
+use slabring_etcd::EtcdAccess;
 
 /// The name of a cluster that was given none.
 const CLUSTER_DEFAULT: &str = "slabring";
@@ -20,7 +21,8 @@ const THREADS_MAX: u16 = 256;
 const FOR_CLUSTERS: [&str; 7] =
     ["node_id", "peer_listen", "cluster_secret_file", "cluster_id", "advertise", "replicas", "replication"];
 /// Options that mean nothing where the ring is not in etcd.
-const FOR_ETCD: [&str; 5] = ["etcd_cacert", "etcd_cert", "etcd_key", "etcd_user_file", "zone"];
+const FOR_ETCD: [&str; 7] =
+    ["etcd_cacert", "etcd_cert", "etcd_key", "etcd_user_file", "zone", "weight", "peer_advertise"];
 
 /// A node's part in a cluster.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,6 +54,8 @@ pub enum CoordinatorSettings {
         peer: Address,
         /// Where it stands.
         zone: String,
+        /// The share that it brings when it joins.
+        weight: Weight,
         /// What etcd asks of who calls it.
         access: EtcdAccess,
         /// Copies in the first ring; the ring that is there says it from then on.
@@ -290,10 +294,14 @@ impl Given {
         if urls.is_empty() {
             return self.misuse("etcd", "give http://HOST:PORT of each of its members");
         }
-        let Some(peer) = &self.arguments.peer_listen else {
+        let Some(inside) = &self.arguments.peer_listen else {
             return self.misuse("etcd", "other nodes must find this one: give --peer-listen=HOST:PORT");
         };
-        let peer: Address = self.parsed("peer_listen", peer)?;
+        let inside: Address = self.parsed("peer_listen", inside)?;
+        let peer = match &self.arguments.peer_advertise {
+            Some(text) => self.parsed("peer_advertise", text)?,
+            None => inside.clone(),
+        };
         let client = match (&self.arguments.advertise, listen.first()) {
             (Some(text), _) => self.parsed("advertise", text)?,
             (None, Some(listen)) if !listen.address.ip().is_unspecified() && listen.address.port() != 0 => {
@@ -306,10 +314,11 @@ impl Given {
         Ok(ClusterSettings {
             cluster: self.cluster_id()?,
             node: NodeId(self.parsed("node_id", &node)?),
-            listen: self.peer_listen(&peer.to_string())?,
+            listen: self.peer_listen(&inside.to_string())?,
             coordinator: CoordinatorSettings::Etcd {
                 access: self.etcd_access(&urls)?,
                 zone: self.zone()?,
+                weight: self.arguments.weight.map_or(Weight::FULL, Weight::new),
                 urls,
                 client,
                 peer,

@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches, 
 
 use super::arguments::Arguments;
 use super::config_file::{Entry, entries};
-use super::{EXIT_FAILURE, EXIT_USAGE, Refused};
+use super::{EXIT_FAILURE, EXIT_USAGE, Refused, Settings};
 
 /// What variables begin with.
 const VARIABLE_PREFIX: &str = "SLABRING_";
@@ -83,6 +83,11 @@ impl Sources {
             // Without one, relative paths fail where they are used, with their names.
             directory: std::env::current_dir().unwrap_or_default(),
         }
+    }
+
+    /// Whether the settings are only to be looked at: asked of the bare words, since the others may be no command line.
+    pub fn ask_only(&self) -> bool {
+        self.words.iter().skip(1).any(|word| word.starts_with("--ch") && "--check-config".starts_with(word))
     }
 
     /// Reads them all. Reads the configuration file.
@@ -200,16 +205,29 @@ impl Given {
     }
 
     /// All settings as lines of a configuration file, each with its origin.
-    pub fn listing(&self) -> String {
+    pub fn listing(&self, settings: &Settings) -> String {
         let line = |(long, (id, value)): (&String, &(String, String))| {
             format!("{long} = {value}  # {}\n", self.origin(id))
         };
-        self.values().iter().map(line).collect()
+        self.complete(settings).iter().map(line).collect()
     }
 
     /// The value of every option that has one, by its long name, as a configuration file would have it.
-    pub fn options(&self) -> BTreeMap<String, String> {
-        self.values().into_iter().map(|(long, (_, value))| (long, value)).collect()
+    pub fn options(&self, settings: &Settings) -> BTreeMap<String, String> {
+        self.complete(settings).into_iter().map(|(long, (_, value))| (long, value)).collect()
+    }
+
+    /// As [`Given::values`], with those that were found because nobody gave them.
+    fn complete(&self, settings: &Settings) -> BTreeMap<String, (String, String)> {
+        let mut values = self.values();
+        for (long, value) in [
+            ("threads", settings.threads.to_string()),
+            ("slab-growth-factor", settings.growth_factor.to_string()),
+            ("slab-min-size", settings.chunk_size_min.to_string()),
+        ] {
+            values.entry(long.into()).or_insert_with(|| (long.replace('-', "_"), format!("{value:?}")));
+        }
+        values
     }
 
     /// By long name: the id and the value in TOML.

@@ -86,7 +86,13 @@ fn the_other_flags_are_understood_too() {
     let settings =
         settings("-A -X -W -D / -d -r -k -u nobody -P run/pid -vvv -B ascii -R 20 -L -e f").unwrap();
     assert!(settings.shutdown_enabled && !settings.dump_enabled && !settings.watch_enabled);
-    assert!(settings.detail_enabled && settings.daemon && settings.core_dumps && settings.lock_memory);
+    assert!(
+        settings.detail_enabled
+            && settings.daemon
+            && settings.core_dumps
+            && settings.lock_memory
+            && settings.take_memory_at_start
+    );
     assert_eq!((settings.prefix_delimiter, settings.verbosity), (b'/', 3));
     assert_eq!((settings.requests_per_turn, settings.request_timeout_seconds), (20, 60));
     assert_eq!(settings.user.as_deref(), Some("nobody"));
@@ -214,7 +220,7 @@ fn flags_win_over_variables_and_variables_over_the_file() {
     assert_eq!((settings.max_connections, settings.memory_bytes, settings.threads), (3, 200 * MIB, 2));
     assert_eq!(tcp(&settings), ["127.0.0.1:11211", "[::1]:11211"]);
     assert_eq!((settings.verbosity, settings.lock_memory, settings.idle_timeout_seconds), (2, true, 2));
-    let listing = sources.read().unwrap().listing();
+    let listing = sources.read().unwrap().listing(&settings);
     assert!(listing.contains("conn-limit = \"3\"  # flag\n"), "{listing}");
     assert!(listing.contains("memory-limit = \"200\"  # SLABRING_MEMORY_LIMIT\n"), "{listing}");
     assert!(listing.contains("order.toml:3\n"), "{listing}");
@@ -262,7 +268,7 @@ fn variables_of_others_do_not_keep_a_node_from_starting() {
 #[test]
 fn a_listing_is_a_configuration_file_that_gives_the_same_settings() {
     let first = sources("-c 7 -l ::1,127.0.0.1:5 -l 127.0.0.9 -M -vv -o idle_timeout=9 -I 3m -m 512 -t 2");
-    let file = File::new("listing.toml", &first.read().unwrap().listing());
+    let file = File::new("listing.toml", &first.read().unwrap().listing(&read(&first).unwrap().0));
     let second = sources(&file.flag());
     let (a, b) = (read(&first).unwrap().0, read(&second).unwrap().0);
     assert_eq!(format!("{a:?}"), format!("{b:?}"));
@@ -340,6 +346,17 @@ fn a_node_over_etcd_says_where_it_is() {
 }
 
 #[test]
+fn a_node_behind_a_gate_says_where_the_gate_is() {
+    let part = cluster(
+        "-l 127.0.0.2 --etcd http://127.0.0.1:2379 --peer-listen 127.0.0.2:7 --peer-advertise gate.example:9",
+    );
+    assert_eq!(part.listen.to_string(), "127.0.0.2:7");
+    assert_eq!(part.node.to_string(), "gate.example:9");
+    let CoordinatorSettings::Etcd { peer, .. } = part.coordinator else { panic!("it is in etcd") };
+    assert_eq!(peer.to_string(), "gate.example:9");
+}
+
+#[test]
 fn cluster_options_that_cannot_work_are_refused_with_what_to_do() {
     for (arguments, word) in [
         ("--node-id a", "needs --cluster, --peers or --etcd"),
@@ -361,6 +378,7 @@ fn cluster_options_that_cannot_work_are_refused_with_what_to_do() {
         ("--etcd http://a:1 --etcd-user-file /no --peer-listen 127.0.0.1:7", "/no: No such file"),
         ("--peers 127.0.0.1:7 --zone a", "needs --etcd"),
         ("--zone a", "needs --etcd"),
+        ("--peers 127.0.0.1:7 --peer-advertise 127.0.0.1:8", "needs --etcd"),
         ("-l * --etcd http://a:1 --peer-listen 127.0.0.1:7", "give --advertise"),
         ("--peers 127.0.0.1:7 -t 257 -m 2000", "at most 256 shard threads"),
         ("--replicas 2", "needs --cluster, --peers or --etcd"),

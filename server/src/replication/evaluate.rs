@@ -10,7 +10,9 @@ use super::items::Kept;
 use crate::execute::Executor;
 use crate::options::Settings;
 
-/// The bench holds an item and its successor, and a page of each size class.
+/// Items of the largest size that the bench has room for: an item and its successor, each with what chunks of their class waste.
+const BENCH_ITEMS: usize = 4;
+/// A page of each size class.
 const BENCH_BYTES_BEYOND_ITEMS: usize = 4 << 20;
 
 /// What a command came to.
@@ -28,13 +30,14 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// An empty one. Its memory is beside the shard's budget: two items of the largest size and 4 MiB, if such items come.
+    /// An empty one. Its memory is beside the shard's budget: room for four items of the largest size and 4 MiB is reserved, and
+    /// taken as such items come.
     pub fn new(settings: &Settings) -> anyhow::Result<Self> {
         let config = Config {
             item_size_max: settings.item_size_max,
             policy: PolicyKind::Clock,
             huge_pages: false,
-            ..Config::with_memory(4 * settings.item_size_max + BENCH_BYTES_BEYOND_ITEMS)
+            ..Config::with_memory(BENCH_ITEMS * settings.item_size_max + BENCH_BYTES_BEYOND_ITEMS)
         };
         let shard = Shard::new(&config).context("cannot reserve memory to evaluate commands in")?;
         Ok(Self { executor: Executor::alone(shard) })
@@ -48,8 +51,8 @@ impl Bench {
         &mut self.executor
     }
 
-    /// Executes a request that may change the key's item in `shard`, which stays as it is. What the request makes has the CAS value
-    /// `version`. The reply is appended.
+    /// Executes a request that may change the key's item in `shard`, which stays as it is, and which has admitted the fence that the
+    /// request names: the bench knows of none. What the request makes has the CAS value `version`. The reply is appended.
     pub fn evaluate(
         &mut self,
         shard: &Shard,
@@ -66,7 +69,7 @@ impl Bench {
             let cas = if is_touch(request) { version } else { item.cas() };
             put(bench, now, &item, cas);
         }
-        self.executor.execute_unobserved(now, request, out);
+        self.executor.execute_admitted(now, request, key, out);
         let after = self.executor.shard().peek(now, key);
         let is_changed = match (&before, &after) {
             (None, None) => false,
@@ -305,6 +308,22 @@ mod tests {
             }
         }
         assert!(hits > 5_000 && misses > 5_000, "{hits} of {misses}");
+    }
+
+    #[test]
+    fn the_bench_asks_for_no_fence() {
+        let mut pair = Pair::new();
+        // Fences go down from key to key: whatever few numbers the bench would keep in place of many would refuse the next.
+        for n in (1..=20_000).rev() {
+            let line = format!("ms key{n} 1 Y{n} I\r\n1\r\n");
+            let mut reply = Vec::new();
+            pair.version += 1;
+            let request = request(&line);
+            let key = format!("key{n}");
+            let shard = pair.copied.shard();
+            pair.bench.evaluate(shard, pair.now, &request, key.as_bytes(), pair.version, &mut reply);
+            assert_eq!(reply, b"HD\r\n", "{line:?}");
+        }
     }
 
     #[test]

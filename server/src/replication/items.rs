@@ -10,6 +10,7 @@ use slabring_engine::{Delete, DeleteMode, Expiry, Image, Item, Scan, ScanStep, S
 
 use crate::cluster::old::group_of;
 use crate::shards::Shards;
+use crate::track::Tracking;
 
 const STALE: u8 = 1;
 const TOKEN_SENT: u8 = 1 << 1;
@@ -64,6 +65,8 @@ impl Kept {
 /// See the module.
 pub struct Items<'s> {
     shard: &'s mut Shard,
+    /// Who has copies of values in his own memory, if anybody.
+    tracking: Option<&'s mut Tracking>,
     now: Seconds,
     start_unix: u64,
     shards: Shards,
@@ -76,7 +79,13 @@ pub struct Items<'s> {
 impl<'s> Items<'s> {
     /// The shard as of a second.
     pub fn new(shard: &'s mut Shard, now: Seconds, start_unix: u64, shards: Shards) -> Self {
-        Self { shard, now, start_unix, shards, partial: Vec::new(), has_refused: Cell::new(false) }
+        let (tracking, partial, has_refused) = (None, Vec::new(), Cell::new(false));
+        Self { shard, tracking, now, start_unix, shards, partial, has_refused }
+    }
+
+    /// Tells those who have a copy of a value as another is applied: not before, because who asks in between is given the old one.
+    pub fn telling(self, tracking: Option<&'s mut Tracking>) -> Self {
+        Self { tracking, ..self }
     }
 
     /// Ends what was begun. Whether all that was applied found room.
@@ -133,6 +142,9 @@ impl Store for Items<'_> {
 
     fn apply(&mut self, _: Micros, record: &Record) {
         self.drop_partial();
+        if let Some(tracking) = &mut self.tracking {
+            tracking.wrote(self.shard.hash(&record.key), &record.key);
+        }
         let Some(content) = &record.content else { return self.delete(&record.key) };
         let image = Image {
             key: &record.key,

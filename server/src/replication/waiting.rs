@@ -9,6 +9,7 @@ use slabring_protocol::{Command, Dialect, DialectError, ErrorReply, Request, rep
 
 use crate::batch::ReturnAddress;
 use crate::cluster::forward::{Place, is_part_of_line};
+use crate::execute::Asker;
 use crate::shards::ShardId;
 
 /// Requests that wait for their keys.
@@ -83,16 +84,16 @@ pub struct Owned {
     bytes: Box<[u8]>,
     key_bytes: usize,
     value_bytes: usize,
-    /// The number by which people know who asks.
-    pub connection: u32,
+    /// Who asks.
+    pub asker: Asker,
 }
 
 impl Owned {
     /// A copy of a request.
-    pub fn new(request: &Request<'_>, connection: u32) -> Self {
+    pub fn new(request: &Request<'_>, asker: Asker) -> Self {
         let Request { command, noreply, dialect, key, value, flags } = *request;
         let bytes = [key, value, flags].concat().into();
-        Self { command, noreply, dialect, bytes, key_bytes: key.len(), value_bytes: value.len(), connection }
+        Self { command, noreply, dialect, bytes, key_bytes: key.len(), value_bytes: value.len(), asker }
     }
 
     /// The request.
@@ -283,7 +284,7 @@ mod tests {
     fn owned(value_bytes: usize) -> Owned {
         let value = vec![b'x'; value_bytes];
         let request = Request { value: &value, ..Request::get(b"key", false) };
-        Owned::new(&request, 7)
+        Owned::new(&request, Asker { connection: 7, is_local: true })
     }
 
     /// Nobody overtakes another of the same key, whatever happens in between, and nothing is left at the end.

@@ -19,6 +19,8 @@ struct Cluster {
     silent: Vec<(u16, u16)>,
     /// Reports are of this ring; unless given, of the present one.
     reported: Option<Epoch>,
+    /// Who says nothing any more.
+    mute: Option<u16>,
 }
 
 impl Cluster {
@@ -39,12 +41,12 @@ impl Cluster {
         let ring = Ring::new(first).unwrap();
         let mut ready = PartitionSet::default();
         PartitionId::all().for_each(|partition| assert!(ready.insert(partition)));
-        Self { conductor, now, ring, view, ready, silent: Vec::new(), reported: None }
+        Self { conductor, now, ring, view, ready, silent: Vec::new(), reported: None, mute: None }
     }
 
     fn report(&mut self) {
         let epoch = self.reported.unwrap_or(self.ring.epoch());
-        for n in 1..=9 {
+        for n in (1..=9).filter(|n| Some(*n) != self.mute) {
             let Some(NodeDescription { node, incarnation, .. }) = self.view.nodes.get(&described(n, 1).node)
             else {
                 continue;
@@ -124,6 +126,52 @@ fn who_is_missed_by_two_is_removed_long_before_its_lease_ends() {
     cluster.silent.clear();
     cluster.watch(1_000);
     assert_eq!(cluster.states(), [Up; 4], "it came back and was filled");
+}
+
+#[test]
+fn a_dead_one_stays_out_although_its_lease_lasts_and_returns_when_it_speaks() {
+    let mut cluster = Cluster::new(3, 2, Mode::Sync);
+    cluster.silent = vec![(1, 3), (2, 3)];
+    cluster.mute = Some(3);
+    assert_eq!(cluster.watch(100), 1);
+    assert_eq!(cluster.states(), [Up, Up, Down]);
+    // Nobody is to hear of it any more, so nobody misses it.
+    cluster.silent.clear();
+    assert_eq!(cluster.watch(60_000), 0);
+    cluster.mute = None;
+    cluster.watch(200);
+    assert_eq!(cluster.states(), [Up; 3]);
+}
+
+#[test]
+fn a_dead_one_that_begins_another_life_returns_before_it_speaks() {
+    let mut cluster = Cluster::new(3, 2, Mode::Sync);
+    cluster.silent = vec![(1, 3), (2, 3)];
+    cluster.mute = Some(3);
+    assert_eq!(cluster.watch(100), 1);
+    cluster.silent.clear();
+    cluster.view.nodes.insert(described(3, 1).node, described(3, 8));
+    cluster.watch(1_500);
+    assert_eq!(cluster.states(), [Up; 3]);
+}
+
+#[test]
+fn a_conductor_is_missed_when_two_say_so_and_of_two_nodes_never() {
+    let mut cluster = Cluster::new(3, 2, Mode::Inval);
+    let is_missed = |cluster: &Cluster, n| {
+        cluster.conductor.is_missed(&cluster.view, &cluster.ring, &described(n, 1).node)
+    };
+    cluster.silent = vec![(2, 1)];
+    cluster.report();
+    assert!(!is_missed(&cluster, 1));
+    cluster.silent.push((3, 1));
+    cluster.report();
+    assert!(is_missed(&cluster, 1) && !is_missed(&cluster, 2));
+    let mut pair = Cluster::new(2, 2, Mode::Inval);
+    pair.silent = vec![(2, 1), (1, 2)];
+    pair.report();
+    assert!(!is_missed(&pair, 1), "only the end of its lease shows which of two is dead");
+    assert!(is_missed(&pair, 2));
 }
 
 #[test]
@@ -215,7 +263,9 @@ fn a_joiner_is_filled_and_nothing_else_moves() {
     });
     PartitionId::all().for_each(|partition| assert!(cluster.ready.insert(partition)));
     changes += cluster.watch(20_000);
-    assert!(changes > PARTITION_COUNT / FLIPS_MAX, "{changes} batches, and an end");
+    let moved =
+        PartitionId::all().filter(|&partition| before.owners(partition) != cluster.ring.owners(partition));
+    assert!(changes > moved.count() / FLIPS_MAX, "{changes} batches, and an end");
     assert!(!cluster.is_moving());
     assert_eq!(cluster.states(), [Up; 4]);
     let mut brought = 0;
@@ -246,7 +296,7 @@ fn a_weight_is_moved_to_and_back_also_by_another_conductor() {
     let mut cluster = Cluster::new(3, 1, Mode::Rf1);
     assert_eq!(cluster.ring.document().format, FORMAT, "one copy that nobody wishes elsewhere");
     cluster.wish(2, Wish::Weight(64));
-    cluster.watch(2_000);
+    cluster.watch(1_000);
     assert!(cluster.is_moving());
     cluster.conductor = Conductor::new(ClusterId("c".parse().unwrap()), Judgement::default());
     cluster.watch(60_000);
@@ -285,4 +335,23 @@ fn in_sync_the_last_copy_is_never_removed() {
     cluster.view.nodes.remove(&described(3, 1).node);
     cluster.watch(100_000);
     assert_eq!(cluster.states().iter().filter(|&&state| state == Down).count(), 1);
+}
+
+#[test]
+fn who_stands_by_joins_when_a_weight_is_wished_for_it_and_is_filled_first() {
+    for (replicas, mode) in [(1, Mode::Rf1), (2, Mode::Inval)] {
+        let mut cluster = Cluster::new(3, replicas, mode);
+        let waits = NodeDescription { weight: 0, ..described(4, 1) };
+        cluster.view.nodes.insert(waits.node.clone(), waits);
+        cluster.watch(60_000);
+        assert_eq!(cluster.states(), [Up; 3], "nobody asked it to come");
+        cluster.wish(4, Wish::Weight(128));
+        cluster.ready = PartitionSet::default();
+        cluster.watch(3_000);
+        assert!(cluster.is_moving() && cluster.primaries(4) == 0, "it holds nothing yet");
+        PartitionId::all().for_each(|partition| assert!(cluster.ready.insert(partition)));
+        cluster.watch(60_000);
+        assert_eq!((cluster.states(), cluster.is_moving()), (vec![Up; 4], false));
+        assert_eq!(cluster.ring.document().slots[3].weight, 128);
+    }
 }

@@ -1,5 +1,8 @@
 //! What etcd says, and what this node makes of it. The simulator has the rest: outages, late and doubled news.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+
 use super::*;
 use crate::names::{Incarnation, NodeId};
 
@@ -172,4 +175,46 @@ fn a_login_that_is_refused_is_tried_again_later_and_one_that_is_not_wanted_never
     reply(&mut etcd, LOGIN_AGAIN_AFTER, &again, 400, not_wanted);
     let next = calls(&mut etcd, LOGIN_AGAIN_AFTER + RETRY_AFTER);
     assert!(next.len() == 2 && next.iter().all(|call| call.token.is_none()), "{next:?}");
+}
+
+/// A watch's line: the conductor with this number.
+fn leader_line(node: &str, created: u64) -> String {
+    let encode = |text: &str| BASE64_STANDARD.encode(text);
+    let (key, value) = (encode("/slabring/t/leader"), encode(&format!("{node} 7")));
+    let kv = format!(
+        r#"{{"key":"{key}","value":"{value}","create_revision":"{created}","mod_revision":"{created}"}}"#
+    );
+    format!("{{\"result\":{{\"header\":{{}},\"events\":[{{\"kv\":{kv}}}]}}}}\n")
+}
+
+#[test]
+fn a_conductor_is_deposed_by_its_number_and_its_successor_is_not() {
+    for (answer, left) in
+        [("depose: done", None), ("depose: there is none", None), ("depose: of another revision", Some(9))]
+    {
+        let (mut etcd, watch) = settled();
+        let created = left.unwrap_or(2);
+        etcd.answered(Micros(0), watch.id, Answer::Chunk(leader_line("b", created).as_bytes()));
+        assert_eq!(etcd.view.leader.as_ref().map(|leader| leader.fence), Some(Fence(created)));
+        etcd.order(Order::Depose(Fence(2)));
+        let deposing = calls(&mut etcd, Micros(0));
+        assert_eq!(
+            deposing.last().map(|call| call.body.clone()),
+            Some(gateway::delete_created("/slabring/t/leader", Fence(2)))
+        );
+        assert!(etcd.is_busy());
+        reply(&mut etcd, Micros(0), deposing.last().unwrap(), 200, captured(answer)[0]);
+        assert_eq!(etcd.view.leader.as_ref().map(|leader| leader.fence.0), left, "{answer}");
+        assert!(!etcd.is_busy());
+    }
+}
+
+#[test]
+fn who_has_nothing_to_say_says_nothing_unless_it_must() {
+    let (mut etcd, _) = settled();
+    let report = Report { incarnation: Incarnation(7), epoch: crate::ring::Epoch(3), ..Report::default() };
+    etcd.report(&report, false);
+    assert_eq!(calls(&mut etcd, Micros(0)), []);
+    etcd.report(&report, true);
+    assert_eq!(paths(&calls(&mut etcd, Micros(0))), [gateway::TRANSACTION]);
 }

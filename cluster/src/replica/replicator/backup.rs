@@ -4,7 +4,7 @@
 use super::*;
 use crate::replica::message::{Ack, Entry, Feed, Numbered};
 
-/// Keys in doubt. With more, the oldest items are dropped: a miss is always right.
+/// Keys in doubt. With more, items are dropped, in the order of their keys: a miss is always right.
 pub(super) const DOUBTS_MAX: usize = 64 << 10;
 
 impl Source {
@@ -216,6 +216,7 @@ impl<T: Copy> Replicator<T> {
         let its: Vec<_> =
             self.doubts.iter().filter(is_its).map(|(key, doubt)| (key.clone(), doubt.hash)).collect();
         for (key, hash) in its {
+            self.forget_until(WRITES_MAX / 2);
             if self.open.len() >= WRITES_MAX / 2 {
                 return false;
             }

@@ -14,9 +14,14 @@ const CHECK_KEYS_MAX: usize = 128;
 type Asked = BTreeMap<PeerShard, Vec<(Vec<u8>, Version)>>;
 
 impl<T: Copy> Replicator<T> {
+    /// Lets the next step of [`Self::scrub`] be the first of a walk.
+    pub fn scrub_anew(&mut self) {
+        self.scrubbed = Cursor::default();
+    }
+
     /// Compares a few copies more, a step of the store's walk, with what their primaries have. What differs without a reason that
-    /// this module knows is mended; called some times a second it costs nothing that shows.
-    pub fn scrub(&mut self, now: Micros, store: &impl Store) {
+    /// this module knows is mended; called some times a second it costs nothing that shows. Whether there is more of this walk.
+    pub fn scrub(&mut self, now: Micros, store: &impl Store) -> bool {
         let mut cursor = self.scrubbed;
         let mut asked = Asked::new();
         let has_more = store.scan(now, &mut cursor, &mut |record| {
@@ -26,6 +31,7 @@ impl<T: Copy> Replicator<T> {
         });
         self.scrubbed = if has_more { cursor } else { Cursor::default() };
         self.ask(now, asked, false);
+        has_more
     }
 
     /// Asks about keys whose state came from somebody who cannot say any more that all have it.
@@ -71,6 +77,7 @@ impl<T: Copy> Replicator<T> {
         if sender.epoch != epoch {
             return;
         }
+        let queue_bytes_max = self.queue_bytes_max();
         for (key, version) in check.keys {
             let hash = hash_key(&key);
             // What is being written is on its way there already.
@@ -78,7 +85,14 @@ impl<T: Copy> Replicator<T> {
                 continue;
             }
             let Some(stream) = self.streams.get_mut(&sender.peer) else { return };
-            let is_equal = store.version(now, hash, &key) == Some(version);
+            let mine = store.version(now, hash, &key);
+            let is_equal = mine == Some(version);
+            if !check.wants_all {
+                let is_on_its_way = || self.open.values().any(|open| open.record.key == key);
+                self.compared.compared += 1;
+                self.compared.gone += u64::from(mine.is_none());
+                self.compared.differed += u64::from(mine.is_some() && !is_equal && !is_on_its_way());
+            }
             if (is_equal && !check.wants_all)
                 || !stream.gets(partition_of(hash))
                 || !stream.portion.contains(hash)
@@ -87,7 +101,7 @@ impl<T: Copy> Replicator<T> {
             }
             let known = store.read(now, hash, &key);
             let record = known.unwrap_or(Record { key, hash, version, content: None });
-            if stream.has_room(record_bytes(&record)) {
+            if stream.has_room(record_bytes(&record), queue_bytes_max) {
                 stream.push(epoch, Entry::Bulk(record));
             }
         }

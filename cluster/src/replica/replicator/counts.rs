@@ -20,6 +20,12 @@ pub struct Counts {
     pub lag_bytes: u64,
     /// Streams whose other ends do not hold everything.
     pub out_of_sync: u64,
+    /// Copies that others had compared with what this node has as primary, since the start.
+    pub compared: u64,
+    /// Those of them that this node did not have any more: nothing wrong, since every node evicts by itself.
+    pub gone: u64,
+    /// Those that differed although nothing was on its way.
+    pub differed: u64,
 }
 
 impl<T: Copy> Replicator<T> {
@@ -45,7 +51,15 @@ impl<T: Copy> Replicator<T> {
             lag_entries: sum(|backlog| backlog.entries),
             lag_bytes: sum(|backlog| backlog.bytes),
             out_of_sync: sum(|backlog| usize::from(backlog.is_out_of_sync)),
+            ..self.compared
         }
+    }
+
+    /// Memory of what waits for other nodes: a look at every open write.
+    pub fn buffer_bytes(&self) -> usize {
+        let queued: usize = self.streams.values().map(Stream::queue_bytes).sum();
+        let open = self.open.values().map(|open| size_of::<Open<T>>() + record_bytes(&open.record));
+        queued + open.sum::<usize>()
     }
 
     fn backup_count(&self) -> u64 {

@@ -3,6 +3,7 @@
 use super::*;
 use crate::placement::shard_of;
 use crate::replica::message::Ack;
+use crate::replica::stream::{QUEUE_BYTES_MAX, QUEUE_BYTES_MIN};
 
 impl<T: Copy> Replicator<T> {
     /// Whether what was read of a key may be answered: asked after reading, since the lease must hold then.
@@ -84,6 +85,7 @@ impl<T: Copy> Replicator<T> {
         mut write: Write<T>,
     ) -> Result<Version, Refused> {
         self.may_write(now, write.hash, &write.key)?;
+        self.forget_until(WRITES_MAX);
         if self.open.len() >= WRITES_MAX {
             return Err(Refused::Overloaded);
         }
@@ -94,7 +96,8 @@ impl<T: Copy> Replicator<T> {
             content.dies_at = Some(content.dies_at.map_or(latest, |dies_at| dies_at.min(latest)));
         }
         let record = Record { key: write.key, hash: write.hash, version: Version(0), content: write.content };
-        let is_full = |(_, stream): (_, &Stream)| !stream.has_room(record_bytes(&record));
+        let bytes_max = self.queue_bytes_max();
+        let is_full = |(_, stream): (_, &Stream)| !stream.has_room(record_bytes(&record), bytes_max);
         let tenure = &self.tenures[&record.partition()];
         if self.mode() == Mode::Sync && self.receivers(record.hash, tenure).any(is_full) {
             return Err(Refused::Overloaded);
@@ -120,6 +123,23 @@ impl<T: Copy> Replicator<T> {
         Ok(version)
     }
 
+    /// Makes room among the open writes: those that nobody waits for count as arrived, the first ones first. So a copy that is away
+    /// stops nobody but who waits for it. Should the other copies become primary now, they do not say these again to the one that is
+    /// away; the comparison of items finds what it lacks.
+    pub(super) fn forget_until(&mut self, writes_max: usize) {
+        let is_unwaited = |open: &Open<T>| open.token.is_none() && !open.is_pending && !open.settles;
+        while self.open.len() >= writes_max
+            && let Some(write) = self.open.iter().find(|(_, open)| is_unwaited(open)).map(|(&write, _)| write)
+        {
+            self.open.remove(&write);
+        }
+    }
+
+    /// Bytes that each stream may keep: all of them together have a part of the shard's memory.
+    pub(super) fn queue_bytes_max(&self) -> usize {
+        (self.queue_bytes / self.streams.len().max(1)).clamp(QUEUE_BYTES_MIN, QUEUE_BYTES_MAX)
+    }
+
     /// Sends a state to all who get it; what counts is waited for.
     pub(super) fn say(&mut self, now: Micros, mut open: Open<T>, store: &mut impl Store) {
         self.writes_made += 1;
@@ -127,23 +147,32 @@ impl<T: Copy> Replicator<T> {
         let partition = open.record.partition();
         let tenure = &self.tenures[&partition];
         let peers: Vec<_> = self.receivers(open.record.hash, tenure).map(|(peer, _)| peer).collect();
-        if open.is_pending || (open.settles && self.mode() == Mode::Sync) {
+        let bytes_max = self.queue_bytes_max();
+        let is_hidden = open.is_pending || (open.settles && self.mode() == Mode::Sync);
+        if is_hidden {
             let before = self.pending.insert(open.record.key.clone(), write);
             assert!(before.is_none(), "a key that is pending is not written");
         }
         for peer in &peers {
             let stream = self.streams.get_mut(peer).expect("a receiver has a stream");
             let counts = stream.counts(partition);
-            if stream.has_room(record_bytes(&open.record)) {
+            if stream.has_room(record_bytes(&open.record), bytes_max) {
                 stream.push_write(epoch, open.record.clone(), write, counts);
                 open.missing += u32::from(counts);
             } else {
                 // The item is in the store: the bulk will bring it.
-                stream.break_off(mix(stream.id), epoch, counts.then_some(write));
+                let opened = &self.open;
+                stream.break_off(mix(stream.id), epoch, counts.then_some(write), |write| {
+                    opened.contains_key(write)
+                });
                 open.missing += u32::from(counts);
             }
         }
         let is_done = open.missing == 0;
+        if !is_hidden {
+            // The store has it.
+            open.record.content = None;
+        }
         self.open.insert(write, open);
         if is_done {
             self.complete(now, store, write);

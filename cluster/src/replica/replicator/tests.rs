@@ -4,6 +4,7 @@ use super::*;
 use crate::migrate;
 use crate::placement::{PARTITION_COUNT, hash_key};
 use crate::replica::memory::MemoryStore;
+use crate::replica::stream::QUEUE_BYTES_MIN;
 use crate::ring::RingDocument;
 
 struct End {
@@ -156,6 +157,31 @@ fn scrubbing_makes_spoilt_stale_and_unknown_copies_what_the_primary_has() {
     pair.pass(100);
     assert_eq!(pair.read(1, &key), Some(right));
     assert_eq!(pair.read(1, &unknown_key), None);
+    let compared = |pair: &Pair| {
+        let Counts { compared, gone, differed, .. } = pair.ends[0].replicator.counts();
+        (compared, gone, differed)
+    };
+    assert_eq!(compared(&pair), (2, 1, 1));
+    // What is on its way to the copy does not differ from it.
+    let End { replicator, store } = &mut pair.ends[1];
+    replicator.scrub_anew();
+    replicator.scrub(pair.now, store);
+    pair.set(0, &key, "newer", None).unwrap();
+    pair.pass(100);
+    assert_eq!(compared(&pair), (3, 1, 1));
+}
+
+#[test]
+fn who_shares_no_copies_with_anybody_serves_while_it_hears_of_half_of_the_others() {
+    let mut pair = Pair::new(1, Mode::Rf1);
+    let key = pair.key_of(SlotId(0));
+    pair.pass(2_000);
+    pair.set(0, &key, "confirmed", None).unwrap();
+    pair.now = pair.now + Micros::from_millis(4_000);
+    assert_eq!(pair.set(0, &key, "alone", None), Err(Refused::NoLease));
+    let now = pair.now;
+    pair.ends[0].replicator.heard(now, SlotId(1));
+    pair.set(0, &key, "in company", None).unwrap();
 }
 
 #[test]
@@ -175,4 +201,36 @@ fn what_was_said_in_an_earlier_stream_and_comes_late_does_not_hold_up_the_presen
     pair.pass(1_000);
     assert!(pair.read(1, &key).is_some());
     assert_eq!(pair.read(1, &key), pair.read(0, &key));
+}
+
+#[test]
+fn a_copy_that_is_away_holds_up_no_write_that_does_not_wait_for_it() {
+    for mode in [Mode::Async, Mode::Inval] {
+        let mut pair = Pair::new(2, mode);
+        pair.ends[0].replicator.queue_bytes = 0;
+        pair.pass(2_000);
+        let keys = (0_u32..).map(|n| n.to_string().into_bytes());
+        let is_mine = |key: &Vec<u8>| pair.ring.primary(partition_of(hash_key(key))) == SlotId(0);
+        let keys: Vec<_> = keys.filter(is_mine).take(WRITES_MAX + 1_000).collect();
+        let value = "x".repeat(300);
+        let mut bytes_max = 0;
+        for (n, key) in keys.iter().enumerate() {
+            assert!(pair.set(0, key, &value, None).is_ok(), "write {n}");
+            bytes_max =
+                bytes_max.max(if n % 1_000 == 0 { pair.ends[0].replicator.buffer_bytes() } else { 0 });
+            pair.ends[0].replicator.effects.clear();
+        }
+        pair.ends[0].replicator.check_invariants();
+        let each = size_of::<Open<u32>>() + 10;
+        assert!(bytes_max <= QUEUE_BYTES_MIN + WRITES_MAX * each, "{bytes_max} bytes wait");
+        let is_behind = |counts: Counts| counts.lag_entries + counts.out_of_sync > 0;
+        for _ in 0..1_000 {
+            pair.pass(50);
+            if !is_behind(pair.ends[0].replicator.counts()) {
+                break;
+            }
+        }
+        assert!(keys.iter().all(|key| pair.read(1, key).is_some() && pair.read(1, key) == pair.read(0, key)));
+        assert_eq!(pair.ends[0].replicator.counts().writes_open, 0);
+    }
 }

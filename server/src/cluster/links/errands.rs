@@ -16,6 +16,7 @@ use crate::batch::{Outcome, ReturnAddress};
 use crate::cluster::forward::{Place, answer_later};
 use crate::connection::{Connection, Connections};
 use crate::dispatch::Dispatcher;
+use crate::execute::Asker;
 use crate::exptime::flush_due;
 use crate::outbox::Ticket;
 use crate::replication::{Executed, Manner, Waiter};
@@ -229,7 +230,9 @@ impl Links {
                 return self.peers.respond(asked, Status::Done, &self.reply);
             }
             let manner = Manner::of(&request);
-            match executor.execute_copied(now, &request, connection, &mut self.reply) {
+            // The number of a tracker that another node gave out means nothing here.
+            let asker = Asker { connection, is_local: false };
+            match executor.execute_copied(now, &request, asker, &mut self.reply) {
                 Executed::Now => self.peers.respond(asked, Status::Done, &self.reply),
                 Executed::Refused(error) => self.refuse(asked, manner, error),
                 Executed::Later(id) => executor.attend(id, Waiter::Node(asked)),
@@ -286,7 +289,8 @@ impl Links {
                 executor.execute(now, &request, connection, &mut self.reply);
                 return dispatcher.answer_from_afar(client, place, Ok(&self.reply));
             }
-            match executor.execute_copied(now, &request, connection, &mut self.reply) {
+            let asker = Asker { connection, is_local: true };
+            match executor.execute_copied(now, &request, asker, &mut self.reply) {
                 Executed::Now => dispatcher.answer_from_afar(client, place, Ok(&self.reply)),
                 Executed::Refused(error) => answer_later(client, place, Err(error)),
                 Executed::Later(id) => executor.attend(id, Waiter::Client(place)),

@@ -16,7 +16,7 @@ fn ask(verb: LockVerb, name: &str, session: &str, ttl_ms: u32, wait_ms: u32) -> 
 
 impl Fixture {
     fn new() -> Self {
-        Self { table: Table::new(), now: Millis(1_000), last_fence: 0 }
+        Self { table: Table::new(usize::MAX), now: Millis(1_000), last_fence: 0 }
     }
 
     fn ask(&mut self, who: u32, ask: Ask) -> Vec<(u32, Said)> {
@@ -53,11 +53,27 @@ impl Fixture {
     }
 }
 
+impl Asker for u32 {
+    type Client = Self;
+
+    fn client(self) -> Self {
+        self
+    }
+}
+
 impl Table<u32> {
     fn check(&self) {
-        assert_eq!(self.waiting, self.locks.values().map(|lock| lock.waiters.len()).sum::<usize>());
-        let next = self.locks.values().map(next_of).min();
-        assert!(next.is_none_or(|next| self.wake_at.is_some_and(|at| at <= next)));
+        let waiters = self
+            .locks
+            .iter()
+            .flat_map(|(name, lock)| lock.waiters.iter().map(move |waiter| (waiter.key(), Rc::clone(name))));
+        assert_eq!(self.waiting, waiters.collect::<BTreeMap<_, _>>());
+        let due = self.locks.iter().map(|(name, lock)| {
+            assert_eq!(lock.due.0, next_of(lock));
+            (lock.due, Rc::clone(name))
+        });
+        assert_eq!(self.due, due.collect::<BTreeMap<_, _>>());
+        assert_eq!(self.names_bytes, self.locks.keys().map(|name| name.len()).sum::<usize>());
     }
 }
 
@@ -77,7 +93,7 @@ fn one_holds_it_and_the_next_one_has_a_higher_fence() {
     assert_eq!(fixture.ask(3, query), [(3, Said::Free)]);
     assert_eq!(fixture.release(1, "a"), [(1, Said::Free)]);
     assert_eq!(fixture.acquire(2, "b", 500, 0), [(2, held(2, 500, "b"))]);
-    assert_eq!(fixture.table.len(), 1);
+    assert_eq!(fixture.table.held(), 1);
 }
 
 #[test]
@@ -105,7 +121,7 @@ fn who_waits_gets_it_in_the_order_of_coming_or_gives_up() {
     // The lock of the second ends by itself.
     assert_eq!(fixture.pass(300), [(4, held(3, 300, "d"))]);
     assert_eq!(fixture.pass(300), []);
-    assert_eq!((fixture.table.len(), fixture.table.wake_at()), (0, None));
+    assert_eq!((fixture.table.held(), fixture.table.wake_at()), (0, None));
 }
 
 #[test]
@@ -126,7 +142,8 @@ fn a_lock_is_never_given_to_who_is_gone_nor_at_the_end() {
     fixture.acquire(3, "c", 300, 10_000);
     fixture.acquire(4, "d", 300, 10_000);
     let mut told = Vec::new();
-    fixture.table.forget(fixture.now, |who| who == 2, &mut told);
+    fixture.table.forget(fixture.now, 2, &mut told);
+    fixture.table.check();
     assert_eq!(told, [(2, Said::Taken { fence: 1, left_ms: 500 })]);
     assert_eq!(fixture.release(1, "a"), [(1, Said::Released), (3, held(2, 300, "c"))]);
     let mut answers = Vec::new();
@@ -136,16 +153,16 @@ fn a_lock_is_never_given_to_who_is_gone_nor_at_the_end() {
 
 #[test]
 fn without_a_fence_nobody_gets_it() {
-    let mut table = Table::new();
+    let mut table = Table::new(usize::MAX);
     let mut answers = Vec::new();
     let acquire = ask(LockVerb::Acquire, "l", "a", 500, 0);
     table.ask(Millis(1), 1, acquire, &mut || None, &mut answers);
-    assert_eq!((answers, table.len()), (vec![(1, Said::NoFence)], 0));
+    assert_eq!((answers, table.held()), (vec![(1, Said::NoFence)], 0));
 }
 
 #[test]
 fn locks_are_bounded_and_so_is_who_waits() {
-    let mut table: Table<u32> = Table::new();
+    let mut table: Table<u32> = Table::new(usize::MAX);
     let (mut fence, mut answers) = (0, Vec::new());
     let mut next = || {
         fence += 1;
@@ -155,13 +172,38 @@ fn locks_are_bounded_and_so_is_who_waits() {
         let acquire = ask(LockVerb::Acquire, &n.to_string(), "a", 500, 0);
         table.ask(Millis(1), 1, acquire, &mut next, &mut answers);
     }
-    assert_eq!((answers.last(), table.len()), (Some(&(1, Said::TooMany)), LOCKS_MAX));
+    assert_eq!((answers.last(), table.held()), (Some(&(1, Said::TooMany)), LOCKS_MAX));
     answers.clear();
     for n in 0..=WAITERS_MAX {
         let wait = ask(LockVerb::Acquire, "7", &n.to_string(), 500, 1_000);
         table.ask(Millis(1), 2, wait, &mut next, &mut answers);
     }
     assert_eq!(answers, [(2, Said::TooMany)]);
+}
+
+#[test]
+fn locks_and_who_waits_take_no_more_memory_than_they_may() {
+    let room = 2 * (Table::<u32>::LOCK_BYTES + 1) + Table::<u32>::WAITER_BYTES;
+    let mut table: Table<u32> = Table::new(room);
+    let (mut fence, mut answers) = (0, Vec::new());
+    let mut next = || {
+        fence += 1;
+        Some(fence)
+    };
+    let mut acquire = |name, session, wait_ms| {
+        let acquire = ask(LockVerb::Acquire, name, session, 500, wait_ms);
+        table.ask(Millis(1), 1, acquire, &mut next, &mut answers);
+        assert!(table.bytes() <= room);
+        answers.pop().map(|(_, said)| said)
+    };
+    assert_eq!(acquire("1", "a", 0), Some(held(1, 500, "a")));
+    assert_eq!(acquire("2", "a", 0), Some(held(2, 500, "a")));
+    assert_eq!(acquire("1", "b", 1_000), None);
+    assert_eq!(acquire("1", "c", 1_000), Some(Said::TooMany));
+    assert_eq!(acquire("3", "a", 0), Some(Said::TooMany));
+    assert_eq!(acquire("2", "a", 0), Some(held(2, 500, "a")));
+    table.expire(Millis(100_000), &mut || None, &mut answers);
+    assert_eq!(table.bytes(), 0);
 }
 
 /// Random sessions over random names: at any time one holds a lock at most, fences rise, and every request is answered once.

@@ -1,0 +1,94 @@
+//! A cluster's keys in etcd, for programs that may wait: how things stand, and what an operator wishes. Nodes have a state machine
+//! for that (`slabring_cluster::coordinator`); they share the way in. Never registers, never decides.
+
+#![forbid(unsafe_code)]
+
+mod access;
+mod gateway;
+
+use std::collections::BTreeMap;
+
+use serde::de::DeserializeOwned;
+use slabring_cluster::coordinator::etcd::{leader, prefix};
+use slabring_cluster::coordinator::gateway::{
+    KeyValue, RANGE, Ranged, TRANSACTION, put_for_good, range, read_answer,
+};
+use slabring_cluster::coordinator::{Fence, NodeDescription};
+use slabring_cluster::names::{ClusterId, NodeId};
+use slabring_cluster::report::Wish;
+use slabring_cluster::ring::RingDocument;
+
+pub use access::EtcdAccess;
+pub use gateway::{Failure, Gateway};
+
+/// How a cluster stands, as of one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// The ring, if there is one yet.
+    pub ring: Option<RingDocument>,
+    /// Who decides on changes of it.
+    pub conductor: Option<NodeId>,
+    /// Who has registered: who lives, as far as can be told.
+    pub nodes: BTreeMap<NodeId, NodeDescription>,
+    /// What the operator wishes for members.
+    pub wishes: BTreeMap<NodeId, Wish>,
+}
+
+/// The keys of one cluster.
+#[derive(Debug)]
+pub struct ClusterKeys {
+    gateway: Gateway,
+    prefix: String,
+}
+
+impl ClusterKeys {
+    /// Those of `cluster` behind a gateway.
+    pub fn new(gateway: Gateway, cluster: &ClusterId) -> Self {
+        Self { gateway, prefix: prefix(cluster) }
+    }
+
+    /// Reads all of them: one call.
+    pub fn read(&self) -> Result<Standing, Failure> {
+        let body = self.gateway.call(RANGE, &range(&self.prefix))?;
+        let read: Ranged = read_answer(&body).ok_or_else(|| self.gateway.rubbish(&body))?;
+        let mut standing = Standing::default();
+        for key in &read.keys {
+            self.show(&mut standing, key)?;
+        }
+        Ok(standing)
+    }
+
+    /// Wishes something for a node, whatever was wished before. It stands until it is taken back.
+    pub fn wish(&self, node: &NodeId, wish: Wish) -> Result<(), Failure> {
+        let value = serde_json::to_string(&wish).expect("a wish can always be written");
+        self.gateway.call(TRANSACTION, &put_for_good(&self.wish_key(node), &value)).map(drop)
+    }
+
+    fn wish_key(&self, node: &NodeId) -> String {
+        format!("{}wish/{node}", self.prefix)
+    }
+
+    fn show(&self, standing: &mut Standing, key: &KeyValue) -> Result<(), Failure> {
+        let name = std::str::from_utf8(&key.key).ok().and_then(|name| name.strip_prefix(&self.prefix));
+        match name.map(|name| name.split_once('/').unwrap_or((name, ""))) {
+            Some(("ring", "")) => {
+                let document = RingDocument::from_json(&key.value).map_err(Failure::Ring)?;
+                standing.ring = Some(document);
+            }
+            Some(("leader", "")) => {
+                standing.conductor = leader(&key.value, Fence(key.create_revision)).map(|leader| leader.node);
+            }
+            Some(("node", node)) => show_of(&mut standing.nodes, node, &key.value),
+            Some(("wish", node)) => show_of(&mut standing.wishes, node, &key.value),
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// What cannot be read is as good as not there, for nodes too.
+fn show_of<T: DeserializeOwned>(shown: &mut BTreeMap<NodeId, T>, node: &str, value: &[u8]) {
+    if let (Ok(node), Some(said)) = (node.parse().map(NodeId), read_answer(value)) {
+        shown.insert(node, said);
+    }
+}

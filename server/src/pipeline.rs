@@ -1,0 +1,132 @@
+//! Requests of a pipeline that are taken together: the keys of a line, and plain gets and sets. Their memory is fetched at the same
+//! time, and they need no step of the parser each. Everything else goes through `dispatch.rs`, one by one.
+
+use slabring_engine::WARM_KEYS_MAX;
+use slabring_protocol::{KEY_SIZE_MAX, KeysTaken, Plain, PlainTaken, Request};
+
+use crate::batch::ReturnAddress;
+use crate::cluster::links::Owner;
+use crate::connection::{Connection, OUTPUT_BYTES_HIGH, OUTPUT_BYTES_LOW};
+use crate::datagrams::is_datagram;
+use crate::dispatch::Dispatcher;
+use crate::lending::LENT_BYTES_MIN;
+use crate::shards::ShardId;
+
+/// Replies to a group of requests that lend nothing, at most.
+const SMALL_REPLIES_BYTES_MAX: usize = WARM_KEYS_MAX * (LENT_BYTES_MIN + KEY_SIZE_MAX + 64);
+
+const _: () = assert!(SMALL_REPLIES_BYTES_MAX < OUTPUT_BYTES_LOW);
+
+impl Dispatcher {
+    /// Executes some more keys of a line, if they are all this shard's and nothing about them is special. Returns their bytes.
+    pub fn execute_keys(&mut self, client: &mut Connection, rest: &[u8]) -> Option<usize> {
+        if !client.parser.has_keys() || !self.is_alone() || !self.may_get_freely(client) {
+            return None;
+        }
+        let parser_before = client.parser.clone();
+        let mut keys = [&[][..]; WARM_KEYS_MAX];
+        // The one that has just been let through is among them.
+        let part = client.rest_of_part(self.node.settings.requests_per_turn).saturating_add(1);
+        let places = usize::try_from(part).map_or(WARM_KEYS_MAX, |part| part.min(WARM_KEYS_MAX));
+        let KeysTaken { with_cas, count, consumed } = client.parser.take_keys(rest, &mut keys[..places])?;
+        let done = self.get_keys(client, &keys[..count], with_cas);
+        client.served += u32::try_from(done - 1).expect("a few");
+        if done == count {
+            return Some(consumed);
+        }
+        client.parser = parser_before;
+        client.parser.take_keys(rest, &mut keys[..done]).map(|taken| taken.consumed)
+    }
+
+    /// Gets keys until one of their values, which may be large, makes the next wait. Returns how many, at least 1.
+    fn get_keys(&mut self, client: &mut Connection, keys: &[&[u8]], with_cas: bool) -> usize {
+        let hashes = self.executor.shard().warm(keys.iter().copied());
+        let connection = self.shards.connection_number(self.shards.me, client.id.slot);
+        for (done, (key, hash)) in keys.iter().zip(hashes).enumerate() {
+            if done > 0 && !(self.may_execute(client) && self.may_get_freely(client)) {
+                return done;
+            }
+            let (executor, now) = (&mut self.executor, self.now);
+            let request = Request::get(key, with_cas);
+            client.outbox.local_lending(|out| executor.get_lending(now, &request, hash, connection, out));
+        }
+        keys.len()
+    }
+
+    /// Executes some more requests that are plain, if nothing about them is special. Returns their bytes.
+    pub fn execute_plain(&mut self, client: &mut Connection, rest: &[u8]) -> Option<usize> {
+        if !Plain::may_begin(rest) || self.executor.replicates() || !self.may_get_freely(client) {
+            return None;
+        }
+        let mut requests = [Plain::NONE; WARM_KEYS_MAX];
+        // The one that has just been let through is among them.
+        let part = client.rest_of_part(self.node.settings.requests_per_turn).saturating_add(1);
+        let places = usize::try_from(part).map_or(WARM_KEYS_MAX, |part| part.min(WARM_KEYS_MAX));
+        let PlainTaken { count, consumed } = client.parser.plain(rest, &self.limits, &mut requests[..places]);
+        let done = self.execute_group(client, &requests[..count]);
+        if done == 0 {
+            return None;
+        }
+        client.served += u32::try_from(done - 1).expect("a few");
+        if done == count {
+            return Some(consumed);
+        }
+        Some(client.parser.plain(rest, &self.limits, &mut requests[..done]).consumed)
+    }
+
+    /// Executes plain requests, or posts them to their shards, until the connection has to wait or a key is of another node. Returns
+    /// how many.
+    fn execute_group(&mut self, client: &mut Connection, requests: &[Plain<'_>]) -> usize {
+        let mut owners = [self.shards.me; WARM_KEYS_MAX];
+        let mut count = requests.len();
+        if !self.is_alone() {
+            count = self.find_owners(requests, &mut owners);
+        }
+        let requests = &requests[..count];
+        let mine = requests.iter().zip(&owners).filter(|&(_, owner)| *owner == self.shards.me);
+        let hashes = self.executor.shard().warm(mine.map(|(plain, _)| plain.key));
+        let connection = self.shards.connection_number(self.shards.me, client.id.slot);
+        let mut hashes = hashes.into_iter();
+        // Small replies of this shard change nothing about what may be executed.
+        let mut is_sure = client.outbox.bytes() < OUTPUT_BYTES_HIGH - SMALL_REPLIES_BYTES_MAX;
+        for (done, (plain, &owner)) in requests.iter().zip(&owners).enumerate() {
+            if done > 0 && !is_sure && !(self.may_execute(client) && self.may_get_freely(client)) {
+                return done;
+            }
+            if owner == self.shards.me {
+                let hash = hashes.next().expect("there is one for each of this shard's");
+                let (executor, now) = (&mut self.executor, self.now);
+                let lends = client
+                    .outbox
+                    .local_lending(|out| executor.execute_plain(now, plain, hash, connection, out));
+                is_sure &= !lends;
+            } else {
+                is_sure = false;
+                self.executor.traffic.requests_posted += 1;
+                client.posted(self.turn);
+                let sender = ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
+                self.post.plain(owner, sender, plain);
+            }
+        }
+        count
+    }
+
+    /// Fills in whose the keys are. Returns how many, up to the first that is another node's, or of another shard in a cluster.
+    fn find_owners(&self, requests: &[Plain<'_>], owners: &mut [ShardId; WARM_KEYS_MAX]) -> usize {
+        for (count, (plain, place)) in requests.iter().zip(owners).enumerate() {
+            match self.owner_of_key(plain.key) {
+                // A reply that waits for copies comes without the end of its line.
+                Owner::Shard(owner) if owner == self.shards.me || self.cluster.is_none() => *place = owner,
+                Owner::Shard(_) | Owner::Elsewhere(_) => return count,
+            }
+        }
+        requests.len()
+    }
+
+    /// Whether a get needs no thought, however large its value is.
+    fn may_get_freely(&self, client: &Connection) -> bool {
+        !is_datagram(client.id)
+            && !self.budget.outputs_are_full()
+            && self.executor.shard().has_room_for_any_pin()
+    }
+}
