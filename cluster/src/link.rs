@@ -511,10 +511,15 @@ impl Link {
 
     /// Whether the other side answers: requests that find no room may wait for it.
     pub(crate) fn is_moving(&self, now: Micros) -> bool {
-        now.since(self.moved_at) < ROOM_WAIT_MAX || self.carries(now)
+        now.since(self.moved_at) < ROOM_WAIT_MAX || self.is_delayed(now)
     }
 
-    /// Whether a long message is on its way, or was until just now: what was sent behind it is late through nobody's fault.
+    /// Whether what was sent is late through nobody's fault: a long message goes before it, or it is held for the sake of one.
+    pub(crate) fn is_delayed(&self, now: Micros) -> bool {
+        self.is_held || self.carries(now)
+    }
+
+    /// Whether a long message is on its way, or was until just now.
     pub(crate) fn carries(&self, now: Micros) -> bool {
         self.carried_at.is_some_and(|at| now.since(at) < ROOM_WAIT_MAX)
     }

@@ -432,7 +432,7 @@ impl<P: Copy> Peers<P> {
         }
         let Some((id, _)) = self.lane_to(owner, hash) else { return false };
         if !self.pending.has_room(request_bytes) {
-            return self.pending.is_moving(now);
+            return self.pending.is_moving(now) || self.links().any(|(_, link)| link.is_delayed(now));
         }
         let share = self.share(owner);
         let place = &mut self.places[place_of(id.index)];

@@ -132,6 +132,6 @@ impl<P: Copy> Peers<P> {
     fn goes_behind_long(&mut self, now: Micros, opaque: Opaque) -> bool {
         let stage = self.pending.get(opaque).expect("the caller has just selected it").stage;
         let Stage::Sent { link, .. } = stage else { return false };
-        self.link(link).is_some_and(|link| link.carries(now))
+        self.link(link).is_some_and(|link| link.is_delayed(now))
     }
 }
