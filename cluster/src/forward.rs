@@ -298,6 +298,12 @@ impl<P: Copy> PendingTable<P> {
         self.select(|pending| pending.place.is_some() && pending.until() <= now)
     }
 
+    /// Gives a request more time.
+    pub(crate) fn put_off(&mut self, opaque: Opaque, until: Micros) {
+        self.get(opaque).expect("who has more time waits").deadline = until;
+        self.look_at(until);
+    }
+
     /// When [`Self::expired`] should be called.
     pub(crate) fn wake_at(&self) -> Micros {
         self.expire_at

@@ -229,6 +229,10 @@ pub struct Link {
     granted: Credit,
     /// Dialler: when there was last an answer, or nothing under way.
     moved_at: Micros,
+    /// When a part of a message that is longer than a send last went or came.
+    carried_at: Option<Micros>,
+    /// It is not read for the sake of others: see [`Self::hold`].
+    is_held: bool,
     /// Dialler: a request that waits because it is so large. Smaller ones let it go first.
     awaited_bytes: u32,
     input: Input,
@@ -285,6 +289,8 @@ impl Link {
             used: Credit::NONE,
             granted: Credit::NONE,
             moved_at: Micros::default(),
+            carried_at: None,
+            is_held: false,
             awaited_bytes: 0,
             input: Input::new(),
             output: Output::default(),
@@ -347,9 +353,14 @@ impl Link {
         self.output.len()
     }
 
-    /// Bytes that wait to be looked at.
-    pub fn input_bytes(&self) -> usize {
-        self.input.len()
+    /// Memory of what came or goes and is not done with.
+    pub fn buffer_bytes(&self) -> usize {
+        self.input.capacity_bytes() + self.output.capacity_bytes()
+    }
+
+    /// Bytes of a message that has begun to come, but is not whole.
+    pub(crate) fn assembled_bytes(&self) -> usize {
+        self.input.assembled_bytes()
     }
 
     /// The bytes of the event that [`Self::next`] gave last, until the next call of any `&mut` function.
@@ -389,7 +400,7 @@ impl Link {
 
     /// Whether [`Self::receive`] should be called: false while replies wait or whole frames do.
     pub fn wants_bytes(&self) -> bool {
-        !self.stalls() && !self.input.is_full()
+        !self.stalls() && !self.is_held && !self.input.is_full()
     }
 
     /// Whether input must wait. Only an acceptor's: what a dialler reads makes no output, and if both sides waited for the
@@ -406,12 +417,18 @@ impl Link {
         self.heard_at = now;
         self.received_at = now;
         self.input.take(bytes);
+        if self.input.assembled_bytes() > 0 {
+            self.carried_at = Some(now);
+        }
     }
 
     /// What was gathered to send since the last time, in exchange for an empty buffer; `None` while a send is under way
     /// or there is nothing. One call for each turn makes one send of many frames.
     pub fn take_output(&mut self, now: Micros, spare: Vec<u8>) -> Option<Vec<u8>> {
-        self.output.take(now, spare)
+        if self.output.goes_on() {
+            self.carried_at = Some(now);
+        }
+        self.output.take(now, self.epoch, spare)
     }
 
     /// The kernel has taken all of what [`Self::take_output`] gave.
@@ -494,7 +511,23 @@ impl Link {
 
     /// Whether the other side answers: requests that find no room may wait for it.
     pub(crate) fn is_moving(&self, now: Micros) -> bool {
-        now.since(self.moved_at) < ROOM_WAIT_MAX
+        now.since(self.moved_at) < ROOM_WAIT_MAX || self.is_delayed(now)
+    }
+
+    /// Whether what was sent is late through nobody's fault: a long message goes before it, or it is held for the sake of one.
+    pub(crate) fn is_delayed(&self, now: Micros) -> bool {
+        self.is_held || self.carries(now)
+    }
+
+    /// Whether a long message is on its way, or was until just now.
+    pub(crate) fn carries(&self, now: Micros) -> bool {
+        self.carried_at.is_some_and(|at| now.since(at) < ROOM_WAIT_MAX)
+    }
+
+    /// Whether the rest of a long message had better wait on the way, for the sake of others: who reads bytes asks first. While it
+    /// is held nobody calls the other side silent.
+    pub(crate) fn hold(&mut self, is_held: bool) {
+        self.is_held = is_held;
     }
 
     /// A response came for a request of `body_bytes`: its credit is free again.
@@ -518,7 +551,7 @@ impl Link {
     /// Gathers a message about copies: dialler only, while up. Takes no credit: its senders wait for acknowledgements of their own.
     pub(crate) fn send_replica(&mut self, message: &[u8]) {
         assert!(self.side == Side::Dialler && self.is_up(), "messages go out on dialled links that are up");
-        self.output.append_message(Header::new(Kind::Replica, self.epoch), message);
+        self.output.append_cut(Header::new(Kind::Replica, self.epoch), message);
     }
 
     /// The last event was a message about copies that is none.
@@ -605,7 +638,7 @@ impl Link {
 
     fn notice_silence(&mut self, now: Micros) {
         // What is not read cannot be heard: the silence while this side did not listen does not count.
-        let stalls = self.stalls();
+        let stalls = self.stalls() || self.is_held;
         if std::mem::replace(&mut self.stalled, stalls) || stalls {
             self.heard_at = now;
         }
@@ -645,7 +678,7 @@ impl Link {
         (self.used, self.granted) = (Credit::NONE, Credit::NONE);
         self.input.clear();
         self.output.clear();
-        self.stalled = false;
+        (self.stalled, self.is_held, self.carried_at) = (false, false, None);
         Event::Closed { reason, was_up }
     }
 

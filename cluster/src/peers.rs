@@ -251,8 +251,8 @@ impl<P: Copy> Peers<P> {
 
     /// Memory of what waits: requests under way, and bytes of links that are not sent or not looked at. O(links).
     pub fn buffer_bytes(&self) -> usize {
-        let links = self.links().map(|(_, link)| link.input_bytes() + link.output_bytes());
-        self.pending.bytes() + links.sum::<usize>()
+        let links = self.links().map(|(_, link)| link.buffer_bytes());
+        self.pending.bytes() + self.scratch.capacity() + links.sum::<usize>()
     }
 
     /// Requests that wait for an answer.
@@ -370,6 +370,25 @@ impl<P: Copy> Peers<P> {
         }
     }
 
+    /// Decides whether a link is to be read now: [`Link::wants_bytes`] says it then. Of long messages that are on their way at the
+    /// same time one goes on, if all together are longer than the longest may be: the one of which most is here. O(links) if one is on
+    /// its way on this link.
+    pub fn decide_reading(&mut self, now: Micros, id: LinkId) {
+        let Some(bytes) = self.link(id).map(Link::assembled_bytes) else { return };
+        let must_wait = bytes > 0 && self.must_wait_to_assemble(now, id, bytes);
+        let entry = self.places[place_of(id.index)].entry.as_mut().expect("seen just now");
+        entry.link.hold(must_wait);
+    }
+
+    fn must_wait_to_assemble(&self, now: Micros, id: LinkId, bytes: usize) -> bool {
+        let all: usize = self.links().map(|(_, link)| link.assembled_bytes()).sum();
+        // Who stands still gives way.
+        let goes_first = |other: LinkId, link: &Link| {
+            link.carries(now) && (link.assembled_bytes(), other.index) > (bytes, id.index)
+        };
+        all > self.identity.message_bytes_max && self.links().any(|(other, link)| goes_first(other, link))
+    }
+
     /// See [`Link::take_output`].
     pub fn take_output(&mut self, now: Micros, id: LinkId, spare: Vec<u8>) -> Option<Vec<u8>> {
         self.link_mut(id)?.take_output(now, spare)
@@ -413,7 +432,7 @@ impl<P: Copy> Peers<P> {
         }
         let Some((id, _)) = self.lane_to(owner, hash) else { return false };
         if !self.pending.has_room(request_bytes) {
-            return self.pending.is_moving(now);
+            return self.pending.is_moving(now) || self.links().any(|(_, link)| link.is_delayed(now));
         }
         let share = self.share(owner);
         let place = &mut self.places[place_of(id.index)];

@@ -30,6 +30,8 @@ struct Pair {
     now: Micros,
     a: Link,
     b: Link,
+    /// The body of what each side said last.
+    bodies: [Vec<u8>; 2],
 }
 
 impl Pair {
@@ -38,7 +40,8 @@ impl Pair {
         let mut a = Link::dialler(Arc::new(a), expected, Epoch(3), now, 5);
         assert_eq!(a.next(now), Some(Event::Connect));
         a.connected(now, [1; NONCE_BYTES], 0);
-        Self { now, a, b: Link::acceptor(Arc::new(b), Epoch(4), now, [2; NONCE_BYTES]) }
+        let b = Link::acceptor(Arc::new(b), Epoch(4), now, [2; NONCE_BYTES]);
+        Self { now, a, b, bodies: Default::default() }
     }
 
     fn up() -> Self {
@@ -56,8 +59,8 @@ impl Pair {
         loop {
             let moved = carry(self.now, &mut self.a, &mut self.b) + carry(self.now, &mut self.b, &mut self.a);
             let before = by_a.len() + by_b.len();
-            by_a.extend(std::iter::from_fn(|| self.a.next(self.now)));
-            by_b.extend(std::iter::from_fn(|| self.b.next(self.now)));
+            by_a.extend(std::iter::from_fn(|| say(self.now, &mut self.a, &mut self.bodies[0])));
+            by_b.extend(std::iter::from_fn(|| say(self.now, &mut self.b, &mut self.bodies[1])));
             self.a.check_invariants();
             self.b.check_invariants();
             if moved == 0 && before == by_a.len() + by_b.len() {
@@ -75,6 +78,12 @@ impl Pair {
         let header = Header { opaque, detail: 1, ..Header::new(Kind::Request, Epoch::NONE) };
         self.a.send_request(self.now, header, self.now + HOUR, body)
     }
+}
+
+fn say(now: Micros, link: &mut Link, body: &mut Vec<u8>) -> Option<Event> {
+    let event = link.next(now)?;
+    link.body().clone_into(body);
+    Some(event)
 }
 
 fn carry(now: Micros, from: &mut Link, to: &mut Link) -> usize {
@@ -160,11 +169,11 @@ fn a_request_and_its_reply_cross_and_the_credit_comes_back() {
     assert_eq!(pair.a.used().operations, 1);
     let (_, by_b) = pair.run();
     let [Event::Request(inbound)] = by_b[..] else { panic!("{by_b:?}") };
-    assert_eq!((pair.b.body(), inbound.hop, inbound.epoch), (&b"get k\r\n"[..], 1, Epoch(3)));
+    assert_eq!((&pair.bodies[1][..], inbound.hop, inbound.epoch), (&b"get k\r\n"[..], 1, Epoch(3)));
     pair.b.send_response(inbound.owed, Status::Done, b"END\r\n");
     let (by_a, _) = pair.run();
     assert_eq!(by_a, [Event::Response { opaque: 77, status: Status::Done, epoch: Epoch(4) }]);
-    assert_eq!(pair.a.body(), b"END\r\n");
+    assert_eq!(pair.bodies[0], b"END\r\n");
     pair.a.settle(pair.now, 7);
     assert_eq!((pair.a.used(), pair.b.used()), (Credit::NONE, Credit::NONE));
 }
@@ -177,10 +186,10 @@ fn long_messages_are_cut_and_joined() {
         pair.request(1, &body).unwrap();
         let (_, by_b) = pair.run();
         let [Event::Request(inbound)] = by_b[..] else { panic!("{length}: {by_b:?}") };
-        assert_eq!(pair.b.body(), body);
+        assert!(pair.bodies[1] == body);
         pair.b.send_response(inbound.owed, Status::Done, &body);
         pair.run();
-        assert_eq!(pair.a.body(), body);
+        assert!(pair.bodies[0] == body);
         pair.a.settle(pair.now, length);
     }
 }
@@ -397,6 +406,59 @@ fn a_large_request_that_waits_goes_before_small_ones() {
     pair.a.settle(pair.now, 1_000);
     assert!(pair.a.has_room(9_000, share), "now it is alone");
     assert!(pair.a.has_room(2_000, share));
+}
+
+#[test]
+fn small_messages_of_a_turn_share_a_frame_and_stay_in_order_around_others() {
+    let mut pair = Pair::up();
+    for opaque in 0..50 {
+        pair.request(opaque, b"get k\r\n").unwrap();
+    }
+    pair.request(50, &[b'x'; 10_000]).unwrap();
+    pair.request(51, b"get l\r\n").unwrap();
+    let bytes = pair.a.take_output(pair.now, Vec::new()).unwrap();
+    let body_bytes = 50 * (7 + HEADER_BYTES) + 10_000 + 7;
+    assert_eq!(bytes.len(), body_bytes + 3 * (HEADER_BYTES + wire::CHECKSUM_BYTES));
+    pair.a.sent();
+    // In two pieces that end in the middle of the batch.
+    let mut heard = Vec::new();
+    for piece in [&bytes[..500], &bytes[500..]] {
+        pair.b.receive(pair.now, piece);
+        heard.extend(std::iter::from_fn(|| pair.b.next(pair.now)));
+        pair.b.check_invariants();
+    }
+    let opaques: Vec<_> = heard
+        .iter()
+        .map(|event| match event {
+            Event::Request(inbound) => inbound.owed.opaque,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(opaques, (0..52).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_long_message_leaves_in_parts_and_who_waits_behind_it_knows_that_it_moves() {
+    let mut pair = Pair::up();
+    pair.request(1, &vec![b'x'; 5 << 19]).unwrap();
+    let mut parts = Vec::new();
+    while let Some(part) = pair.a.take_output(pair.now, Vec::new()) {
+        pair.b.receive(pair.now, &part);
+        parts.push(part.len());
+        pair.now = pair.now + ROOM_WAIT_MAX;
+        assert!(!pair.a.is_moving(pair.now), "nothing has left for so long");
+        pair.a.sent();
+        while let Some(event) = pair.b.next(pair.now) {
+            assert!(matches!(event, Event::Request(_)), "{event:?}");
+            assert_eq!(pair.b.body().len(), 5 << 19);
+        }
+        let all: usize = parts.iter().sum();
+        let left = (5 << 19) - all.min(5 << 19);
+        // Twice what is left at most, and what is kept for the next.
+        assert!(pair.a.buffer_bytes() <= 2 * left + (2 << 20), "{} bytes", pair.a.buffer_bytes());
+    }
+    assert!(parts.len() == 3 && parts[..2] == [1 << 20; 2], "{parts:?}");
+    assert!(pair.b.assembled_bytes() == 0 && pair.b.buffer_bytes() < 4 << 20);
 }
 
 #[test]

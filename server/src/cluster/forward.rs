@@ -33,6 +33,8 @@ pub struct Place {
     /// Nothing is answered, not even an error.
     is_silent: bool,
     part: Part,
+    /// The reply may be large.
+    pub is_large: bool,
 }
 
 /// What a reply is a part of.
@@ -40,6 +42,8 @@ pub struct Place {
 enum Part {
     /// It is whole.
     Whole,
+    /// The only key of a line: the line's end is still to be written behind it.
+    Only,
     /// One key of this line.
     Line(u64),
     /// What one node says to a question to all.
@@ -55,7 +59,22 @@ impl Place {
             dialect: request.dialect,
             is_silent: request.noreply,
             part: if is_part { Part::Line(client.lines.expect()) } else { Part::Whole },
+            is_large: client.lines.expect_large(),
         }
+    }
+
+    /// As [`Place::keep`], for a request that the client has sent as `raw`, and its parser is behind now. If it is the only key of
+    /// its line, its reply has the line's end with it, and the line needs no place of its own.
+    fn keep_forwarded(client: &mut Connection, request: &Request<'_>, raw: &[u8]) -> Self {
+        // Behind another key of the line there is a space.
+        let is_first = raw.first().is_some_and(|byte| *byte != b' ');
+        if !(is_part_of_line(request) && is_first && client.parser.ends_line()) {
+            return Self::keep(client, request);
+        }
+        client.lines.is_ended = true;
+        let to = ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
+        let is_large = client.lines.expect_large();
+        Self { to, dialect: request.dialect, is_silent: request.noreply, part: Part::Only, is_large }
     }
 
     /// The client's facts, as far as they matter to who executes the request.
@@ -92,6 +111,8 @@ struct Line {
 pub struct Lines {
     lines: VecDeque<Line>,
     first: u64,
+    /// The end of the line that comes next is written already, or will be with its only key.
+    is_ended: bool,
     /// The client wants to be told where a key of another node is.
     pub redirects: bool,
     /// What the next reply of another node may have, from what the last ones had.
@@ -100,7 +121,8 @@ pub struct Lines {
 
 impl Default for Lines {
     fn default() -> Self {
-        Self { lines: VecDeque::new(), first: 0, redirects: false, reply_bytes_expected: REPLY_BYTES_FIRST }
+        let lines = VecDeque::new();
+        Self { lines, first: 0, is_ended: false, redirects: false, reply_bytes_expected: REPLY_BYTES_FIRST }
     }
 }
 
@@ -134,6 +156,9 @@ impl Lines {
 
     /// The keys of the line have all been given: writes its end, or keeps the place for it.
     pub fn end(&mut self, outbox: &mut Outbox) {
+        if std::mem::take(&mut self.is_ended) {
+            return;
+        }
         match self.lines.back_mut() {
             Some(line) if matches!(line.end, End::Open) => {
                 if line.missing == 0 {
@@ -151,6 +176,11 @@ impl Lines {
     /// Whether so many replies may be more than a connection should be owed at once.
     pub fn expect_much(&self, replies: usize) -> bool {
         replies.saturating_mul(self.reply_bytes_expected) > OUTPUT_BYTES_HIGH
+    }
+
+    /// Whether the next reply may be so large that it should be awaited alone.
+    pub fn expect_large(&self) -> bool {
+        self.reply_bytes_expected >= OUTPUT_BYTES_HIGH
     }
 
     /// A reply of another node has come. What is expected rises at once and falls by an eighth.
@@ -182,7 +212,7 @@ impl Dispatcher {
     pub fn forward(&mut self, client: &mut Connection, request: &Request<'_>, raw: &[u8], hash: u64) {
         assert!(self.cluster.is_some(), "who stands alone owns every key");
         let is_part = is_part_of_line(request);
-        let place = Place::keep(client, request);
+        let place = Place::keep_forwarded(client, request, raw);
         if client.lines.redirects && request.dialect == Dialect::Text {
             return self.redirect(client, place, hash);
         }
@@ -279,7 +309,13 @@ impl Dispatcher {
         let ticket = client.outbox.expect_parts(others, Some(Box::new(gathering)));
         let to = ReturnAddress { connection: client.id, ticket };
         self.post.ask_all(to, question);
-        let place = Place { to, dialect: request.dialect, is_silent: request.noreply, part: Part::Gathering };
+        let place = Place {
+            to,
+            dialect: request.dialect,
+            is_silent: request.noreply,
+            part: Part::Gathering,
+            is_large: false,
+        };
         let (flags, deadline) = (Flags::NODE.with(Flags::AUTHENTICATED), links.now() + PATIENCE);
         let line = format!("flush_all {delay}\r\n");
         let forward = Forward { hash: 0, flags, deadline, bytes: line.as_bytes() };
@@ -309,8 +345,9 @@ pub fn answer_later(client: &mut Connection, place: Place, outcome: Result<&[u8]
     match (place.part, outcome) {
         (Part::Gathering, _) => unreachable!("it is answered by what all say"),
         (Part::Whole, Ok(reply)) => client.outbox.deliver(place.to.ticket, reply),
-        (Part::Whole, Err(_)) if place.is_silent => client.outbox.deliver(place.to.ticket, b""),
-        (Part::Whole, Err(error)) => {
+        (Part::Only, Ok(values)) => client.outbox.deliver_joined(place.to.ticket, [values, reply::END]),
+        (Part::Whole | Part::Only, Err(_)) if place.is_silent => client.outbox.deliver(place.to.ticket, b""),
+        (Part::Whole | Part::Only, Err(error)) => {
             let mut text = Vec::new();
             reply::error(&mut text, DialectError { error, dialect: place.dialect });
             client.outbox.deliver(place.to.ticket, &text);

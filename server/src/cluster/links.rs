@@ -107,6 +107,8 @@ pub struct Links {
     is_closed: bool,
     /// Connections whose replies wait for those of other nodes, and until when.
     holding: VecDeque<(Micros, ConnectionId)>,
+    /// Requests under way whose replies may be large: one at a time.
+    large_awaited: usize,
     /// Room for a line of one key, lent to who writes one.
     pub line: Vec<u8>,
 }
@@ -143,6 +145,7 @@ impl Links {
             up: 0,
             is_closed: false,
             holding: VecDeque::new(),
+            large_awaited: 0,
             line: Vec::new(),
         }))
     }
@@ -213,7 +216,14 @@ impl Links {
     /// See [`Peers::forward`].
     pub fn forward(&mut self, place: Place, request: &Forward<'_>) -> Result<Route, Failure> {
         self.has_news = true;
-        self.peers.forward(self.now, place, request)
+        let outcome = self.peers.forward(self.now, place, request);
+        self.large_awaited += usize::from(place.is_large && outcome == Ok(Route::Sent));
+        outcome
+    }
+
+    /// Whether a large reply is awaited.
+    pub fn awaits_large(&self) -> bool {
+        self.large_awaited > 0
     }
 
     /// See [`Peers::has_room_for_any`].
@@ -409,6 +419,7 @@ impl Links {
         while let Some(effect) = self.peers.next(self.now) {
             match effect {
                 Effect::Answer { place, outcome } => {
+                    self.large_awaited -= usize::from(place.is_large);
                     if let Some(client) = connections.get_mut(place.to.connection) {
                         let outcome = outcome.map(|()| self.peers.body());
                         dispatcher.answer_from_afar(client, place, outcome);
@@ -417,6 +428,7 @@ impl Links {
                 }
                 Effect::Execute(asked) => self.execute(dispatcher, asked),
                 Effect::ExecuteHere { place } => {
+                    self.large_awaited -= usize::from(place.is_large);
                     if let Some(client) = connections.get_mut(place.to.connection) {
                         self.execute_here(dispatcher, client, place);
                         note(client);
@@ -562,8 +574,9 @@ impl Links {
     }
 
     fn pace(&mut self, io: &mut impl Io) {
-        let (peers, sockets) = (&self.peers, &mut self.sockets);
+        let (peers, sockets, now) = (&mut self.peers, &mut self.sockets, self.now);
         self.to_pace.retain(|link| {
+            peers.decide_reading(now, *link);
             let (Some(link), Some(socket)) = (peers.link(*link), sockets.get_mut(link)) else { return false };
             let pause = !link.wants_bytes();
             if pause != std::mem::replace(&mut socket.is_paused, pause) {
