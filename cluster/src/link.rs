@@ -20,7 +20,7 @@ use crate::ring::Epoch;
 use crate::safeguard::{self, Safeguard};
 use crate::time::Micros;
 use crate::wire::{
-    BODY_BYTES_MAX, FRAME_BYTES_MAX, Flags, GREETING_BYTES_MAX, Header, Kind, Status, Versions,
+    BATCH_VERSION, BODY_BYTES_MAX, FRAME_BYTES_MAX, Flags, GREETING_BYTES_MAX, Header, Kind, Status, Versions,
 };
 
 mod close;
@@ -187,6 +187,8 @@ enum State {
     /// Dialler: has sent its proof.
     Proving {
         deadline: Micros,
+        /// Taken by the acceptor.
+        version: u8,
         said: Transcript,
     },
     /// Acceptor: waits for hello.
@@ -197,6 +199,7 @@ enum State {
     /// Acceptor: waits for the proof.
     Challenged {
         deadline: Micros,
+        version: u8,
         said: Transcript,
     },
     Up,
@@ -215,6 +218,8 @@ pub struct Link {
     peer: Option<Introduction>,
     peer_epoch: Epoch,
     peer_epoch_told: Epoch,
+    /// The version of the protocol that both have taken, while it is up.
+    version: u8,
     /// This node's ring: goes into every frame.
     epoch: Epoch,
     /// What tells it from others of its epoch: goes into every heartbeat. 0 is unknown.
@@ -280,6 +285,7 @@ impl Link {
             peer: None,
             peer_epoch: Epoch::NONE,
             peer_epoch_told: Epoch::NONE,
+            version: 0,
             epoch,
             ring_mark: 0,
             difference_told_at: None,
@@ -474,7 +480,7 @@ impl Link {
         self.used.take(cost);
         let left = u32::try_from(deadline.since(now).0).unwrap_or(u32::MAX);
         let header = Header { kind: Kind::Request, epoch: self.epoch, deadline_micros: left, ..header };
-        self.output.append_message(header, body);
+        self.output.append_message(header, body, self.version >= BATCH_VERSION);
         Ok(())
     }
 
@@ -545,7 +551,7 @@ impl Link {
         self.used.give_back(owed.cost);
         let header =
             Header { opaque: owed.opaque, detail: status as u8, ..Header::new(Kind::Response, self.epoch) };
-        self.output.append_message(header, body);
+        self.output.append_message(header, body, self.version >= BATCH_VERSION);
     }
 
     /// Gathers a message about copies: dialler only, while up. Takes no credit: its senders wait for acknowledgements of their own.
@@ -673,6 +679,7 @@ impl Link {
         };
         self.closing = None;
         self.peer = None;
+        self.version = 0;
         (self.peer_epoch, self.peer_epoch_told) = (Epoch::NONE, Epoch::NONE);
         self.session = self.session.wrapping_add(1);
         (self.used, self.granted) = (Credit::NONE, Credit::NONE);
@@ -697,7 +704,8 @@ impl Link {
                 return Ok(None);
             }
             let body_bytes_max = if self.is_up() { BODY_BYTES_MAX } else { GREETING_BYTES_MAX };
-            let Some(header) = self.input.next_frame(body_bytes_max)? else { return Ok(None) };
+            let knows_batches = self.version >= BATCH_VERSION;
+            let Some(header) = self.input.next_frame(body_bytes_max, knows_batches)? else { return Ok(None) };
             if let Some(event) = self.hear(now, header)? {
                 return Ok(Some(event));
             }

@@ -24,11 +24,16 @@ pub const BATCH_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a frame.
 pub const FRAME_BYTES_MAX: usize = HEADER_BYTES + BODY_BYTES_MAX + CHECKSUM_BYTES;
 
-/// The versions of the protocol that this build speaks: its own and the one before, once there is one. The header and the
-/// greeting are the same in all of them.
-pub const VERSIONS: Versions = Versions { lowest: 1, highest: 1 };
+/// The versions of the protocol that this build speaks: its own and the one before. The header and the greeting are the same in
+/// all of them.
+pub const VERSIONS: Versions = Versions { lowest: 1, highest: 2 };
+
+/// The version that began to know [`Kind::Batch`].
+pub const BATCH_VERSION: u8 = 2;
 
 const _: () = assert!(BATCH_BYTES_MAX <= BODY_BYTES_MAX);
+const _: () =
+    assert!(VERSIONS.highest - VERSIONS.lowest == 1, "a build speaks its own version and the one before");
 const _: () = assert!(DOCUMENT_BYTES_MAX <= BODY_BYTES_MAX);
 const _: () = assert!(size_of::<RawHeader>() == HEADER_BYTES && align_of::<RawHeader>() == 1);
 
@@ -73,7 +78,7 @@ pub enum Kind {
     RingDocument = 9,
     /// Dialler to acceptor: what the shards at both ends say about copies. [`crate::replica`] knows what it means.
     Replica = 10,
-    /// Several requests or responses: each with a head of its own, and one checksum for all.
+    /// Several requests or responses: each with a head of its own, and one checksum for all. From [`BATCH_VERSION`] on.
     Batch = 11,
 }
 

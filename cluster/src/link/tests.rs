@@ -126,7 +126,7 @@ fn a_node_with_another_secret_is_refused_before_it_learns_anything() {
 fn an_acceptor_that_does_not_know_the_secret_is_refused() {
     let mut pair = Pair::up();
     let said = Transcript { hello: vec![1], challenge: vec![2] };
-    pair.a.state = State::Proving { deadline: HOUR, said };
+    pair.a.state = State::Proving { deadline: HOUR, version: 1, said };
     let mut welcome = Vec::new();
     wire::encode(&Header::new(Kind::Welcome, Epoch(4)), &[0; PROOF_BYTES + 8], &mut welcome);
     pair.a.receive(pair.now, &welcome);
@@ -409,35 +409,6 @@ fn a_large_request_that_waits_goes_before_small_ones() {
 }
 
 #[test]
-fn small_messages_of_a_turn_share_a_frame_and_stay_in_order_around_others() {
-    let mut pair = Pair::up();
-    for opaque in 0..50 {
-        pair.request(opaque, b"get k\r\n").unwrap();
-    }
-    pair.request(50, &[b'x'; 10_000]).unwrap();
-    pair.request(51, b"get l\r\n").unwrap();
-    let bytes = pair.a.take_output(pair.now, Vec::new()).unwrap();
-    let body_bytes = 50 * (7 + HEADER_BYTES) + 10_000 + 7;
-    assert_eq!(bytes.len(), body_bytes + 3 * (HEADER_BYTES + wire::CHECKSUM_BYTES));
-    pair.a.sent();
-    // In two pieces that end in the middle of the batch.
-    let mut heard = Vec::new();
-    for piece in [&bytes[..500], &bytes[500..]] {
-        pair.b.receive(pair.now, piece);
-        heard.extend(std::iter::from_fn(|| pair.b.next(pair.now)));
-        pair.b.check_invariants();
-    }
-    let opaques: Vec<_> = heard
-        .iter()
-        .map(|event| match event {
-            Event::Request(inbound) => inbound.owed.opaque,
-            other => panic!("{other:?}"),
-        })
-        .collect();
-    assert_eq!(opaques, (0..52).collect::<Vec<_>>());
-}
-
-#[test]
 fn a_long_message_leaves_in_parts_and_who_waits_behind_it_knows_that_it_moves() {
     let mut pair = Pair::up();
     pair.request(1, &vec![b'x'; 5 << 19]).unwrap();
@@ -516,3 +487,5 @@ fn what_is_too_long_for_the_other_side_is_answered_and_the_link_stays() {
     }
     assert_eq!((pair.a.used(), pair.b.used()), (Credit::NONE, Credit::NONE));
 }
+
+mod batches;
