@@ -13,7 +13,6 @@
 
 use std::sync::Arc;
 
-use crate::forward::LANE_SHARE_MIN;
 use crate::jump::mix;
 use crate::names::{ClusterId, Incarnation, NodeId};
 use crate::ring::Epoch;
@@ -121,7 +120,7 @@ pub struct Inbound {
 }
 
 /// A response that the acceptor owes. Copy it, give it back once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Owed {
     session: u32,
     opaque: u64,
@@ -411,7 +410,7 @@ impl Link {
 
     /// Whether input must wait. Only an acceptor's: what a dialler reads makes no output, and if both sides waited for the
     /// other to read, neither ever would.
-    fn stalls(&self) -> bool {
+    pub(crate) fn stalls(&self) -> bool {
         self.side == Side::Acceptor && self.output_bytes() >= OUTPUT_STALL_BYTES
     }
 
@@ -484,64 +483,6 @@ impl Link {
         Ok(())
     }
 
-    /// Whether a request of `body_bytes` may go now, if `share` is what this side wants under way here at most. Who is refused
-    /// for being too large goes before smaller ones: otherwise it might wait for ever.
-    pub(crate) fn has_room(&mut self, body_bytes: usize, share: Credit) -> bool {
-        let cost = cost_bytes(body_bytes);
-        if self.used.operations == 0 {
-            self.awaited_bytes = 0;
-        }
-        let granted = self.granted;
-        let fits = self.used.admits(cost, share) && self.used.admits(cost, granted);
-        if !safeguard::holds(Safeguard::CreditIsKept) {
-            return true;
-        }
-        if fits && cost >= self.awaited_bytes {
-            self.awaited_bytes = 0;
-            return true;
-        }
-        if self.used.operations < share.operations.min(granted.operations) {
-            self.awaited_bytes = self.awaited_bytes.max(cost);
-        }
-        false
-    }
-
-    /// Whether a dialled link has a request that waits for room, or less room than every link is thought to have.
-    pub(crate) fn is_crowded(&self) -> bool {
-        let grants_little =
-            self.granted.operations < LANE_SHARE_MIN.operations || self.granted.bytes < LANE_SHARE_MIN.bytes;
-        self.side == Side::Dialler
-            && self.is_up()
-            && (grants_little || self.awaited_bytes > 0 && self.used.operations > 0)
-    }
-
-    /// Whether the other side answers: requests that find no room may wait for it.
-    pub(crate) fn is_moving(&self, now: Micros) -> bool {
-        now.since(self.moved_at) < ROOM_WAIT_MAX || self.is_delayed(now)
-    }
-
-    /// Whether what was sent is late through nobody's fault: a long message goes before it, or it is held for the sake of one.
-    pub(crate) fn is_delayed(&self, now: Micros) -> bool {
-        self.is_held || self.carries(now)
-    }
-
-    /// Whether a long message is on its way, or was until just now.
-    pub(crate) fn carries(&self, now: Micros) -> bool {
-        self.carried_at.is_some_and(|at| now.since(at) < ROOM_WAIT_MAX)
-    }
-
-    /// Whether the rest of a long message had better wait on the way, for the sake of others: who reads bytes asks first. While it
-    /// is held nobody calls the other side silent.
-    pub(crate) fn hold(&mut self, is_held: bool) {
-        self.is_held = is_held;
-    }
-
-    /// A response came for a request of `body_bytes`: its credit is free again.
-    pub fn settle(&mut self, now: Micros, body_bytes: usize) {
-        self.used.give_back(cost_bytes(body_bytes));
-        self.moved_at = now;
-    }
-
     /// Gathers a response. What is owed from before the link ended is dropped: nobody waits for it.
     pub fn send_response(&mut self, owed: Owed, status: Status, body: &[u8]) {
         if owed.session != self.session || !self.is_up() {
@@ -593,6 +534,30 @@ impl Link {
             State::Over => Micros::NEVER,
         };
         self.output.sending_since().map_or(by_state, |since| by_state.min(since + SENDING_TIME_MAX))
+    }
+
+    /// What [`Self::next`] would give within a batch, by fewer steps. `None`: it has to be asked.
+    #[inline]
+    pub(crate) fn next_batched(&mut self) -> Option<Event> {
+        if !self.is_up() || self.stalls() {
+            return None;
+        }
+        let header = self.input.next_batched(self.identity.message_bytes_max)?;
+        self.peer_epoch = self.peer_epoch.max(header.epoch);
+        let event = match (header.kind, self.side) {
+            (Kind::Request, Side::Acceptor) => self.take_request(header),
+            (Kind::Response, Side::Dialler) => take_response(header, 0).map(Some),
+            (kind, _) => Err(CloseReason::Unexpected(kind)),
+        };
+        event.unwrap_or_else(|reason| {
+            self.close(reason);
+            None
+        })
+    }
+
+    /// What [`Self::next_batched`] will look at.
+    pub(crate) fn rest_of_batch(&self) -> &[u8] {
+        if self.is_up() && !self.stalls() { self.input.rest_of_batch() } else { &[] }
     }
 
     /// What to do next, or what was heard next; `None` until something comes or [`Self::wake_at`] has passed.
@@ -730,11 +695,7 @@ impl Link {
             (Kind::RingDocument, _) => Ok(Some(Event::RingDocument)),
             (Kind::Replica, Side::Acceptor) => Ok(Some(Event::Replica)),
             (Kind::Request, Side::Acceptor) => self.take_request(header),
-            (Kind::Response, Side::Dialler) => {
-                let status = Status::of(header.detail).ok_or(CloseReason::Message)?;
-                let status = if self.input.skipped_bytes() > 0 { Status::TooLarge } else { status };
-                Ok(Some(Event::Response { opaque: header.opaque, status, epoch: header.epoch }))
-            }
+            (Kind::Response, Side::Dialler) => take_response(header, self.input.skipped_bytes()).map(Some),
             (kind, _) => Err(CloseReason::Unexpected(kind)),
         }
     }
@@ -784,6 +745,13 @@ impl Link {
         let replies = OUTPUT_STALL_BYTES + self.identity.message_bytes_max + FRAME_BYTES_MAX;
         assert!(self.output_bytes() <= requests.max(replies), "{} bytes wait", self.output_bytes());
     }
+}
+
+#[inline]
+fn take_response(header: Header, skipped_bytes: usize) -> Result<Event, CloseReason> {
+    let status = Status::of(header.detail).ok_or(CloseReason::Message)?;
+    let status = if skipped_bytes > 0 { Status::TooLarge } else { status };
+    Ok(Event::Response { opaque: header.opaque, status, epoch: header.epoch })
 }
 
 #[cfg(test)]

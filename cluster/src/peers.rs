@@ -37,8 +37,8 @@ pub struct LinkId {
     generation: u32,
 }
 
-/// A request of another node that must be answered with [`Peers::respond`].
-#[derive(Clone, Copy, Debug)]
+/// A request of another node that must be answered with [`Peers::respond`]. The default one is of no link: its answer is dropped.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Asked {
     link: LinkId,
     owed: Owed,
@@ -370,25 +370,6 @@ impl<P: Copy> Peers<P> {
         }
     }
 
-    /// Decides whether a link is to be read now: [`Link::wants_bytes`] says it then. Of long messages that are on their way at the
-    /// same time one goes on, if all together are longer than the longest may be: the one of which most is here. O(links) if one is on
-    /// its way on this link.
-    pub fn decide_reading(&mut self, now: Micros, id: LinkId) {
-        let Some(bytes) = self.link(id).map(Link::assembled_bytes) else { return };
-        let must_wait = bytes > 0 && self.must_wait_to_assemble(now, id, bytes);
-        let entry = self.places[place_of(id.index)].entry.as_mut().expect("seen just now");
-        entry.link.hold(must_wait);
-    }
-
-    fn must_wait_to_assemble(&self, now: Micros, id: LinkId, bytes: usize) -> bool {
-        let all: usize = self.links().map(|(_, link)| link.assembled_bytes()).sum();
-        // Who stands still gives way.
-        let goes_first = |other: LinkId, link: &Link| {
-            link.carries(now) && (link.assembled_bytes(), other.index) > (bytes, id.index)
-        };
-        all > self.identity.message_bytes_max && self.links().any(|(other, link)| goes_first(other, link))
-    }
-
     /// See [`Link::take_output`].
     pub fn take_output(&mut self, now: Micros, id: LinkId, spare: Vec<u8>) -> Option<Vec<u8>> {
         self.link_mut(id)?.take_output(now, spare)
@@ -471,17 +452,18 @@ impl<P: Copy> Peers<P> {
 
     fn send_to(&mut self, now: Micros, node: SlotId, place: P, request: &Forward<'_>) -> Result<(), Failure> {
         let (id, shard) = self.lane_to(node, request.hash).ok_or(Failure::OwnerGone)?;
-        let share = self.share(node);
-        let link = self.link_mut(id).expect("the lane is a link");
+        let epoch = self.epoch();
+        self.touch(id.index);
+        let has_ample_room = self.link(id).is_some_and(|link| link.has_ample_room(request.bytes.len()));
+        let share = if has_ample_room { LANE_SHARE_MIN } else { self.share(node) };
+        let link = &mut self.places[place_of(id.index)].entry.as_mut().expect("the lane is a link").link;
         // What is for a node and not for a key may use what is left of the credit.
         let is_within = request.flags.has(Flags::NODE) || link.has_room(request.bytes.len(), share);
         if !is_within || !self.pending.has_room(request.bytes.len()) {
             return Err(Failure::NoCredit);
         }
-        let epoch = self.epoch();
         let opaque = self.pending.insert(now, place, request, Stage::Sent { link: id, epoch });
         let header = request_header(opaque, request.hash, request.flags, shard, 1);
-        let link = self.link_mut(id).expect("the lane is a link");
         if link.send_request(now, header, request.deadline, request.bytes).is_err() {
             self.forget(now, opaque);
             return Err(Failure::NoCredit);
@@ -503,7 +485,7 @@ impl<P: Copy> Peers<P> {
         self.scratch.clear();
     }
 
-    /// Answers a request of another node. `Done` with the reply, or `Busy` or `Expired` without.
+    /// Answers a request of another node. `Done` with the reply, or another status without.
     pub fn respond(&mut self, asked: Asked, status: Status, reply: &[u8]) {
         if let Some(link) = self.link_mut(asked.link) {
             link.send_response(asked.owed, status, reply);
@@ -546,6 +528,11 @@ impl<P: Copy> Peers<P> {
 
     /// What to do next; `None` until something comes or [`Self::wake_at`] has passed.
     pub fn next(&mut self, now: Micros) -> Option<Effect<P>> {
+        while let Some((id, event)) = self.next_batched() {
+            if let Some(effect) = self.hear(now, id, event) {
+                return Some(effect);
+            }
+        }
         self.expire(now);
         loop {
             if let Some((place, failure)) = self.failed.pop_front() {
@@ -568,8 +555,20 @@ impl<P: Copy> Peers<P> {
         None
     }
 
+    #[inline]
     fn hear(&mut self, now: Micros, id: LinkId, event: Event) -> Option<Effect<P>> {
         self.body = Body::Link(id);
+        match event {
+            Event::Request(inbound) => self.take_request(now, id, inbound),
+            Event::Response { opaque, status, epoch } => {
+                self.take_response(now, id, Opaque(opaque), status, epoch)
+            }
+            event => self.hear_other(now, id, event),
+        }
+    }
+
+    #[inline(never)]
+    fn hear_other(&mut self, now: Micros, id: LinkId, event: Event) -> Option<Effect<P>> {
         match event {
             Event::Connect => {
                 let entry = self.places[place_of(id.index)].entry.as_ref().expect("it has just spoken");
@@ -592,10 +591,6 @@ impl<P: Copy> Peers<P> {
                 self.again.extend(self.pending.select(|pending| waits(pending.stage)));
                 None
             }
-            Event::Request(inbound) => self.take_request(now, id, inbound),
-            Event::Response { opaque, status, epoch } => {
-                self.take_response(now, id, Opaque(opaque), status, epoch)
-            }
             Event::RingWanted(epoch) => {
                 self.send_ring(id, epoch);
                 None
@@ -603,9 +598,11 @@ impl<P: Copy> Peers<P> {
             Event::RingDocument => Some(Effect::RingReceived),
             Event::RingDiffers => Some(Effect::RingDiffers { link: id }),
             Event::Replica => Some(Effect::Replica { link: id }),
+            Event::Request(_) | Event::Response { .. } => unreachable!("they are heard where they come"),
         }
     }
 
+    #[inline]
     fn take_request(&mut self, now: Micros, id: LinkId, inbound: Inbound) -> Option<Effect<P>> {
         match admit(now, &inbound, self.ring.as_deref(), self.me) {
             Ok(()) => {

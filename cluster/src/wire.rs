@@ -35,6 +35,18 @@ const _: () = assert!(BATCH_BYTES_MAX <= BODY_BYTES_MAX);
 const _: () =
     assert!(VERSIONS.highest - VERSIONS.lowest == 1, "a build speaks its own version and the one before");
 const _: () = assert!(DOCUMENT_BYTES_MAX <= BODY_BYTES_MAX);
+const _: () = {
+    let mut index = 0;
+    while index < Kind::ALL.len() {
+        assert!(Kind::ALL[index] as usize == index + 1, "a kind is found by its number");
+        index += 1;
+    }
+    index = 0;
+    while index < Status::ALL.len() {
+        assert!(Status::ALL[index] as usize == index, "a status is found by its number");
+        index += 1;
+    }
+};
 const _: () = assert!(size_of::<RawHeader>() == HEADER_BYTES && align_of::<RawHeader>() == 1);
 
 /// A range of protocol versions, both ends included.
@@ -98,7 +110,7 @@ impl Kind {
     ];
 
     fn of(byte: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|&kind| kind as u8 == byte)
+        Self::ALL.get(usize::from(byte).checked_sub(1)?).copied()
     }
 
     /// Whether it may be one of a [`Kind::Batch`].
@@ -140,7 +152,7 @@ impl Flags {
 
     /// These and those.
     #[must_use]
-    pub fn with(self, flags: Self) -> Self {
+    pub const fn with(self, flags: Self) -> Self {
         Self(self.0 | flags.0)
     }
 
@@ -175,7 +187,7 @@ impl Status {
 
     /// The status a byte means.
     pub fn of(byte: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|&status| status as u8 == byte)
+        Self::ALL.get(usize::from(byte)).copied()
     }
 }
 
@@ -267,6 +279,7 @@ impl RawHeader {
         }
     }
 
+    #[inline]
     fn read(&self) -> Result<Header, Garbled> {
         let flags = u16::from_le_bytes(self.flags);
         if flags & !Flags::ALL != 0 || self.operation != 0 || self.key_bytes != [0; 2] {
@@ -389,6 +402,7 @@ impl OpenBatch {
 }
 
 /// The first message of what is left of a batch, and its length.
+#[inline]
 pub fn next_of_batch(bytes: &[u8]) -> Result<(Header, usize), Garbled> {
     let head = bytes.first_chunk::<HEADER_BYTES>().ok_or(Garbled::Batch)?;
     let raw: RawHeader = bytemuck::cast(*head);
@@ -397,6 +411,16 @@ pub fn next_of_batch(bytes: &[u8]) -> Result<(Header, usize), Garbled> {
     let message_bytes = HEADER_BYTES.checked_add(body_bytes).ok_or(Garbled::Batch)?;
     let is_cut = message_bytes > bytes.len() || header.flags.has(Flags::MORE);
     if is_cut || !header.kind.may_be_batched() { Err(Garbled::Batch) } else { Ok((header, message_bytes)) }
+}
+
+/// Whether a batch goes on with a request of these flags for this shard whose body begins so: a look, before it is
+/// [taken](next_of_batch).
+#[inline]
+pub fn goes_on_with(bytes: &[u8], flags: Flags, shard: u8, beginning: &[u8]) -> bool {
+    let Some(head) = bytes.first_chunk::<HEADER_BYTES>() else { return false };
+    let raw: &RawHeader = bytemuck::cast_ref(head);
+    let is_such = raw.kind == Kind::Request as u8 && raw.flags == flags.0.to_le_bytes() && raw.shard == shard;
+    is_such && bytes[HEADER_BYTES..].starts_with(beginning)
 }
 
 /// Looks at the first frame of `bytes`, whose body is to be at most `body_bytes_max` long.

@@ -57,6 +57,12 @@ impl<'a> Plain<'a> {
         matches!(input.first_chunk().map(|verb| u32::from_le_bytes(*verb)), Some(GET | SET))
     }
 
+    /// The request that the whole of `input` is, if it is plain and within the limits. O(key).
+    #[inline]
+    pub fn only(input: &'a [u8], limits: &Limits) -> Option<Self> {
+        take_one(input, limits).filter(|(_, bytes)| *bytes == input.len()).map(|(plain, _)| plain)
+    }
+
     /// The request as the parser gives it. That of a get is followed by the end of its line.
     pub fn request(&self) -> Request<'a> {
         match self.work {

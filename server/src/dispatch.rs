@@ -348,7 +348,7 @@ impl Dispatcher {
     }
 
     /// Whether the next of these requests may have to wait for another node.
-    fn may_wait_for_others(&self, client: &Connection, rest: &[u8]) -> bool {
+    pub fn may_wait_for_others(&self, client: &Connection, rest: &[u8]) -> bool {
         let Some(links) = &self.cluster else { return false };
         let owed = client.outbox.waiting();
         owed > 0 && (client.lines.expect_much(owed + 1) || self.executor.replicates())

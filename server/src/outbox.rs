@@ -252,20 +252,21 @@ impl Outbox {
     /// Fills in a reply.
     #[inline]
     pub fn deliver(&mut self, ticket: Ticket, reply: &[u8]) {
+        self.deliver_joined(ticket, [reply, b""]);
+    }
+
+    /// As [`Outbox::deliver`], for a reply in two pieces.
+    #[inline]
+    pub fn deliver_joined(&mut self, ticket: Ticket, pieces: [&[u8]; 2]) {
         if ticket.0 == self.first_ticket && self.waiting.front().is_some_and(|first| first.missing == 1) {
             // The one that all others wait for, as in a letter most are: its place is not needed any more.
-            self.ready.extend_from_slice(reply);
+            pieces.into_iter().for_each(|piece| self.ready.extend_from_slice(piece));
             self.waiting.pop_front();
             self.first_ticket += 1;
             self.release();
         } else {
-            self.deliver_lending(ticket, reply, None);
+            self.put(ticket, pieces, None);
         }
-    }
-
-    /// As [`Outbox::deliver`], for a reply in two pieces.
-    pub fn deliver_joined(&mut self, ticket: Ticket, pieces: [&[u8]; 2]) {
-        self.put(ticket, pieces, None);
     }
 
     /// As [`Outbox::deliver`], for a reply that shows a value of another shard at a place in it.

@@ -130,6 +130,24 @@ impl Input {
         Ok(Some(header))
     }
 
+    /// What [`Self::next_frame`] and [`Self::assemble`] would give within a batch, by fewer steps. `None`: they have to be asked.
+    #[inline]
+    pub(super) fn next_batched(&mut self, message_bytes_max: usize) -> Option<Header> {
+        // No body of this batch is longer than what is left of it.
+        let is_within = self.batch_end > 0 && self.assembling.is_none();
+        if !is_within || self.batch_end - self.consumed > message_bytes_max {
+            return None;
+        }
+        self.skipped_bytes = 0;
+        self.next_of_batch().ok()
+    }
+
+    /// What is left of the batch that the input stands in.
+    pub(super) fn rest_of_batch(&self) -> &[u8] {
+        self.bytes.get(self.consumed..self.batch_end).unwrap_or_default()
+    }
+
+    #[inline]
     fn next_of_batch(&mut self) -> Result<Header, Garbled> {
         let start = self.consumed;
         let (header, message_bytes) = wire::next_of_batch(&self.bytes[start..self.batch_end])?;

@@ -12,7 +12,27 @@ use crate::wire::Status;
 const CARRIED_TIME: Micros = Micros::from_millis(100);
 
 impl<P: Copy> Peers<P> {
+    #[inline]
     pub(super) fn take_response(
+        &mut self,
+        now: Micros,
+        id: LinkId,
+        opaque: Opaque,
+        status: Status,
+        theirs: Epoch,
+    ) -> Option<Effect<P>> {
+        if status == Status::Done
+            && let Some((place, bytes)) = self.pending.take_sent(now, opaque, id)
+        {
+            let entry = self.places[place_of(id.index)].entry.as_mut().expect("it has just spoken");
+            entry.link.settle(now, bytes);
+            return Some(Effect::Answer { place, outcome: Ok(()) });
+        }
+        self.judge_response(now, id, opaque, status, theirs)
+    }
+
+    /// What is not just a reply that a client waits for.
+    fn judge_response(
         &mut self,
         now: Micros,
         id: LinkId,

@@ -162,7 +162,7 @@ impl Lines {
         match self.lines.back_mut() {
             Some(line) if matches!(line.end, End::Open) => {
                 if line.missing == 0 {
-                    outbox.local(|out| write_end(out, line.failed.as_deref()));
+                    outbox.local(|out| out.extend_from_slice(end_of_line(line.failed.as_deref())));
                     line.end = End::Nowhere;
                 } else {
                     line.end = End::At(outbox.expect());
@@ -216,24 +216,46 @@ impl Dispatcher {
         if client.lines.redirects && request.dialect == Dialect::Text {
             return self.redirect(client, place, hash);
         }
-        let links = self.cluster.as_mut().expect("seen just now");
-        let mut flags = place.flags().with(Flags::AUTHENTICATED);
-        let mut line = Vec::new();
-        let bytes = if is_part {
-            flags = flags.with(Flags::PART);
-            line = std::mem::take(&mut links.line);
-            write_part(&mut line, request);
-            &line[..]
-        } else {
-            raw
-        };
-        let deadline = links.now() + PATIENCE;
-        let outcome = links.forward(place, &Forward { hash, flags, deadline, bytes });
+        let flags = place.flags().with(Flags::AUTHENTICATED);
         if is_part {
-            line.clear();
-            links.line = line;
+            self.send_part(client, place, hash, |line| write_part(line, request));
+        } else {
+            self.send_away(client, place, hash, flags, raw);
         }
-        match outcome {
+    }
+
+    /// Sends a plain get to the node that owns its key, or says at once that it cannot. The line's end comes with the reply.
+    pub fn forward_get(&mut self, client: &mut Connection, key: &[u8], hash: u64) {
+        let place = Place {
+            to: ReturnAddress { connection: client.id, ticket: client.outbox.expect() },
+            dialect: Dialect::Text,
+            is_silent: false,
+            part: Part::Only,
+            is_large: client.lines.expect_large(),
+        };
+        self.send_part(client, place, hash, |line| client::get_one(line, key, false));
+    }
+
+    /// Sends one key of a line as a line of its own, written by `write`.
+    fn send_part(
+        &mut self,
+        client: &mut Connection,
+        place: Place,
+        hash: u64,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let links = self.cluster.as_mut().expect("who stands alone owns every key");
+        let mut line = std::mem::take(&mut links.line);
+        line.clear();
+        write(&mut line);
+        self.send_away(client, place, hash, Flags::AUTHENTICATED.with(Flags::PART), &line);
+        self.cluster.as_mut().expect("seen just now").line = line;
+    }
+
+    fn send_away(&mut self, client: &mut Connection, place: Place, hash: u64, flags: Flags, bytes: &[u8]) {
+        let links = self.cluster.as_mut().expect("who stands alone owns every key");
+        let deadline = links.now() + PATIENCE;
+        match links.forward(place, &Forward { hash, flags, deadline, bytes }) {
             Ok(Route::Sent) => {
                 self.executor.traffic.forwarded += 1;
                 self.cluster.as_mut().expect("seen just now").hold_back(client);
@@ -363,9 +385,7 @@ pub fn answer_later(client: &mut Connection, place: Place, outcome: Result<&[u8]
 fn settle(client: &mut Connection, ticket: Ticket, line: u64, reply: &[u8], failed: Option<Text>) {
     client.outbox.deliver(ticket, reply);
     if let Some((end, failed)) = client.lines.settle(line, failed) {
-        let mut text = Vec::new();
-        write_end(&mut text, failed.as_deref());
-        client.outbox.deliver(end, &text);
+        client.outbox.deliver(end, end_of_line(failed.as_deref()));
     }
 }
 
@@ -387,11 +407,8 @@ fn write_part(out: &mut Vec<u8>, request: &Request<'_>) {
     }
 }
 
-fn write_end(out: &mut Vec<u8>, failed: Option<&[u8]>) {
-    match failed {
-        None => reply::end(out),
-        Some(text) => out.extend_from_slice(text),
-    }
+fn end_of_line(failed: Option<&[u8]>) -> &[u8] {
+    failed.unwrap_or(reply::END)
 }
 
 /// What a client is told.

@@ -40,9 +40,11 @@ use crate::replication::Replication;
 use crate::shards::{ShardId, Shards};
 
 mod errands;
+mod gathered;
 
 use errands::Errands;
 pub use errands::is_errand;
+use gathered::{Bound, Gathered};
 
 /// Linux's number for a connection that is being made.
 const EINPROGRESS: i32 = 115;
@@ -111,6 +113,8 @@ pub struct Links {
     large_awaited: usize,
     /// Room for a line of one key, lent to who writes one.
     pub line: Vec<u8>,
+    /// Gets of other nodes that are executed together.
+    gathered: Gathered,
 }
 
 impl Links {
@@ -147,6 +151,7 @@ impl Links {
             holding: VecDeque::new(),
             large_awaited: 0,
             line: Vec::new(),
+            gathered: Gathered::default(),
         }))
     }
 
@@ -416,7 +421,8 @@ impl Links {
         if !self.has_news && self.now < self.wake_at {
             return;
         }
-        while let Some(effect) = self.peers.next(self.now) {
+        self.execute_gathered(dispatcher, Bound::Kept);
+        while let Some(effect) = self.next_effect(dispatcher) {
             match effect {
                 Effect::Answer { place, outcome } => {
                     self.large_awaited -= usize::from(place.is_large);
@@ -449,6 +455,15 @@ impl Links {
                 }
             }
         }
+    }
+
+    /// What to do next. What was gathered is executed before anything but another get to be gathered.
+    #[inline]
+    fn next_effect(&mut self, dispatcher: &mut Dispatcher) -> Option<Effect<Place>> {
+        if !self.gathers_on() {
+            self.execute_gathered(dispatcher, Bound::Kept);
+        }
+        self.peers.next(self.now)
     }
 
     /// All nodes must be given the same list and the same options about it, or the same file.

@@ -40,13 +40,26 @@ fn small_messages_of_a_turn_share_a_frame_and_stay_in_order_around_others() {
     assert_eq!(opaques, (0..52).collect::<Vec<_>>());
 }
 
-/// All that comes out of pieces of a stream, or why it ends.
+/// All that comes out of pieces of a stream, or why it ends; by few steps where that can be or by all, which must be the same.
 fn read(pieces: &[&[u8]], knows_batches: bool) -> Result<Vec<Message>, CloseReason> {
+    let read = read_by(pieces, knows_batches, false);
+    assert_eq!(read_by(pieces, knows_batches, true), read);
+    read
+}
+
+fn read_by(pieces: &[&[u8]], knows_batches: bool, by_few_steps: bool) -> Result<Vec<Message>, CloseReason> {
     let mut input = Input::new();
     let mut messages = Vec::new();
     for piece in pieces {
         input.take(piece);
-        while let Some(header) = input.next_frame(BODY_BYTES_MAX, knows_batches)? {
+        loop {
+            if by_few_steps {
+                while let Some(header) = input.next_batched(MESSAGE_BYTES_MAX) {
+                    messages.push((header, input.body().to_vec()));
+                    input.check_invariants(MESSAGE_BYTES_MAX);
+                }
+            }
+            let Some(header) = input.next_frame(BODY_BYTES_MAX, knows_batches)? else { break };
             if let Some(header) = input.assemble(header, MESSAGE_BYTES_MAX)? {
                 messages.push((header, input.body().to_vec()));
             }
