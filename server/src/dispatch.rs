@@ -348,10 +348,11 @@ impl Dispatcher {
     }
 
     /// Whether the next of these requests may have to wait for another node.
-    fn may_wait_for_others(&self, client: &Connection, rest: &[u8]) -> bool {
+    pub fn may_wait_for_others(&self, client: &Connection, rest: &[u8]) -> bool {
         let Some(links) = &self.cluster else { return false };
         let owed = client.outbox.waiting();
         owed > 0 && (client.lines.expect_much(owed + 1) || self.executor.replicates())
+            || client.lines.expect_large()
             || !links.has_room_for_any(rest.len())
     }
 
@@ -370,8 +371,12 @@ impl Dispatcher {
         let Owner::Elsewhere(hash) = self.owner_of(request) else { return false };
         let Some(links) = &mut self.cluster else { return false };
         let owed = client.outbox.waiting();
+        let waits_for_large =
+            client.lines.expect_large() && (links.awaits_large() || self.budget.outputs_are_full());
         !client.lines.redirects
-            && (owed > 0 && client.lines.expect_much(owed + 1) || links.must_wait(hash, consumed))
+            && (owed > 0 && client.lines.expect_much(owed + 1)
+                || waits_for_large
+                || links.must_wait(hash, consumed))
     }
 
     /// Whether a flush would overtake writes of the same client that wait for their copies.

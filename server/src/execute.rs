@@ -311,6 +311,23 @@ impl Executor {
         self.lent.take()
     }
 
+    /// As [`Executor::execute`], for a get of lines whose key has this hash in the shard.
+    #[inline]
+    pub fn get_whole(
+        &mut self,
+        now: Seconds,
+        request: &Request<'_>,
+        hash: KeyHash,
+        connection: u32,
+        out: &mut Vec<u8>,
+    ) {
+        if self.attention.looks() {
+            self.execute_and_look(now, request, connection, out);
+        } else {
+            self.get(now, request, hash, out);
+        }
+    }
+
     /// Executes a plain request whose key has this hash in the shard, as [`Executor::execute_lending`] would, with the end of the
     /// line of a get.
     #[inline]

@@ -387,3 +387,5 @@ fn links_are_looked_at_when_something_happens_and_when_their_time_has_come() {
     assert_eq!(pair.sides[0].links_to_send().count(), 1);
     assert_eq!(pair.sides[0].links_to_send().count(), 0, "each is named once");
 }
+
+mod long;
