@@ -246,8 +246,9 @@ impl Dispatcher {
                 warmed = bytes.len() - self.warm(client.parser.keys_ahead(rest));
             }
             // Copying what was written just now stalls the CPU, so it is done only where the copy may be needed.
-            let may_wait =
-                self.may_wait_for_others(client, rest) || !self.executor.shard().has_room_for_any_pin();
+            let may_wait = self.may_wait_for_others(client, rest)
+                || self.may_be_flush(client, rest)
+                || !self.executor.shard().has_room_for_any_pin();
             let parser_before = may_wait.then(|| client.parser.clone());
             let step = client.parser.next(rest, &self.limits);
             if let Some(parser_before) = parser_before
@@ -351,10 +352,11 @@ impl Dispatcher {
     }
 
     /// Whether the next of these requests may have to wait for another node.
-    fn may_wait_for_others(&self, client: &Connection, rest: &[u8]) -> bool {
+    pub fn may_wait_for_others(&self, client: &Connection, rest: &[u8]) -> bool {
         let Some(links) = &self.cluster else { return false };
         let owed = client.outbox.waiting();
-        owed > 0 && (client.lines.expect_much(owed + 1) || may_be_flush(rest))
+        owed > 0 && client.lines.expect_much(owed + 1)
+            || client.lines.expect_large()
             || !links.has_room_for_any(rest.len())
     }
 
@@ -373,8 +375,18 @@ impl Dispatcher {
         let Owner::Elsewhere(hash) = self.owner_of(request) else { return false };
         let Some(links) = &mut self.cluster else { return false };
         let owed = client.outbox.waiting();
+        let waits_for_large =
+            client.lines.expect_large() && (links.awaits_large() || self.budget.outputs_are_full());
         !client.lines.redirects
-            && (owed > 0 && client.lines.expect_much(owed + 1) || links.must_wait(hash, consumed))
+            && (owed > 0 && client.lines.expect_much(owed + 1)
+                || waits_for_large
+                || links.must_wait(hash, consumed))
+    }
+
+    /// Whether the next of these requests may be a flush that has to wait: a guess that costs one look.
+    fn may_be_flush(&self, client: &Connection, rest: &[u8]) -> bool {
+        let begins_like_it = matches!(rest.first(), Some(&(b'f' | b' ' | BINARY_MAGIC)));
+        begins_like_it && self.cluster.is_some() && client.outbox.waiting() > 0
     }
 
     /// Whether a flush would overtake requests of the same client: those that wait for their copies, and those that are on their way to
@@ -407,7 +419,7 @@ impl Dispatcher {
             } else {
                 self.executor.traffic.requests_posted += 1;
                 client.posted(self.turn);
-                let sender = ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
+                let sender = self.keep_for_shard(client, request);
                 self.post.request(owner, sender, request);
             }
             return;
@@ -471,7 +483,7 @@ impl Dispatcher {
     pub fn deliver(&mut self, client: &mut Connection, to: ReturnAddress, outcome: Outcome<'_>) {
         client.letter_came(self.turn);
         match outcome {
-            Outcome::Reply(reply) => client.outbox.deliver(to.ticket, reply),
+            Outcome::Reply(reply) => self.answer_from_shard(client, to, reply),
             Outcome::Lending(reply, lent) => {
                 let value = (lent.place, Remote::new(lent));
                 client.outbox.deliver_lending(to.ticket, reply, Some(value));
@@ -702,11 +714,6 @@ impl Dispatcher {
         self.executor.traffic.buffer_bytes = (bytes + bench) as u64;
         bytes
     }
-}
-
-/// Whether bytes may begin with a `flush_all` or its binary form: a guess that costs one look.
-fn may_be_flush(bytes: &[u8]) -> bool {
-    matches!(bytes.first(), Some(&(b'f' | b' ' | BINARY_MAGIC)))
 }
 
 /// Refuses a connection's input for want of memory and ends the connection.

@@ -25,13 +25,13 @@ use slabring_protocol::{ErrorReply, KEY_SIZE_MAX, Request};
 use slabring_reactor::clock::Moment;
 
 use crate::cluster::Cluster;
-use crate::execute::{Asker, Executor, refuse_fence};
+use crate::execute::{Asker, Executor, fence_named, refuse_fence};
 use crate::node::Node;
 use crate::report::Traffic;
 use crate::shards::Shards;
 
 use evaluate::{Bench, Evaluated};
-use items::Items;
+use items::{Items, Kept};
 pub use slabring_cluster::replica::COPIED_ITEM_BYTES_MAX;
 pub use waiting::{Finished, Manner, WaitId, Waiter};
 use waiting::{Owned, Waiting};
@@ -363,16 +363,25 @@ impl Replication {
         let at = self.clock();
         self.replicator.may_write(at, hash, key)?;
         let version = self.replicator.peek_version().ok_or(Refused::WornOut)?;
+        let fence = fence_named(request);
+        let known = fence.and_then(|_| executor.shard().fence_of(key));
         if !executor.admits(request, key) {
             refuse_fence(request, request.value.len(), out);
             return Ok(Executed::Now);
         }
+        let raised = fence.filter(|_| known != fence);
+        raised.into_iter().for_each(|fence| self.replicator.tell_fence(hash, fence));
         let content = match self.bench.evaluate(executor.shard(), now, request, key, version.0, out) {
-            Evaluated::Unchanged => return self.check_read(hash, key, start, out).map(|()| Executed::Now),
-            Evaluated::Changed(content) => content.map(|content| content.dated(self.start_unix)),
+            Evaluated::Unchanged if raised.is_none() => {
+                return self.check_read(hash, key, start, out).map(|()| Executed::Now);
+            }
+            // The copies must have the fence before it is answered: what there is is said again.
+            Evaluated::Unchanged => executor.shard().peek(now, key).map(|item| Kept::of(&item)),
+            Evaluated::Changed(content) => content,
         };
-        let (key, invalidates, deadline) =
-            (key.to_vec(), evaluate::invalidates(request), at + WRITE_TIME_MAX);
+        let content = content.map(|content| content.dated(self.start_unix));
+        let invalidates = evaluate::invalidates(request) || fence.is_some();
+        let (key, deadline) = (key.to_vec(), at + WRITE_TIME_MAX);
         let write = Write { token: id, hash, key, content, invalidates, deadline };
         let mut items = self.items(executor, now);
         let written = self.replicator.write(at, &mut items, write);

@@ -20,6 +20,11 @@ const RATE: u32 = 5_000;
 /// What they notice while nothing is wrong is measured for so long.
 const CALM: Duration = Duration::from_secs(5);
 
+/// Roles are levelled five seconds after the first ring.
+const UNTIL_LEVEL: Duration = Duration::from_secs(8);
+/// Until copies are made and statistics are of now.
+const REST: Duration = Duration::from_secs(2);
+
 /// See the module.
 #[derive(Clone, PartialEq, Serialize, Debug)]
 pub(crate) struct Resync {
@@ -39,10 +44,12 @@ pub(crate) struct Resync {
 /// Fills three nodes, kills one, lets it return.
 pub(crate) fn measure(args: &Args) -> anyhow::Result<Resync> {
     let mut nodes = Nodes::in_etcd(args, NODES, Some(COPIES))?;
+    thread::sleep(UNTIL_LEVEL);
     // Of two copies on three nodes each holds two thirds.
     let keys = args.bytes() / VALUE_BYTES * NODES as u64 / u64::from(COPIES.count);
     let common = common_words(&nodes, keys);
     prefill(args, &common)?;
+    thread::sleep(REST);
     let open = ["--rate", &RATE.to_string(), "--poisson", "--ratio", "1:9", "--duration"];
     let open: Vec<String> = open.iter().map(ToString::to_string).collect();
     let until = |seconds: u64| [&open[..], &[seconds.to_string()], &common].concat();
@@ -58,7 +65,7 @@ pub(crate) fn measure(args: &Args) -> anyhow::Result<Resync> {
     is(NodeState::Up)?;
     let took = returned.elapsed() - until_back;
     let meanwhile = Load::end(clients)?;
-    thread::sleep(Duration::from_millis(1_500));
+    thread::sleep(REST);
     Ok(Resync {
         bytes: nodes.stat(VICTIM, "bytes")?,
         until_back_seconds: until_back.as_secs_f64(),

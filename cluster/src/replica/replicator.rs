@@ -13,6 +13,7 @@ use super::store::{Content, Cursor, Portion, Record, Store};
 use super::stream::{Stream, WriteId, record_bytes};
 use super::{PeerShard, Version, VersionClock};
 use crate::jump::mix;
+use crate::link::AWAY_MIN;
 use crate::names::Incarnation;
 use crate::placement::{PartitionId, partition_of};
 use crate::report::ShardReport;
@@ -200,6 +201,9 @@ pub struct Replicator<T> {
     pending: BTreeMap<Vec<u8>, WriteId>,
     connected: BTreeSet<PeerShard>,
     heard: BTreeMap<SlotId, Micros>,
+    /// The last turn, and the first after the last time that there was none for long: nobody can be heard of by who does not run.
+    turned_at: Micros,
+    back_at: Micros,
     /// Since when each member is one in its present life.
     member_since: BTreeMap<SlotId, Micros>,
     confirmed_at: Micros,
@@ -239,6 +243,8 @@ impl<T: Copy> Replicator<T> {
             pending: BTreeMap::new(),
             connected: BTreeSet::new(),
             heard: BTreeMap::new(),
+            turned_at: Micros::default(),
+            back_at: Micros::default(),
             confirmed_at: Micros::default(),
             member_since: BTreeMap::new(),
             give_up_at: Micros::default(),
@@ -327,6 +333,9 @@ impl<T: Copy> Replicator<T> {
 
     /// What time brings: hand-overs that are over, clients that are given up on, bulk, messages that are due.
     pub fn turn(&mut self, now: Micros, store: &mut impl Store) {
+        if now.since(std::mem::replace(&mut self.turned_at, now)) >= AWAY_MIN {
+            self.back_at = now;
+        }
         self.lift_fences(now, store);
         self.give_up(now, store);
         self.fill(now, store);
@@ -351,7 +360,7 @@ impl<T: Copy> Replicator<T> {
         members.dedup();
         let is_silent = |slot: &SlotId| {
             let heard_at = self.heard.get(slot).max(self.member_since.get(slot)).copied();
-            now.since(heard_at.unwrap_or_default()) >= SILENT_AFTER
+            now.since(heard_at.unwrap_or_default().max(self.back_at)) >= SILENT_AFTER
         };
         let (silent, heard) = members.into_iter().partition(is_silent);
         ShardReport { epoch: self.epoch(), ready: self.ready(), silent, heard }

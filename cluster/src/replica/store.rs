@@ -4,7 +4,7 @@
 //! partition is a floor under the shard's own sequence of stores, compared when an item is found.
 
 use crate::placement::{PartitionId, partition_of};
-use crate::replica::Version;
+use crate::replica::{Fences, Version};
 use crate::time::Micros;
 
 /// The state of one key: what is replicated, rather than the operation that made it.
@@ -100,6 +100,14 @@ pub trait Store {
         wants: &dyn Fn(u64) -> bool,
         show: &mut dyn FnMut(Record),
     ) -> bool;
+
+    /// All fences of keys whose hashes are wanted, and the floor of the others. A store without fences knows none.
+    fn fences(&self, _is_wanted: &dyn Fn(u64) -> bool) -> Fences {
+        Fences::default()
+    }
+
+    /// Lets no key be written under less than this.
+    fn raise_fences(&mut self, _fences: &Fences) {}
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::message::{Ack, Entry, Feed, Numbered};
+use super::message::{Ack, Entry, FENCES_MAX, Feed, Fences, Numbered};
 use super::store::{Cursor, Portion, Record, Store};
 use crate::placement::{PartitionId, partition_of};
 use crate::ring::Epoch;
@@ -265,6 +265,17 @@ impl Stream {
         self.queue.push_back(Queued { numbered, bytes, writes: Vec::new() });
     }
 
+    /// What is known of fences, in as many entries as that takes: before all that is said from now on.
+    pub(super) fn push_fences(&mut self, epoch: Epoch, fences: &Fences) {
+        let Fences { floor, known } = fences;
+        if *floor > 0 && known.is_empty() {
+            self.push(epoch, Entry::Fences(Fences { floor: *floor, known: Vec::new() }));
+        }
+        for known in known.chunks(FENCES_MAX) {
+            self.push(epoch, Entry::Fences(Fences { floor: *floor, known: known.to_vec() }));
+        }
+    }
+
     /// Gives up what is kept and begins anew: the other end forgets its partitions and is filled. Writes that wait for it
     /// wait for the beginning.
     pub(super) fn break_off(
@@ -344,6 +355,9 @@ impl Stream {
             if more {
                 self.bulk = Some(bulk);
             } else {
+                let its = |hash| bulk.partitions.contains(partition_of(hash)) && self.portion.contains(hash);
+                let fences = store.fences(&its);
+                self.push_fences(epoch, &fences);
                 self.push(epoch, Entry::End(bulk.partitions));
                 self.join();
             }
@@ -463,6 +477,7 @@ fn entry_bytes(entry: &Entry) -> usize {
     let record = match entry {
         Entry::Live(record) | Entry::Bulk(record) => record,
         Entry::Begin(_) | Entry::End(_) => return ENTRY_BYTES + (4 << 10),
+        Entry::Fences(fences) => return ENTRY_BYTES + fences.known.len() * 16,
         Entry::Handoff(_) | Entry::Void => return ENTRY_BYTES,
     };
     ENTRY_BYTES + record_bytes(record)

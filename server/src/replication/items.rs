@@ -4,7 +4,7 @@
 use std::cell::Cell;
 
 use slabring_cluster::placement::{PartitionId, hash_key, partition_of};
-use slabring_cluster::replica::{Content, Cursor, Portion, Record, Store, Version};
+use slabring_cluster::replica::{Content, Cursor, Fences, Portion, Record, Store, Version};
 use slabring_cluster::time::Micros;
 use slabring_engine::{Delete, DeleteMode, Expiry, Image, Item, Scan, ScanStep, Seconds, Shard};
 
@@ -188,6 +188,18 @@ impl Store for Items<'_> {
         });
         cursor.0 = scan.place();
         step == ScanStep::More
+    }
+
+    fn fences(&self, is_wanted: &dyn Fn(u64) -> bool) -> Fences {
+        let (floor, known) = self.shard.known_fences();
+        Fences { floor, known: known.filter(|(hash, _)| is_wanted(*hash)).collect() }
+    }
+
+    fn raise_fences(&mut self, fences: &Fences) {
+        self.shard.raise_fence_floor(fences.floor);
+        for &(hash, fence) in &fences.known {
+            self.shard.raise_fence(hash, fence);
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::placement::shard_of;
-use crate::replica::message::Ack;
+use crate::replica::message::{Ack, Fences};
 use crate::replica::stream::{QUEUE_BYTES_MAX, QUEUE_BYTES_MIN};
 
 impl<T: Copy> Replicator<T> {
@@ -121,6 +121,26 @@ impl<T: Copy> Replicator<T> {
             self.effects.push_back(Effect::Answer { token: write.token, outcome: Outcome::Done });
         }
         Ok(version)
+    }
+
+    /// A key was named under a fence: all who get its states hear of it before they hear of the next one. Whoever is to know that
+    /// they have waits for that next one.
+    pub fn tell_fence(&mut self, hash: u64, fence: u64) {
+        let (epoch, partition) = (self.epoch(), partition_of(hash));
+        let Some(tenure) = self.tenures.get(&partition) else { return };
+        let peers: Vec<_> = self.receivers(hash, tenure).map(|(peer, _)| peer).collect();
+        let bytes_max = self.queue_bytes_max();
+        for peer in peers {
+            let stream = self.streams.get_mut(&peer).expect("a receiver has a stream");
+            let fences = Fences { floor: 0, known: vec![(hash, fence)] };
+            if stream.has_room(size_of::<(u64, u64)>(), bytes_max) {
+                stream.push_fences(epoch, &fences);
+            } else {
+                // The bulk will bring it.
+                let opened = &self.open;
+                stream.break_off(mix(stream.id), epoch, None, |write| opened.contains_key(write));
+            }
+        }
     }
 
     /// Makes room among the open writes: those that nobody waits for count as arrived, the first ones first. So a copy that is away
