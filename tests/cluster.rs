@@ -135,6 +135,19 @@ fn flush_all_through_one_node_empties_all() {
     }
 }
 
+#[test]
+fn a_flush_overtakes_nothing_that_its_client_sent_before() {
+    let cluster = Cluster::of_peers(3, &["-t", "2"]);
+    let mut connection = cluster.nodes[0].connect();
+    for n in 0..100 {
+        let (set, get) = (format!("set key{n} 0 0 1\r\n"), format!("get key{n}\r\n"));
+        connection.send(format!("{set}a\r\nflush_all\r\n{get}{set}b\r\n{get}")).unwrap();
+        let answers: Vec<String> = (0..7).map(|_| answer_line(&mut connection)).collect();
+        let value = format!("VALUE key{n} 0 1");
+        assert_eq!(answers, ["STORED", "OK", "END", "STORED", &value, "b", "END"]);
+    }
+}
+
 fn check_transcripts(weights: &[u16], args: &[&str]) {
     let place = Neighbourhood::new();
     let ring = File::new(&place.ring(1, weights));

@@ -6,6 +6,7 @@
 //! whole story.
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::command::{Command, StoreOptions};
@@ -52,19 +53,127 @@ impl Default for LockOptions {
 }
 
 /// A lock that was held when it was given. Dropped, it ends by itself after its time.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Lock {
     key: Key,
-    fence: u64,
+    fence: AtomicU64,
     owner: String,
     ttl: Duration,
     kind: LockKind,
+    /// The server gives versions and takes none.
+    fence_rises: AtomicBool,
+    /// A renewal that may have raised the fence had no answer.
+    is_in_doubt: AtomicBool,
+    is_lost: AtomicBool,
+}
+
+impl PartialEq for Lock {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.key, &self.owner, self.kind) == (&other.key, &other.owner, other.kind)
+    }
+}
+
+impl Eq for Lock {}
+
+/// How a lock is renewed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Renewing {
+    /// Under the fence that it has.
+    SameFence,
+    /// Under the next: where items have copies nobody chooses their version.
+    NextFence,
+    /// Not yet: whose it is, and under which fence.
+    Look,
 }
 
 impl Lock {
-    /// What writes name: higher than that of every holder before; see [`LockKind`].
+    /// What writes name: higher than that of every holder before; see [`LockKind`]. A renewal may raise it, so it is asked for anew
+    /// for each write.
     pub fn fence(&self) -> u64 {
-        self.fence
+        self.fence.load(Ordering::Acquire)
+    }
+
+    /// Whether a renewal has found it lost, or none came through while it lasted. `false` is no promise.
+    pub fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn lose(&self) {
+        self.is_lost.store(true, Ordering::Release);
+    }
+
+    /// What a renewal asks next.
+    pub(crate) fn renewing(&self) -> Renewing {
+        if self.is_in_doubt.load(Ordering::Acquire) {
+            Renewing::Look
+        } else if self.fence_rises.load(Ordering::Acquire) {
+            Renewing::NextFence
+        } else {
+            Renewing::SameFence
+        }
+    }
+
+    /// What to send for it.
+    pub(crate) fn renewal(&self, how: Renewing) -> Command {
+        let fence = self.fence();
+        let item = || {
+            MetaRequest::set(self.owner.as_str()).flag_with(b'C', fence).flag_with(b'T', seconds(self.ttl))
+        };
+        let request = match (self.kind, how) {
+            (LockKind::Coordinated, _) => {
+                MetaRequest::lock('R', &self.owner).flag_with(b'T', self.ttl.as_millis())
+            }
+            (LockKind::Item, Renewing::SameFence) => item().flag_with(b'E', fence),
+            (LockKind::Item, Renewing::NextFence) => item().flag(b'c'),
+            (LockKind::Item, Renewing::Look) => MetaRequest::get().flag(b'v').flag(b'c'),
+        };
+        Command::Meta { key: self.key.clone(), request }
+    }
+
+    /// Takes note of the answer: whether the lock is held for another while. `None`: ask again.
+    pub(crate) fn renewed(
+        &self,
+        how: Renewing,
+        answer: Result<MetaReply, Error>,
+    ) -> Result<Option<bool>, Error> {
+        match answer {
+            Ok(reply) if how == Renewing::Look && reply.value.as_deref() == Some(self.owner.as_bytes()) => {
+                self.rise(&reply)?;
+                self.is_in_doubt.store(false, Ordering::Release);
+                Ok(None)
+            }
+            Ok(reply) if how != Renewing::Look && was_held(&reply) => {
+                if how == Renewing::NextFence {
+                    self.rise(&reply)?;
+                }
+                Ok(Some(true))
+            }
+            Ok(_) => {
+                self.lose();
+                Ok(Some(false))
+            }
+            Err(error) if how == Renewing::SameFence && self.is_choice_refused(&error) => {
+                self.fence_rises.store(true, Ordering::Release);
+                Ok(None)
+            }
+            Err(error) => {
+                let may_be_done = how == Renewing::NextFence && error.executed() == Executed::Unknown;
+                self.is_in_doubt.fetch_or(may_be_done, Ordering::AcqRel);
+                Err(error)
+            }
+        }
+    }
+
+    fn is_choice_refused(&self, error: &Error) -> bool {
+        let is_client_error =
+            matches!(error, Error::Refused { words, .. } if words.starts_with("CLIENT_ERROR"));
+        self.kind == LockKind::Item && is_client_error
+    }
+
+    fn rise(&self, reply: &MetaReply) -> Result<(), Error> {
+        let fence = reply.number(b'c').filter(|&fence| fence > 0).ok_or(Error::NoVersions)?;
+        self.fence.store(fence, Ordering::Release);
+        Ok(())
     }
 
     /// What is locked.
@@ -174,26 +283,23 @@ impl Acquisition {
         let letter = if self.kind == LockKind::Item { b'c' } else { b'F' };
         let fence = reply.number(letter).filter(|&fence| fence > 0).ok_or(Error::NoVersions)?;
         let Self { key, owner, ttl, kind, .. } = self;
-        Ok(Tried::Held(Lock { key: key.clone(), fence, owner: owner.clone(), ttl: *ttl, kind: *kind }))
+        Ok(Tried::Held(Lock {
+            key: key.clone(),
+            fence: AtomicU64::new(fence),
+            owner: owner.clone(),
+            ttl: *ttl,
+            kind: *kind,
+            fence_rises: AtomicBool::new(false),
+            is_in_doubt: AtomicBool::new(false),
+            is_lost: AtomicBool::new(false),
+        }))
     }
-}
-
-/// Holds a lock for another while, under the same fence, if it is still held.
-pub(crate) fn renew(lock: &Lock) -> Command {
-    let request = match lock.kind {
-        LockKind::Item => {
-            let request = MetaRequest::set(lock.owner.as_str()).flag_with(b'C', lock.fence);
-            request.flag_with(b'E', lock.fence).flag_with(b'T', seconds(lock.ttl))
-        }
-        LockKind::Coordinated => MetaRequest::lock('R', &lock.owner).flag_with(b'T', lock.ttl.as_millis()),
-    };
-    Command::Meta { key: lock.key.clone(), request }
 }
 
 /// Gives a lock up, if it is still held.
 pub(crate) fn release(lock: Lock) -> Command {
     let request = match lock.kind {
-        LockKind::Item => MetaRequest::delete().flag_with(b'C', lock.fence),
+        LockKind::Item => MetaRequest::delete().flag_with(b'C', lock.fence()),
         LockKind::Coordinated => MetaRequest::lock('U', &lock.owner),
     };
     Command::Meta { key: lock.key, request }
@@ -301,11 +407,54 @@ mod tests {
         let held = MetaReply { status: MetaStatus::Done, flags: vec![(b'F', "9".into())], value: None };
         let Ok(Some(Tried::Held(lock))) = acquisition.tried(Ok(held)) else { panic!() };
         assert_eq!(lock.fence(), 9);
-        let Command::Meta { request, .. } = renew(&lock) else { panic!() };
+        let Command::Meta { request, .. } = lock.renewal(lock.renewing()) else { panic!() };
         assert_eq!(request.flags(), format!("MR S{} T5000", lock.owner).as_bytes());
         let owner = lock.owner.clone();
         let Command::Meta { request, .. } = release(lock) else { panic!() };
         assert_eq!(request.flags(), format!("MU S{owner}").as_bytes());
+    }
+
+    fn refused(words: &str, executed: Executed) -> Error {
+        let server = "127.0.0.1:1".parse::<crate::Endpoint>().unwrap();
+        Error::Refused { server, words: words.to_owned(), executed }
+    }
+
+    fn held(cas: &str) -> Lock {
+        match acquisition().tried(Ok(reply(MetaStatus::Done, cas, None))) {
+            Ok(Some(Tried::Held(lock))) => lock,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn where_versions_are_not_chosen_a_renewal_raises_the_fence() {
+        let lock = held("7");
+        let choice = refused("CLIENT_ERROR no E where items have copies", Executed::No);
+        assert_eq!(lock.renewed(lock.renewing(), Err(choice)), Ok(None));
+        let Command::Meta { request, .. } = lock.renewal(lock.renewing()) else { panic!() };
+        assert_eq!(request.flags(), b"C7 T5 c");
+        assert_eq!(lock.renewed(lock.renewing(), Ok(reply(MetaStatus::Done, "9", None))), Ok(Some(true)));
+        assert_eq!((lock.fence(), lock.is_lost()), (9, false));
+        // The answer is lost: it looks who holds the lock, and goes on under the fence that it finds.
+        assert!(lock.renewed(lock.renewing(), Err(refused("SERVER_ERROR late", Executed::Unknown))).is_err());
+        assert_eq!(lock.renewing(), Renewing::Look);
+        let found = reply(MetaStatus::Value, "12", Some(lock.owner.as_bytes()));
+        assert_eq!(lock.renewed(Renewing::Look, Ok(found)), Ok(None));
+        assert_eq!((lock.fence(), lock.renewing()), (12, Renewing::NextFence));
+        let other = reply(MetaStatus::Exists, "0", None);
+        assert_eq!(lock.renewed(lock.renewing(), Ok(other)), Ok(Some(false)));
+        assert!(lock.is_lost());
+    }
+
+    #[test]
+    fn elsewhere_it_keeps_the_fence_whatever_fails() {
+        let lock = held("7");
+        for words in ["SERVER_ERROR the ring is changing", "SERVER_ERROR late"] {
+            assert!(lock.renewed(lock.renewing(), Err(refused(words, Executed::Unknown))).is_err());
+            assert_eq!(lock.renewing(), Renewing::SameFence);
+        }
+        assert_eq!(lock.renewed(lock.renewing(), Ok(reply(MetaStatus::Done, "7", None))), Ok(Some(true)));
+        assert_eq!(lock.fence(), 7);
     }
 
     #[test]

@@ -21,6 +21,13 @@ mod replicated;
 /// The first ring waits for who is just coming, until one has been there for so many times what a node needs to be counted.
 const FIRST_RING_WAITS: u64 = 3;
 
+/// A node that was not reached is tried again so often.
+const REACH_EVERY: Micros = Micros::from_millis(2_000);
+
+/// A ring that is written again is so much further in epoch and term than the last that is known: further than any that was lost, so
+/// that whoever follows one of those follows it too, and no two rings share a term.
+const RESTORED_FURTHER: u32 = 1_000;
+
 /// How a conductor judges.
 #[derive(Clone, Debug)]
 pub struct Judgement {
@@ -68,6 +75,9 @@ pub struct Conductor {
     cluster: ClusterId,
     /// Since when each registered node has been there in its present life.
     present: BTreeMap<NodeId, (NodeDescription, Micros)>,
+    /// Those that were reached where they say that they are, and when each was last tried.
+    reached: BTreeMap<NodeId, NodeDescription>,
+    tried: BTreeMap<NodeId, Micros>,
     /// Since when each member has been missing.
     absent: BTreeMap<NodeId, Micros>,
     /// Who was removed last because it did not answer.
@@ -83,9 +93,18 @@ pub struct Conductor {
 impl Conductor {
     /// Remembers nothing yet.
     pub fn new(cluster: ClusterId, judgement: Judgement) -> Self {
-        let (present, absent) = (BTreeMap::new(), BTreeMap::new());
-        let (removals, ring_since) = (BTreeMap::new(), (Epoch::NONE, Micros::default()));
-        Self { judgement, cluster, present, absent, removed: None, removals, ring_since, level: Epoch::NONE }
+        Self {
+            judgement,
+            cluster,
+            present: BTreeMap::new(),
+            reached: BTreeMap::new(),
+            tried: BTreeMap::new(),
+            absent: BTreeMap::new(),
+            removed: None,
+            removals: BTreeMap::new(),
+            ring_since: (Epoch::NONE, Micros::default()),
+            level: Epoch::NONE,
+        }
     }
 
     /// Forgets what it saw: it did not look for a while, so it cannot say since when anything is as it is.
@@ -102,6 +121,8 @@ impl Conductor {
         nodes: &BTreeMap<NodeId, NodeDescription>,
     ) {
         self.present.retain(|node, (described, _)| nodes.get(node) == Some(described));
+        self.reached.retain(|node, described| nodes.get(node) == Some(described));
+        self.tried.retain(|node, _| nodes.contains_key(node));
         for (node, described) in nodes {
             self.present.entry(node.clone()).or_insert_with(|| (described.clone(), now));
         }
@@ -113,6 +134,29 @@ impl Conductor {
         for node in missing {
             self.absent.entry(node.clone()).or_insert(now);
         }
+    }
+
+    /// A node that asks for a place and was not reached yet, if it is time to try: nobody gets one by being registered alone. What comes
+    /// of it is told by [`Self::reached`].
+    pub fn to_reach(&mut self, now: Micros, ring: Option<&RingDocument>) -> Option<NodeDescription> {
+        let is_due = |node: &NodeId| self.tried.get(node).is_none_or(|&at| now.since(at) >= REACH_EVERY);
+        let asks = |described: &NodeDescription| ring.is_none_or(|ring| !is_welcomed(ring, described));
+        let there = self.present.values().map(|(described, _)| described);
+        let mut wanted = there.filter(|described| !self.is_reached(described) && asks(described));
+        let described = wanted.find(|described| is_due(&described.node))?.clone();
+        self.tried.insert(described.node.clone(), now);
+        Some(described)
+    }
+
+    /// A node was reached as it is described: it is what it says, and has the cluster's secret.
+    pub fn reached(&mut self, described: &NodeDescription) {
+        if !self.is_reached(described) {
+            self.reached.insert(described.node.clone(), described.clone());
+        }
+    }
+
+    fn is_reached(&self, described: &NodeDescription) -> bool {
+        self.reached.get(&described.node) == Some(described)
     }
 
     /// The document that should follow `ring`, if any should. Its epoch is above `above` too. What it saw is what there was when
@@ -139,8 +183,28 @@ impl Conductor {
         Some(next)
     }
 
-    /// Those who were there for long enough.
+    /// The ring that nodes follow as the coordinator gets it that lost it, or has `older` in its place. Not before others had the time
+    /// to say what they follow.
+    pub fn restore(
+        &self,
+        now: Micros,
+        followed: &RingDocument,
+        older: Option<&RingDocument>,
+    ) -> Option<RingDocument> {
+        self.there(now).next()?;
+        let (epoch, term) = older.map_or((Epoch::NONE, followed.term), |older| (older.epoch, older.term));
+        let epoch = Epoch(followed.epoch.max(epoch).0 + u64::from(RESTORED_FURTHER));
+        let term = Term(followed.term.max(term).0 + RESTORED_FURTHER);
+        let restored = RingDocument { epoch, term, ..followed.clone() };
+        restored.validate().is_ok().then_some(restored)
+    }
+
+    /// Those who were there for long enough and were reached.
     fn ready(&self, now: Micros) -> impl Iterator<Item = &NodeDescription> {
+        self.there(now).filter(|described| self.is_reached(described))
+    }
+
+    fn there(&self, now: Micros) -> impl Iterator<Item = &NodeDescription> {
         let is_ready = move |since: Micros| now.since(since) >= self.judgement.up_after;
         self.present.values().filter(move |(_, since)| is_ready(*since)).map(|(described, _)| described)
     }
@@ -178,7 +242,8 @@ impl Conductor {
             .flat_map(|&since| [since + self.judgement.down_after, since + self.judgement.grace]);
         let calm = self.removals.keys().filter_map(|node| self.calm_at(node));
         let level = self.ring_since.1 + self.judgement.level_after;
-        let times = ready.chain(gone).chain(pause_ends).chain(calm).chain([level]);
+        let tries = self.tried.values().map(|at| *at + REACH_EVERY);
+        let times = ready.chain(gone).chain(pause_ends).chain(calm).chain(tries).chain([level]);
         times.filter(|&at| at > now).min().unwrap_or(Micros::NEVER)
     }
 

@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::conductor::Conductor;
-use crate::coordinator::{Answer, CallId, Coordinator, Fence, Leader, Need, Order, Revision};
+use crate::coordinator::{
+    Answer, CallId, Coordinator, Fence, Leader, Need, NodeDescription, Order, Revision,
+};
 use crate::names::{Incarnation, NodeId};
 use crate::report::Report;
 use crate::ring::{Epoch, NodeState, Offered, Refusal, Ring, RingDocument, RingHolder};
@@ -27,6 +29,10 @@ pub enum Effect {
     Leading(Fence),
     /// It is not any more.
     Deposed,
+    /// The coordinator has no ring, or an older one than this node follows: as conductor it writes its own, as this epoch.
+    Restoring(Epoch),
+    /// As conductor it wants to know whether this node is reached where it says: see [`Control::reached`].
+    Reach(NodeDescription),
 }
 
 /// Makes a ring of a document.
@@ -43,9 +49,13 @@ pub struct Control<C> {
     make_ring: MakeRing,
     /// The ring that the coordinator has, if it is one.
     written: Option<(Revision, Arc<Ring>)>,
-    /// The revision of the document that was looked at last.
-    seen: Option<Revision>,
+    /// The document that was looked at last: of which of the coordinator's histories, and its revision.
+    seen: Option<(u64, Revision)>,
     leading: Option<Fence>,
+    /// Somebody follows another ring of the same epoch: of two histories of the coordinator.
+    has_twin: bool,
+    /// Since when the coordinator seems to have lost the ring.
+    lost_since: Option<Micros>,
     vacant_since: Option<Micros>,
     effects: VecDeque<Effect>,
 }
@@ -63,6 +73,8 @@ impl<C: Coordinator> Control<C> {
             written: None,
             seen: None,
             leading: None,
+            has_twin: false,
+            lost_since: None,
             vacant_since: None,
             effects: VecDeque::new(),
         }
@@ -107,6 +119,17 @@ impl<C: Coordinator> Control<C> {
         self.coordinator.answered(now, id, answer);
     }
 
+    /// The node of an [`Effect::Reach`] was reached: it introduced itself as described, and both sides proved that they belong.
+    pub fn reached(&mut self, described: &NodeDescription) {
+        self.conductor.reached(described);
+    }
+
+    /// A shard heard of a node that follows another ring of the same epoch, which it would follow for ever: the conductor writes its own
+    /// again, as one that both follow.
+    pub fn differs(&mut self) {
+        self.has_twin = self.leading.is_some();
+    }
+
     /// A shard had a ring document from another node.
     pub fn offer(&mut self, json: &[u8]) {
         match RingDocument::from_json(json) {
@@ -144,14 +167,20 @@ impl<C: Coordinator> Control<C> {
 
     /// Offers what the coordinator has, once.
     fn read_ring(&mut self) {
-        let Some((json, revision)) = &self.coordinator.view().ring else {
+        let view = self.coordinator.view();
+        if view.namesake.is_some() && self.holder.current().is_none() {
+            // It would serve what the other one serves.
+            return;
+        }
+        let Some((json, revision)) = &view.ring else {
             self.written = None;
             return;
         };
-        if self.seen == Some(*revision) {
+        let name = Some((view.rewinds, *revision));
+        if self.seen == name {
             return;
         }
-        self.seen = Some(*revision);
+        self.seen = name;
         match RingDocument::from_json(json) {
             Ok(document) => {
                 let revision = *revision;
@@ -183,10 +212,21 @@ impl<C: Coordinator> Control<C> {
             self.conductor.look_away();
             return;
         }
+        if view.namesake.is_some() {
+            return self.resign(leading);
+        }
         match leading {
             Some(fence) => self.conduct(now, fence),
             None if is_vacant => self.campaign(now),
             None => self.depose(),
+        }
+    }
+
+    /// Decides no more while another process has this node's name: whose office it is could not be told.
+    fn resign(&mut self, leading: Option<Fence>) {
+        self.conductor.look_away();
+        if let Some(fence) = leading.filter(|_| !self.coordinator.is_busy()) {
+            self.coordinator.order(Order::Depose(fence));
         }
     }
 
@@ -230,14 +270,42 @@ impl<C: Coordinator> Control<C> {
             Some((revision, ring)) => (*revision, Some(&**ring)),
             None => (Revision(0), None),
         };
-        self.conductor.look(now, ring.map(Ring::document), &view.nodes);
+        let document = ring.map(Ring::document);
+        self.conductor.look(now, document, &view.nodes);
+        view.nodes.get(&self.node).into_iter().for_each(|me| self.conductor.reached(me));
+        let to_reach = std::iter::from_fn(|| self.conductor.to_reach(now, document));
+        self.effects.extend(to_reach.map(Effect::Reach));
         if self.coordinator.is_busy() {
             return;
         }
+        if self.has_lost_ring() || self.has_twin {
+            let since = *self.lost_since.get_or_insert(now);
+            // It may be known late here that it has a newer one, until it was asked.
+            if let Some(next) = self.restored(now).filter(|_| view.read_at > since) {
+                self.has_twin = false;
+                self.effects.push_back(Effect::Restoring(next.epoch));
+                self.coordinator.order(Order::WriteRing { expect, fence, json: next.to_json() });
+            }
+            return;
+        }
+        self.lost_since = None;
         let above = self.holder.current().map_or(Epoch::NONE, |ring| ring.epoch());
         if let Some(next) = self.conductor.decide(now, view, ring, above) {
             self.coordinator.order(Order::WriteRing { expect, fence, json: next.to_json() });
         }
+    }
+
+    /// Whether the coordinator has another ring than this node follows, or none.
+    fn has_lost_ring(&self) -> bool {
+        let Some(followed) = self.holder.current().map(|ring| ring.document()) else { return false };
+        let written = self.written.as_ref().map(|(_, ring)| ring.document());
+        written.is_none_or(|written| written != followed && written.cluster == followed.cluster)
+    }
+
+    /// The document by which it gets back what it lost.
+    fn restored(&self, now: Micros) -> Option<RingDocument> {
+        let written = self.written.as_ref().map(|(_, ring)| ring.document());
+        self.conductor.restore(now, self.holder.current()?.document(), written)
     }
 }
 

@@ -71,6 +71,11 @@ pub struct View {
     pub is_reachable: bool,
     /// Everything was read since then: what happened before is known, whatever news were lost.
     pub read_at: Micros,
+    /// How often it was found to have an older state than before: emptied, or gone on from a copy. What was known then counts no more.
+    pub rewinds: u64,
+    /// Where another life is reached that is registered under this node's name and lives, as far as can be told: this one is not
+    /// registered meanwhile.
+    pub namesake: Option<Address>,
     /// The ring document, not yet judged.
     pub ring: Option<(Vec<u8>, Revision)>,
     /// The conductor.

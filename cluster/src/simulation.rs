@@ -62,6 +62,7 @@ enum Faults {
 }
 
 struct Node {
+    me: NodeId,
     life: u64,
     control: Control<Etcd>,
     peers: Peers<u64>,
@@ -179,6 +180,8 @@ struct World {
     etcd: SimEtcd,
     etcd_is_down: bool,
     etcd_delay: u64,
+    /// A state of etcd that it may go back to.
+    etcd_copy: Option<SimEtcd>,
     asked: Vec<Asked>,
     answers_done: u64,
     is_loud: bool,
@@ -232,6 +235,7 @@ impl World {
             etcd: SimEtcd::default(),
             etcd_is_down: false,
             etcd_delay: 2,
+            etcd_copy: None,
             asked: Vec::new(),
             answers_done: 0,
             is_loud,
@@ -365,6 +369,7 @@ impl World {
             granted: Credit { operations: 16, bytes: 8 << 10 },
         };
         self.nodes[node] = Some(Node {
+            me: me.node.clone(),
             life,
             control: Control::new(me.node, me.incarnation, etcd, conductor).with_rings(ring_of),
             peers: Peers::new(identity, 1 + u8::from(self.seed.is_multiple_of(4)), self.seed ^ node as u64),
@@ -435,7 +440,7 @@ impl World {
             control::Effect::Need(Need::Call(call)) => {
                 let mut delay = self.dice.below(self.etcd_delay * 2);
                 let (id, path, body) = (call.id, call.path, call.body);
-                let is_write = body.contains("\"target\":\"MOD\"");
+                let is_write = body.contains("\"target\":\"MOD\"") && body.contains(&etcd::ring_key());
                 if is_write && self.may_harm() && self.dice.chance(100) {
                     // The conductor dies with its write on the way, and the write arrives after its lease has run out.
                     delay = 5_100 + self.dice.below(1_000);
@@ -452,9 +457,17 @@ impl World {
                 node.watch = node.watch.filter(|(watch, _)| *watch != id);
             }
             control::Effect::Refused(refusal) => {
-                assert!(matches!(refusal, Refusal::Older { .. }), "n{index} refused: {refusal}");
+                let is_twin = matches!(refusal, Refusal::Twin(_)) && self.etcd.rings_before > 0;
+                let is_late = is_twin || matches!(refusal, Refusal::Older { .. });
+                assert!(is_late, "n{index} refused: {refusal}");
             }
-            control::Effect::Leading(_) | control::Effect::Deposed => {}
+            control::Effect::Reach(described) => {
+                let is_it = |node: &Node| node.life == described.incarnation.0 && node.me == described.node;
+                if self.nodes.iter().flatten().any(is_it) {
+                    self.nodes[index].as_mut().unwrap().control.reached(&described);
+                }
+            }
+            control::Effect::Leading(_) | control::Effect::Deposed | control::Effect::Restoring(_) => {}
         }
     }
 
@@ -502,7 +515,10 @@ impl World {
                 self.answer(place, None);
             }
             Effect::Replica { .. } => unreachable!("one copy is all there is"),
-            Effect::RingDiffers { .. } => unreachable!("etcd gives one ring for each epoch"),
+            Effect::RingDiffers { .. } => {
+                assert!(self.etcd.rings_before > 0, "etcd gives one ring for each epoch");
+                node.control.differs();
+            }
             Effect::RingReceived => {
                 let json = node.peers.body().to_vec();
                 node.control.offer(&json);

@@ -13,6 +13,7 @@ pub mod forward;
 pub mod http;
 pub mod links;
 pub mod old;
+mod reach;
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -25,7 +26,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crossbeam::queue::ArrayQueue;
 use rustls::crypto::{SecureRandom, ring};
-use slabring_cluster::coordinator::CallId;
+use slabring_cluster::coordinator::{CallId, NodeDescription};
 use slabring_cluster::link::{CREDIT_DEFAULT, Identity, NONCE_BYTES, Nonce, Secret};
 use slabring_cluster::names::{Address, Incarnation};
 use slabring_cluster::report::ShardReport;
@@ -61,6 +62,10 @@ pub enum News {
     Chunk(CallId, Vec<u8>),
     /// A call that failed or an answer that ended.
     Failed(CallId),
+    /// A node that asks for a place was reached; or was not, and why.
+    Reached(NodeDescription, Option<String>),
+    /// A node was heard of that follows another ring of the same epoch.
+    Differs,
     /// The node ends.
     Stop,
 }

@@ -38,6 +38,9 @@ const SPARE_BUFFER_BYTES_MAX: usize = LENT_BYTES_MIN + (1 << 10);
 /// What a TLS client's first record begins with. No command does.
 const TLS_HANDSHAKE: u8 = 0x16;
 
+/// What a binary request begins with.
+const BINARY_MAGIC: u8 = 0x80;
+
 /// What one send takes.
 #[derive(Debug)]
 pub struct Output {
@@ -243,14 +246,15 @@ impl Dispatcher {
                 warmed = bytes.len() - self.warm(client.parser.keys_ahead(rest));
             }
             // Copying what was written just now stalls the CPU, so it is done only where the copy may be needed.
-            let may_wait =
-                self.may_wait_for_others(client, rest) || !self.executor.shard().has_room_for_any_pin();
+            let may_wait = self.may_wait_for_others(client, rest)
+                || self.may_be_flush(client, rest)
+                || !self.executor.shard().has_room_for_any_pin();
             let parser_before = may_wait.then(|| client.parser.clone());
             let step = client.parser.next(rest, &self.limits);
             if let Some(parser_before) = parser_before
                 && (self.must_wait_for_value(&step)
                     || self.must_wait_for_node(client, &step)
-                    || self.must_wait_for_copies(client, &step))
+                    || self.must_wait_for_answers(client, &step))
             {
                 client.parser = parser_before;
                 self.stall(client);
@@ -351,7 +355,7 @@ impl Dispatcher {
     pub fn may_wait_for_others(&self, client: &Connection, rest: &[u8]) -> bool {
         let Some(links) = &self.cluster else { return false };
         let owed = client.outbox.waiting();
-        owed > 0 && (client.lines.expect_much(owed + 1) || self.executor.replicates())
+        owed > 0 && client.lines.expect_much(owed + 1)
             || client.lines.expect_large()
             || !links.has_room_for_any(rest.len())
     }
@@ -379,11 +383,18 @@ impl Dispatcher {
                 || links.must_wait(hash, consumed))
     }
 
-    /// Whether a flush would overtake writes of the same client that wait for their copies.
-    fn must_wait_for_copies(&self, client: &Connection, step: &Step<'_>) -> bool {
+    /// Whether the next of these requests may be a flush that has to wait: a guess that costs one look.
+    fn may_be_flush(&self, client: &Connection, rest: &[u8]) -> bool {
+        let begins_like_it = matches!(rest.first(), Some(&(b'f' | b' ' | BINARY_MAGIC)));
+        begins_like_it && self.cluster.is_some() && client.outbox.waiting() > 0
+    }
+
+    /// Whether a flush would overtake requests of the same client: those that wait for their copies, and those that are on their way to
+    /// other nodes, where it goes by ways of its own.
+    fn must_wait_for_answers(&self, client: &Connection, step: &Step<'_>) -> bool {
         let Step::Request { request, .. } = step else { return false };
         let is_flush = matches!(request.command, Command::FlushAll { .. });
-        is_flush && self.executor.replicates() && client.outbox.waiting() > 0
+        is_flush && self.cluster.is_some() && client.outbox.waiting() > 0
     }
 
     /// Decides who executes a request: this shard, its owner, or all.

@@ -261,7 +261,9 @@ fn keep_in_etcd(node: &Node, locks: &Locks, settings: &ClusterSettings, jobs: &R
                 caller.ended(id);
                 etcd.answered(now, id, Answer::Failed);
             }
-            Ok(Job::Called(News::Document(_) | News::List(_) | News::Stop))
+            Ok(Job::Called(
+                News::Document(_) | News::List(_) | News::Differs | News::Reached(..) | News::Stop,
+            ))
             | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }

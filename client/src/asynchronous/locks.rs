@@ -8,7 +8,7 @@ use tokio::time::{sleep, timeout};
 use super::AsyncClient;
 use crate::command::StoreOptions;
 use crate::error::Error;
-use crate::lock::{self, Acquisition, Fenced, Lock, LockOptions, Tried};
+use crate::lock::{self, Acquisition, Fenced, Lock, LockOptions, Renewing, Tried};
 use crate::options::after;
 
 impl AsyncClient {
@@ -53,11 +53,23 @@ impl AsyncClient {
 
     /// As [`Client::renew_lock`](crate::Client::renew_lock).
     pub async fn renew_lock(&self, lock: &Lock) -> Result<bool, Error> {
-        Ok(lock::was_held(&self.ask(lock::renew(lock)).await?.meta()))
+        loop {
+            let how = lock.renewing();
+            let answer = self.ask(lock.renewal(how)).await.map(crate::Answer::meta);
+            if let Some(is_held) = lock.renewed(how, answer)? {
+                return Ok(is_held);
+            }
+        }
     }
 
     /// As [`Client::unlock`](crate::Client::unlock).
     pub async fn unlock(&self, lock: Lock) -> Result<bool, Error> {
+        if lock.renewing() == Renewing::Look {
+            let found = self.ask(lock.renewal(Renewing::Look)).await.map(crate::Answer::meta);
+            if lock.renewed(Renewing::Look, found)? == Some(false) {
+                return Ok(false);
+            }
+        }
         Ok(lock::was_held(&self.ask(lock::release(lock)).await?.meta()))
     }
 
@@ -73,11 +85,20 @@ impl AsyncClient {
         let Some(lock) = self.lock(key, options).await? else { return Ok(None) };
         let done = {
             let mut working = pin!(work(&lock));
+            let mut ends = after(Instant::now(), lock.ttl());
             loop {
                 match timeout(lock.renewal_pause(), working.as_mut()).await {
                     Ok(done) => break done,
-                    // A renewal that fails is tried again; when the lock is lost nothing helps.
-                    Err(_) => drop(self.renew_lock(&lock).await),
+                    // When the lock is lost nothing helps.
+                    Err(_) if lock.is_lost() => {}
+                    Err(_) => {
+                        let asked = Instant::now();
+                        match self.renew_lock(&lock).await {
+                            Ok(true) => ends = after(asked, lock.ttl()),
+                            Err(_) if Instant::now() >= ends => lock.lose(),
+                            Ok(false) | Err(_) => {}
+                        }
+                    }
                 }
             }
         };

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::Client;
 use crate::command::StoreOptions;
 use crate::error::Error;
-use crate::lock::{self, Acquisition, Fenced, Lock, LockOptions, Tried};
+use crate::lock::{self, Acquisition, Fenced, Lock, LockOptions, Renewing, Tried};
 use crate::options::after;
 
 impl Client {
@@ -62,19 +62,33 @@ impl Client {
         }
     }
 
-    /// Holds a lock for another [while](Lock::ttl), under the same fence. `false`: it was lost.
+    /// Holds a lock for another [while](Lock::ttl). `false`: it was lost. The [fence](Lock::fence) stays, but where items have copies: it
+    /// rises there.
     pub fn renew_lock(&self, lock: &Lock) -> Result<bool, Error> {
-        Ok(lock::was_held(&self.ask(lock::renew(lock))?.meta()))
+        loop {
+            let how = lock.renewing();
+            let answer = self.ask(lock.renewal(how)).map(crate::Answer::meta);
+            if let Some(is_held) = lock.renewed(how, answer)? {
+                return Ok(is_held);
+            }
+        }
     }
 
     /// Gives a lock up. `false`: it was lost before.
     pub fn unlock(&self, lock: Lock) -> Result<bool, Error> {
+        if lock.renewing() == Renewing::Look {
+            let found = self.ask(lock.renewal(Renewing::Look)).map(crate::Answer::meta);
+            if lock.renewed(Renewing::Look, found)? == Some(false) {
+                return Ok(false);
+            }
+        }
         Ok(lock::was_held(&self.ask(lock::release(lock))?.meta()))
     }
 
     /// Does some work while holding a lock, which a thread of its own renews meanwhile. `None` if somebody else holds it all the while.
     ///
-    /// The work may lose the lock all the same: it names the fence with its writes.
+    /// The work may lose the lock all the same: it names the fence with its writes, and asks [`Lock::is_lost`] before it goes on with
+    /// what no fence protects.
     ///
     /// ```
     /// # mod fake { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fake/mod.rs")); }
@@ -99,10 +113,15 @@ impl Client {
             let (_working, is_over) = channel::<()>();
             let lock = &lock;
             scope.spawn(move || {
+                let mut ends = after(Instant::now(), lock.ttl());
                 while is_over.recv_timeout(lock.renewal_pause()) == Err(RecvTimeoutError::Timeout) {
-                    // A renewal that fails is tried again; when the lock is lost nothing helps.
-                    if self.renew_lock(lock) == Ok(false) {
-                        return;
+                    let asked = Instant::now();
+                    match self.renew_lock(lock) {
+                        Ok(true) => ends = after(asked, lock.ttl()),
+                        Ok(false) => return,
+                        // It is tried again for as long as that may help.
+                        Err(_) if Instant::now() >= ends => lock.lose(),
+                        Err(_) => {}
                     }
                 }
             });

@@ -24,13 +24,15 @@ struct Office {
     now: Micros,
     ring: Option<RingDocument>,
     view: View,
+    /// The conductor does not reach it.
+    out_of_reach: Option<u16>,
 }
 
 impl Office {
     fn new(first_nodes: usize) -> Self {
         let judgement = Judgement { first_nodes, ..Judgement::default() };
         let conductor = Conductor::new(ClusterId("c".parse().unwrap()), judgement);
-        Self { conductor, now: Micros(0), ring: None, view: View::default() }
+        Self { conductor, now: Micros(0), ring: None, view: View::default(), out_of_reach: None }
     }
 
     /// Looks twice a second for so many seconds and does what is decided. Gives the changes.
@@ -41,6 +43,11 @@ impl Office {
             self.view.read_at = self.now;
             self.view.nodes.clone_from(nodes);
             self.conductor.look(self.now, self.ring.as_ref(), nodes);
+            while let Some(asked) = self.conductor.to_reach(self.now, self.ring.as_ref()) {
+                if self.out_of_reach.is_none_or(|n| asked.node != described(n, 1).node) {
+                    self.conductor.reached(&asked);
+                }
+            }
             let ring = self.ring.clone().map(|ring| Ring::new(ring).unwrap());
             if let Some(next) = self.conductor.decide(self.now, &self.view, ring.as_ref(), Epoch::NONE) {
                 next.validate().unwrap();
@@ -170,6 +177,40 @@ fn a_joiner_with_anothers_address_is_left_out() {
     let mut nodes = registered(&[1, 2, 3]);
     nodes.get_mut(&described(3, 1).node).unwrap().peer = described(1, 1).peer;
     assert_eq!(office.watch(10, &nodes), 0);
+}
+
+#[test]
+fn who_is_registered_and_not_reached_gets_no_place_and_holds_up_nobody() {
+    let mut office = Office::new(2);
+    office.out_of_reach = Some(3);
+    assert_eq!(office.watch(10, &registered(&[1, 2, 3])), 1);
+    assert_eq!(office.states(), [Up, Up]);
+    assert_eq!(office.watch(10, &registered(&[1, 2, 3, 4])), 1);
+    assert_eq!(office.states(), [Up, Up, Up]);
+    office.out_of_reach = None;
+    assert_eq!(office.watch(3, &registered(&[1, 2, 3, 4])), 1, "it is tried again and again");
+    assert_eq!(office.states(), [Up; 4]);
+    // A member that comes back with another secret.
+    office.out_of_reach = Some(2);
+    let mut nodes = registered(&[1, 2, 3, 4]);
+    nodes.insert(described(2, 9).node, described(2, 9));
+    assert_eq!(office.watch(10, &nodes), 0);
+}
+
+#[test]
+fn a_ring_that_the_coordinator_lost_is_written_again_beyond_all_that_may_have_been_lost() {
+    let mut office = Office::new(2);
+    office.watch(10, &registered(&[1, 2]));
+    let followed = RingDocument { epoch: Epoch(12), term: Term(11), ..office.ring.clone().unwrap() };
+    let older = RingDocument { epoch: Epoch(40), term: Term(2), ..followed.clone() };
+    for lost in [None, Some(&older)] {
+        let restored = office.conductor.restore(office.now, &followed, lost).unwrap();
+        restored.may_follow(&followed).unwrap();
+        restored.may_follow(&older).unwrap();
+        assert_eq!(restored.slots, followed.slots);
+    }
+    office.conductor.look_away();
+    assert_eq!(office.conductor.restore(office.now, &followed, None), None, "others are heard first");
 }
 
 mod replicated;

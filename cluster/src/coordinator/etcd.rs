@@ -109,18 +109,22 @@ pub struct Etcd {
     token: Option<String>,
     lease: Option<LeaseId>,
     is_registered: bool,
+    was_registered: bool,
     /// What is to be said, and what is being said.
     report: Report,
     must_speak: bool,
     telling: String,
     keep_at: Micros,
     read_at: Micros,
-    /// When the read under way was asked for.
+    /// When the read under way was asked for, and the newest revision that was known then.
     read_asked_at: Micros,
+    read_asked_after: Revision,
     retry_at: Micros,
     watch_at: Micros,
     /// Everything up to here is known.
     known_up_to: Revision,
+    /// The newest that was heard of.
+    newest: Revision,
     keys: BTreeMap<String, Known>,
     line: Vec<u8>,
     under_way: BTreeMap<Task, CallId>,
@@ -140,15 +144,18 @@ impl Etcd {
             token: None,
             lease: None,
             is_registered: false,
+            was_registered: false,
             report: Report::default(),
             must_speak: false,
             telling: String::new(),
             keep_at: Micros::default(),
             read_at: Micros::default(),
             read_asked_at: Micros::default(),
+            read_asked_after: Revision(0),
             retry_at: Micros::default(),
             watch_at: Micros::default(),
             known_up_to: Revision(0),
+            newest: Revision(0),
             keys: BTreeMap::new(),
             line: Vec::new(),
             under_way: BTreeMap::new(),
@@ -195,7 +202,10 @@ impl Etcd {
             Task::Keep => (gateway::KEEP_ALIVE, gateway::keep_alive(lease())),
             Task::Register => {
                 let value = serde_json::to_string(&self.me).expect("texts and numbers can always be written");
-                (gateway::TRANSACTION, gateway::put(&self.node_key(), &value, lease()))
+                let key = self.node_key();
+                let there = self.keys.get(&key).filter(|known| known.value.is_some());
+                let expect = there.map_or(Revision(0), |known| known.revision);
+                (gateway::TRANSACTION, gateway::claim(&key, expect, &value, lease()))
             }
             Task::Report => (gateway::TRANSACTION, gateway::put(&self.report_key(), &self.telling, lease())),
             Task::Read => (gateway::RANGE, gateway::range(&self.prefix)),
@@ -242,7 +252,7 @@ impl Etcd {
                 .then_some(Task::Grant)
                 .or_else(|| self.due_reads(now));
         }
-        if !self.is_registered && idle(Task::Register) && now >= self.retry_at {
+        if self.may_register() && idle(Task::Register) && now >= self.retry_at {
             return Some(Task::Register);
         }
         if now >= self.keep_at && idle(Task::Keep) {
@@ -257,12 +267,26 @@ impl Etcd {
         }
     }
 
+    /// Whether this node is to be registered and nobody else has its name.
+    fn may_register(&self) -> bool {
+        let is_free = self.view.is_complete && self.view.namesake.is_none();
+        self.lease.is_some() && !self.is_registered && is_free
+    }
+
+    /// The other life that is registered under this node's name, unless it is over. It is when this one has its address: a node that
+    /// is started again within its last lease need not wait for that.
+    fn namesake(&self) -> Option<&NodeDescription> {
+        let other = self.view.nodes.get(&self.me.node)?;
+        let is_last_life = !self.was_registered && other.peer == self.me.peer;
+        (other.incarnation != self.me.incarnation && !is_last_life).then_some(other)
+    }
+
     /// Whether there is something to say that is not there yet. A node with nothing to say says nothing.
     fn has_news(&self) -> bool {
         let said = self.view.reports.get(&self.me.node);
         let is_nothing = self.report.is_empty() && !self.must_speak;
         let is_said = said.map_or(is_nothing, |said| *said == self.report);
-        self.lease.is_some() && !is_said
+        self.is_registered && !is_said
     }
 
     fn due_reads(&self, now: Micros) -> Option<Task> {
@@ -285,7 +309,7 @@ impl Etcd {
             Task::Login => self.logged_in(body),
             Task::Grant => self.granted(now, body),
             Task::Keep => self.kept(now, body),
-            Task::Register => self.registered(body),
+            Task::Register => self.registered(now, body),
             Task::Report => self.told(body),
             Task::Read => self.have_read(now, body),
             Task::Campaign => self.campaigned(body),
@@ -360,8 +384,20 @@ impl Etcd {
         Some(())
     }
 
-    fn registered(&mut self, body: &[u8]) -> Option<()> {
-        self.is_registered = gateway::read_answer::<Transacted>(body)?.succeeded;
+    fn registered(&mut self, now: Micros, body: &[u8]) -> Option<()> {
+        let answer: Transacted = gateway::read_answer(body)?;
+        let (key, at) = (self.node_key(), Revision(answer.header.revision));
+        self.is_registered = answer.succeeded;
+        self.was_registered |= answer.succeeded;
+        let me = serde_json::to_string(&self.me).expect("texts and numbers can always be written");
+        let value = answer.succeeded.then_some(me.as_bytes());
+        if answer.succeeded || answer.reads().any(|read| read.is_none()) {
+            self.apply(&Change { key: key.as_bytes(), revision: at, created: at, value });
+        }
+        if !answer.succeeded {
+            self.retry_at = now + RETRY_AFTER;
+        }
+        answer.reads().flatten().for_each(|key| self.apply_present(key));
         Some(())
     }
 
@@ -376,6 +412,10 @@ impl Etcd {
     fn have_read(&mut self, now: Micros, body: &[u8]) -> Option<()> {
         let read: Ranged = gateway::read_answer(body)?;
         let at = Revision(read.header.revision);
+        if self.is_rewound(at, &read.keys) {
+            self.forget();
+        }
+        self.newest = self.newest.max(at);
         let found: Vec<&[u8]> = read.keys.iter().map(|key| &key.key[..]).collect();
         let gone =
             self.keys.iter().filter(|(key, known)| !found.contains(&key.as_bytes()) && known.revision < at);
@@ -397,6 +437,28 @@ impl Etcd {
         let is_conductor = self.view.leader.as_ref().is_some_and(leads);
         self.read_at = now + if is_conductor { CONDUCTOR_READS_EVERY } else { READ_EVERY };
         Some(())
+    }
+
+    /// Whether what was read is of another history than what is known. etcd reads no older state than anybody has seen when it is
+    /// asked, and a key is never older than it was.
+    fn is_rewound(&self, at: Revision, found: &[KeyValue]) -> bool {
+        let went_back = |key: &KeyValue| {
+            let known = std::str::from_utf8(&key.key).ok().and_then(|name| self.keys.get(name));
+            known.is_some_and(|known| known.revision <= at && Revision(key.mod_revision) < known.revision)
+        };
+        at < self.read_asked_after || found.iter().any(went_back)
+    }
+
+    /// Forgets all that was known of another history.
+    fn forget(&mut self) {
+        let View { is_reachable, read_at, rewinds, .. } = self.view;
+        self.view = View { is_reachable, read_at, rewinds: rewinds + 1, ..View::default() };
+        self.keys.clear();
+        (self.known_up_to, self.newest) = (Revision(0), Revision(0));
+        // It was judged by what counts no more.
+        self.order = None;
+        self.cancelled.extend(self.under_way.remove(&Task::Watch));
+        self.line = Vec::new();
     }
 
     fn campaigned(&mut self, body: &[u8]) -> Option<()> {
@@ -501,6 +563,7 @@ impl Etcd {
     /// Takes what is newer than what is known of a key; nothing else changes.
     fn apply(&mut self, change: &Change<'_>) {
         let Ok(key) = std::str::from_utf8(change.key) else { return };
+        self.newest = self.newest.max(change.revision);
         let is_known = self.keys.get(key).map(|known| known.revision);
         let is_news = is_known.is_none_or(|revision| revision < change.revision);
         let has_room = is_known.is_some() || self.keys.len() < KEYS_MAX;
@@ -595,7 +658,7 @@ impl Coordinator for Etcd {
         }
         let task = self.due(now)?;
         if task == Task::Read {
-            self.read_asked_at = now;
+            (self.read_asked_at, self.read_asked_after) = (now, self.newest);
         }
         Some(Need::Call(self.call(task)))
     }
@@ -607,10 +670,7 @@ impl Coordinator for Etcd {
         }
         let times = [
             (Task::Grant, if self.lease.is_none() { self.retry_at } else { Micros::NEVER }),
-            (
-                Task::Register,
-                if self.lease.is_some() && !self.is_registered { self.retry_at } else { Micros::NEVER },
-            ),
+            (Task::Register, if self.may_register() { self.retry_at } else { Micros::NEVER }),
             (Task::Report, if self.has_news() { self.retry_at } else { Micros::NEVER }),
             (Task::Keep, if self.lease.is_some() { self.keep_at } else { Micros::NEVER }),
             (Task::Read, self.read_at),
@@ -632,6 +692,8 @@ impl Coordinator for Etcd {
             }
             (task, answer) => self.finish(now, task, answer),
         }
+        self.view.namesake = self.namesake().map(|other| other.peer.clone());
+        self.is_registered &= self.view.namesake.is_none();
     }
 }
 

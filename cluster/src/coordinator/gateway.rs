@@ -65,6 +65,15 @@ pub fn watch(prefix: &str, from: Revision) -> String {
     json!({ "create_request": request }).to_string()
 }
 
+/// The body of a [`TRANSACTION`] that puts a key under a lease if its revision is `expect` (0: it is not there), and reads it otherwise.
+pub fn claim(key: &str, expect: Revision, value: &str, lease: LeaseId) -> String {
+    let unchanged = json!({
+        "key": encode(key), "target": "MOD", "result": "EQUAL", "mod_revision": expect.0.to_string(),
+    });
+    json!({ "compare": [unchanged], "success": [put_under(key, value, lease)], "failure": [read(key)] })
+        .to_string()
+}
+
 /// The body of a [`TRANSACTION`] that puts a key under a lease, whatever it was.
 pub fn put(key: &str, value: &str, lease: LeaseId) -> String {
     json!({ "compare": [], "success": [put_under(key, value, lease)] }).to_string()

@@ -44,9 +44,9 @@ impl World {
         self.check_movement();
     }
 
-    /// I8, for the last two rings.
+    /// I8, for the last two rings of one history.
     pub(super) fn check_movement(&self) {
-        let [.., before, after] = &self.etcd.rings[..] else { return };
+        let [.., before, after] = &self.etcd.rings[self.etcd.rings_before..] else { return };
         let read = |json: &[u8]| ring_of(RingDocument::from_json(json).unwrap()).unwrap();
         let (before, after) = (read(before), read(after));
         assert!(after.epoch() > before.epoch());

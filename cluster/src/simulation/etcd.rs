@@ -9,6 +9,11 @@ use serde_json::{Value, json};
 use crate::coordinator::gateway::{GRANT, KEEP_ALIVE, RANGE, TRANSACTION};
 use crate::time::Micros;
 
+/// The ring's key as calls name it.
+pub(super) fn ring_key() -> String {
+    BASE64_STANDARD.encode("/slabring/sim/ring")
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) created: u64,
@@ -24,13 +29,17 @@ struct Logged {
     entry: Option<Entry>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct SimEtcd {
     pub(super) revision: u64,
     pub(super) entries: BTreeMap<String, Entry>,
     leases: BTreeMap<u64, (Micros, Micros)>,
     log: Vec<Logged>,
     compacted: u64,
+    /// Leases that were ever granted: a new one has another name, in whatever history.
+    granted: u64,
+    /// How many of the rings were written before it last went back.
+    pub(super) rings_before: usize,
     /// Every ring document that was written: revision and JSON.
     pub(super) rings: Vec<Vec<u8>>,
 }
@@ -54,7 +63,8 @@ impl SimEtcd {
 
     fn grant(&mut self, now: Micros, asked: &Value) -> (u16, String) {
         let seconds = number(&asked["TTL"]);
-        let id = 1_000 + self.leases.len() as u64 + self.revision * 1_000;
+        self.granted += 1;
+        let id = 1_000 + self.granted;
         let span = Micros::from_millis(seconds * 1_000);
         self.leases.insert(id, (span, now + span));
         (
@@ -177,6 +187,13 @@ impl SimEtcd {
         for (span, until) in self.leases.values_mut() {
             *until = now + *span;
         }
+    }
+
+    /// Goes on from a copy, or from nothing.
+    pub(super) fn go_back(&mut self, now: Micros, copy: Self) {
+        let rings = std::mem::take(&mut self.rings);
+        *self = Self { granted: self.granted, rings_before: rings.len(), rings, ..copy };
+        self.renew_all(now);
     }
 
     /// Forgets changes up to now.

@@ -14,8 +14,8 @@ impl World {
         let pause = 100 + self.dice.below(1_200);
         self.happen_in(pause, Happens::Fault);
         let kind = match self.faults {
-            Faults::All => self.dice.below(9),
-            Faults::OnlyEtcd => self.dice.below(4),
+            Faults::All => self.dice.below(10),
+            Faults::OnlyEtcd => [0, 1, 2, 3, 9][self.dice.index(5)],
         };
         let node = self.dice.index(self.nodes.len());
         match kind {
@@ -32,7 +32,29 @@ impl World {
             4 => self.cut(),
             5 | 6 => self.happen_in(0, Happens::Weights),
             7 => self.crash(node),
+            9 => self.lose_history(),
             _ => self.hang_up_some(),
+        }
+    }
+
+    /// etcd is emptied or goes on from a copy, or a copy is made for another time.
+    fn lose_history(&mut self) {
+        let copy = match self.dice.below(3) {
+            0 => self.etcd_copy.take().unwrap_or_default(),
+            1 => SimEtcd::default(),
+            _ => {
+                self.etcd_copy = Some(self.etcd.clone());
+                return;
+            }
+        };
+        self.say(|| format!("etcd goes back from revision {} to {}", self.etcd.revision, copy.revision));
+        self.etcd.go_back(self.now, copy);
+        for index in 0..self.nodes.len() {
+            let Some(node) = &mut self.nodes[index] else { continue };
+            let life = node.life;
+            if let Some((id, _)) = node.watch.take() {
+                self.happen_in(1, Happens::CallFailed { node: index, life, id });
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use slabring_cluster::control::{Control, Effect};
 use slabring_cluster::coordinator::etcd::Etcd;
 use slabring_cluster::coordinator::local::Local;
 use slabring_cluster::coordinator::{Answer, Coordinator, Need, NodeDescription};
-use slabring_cluster::names::Address;
+use slabring_cluster::names::{Address, Incarnation, NodeId};
 use slabring_cluster::report::ReportBoard;
 use slabring_cluster::ring::Ring;
 use slabring_cluster::time::Micros;
@@ -22,7 +22,7 @@ use slabring_reactor::clock::Moment;
 use tracing::{error, info, warn};
 
 use super::http::Caller;
-use super::{Cluster, News, View};
+use super::{Cluster, News, View, reach};
 use crate::discovery::Discovery;
 use crate::node::Node;
 use crate::options::CoordinatorSettings;
@@ -93,6 +93,9 @@ struct Agreement<'n, C> {
     addresses: BTreeMap<Address, SocketAddr>,
     looked_up: Moment,
     was_reachable: bool,
+    rewinds_told: u64,
+    namesake_told: Option<Address>,
+    unreached_told: BTreeMap<NodeId, Incarnation>,
 }
 
 impl<'n, C: Coordinator> Agreement<'n, C> {
@@ -109,6 +112,9 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
             addresses: BTreeMap::new(),
             looked_up: Moment::now(),
             was_reachable: true,
+            rewinds_told: 0,
+            namesake_told: None,
+            unreached_told: BTreeMap::new(),
         }
     }
 
@@ -167,6 +173,8 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
                 self.caller.ended(id);
                 self.control.answered(now, id, Answer::Failed);
             }
+            News::Differs => self.control.differs(),
+            News::Reached(described, trouble) => self.hear_reached(&described, trouble),
             News::Stop => unreachable!("the loop ends there"),
         }
     }
@@ -181,7 +189,28 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
                 warn!("a ring document is refused and the ring stays: {refusal}");
             }
             Effect::Leading(fence) => info!("this node decides on changes of the ring now ({})", fence.0),
+            Effect::Reach(described) => reach::start(self.node, self.cluster, described),
+            Effect::Restoring(epoch) => {
+                warn!(
+                    "the coordinator has no ring, or an older one than nodes follow: that is written again, as ring {}",
+                    epoch.0
+                );
+            }
             Effect::Deposed => info!("this node does not decide on changes of the ring any more"),
+        }
+    }
+
+    /// A node that was not reached is told of once in its life.
+    fn hear_reached(&mut self, described: &NodeDescription, trouble: Option<String>) {
+        let NodeDescription { node, incarnation, peer, .. } = described;
+        let Some(trouble) = trouble else {
+            self.unreached_told.remove(node);
+            return self.control.reached(described);
+        };
+        if self.unreached_told.insert(node.clone(), *incarnation) != Some(*incarnation) {
+            warn!(
+                "{node} is registered and not reached at {peer}, so it gets no place in the ring: {trouble}"
+            );
         }
     }
 
@@ -245,6 +274,21 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
 
     fn tell_whether_reachable(&mut self) {
         let view = self.control.coordinator().view();
+        if self.namesake_told != view.namesake {
+            self.namesake_told.clone_from(&view.namesake);
+            let name = &self.cluster.settings.node;
+            match &view.namesake {
+                Some(address) => warn!(
+                    "another process is registered as {name}, and reached at {address}: this one waits until that has been gone for 5 s; every node needs a --node-id of its own"
+                ),
+                None => info!("no other process is registered as {name} any more"),
+            }
+        }
+        if std::mem::replace(&mut self.rewinds_told, view.rewinds) != view.rewinds {
+            warn!(
+                "the coordinator has an older state than it had: it was emptied, or goes on from a copy; everything is read anew"
+            );
+        }
         if view.is_reachable && view.is_complete {
             self.cluster.confirm(view.read_at);
         }

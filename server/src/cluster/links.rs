@@ -469,6 +469,7 @@ impl Links {
     /// All nodes must be given the same list and the same options about it, or the same file.
     fn tell_difference(&self, link: LinkId) {
         let Some(peer) = self.peers.link(link).and_then(|link| link.peer()) else { return };
+        self.cluster().tell(News::Differs);
         if self.cluster().note_difference() {
             warn!(
                 "{} follows another ring of the same epoch {}: compare --peers or the file of --cluster, --replicas, --replication, \

@@ -36,6 +36,7 @@ impl Cluster {
         let nodes = registered(&(1..=nodes).collect::<Vec<_>>());
         let view = View { leader: Some(leader), nodes, ..View::default() };
         conductor.look(Micros(0), None, &view.nodes);
+        view.nodes.values().for_each(|described| conductor.reached(described));
         let now = Micros::from_millis(1_000);
         let first = conductor.decide(now, &view, None, Epoch(4)).unwrap();
         let ring = Ring::new(first).unwrap();
@@ -65,6 +66,7 @@ impl Cluster {
             self.view.read_at = self.now;
             self.report();
             self.conductor.look(self.now, Some(self.ring.document()), &self.view.nodes);
+            self.view.nodes.values().for_each(|described| self.conductor.reached(described));
             if let Some(next) = self.conductor.decide(self.now, &self.view, Some(&self.ring), Epoch::NONE) {
                 next.may_follow(self.ring.document()).unwrap();
                 self.ring = Ring::new(next).unwrap();

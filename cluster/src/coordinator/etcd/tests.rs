@@ -218,3 +218,96 @@ fn who_has_nothing_to_say_says_nothing_unless_it_must() {
     etcd.report(&report, true);
     assert_eq!(paths(&calls(&mut etcd, Micros(0))), [gateway::TRANSACTION]);
 }
+
+/// An answer to a read of this cluster's keys: the ring, as it was changed at a revision.
+fn range_of_ring(revision: u64, ring: Option<(&str, u64)>) -> String {
+    let encode = |text: &str| BASE64_STANDARD.encode(text);
+    let keys = ring.map_or(String::new(), |(value, changed)| {
+        let (key, value) = (encode("/slabring/t/ring"), encode(value));
+        format!(
+            r#","kvs":[{{"key":"{key}","value":"{value}","create_revision":"2","mod_revision":"{changed}"}}]"#
+        )
+    });
+    format!(r#"{{"header":{{"revision":"{revision}"}}{keys}}}"#)
+}
+
+#[track_caller]
+fn check_rewound(revision: u64, ring: Option<(&str, u64)>) {
+    let (mut etcd, watch) = settled();
+    let now = READ_EVERY;
+    let read = calls(&mut etcd, now).into_iter().find(|call| call.path == gateway::RANGE).unwrap();
+    reply(&mut etcd, now, &read, 200, range_of_ring(revision, ring).as_bytes());
+    assert_eq!(etcd.view.rewinds, 1);
+    assert_eq!(etcd.view.ring, ring.map(|(value, changed)| (value.as_bytes().to_vec(), Revision(changed))));
+    assert_eq!(etcd.next(now), Some(Need::Cancel(watch.id)), "it would wait for what was");
+    let next = calls(&mut etcd, now).into_iter().find(|call| call.path == gateway::WATCH).unwrap();
+    assert_eq!(next.body, gateway::watch("/slabring/t/", Revision(revision + 1)));
+}
+
+#[test]
+fn an_etcd_that_was_emptied_or_goes_on_from_a_copy_is_believed() {
+    check_rewound(2, None);
+    check_rewound(4, Some(("{\"epoch\":1}", 4)));
+    // Beyond what was known by now, and the key is older than it was.
+    check_rewound(40, Some(("{\"epoch\":1}", 4)));
+}
+
+#[test]
+fn a_read_that_is_answered_late_is_no_other_history() {
+    let (mut etcd, watch) = settled();
+    let now = READ_EVERY;
+    let read = calls(&mut etcd, now).into_iter().find(|call| call.path == gateway::RANGE).unwrap();
+    etcd.answered(now, watch.id, Answer::Chunk(leader_line("b", 9).as_bytes()));
+    reply(&mut etcd, now, &read, 200, range_of_ring(5, Some(("{\"epoch\":2}", 5))).as_bytes());
+    assert_eq!((etcd.view.rewinds, etcd.view.leader.is_some()), (0, true));
+}
+
+/// An answer to a read of this cluster's keys: this node's name, and who has it.
+fn range_of_name(incarnation: u64, peer: &str) -> String {
+    let encode = |text: &str| BASE64_STANDARD.encode(text);
+    let me = described("a");
+    let other = NodeDescription { incarnation: Incarnation(incarnation), peer: peer.parse().unwrap(), ..me };
+    let (key, value) = (encode("/slabring/t/node/a"), encode(&serde_json::to_string(&other).unwrap()));
+    let kv = format!(r#"{{"key":"{key}","value":"{value}","create_revision":"4","mod_revision":"4"}}"#);
+    format!(r#"{{"header":{{"revision":"5"}},"kvs":[{kv}]}}"#)
+}
+
+/// The transaction by which a node registers that finds this, if it does.
+fn registration(found: &str) -> (Etcd, Option<Call>) {
+    let mut etcd = etcd();
+    let first = calls(&mut etcd, Micros(0));
+    reply(&mut etcd, Micros(0), &first[0], 200, captured("lease grant")[0]);
+    assert!(!paths(&calls(&mut etcd, Micros(0))).contains(&gateway::TRANSACTION), "it looks first");
+    reply(&mut etcd, Micros(0), &first[1], 200, found.as_bytes());
+    let call = calls(&mut etcd, Micros(0)).into_iter().find(|call| call.path == gateway::TRANSACTION);
+    (etcd, call)
+}
+
+#[test]
+fn a_name_that_another_life_has_elsewhere_is_waited_for() {
+    let (mut etcd, call) = registration(&range_of_name(6, "127.0.0.2:7000"));
+    assert_eq!((call, etcd.view.namesake.clone()), (None, Some("127.0.0.2:7000".parse().unwrap())));
+    // Its lease has ended.
+    let read = calls(&mut etcd, READ_EVERY).into_iter().find(|call| call.path == gateway::RANGE).unwrap();
+    reply(&mut etcd, READ_EVERY, &read, 200, range_of_ring(9, None).as_bytes());
+    assert_eq!(etcd.view.namesake, None);
+    let again = calls(&mut etcd, READ_EVERY);
+    assert!(again.iter().any(|call| call.path == gateway::TRANSACTION));
+}
+
+#[test]
+fn a_node_that_is_started_again_takes_the_place_of_its_last_life_at_once() {
+    let (mut etcd, call) = registration(&range_of_name(6, "127.0.0.1:7000"));
+    let value = serde_json::to_string(&described("a")).unwrap();
+    let lease = etcd.lease.unwrap();
+    let call = call.unwrap();
+    assert_eq!(call.body, gateway::claim("/slabring/t/node/a", Revision(4), &value, lease));
+    reply(&mut etcd, Micros(0), &call, 200, br#"{"header":{"revision":"6"},"succeeded":true}"#);
+    assert!(etcd.is_registered && etcd.view.namesake.is_none());
+    // Taken over, it waits: two that have one name do not take it from each other in turn.
+    let read = calls(&mut etcd, READ_EVERY).into_iter().find(|call| call.path == gateway::RANGE).unwrap();
+    let other = range_of_name(8, "127.0.0.1:7000").replace("\"4\"", "\"7\"").replace("\"5\"", "\"7\"");
+    reply(&mut etcd, READ_EVERY, &read, 200, other.as_bytes());
+    assert!(etcd.view.namesake.is_some() && !etcd.is_registered);
+    assert!(!calls(&mut etcd, READ_EVERY).iter().any(|call| call.path == gateway::TRANSACTION));
+}

@@ -119,6 +119,7 @@ impl World {
         let Office { conductor, view, .. } = &mut self.office;
         view.read_at = self.now;
         conductor.look(self.now, Some(ring.document()), &view.nodes);
+        view.nodes.values().for_each(|described| conductor.reached(described));
         let Some(mut next) = conductor.decide(self.now, view, Some(&ring), Epoch::NONE) else { return };
         // What no key is in need not come in batches: those would be 64 rings.
         if let Some(movement) = next.replication.as_mut().and_then(|known| known.movement.as_mut()) {
