@@ -234,6 +234,7 @@ impl Replication {
     /// How long a turn may sleep.
     pub fn sleep_max(&self) -> Micros {
         match self.waiting.is_empty() {
+            _ if self.replicator.is_in_a_hurry() => Micros(0),
             false => RETRY_EVERY,
             true if self.is_scrub_hurried => SCRUB_HURRIED_EVERY,
             true => REST,

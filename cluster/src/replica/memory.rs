@@ -45,13 +45,19 @@ impl Store for MemoryStore {
         self.items.retain(|_, record| record.partition() != partition || !portion.contains(record.hash));
     }
 
-    fn scan(&self, now: Micros, cursor: &mut Cursor, show: &mut dyn FnMut(Record)) -> bool {
+    fn scan(
+        &self,
+        now: Micros,
+        cursor: &mut Cursor,
+        wants: &dyn Fn(u64) -> bool,
+        show: &mut dyn FnMut(Record),
+    ) -> bool {
         // The cursor is the lowest hash that was not passed; keys of one hash are shown together.
         let mut rest = self.items.range((cursor.0, Vec::new())..).map(|(_, record)| record);
         let mut last = None;
         for record in rest.by_ref().take(SCAN_STEP) {
             last = Some(record.hash);
-            if is_live(now, record) {
+            if wants(record.hash) && is_live(now, record) {
                 show(record.clone());
             }
         }

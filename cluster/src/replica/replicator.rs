@@ -43,6 +43,10 @@ const GUTTER_TTL_MAX: Micros = Micros::from_millis(9_000);
 /// Clients are given up on this often.
 const GIVE_UP_EVERY: Micros = Micros::from_millis(5);
 
+/// Steps of the store's walk in one turn, for all learners together: a millisecond, in which nobody is served. A learner of few
+/// partitions wants few of the items that the walk comes by, so what is ready to be sent is no bound.
+const FILL_STEPS_MAX: usize = 16;
+
 /// Writes of one shard that wait for others.
 const WRITES_MAX: usize = 16 << 10;
 
@@ -204,6 +208,8 @@ pub struct Replicator<T> {
     scrubbed: Cursor,
     /// What came of comparing; the other counts are those of the moment, and nothing here.
     compared: Counts,
+    /// Filling has more to do at once.
+    is_filling_on: bool,
     /// Bytes that its streams may keep, in all.
     queue_bytes: usize,
     effects: VecDeque<Effect<T>>,
@@ -239,6 +245,7 @@ impl<T: Copy> Replicator<T> {
             check_at: Micros::default(),
             scrubbed: Cursor::default(),
             compared: Counts::default(),
+            is_filling_on: false,
             queue_bytes: usize::MAX,
             effects: VecDeque::new(),
         }
@@ -325,6 +332,11 @@ impl<T: Copy> Replicator<T> {
         self.fill(now, store);
         self.check_doubts(now);
         self.send_feeds(now);
+    }
+
+    /// Whether the next [`Replicator::turn`] should come at once: there are items to walk over, and nothing will wake anybody for it.
+    pub fn is_in_a_hurry(&self) -> bool {
+        self.is_filling_on
     }
 
     /// The next thing to do.

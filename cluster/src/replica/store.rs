@@ -91,9 +91,15 @@ pub trait Store {
     /// Drops the items of a partition. In constant time when the portion is [`Portion::ALL`] or all that this shard has.
     fn flush(&mut self, partition: PartitionId, portion: Portion);
 
-    /// Shows live items and moves the cursor, a bounded step; true: there is more. A key that is there from before the first
-    /// step until after the last is shown.
-    fn scan(&self, now: Micros, cursor: &mut Cursor, show: &mut dyn FnMut(Record)) -> bool;
+    /// Shows live items whose hashes are wanted and moves the cursor, a bounded step: some hundred items, wanted or not. True: there
+    /// is more. A wanted key that is there from before the first step until after the last is shown.
+    fn scan(
+        &self,
+        now: Micros,
+        cursor: &mut Cursor,
+        wants: &dyn Fn(u64) -> bool,
+        show: &mut dyn FnMut(Record),
+    ) -> bool;
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::message::{Ack, Entry, Feed, Numbered};
 use super::store::{Cursor, Portion, Record, Store};
-use crate::placement::PartitionId;
+use crate::placement::{PartitionId, partition_of};
 use crate::ring::Epoch;
 use crate::ring::partitions::PartitionSet;
 use crate::time::Micros;
@@ -314,27 +314,32 @@ impl Stream {
         begun
     }
 
-    /// Goes on to fill. What is pending is left out: it was said when it was written.
+    /// Goes on to fill, with at most `steps` steps of the store's walk: what it gives is left of them. What is pending is left out: it
+    /// was said when it was written.
     pub(super) fn step_bulk(
         &mut self,
         now: Micros,
         epoch: Epoch,
         store: &impl Store,
+        steps: usize,
         is_pending: impl Fn(&Record) -> bool,
-    ) {
+    ) -> usize {
+        let mut left = steps;
         while let Some(mut bulk) = self.bulk.take() {
-            if self.queue_bytes >= BULK_BYTES_BEFORE || self.queue.len() >= QUEUE_ENTRIES_MAX / 2 {
+            let is_full = self.queue_bytes >= BULK_BYTES_BEFORE || self.queue.len() >= QUEUE_ENTRIES_MAX / 2;
+            if is_full || left == 0 {
                 self.bulk = Some(bulk);
-                return;
+                return left;
             }
+            left -= 1;
             let mut shown = Vec::new();
-            let more = store.scan(now, &mut bulk.cursor, &mut |record| shown.push(record));
-            for record in shown {
-                let partition = record.partition();
-                let is_wanted = bulk.partitions.contains(partition) && self.portion.contains(record.hash);
-                if is_wanted && self.gets(partition) && !is_pending(&record) {
-                    self.push(epoch, Entry::Bulk(record));
-                }
+            let wants = |hash| {
+                let partition = partition_of(hash);
+                bulk.partitions.contains(partition) && self.portion.contains(hash) && self.gets(partition)
+            };
+            let more = store.scan(now, &mut bulk.cursor, &wants, &mut |record| shown.push(record));
+            for record in shown.into_iter().filter(|record| !is_pending(record)) {
+                self.push(epoch, Entry::Bulk(record));
             }
             if more {
                 self.bulk = Some(bulk);
@@ -343,6 +348,7 @@ impl Stream {
                 self.join();
             }
         }
+        left
     }
 
     fn join(&mut self) {

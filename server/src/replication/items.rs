@@ -172,11 +172,17 @@ impl Store for Items<'_> {
         }
     }
 
-    fn scan(&self, _: Micros, cursor: &mut Cursor, show: &mut dyn FnMut(Record)) -> bool {
+    fn scan(
+        &self,
+        _: Micros,
+        cursor: &mut Cursor,
+        wants: &dyn Fn(u64) -> bool,
+        show: &mut dyn FnMut(Record),
+    ) -> bool {
         let mut scan = Scan::resumed(cursor.0);
         let step = self.shard.scan(self.now, &mut scan, SCAN_BUCKETS, |item| {
             let hash = hash_key(item.key());
-            if !self.is_dropped(hash) {
+            if wants(hash) && !self.is_dropped(hash) {
                 show(self.record(item, hash));
             }
         });
@@ -275,7 +281,7 @@ mod tests {
         };
         for _ in 0..2 {
             let (mut cursor, mut seen) = (Cursor::default(), Vec::new());
-            while items.scan(Micros(0), &mut cursor, &mut |record| seen.push(record.key)) {}
+            while items.scan(Micros(0), &mut cursor, &|_| true, &mut |record| seen.push(record.key)) {}
             seen.sort();
             let mut left: Vec<_> = keys.iter().filter(|key| is_left(key)).cloned().collect();
             left.sort();

@@ -239,6 +239,7 @@ impl<T: Copy> Replicator<T> {
     pub(super) fn fill(&mut self, now: Micros, store: &impl Store) {
         let epoch = self.epoch();
         let (pending, open) = (&self.pending, &self.open);
+        let mut steps = FILL_STEPS_MAX;
         for stream in self.streams.values_mut() {
             for partition in stream.begin_bulk(epoch) {
                 // The store does not have these, or has what nobody may count on yet.
@@ -249,8 +250,9 @@ impl<T: Copy> Replicator<T> {
                     }
                 }
             }
-            stream.step_bulk(now, epoch, store, |record| pending.contains_key(&record.key));
+            steps = stream.step_bulk(now, epoch, store, steps, |record| pending.contains_key(&record.key));
         }
+        self.is_filling_on = steps == 0;
     }
 
     /// Says what there is to say to whom it is due.

@@ -234,3 +234,31 @@ fn a_copy_that_is_away_holds_up_no_write_that_does_not_wait_for_it() {
         assert_eq!(pair.ends[0].replicator.counts().writes_open, 0);
     }
 }
+
+#[test]
+fn filling_a_learner_of_few_keys_walks_over_many_in_many_turns() {
+    const KEYS: usize = 3_000;
+    let mut pair = Pair::new(1, Mode::Rf1);
+    pair.pass(2_000);
+    let keys = (0_u32..).map(|n| n.to_string().into_bytes());
+    let is_mine = |key: &Vec<u8>| pair.ring.primary(partition_of(hash_key(key))) == SlotId(0);
+    let keys: Vec<_> = keys.filter(is_mine).take(KEYS).collect();
+    for key in &keys {
+        pair.set(0, key, "value", None).unwrap();
+    }
+    pair.follow(migrate::begin(&pair.ring, vec![250, 256]));
+    let mut turns = 0;
+    loop {
+        let said = pair.say(0);
+        pair.hear(1, &said);
+        turns += 1;
+        if !pair.ends[0].replicator.is_in_a_hurry() {
+            break;
+        }
+    }
+    assert!(turns * FILL_STEPS_MAX * 3 >= KEYS, "{turns} turns");
+    let has_come = |key: &&Vec<u8>| pair.read(1, key).is_some();
+    let wanted = |key: &&Vec<u8>| !pair.ring.assignment(partition_of(hash_key(key))).learners.is_empty();
+    let wanted: Vec<_> = keys.iter().filter(wanted).collect();
+    assert!((1..KEYS / 10).contains(&wanted.len()) && wanted.iter().all(|key| has_come(key)));
+}
