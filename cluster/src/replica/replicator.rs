@@ -308,6 +308,7 @@ impl<T: Copy> Replicator<T> {
         let (sender, message) = decode(now, bytes)?;
         if self.knows(&sender) {
             self.heard(now, sender.peer.slot);
+            self.meet(&sender);
             match message {
                 Message::Feed(feed) => self.fed(now, store, &sender, &feed),
                 Message::Ack(ack) => self.acked(now, store, &sender, &ack),
