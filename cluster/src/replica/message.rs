@@ -67,6 +67,8 @@ pub enum Entry {
     End(PartitionSet),
     /// The source is not primary of this partition any more, and has said everything about it.
     Handoff(PartitionId),
+    /// Forget what the source is primary of: a client had everything forgotten. Nothing follows for it.
+    Flush,
     /// Nothing: takes the place of what must not be said any more.
     Void,
 }
@@ -122,6 +124,7 @@ const BEGIN: u8 = 3;
 const END: u8 = 4;
 const HANDOFF: u8 = 5;
 const VOID: u8 = 6;
+const FLUSH: u8 = 8;
 
 const HAS_CONTENT: u8 = 1;
 const DIES: u8 = 1 << 1;
@@ -172,6 +175,7 @@ fn encode_entry(now: Micros, numbered: &Numbered, output: &mut Vec<u8>) {
         Entry::Begin(_) => BEGIN,
         Entry::End(_) => END,
         Entry::Handoff(_) => HANDOFF,
+        Entry::Flush => FLUSH,
         Entry::Void => VOID,
     };
     output.push(kind);
@@ -187,7 +191,7 @@ fn encode_entry(now: Micros, numbered: &Numbered, output: &mut Vec<u8>) {
             let index = u16::try_from(partition.index()).expect("14 bits fit");
             put(output, &index.to_le_bytes());
         }
-        Entry::Void => {}
+        Entry::Flush | Entry::Void => {}
     }
 }
 
@@ -272,6 +276,7 @@ fn decode_entry(now: Micros, reader: &mut Reader<'_>) -> Result<Numbered, Garble
         BEGIN => Entry::Begin(decode_set(reader)?),
         END => Entry::End(decode_set(reader)?),
         HANDOFF => Entry::Handoff(decode_partition(reader)?),
+        FLUSH => Entry::Flush,
         VOID => Entry::Void,
         _ => return Err(Garbled),
     };
@@ -396,6 +401,7 @@ mod tests {
             set.clone().prop_map(Entry::Begin),
             set.prop_map(Entry::End),
             (0_u16..1 << 14).prop_map(|n| Entry::Handoff(PartitionId::new(n))),
+            Just(Entry::Flush),
             Just(Entry::Void),
         ]
     }

@@ -188,6 +188,8 @@ pub struct Replicator<T> {
     rivals: BTreeMap<PartitionId, Epoch>,
     /// Partitions that this node became primary of, and has doubts about.
     unsettled: BTreeSet<PartitionId>,
+    /// Those of them that are to be forgotten when nobody says anything of them any more.
+    flushed: BTreeSet<PartitionId>,
     /// Partitions that are being filled here, since which epoch.
     filling: BTreeMap<PartitionId, Epoch>,
     streams: BTreeMap<PeerShard, Stream>,
@@ -229,6 +231,7 @@ impl<T: Copy> Replicator<T> {
             fences: BTreeMap::new(),
             rivals: BTreeMap::new(),
             unsettled: BTreeSet::new(),
+            flushed: BTreeSet::new(),
             filling: BTreeMap::new(),
             streams: BTreeMap::new(),
             streams_made: 0,

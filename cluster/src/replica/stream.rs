@@ -252,6 +252,34 @@ impl Stream {
         fits || self.queue.is_empty()
     }
 
+    /// The other end is to forget what it was told so far, but for writes that are not done yet: they are said again behind that. False:
+    /// there is no room, and nothing was said.
+    pub(super) fn flush<'a>(
+        &mut self,
+        epoch: Epoch,
+        bytes_max: usize,
+        pending: impl IntoIterator<Item = (WriteId, &'a Record)>,
+        mut waits: impl FnMut(WriteId),
+    ) -> bool {
+        let its = |(_, record): &(WriteId, &Record)| {
+            self.gets(record.partition()) && self.portion.contains(record.hash)
+        };
+        let again: Vec<_> = pending.into_iter().filter(its).collect();
+        let bytes: usize = again.iter().map(|(_, record)| ENTRY_BYTES + record_bytes(record)).sum();
+        if self.queue.len() + again.len() >= QUEUE_ENTRIES_MAX || self.queue_bytes + bytes > bytes_max {
+            return false;
+        }
+        self.push(epoch, Entry::Flush);
+        for (write, record) in again {
+            let counts = self.counts(record.partition());
+            self.push_write(epoch, record.clone(), write, counts);
+            if counts {
+                waits(write);
+            }
+        }
+        true
+    }
+
     /// What a write says, which is in doubt until it is closed. It waits for this entry if the other end counts.
     pub(super) fn push_write(&mut self, epoch: Epoch, record: Record, write: WriteId, counts: bool) {
         self.push(epoch, Entry::Live(record));
@@ -481,7 +509,7 @@ fn entry_bytes(entry: &Entry) -> usize {
     let record = match entry {
         Entry::Live(record) | Entry::Bulk(record) => record,
         Entry::Begin(_) | Entry::End(_) => return ENTRY_BYTES + (4 << 10),
-        Entry::Handoff(_) | Entry::Void => return ENTRY_BYTES,
+        Entry::Handoff(_) | Entry::Flush | Entry::Void => return ENTRY_BYTES,
     };
     ENTRY_BYTES + record_bytes(record)
 }

@@ -178,6 +178,32 @@ impl<T: Copy> Replicator<T> {
         }
     }
 
+    /// The store was emptied, as a client had everything forgotten. Copies forget what this node is primary of when they have heard
+    /// all that was said of it before. A write that waits for copies in [`Mode::Sync`] comes behind it.
+    pub fn flushed(&mut self) {
+        let (epoch, bytes_max) = (self.epoch(), self.queue_bytes_max());
+        // The store had these, and has not any more.
+        let settling = self.open.values_mut().filter(|open| open.settles);
+        settling.for_each(|open| open.record.content = None);
+        // What earlier primaries have still to say comes before it.
+        self.flushed.extend(&self.unsettled);
+        let peers: Vec<_> = self.streams.keys().copied().collect();
+        for peer in peers {
+            let said =
+                |write: &WriteId| Some((*write, &self.open[write])).filter(|(_, open)| open.is_pending);
+            let pending = self.pending.values().filter_map(said).map(|(write, open)| (write, &open.record));
+            let mut again = Vec::new();
+            let stream = self.streams.get_mut(&peer).expect("just seen");
+            if stream.flush(epoch, bytes_max, pending, |write| again.push(write)) {
+                for write in again {
+                    self.open.get_mut(&write).expect("what is pending is open").missing += 1;
+                }
+            } else {
+                self.break_off(peer, None);
+            }
+        }
+    }
+
     /// Another node speaks. A life of it that nothing was said to gets everything from the beginning. A ring that names lives begins
     /// other streams by itself; a list admits any.
     pub(super) fn meet(&mut self, sender: &Sender) {

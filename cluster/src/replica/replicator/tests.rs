@@ -340,3 +340,88 @@ fn what_waits_for_a_copy_that_begins_another_life_is_done_when_that_life_has_it(
     pair.hear(0, &told);
     assert_eq!(pair.read(1, &key), pair.read(0, &key));
 }
+
+#[test]
+fn a_flush_comes_to_a_copy_behind_what_was_said_before_and_ahead_of_what_is_written_after() {
+    for mode in [Mode::Inval, Mode::Async] {
+        let mut pair = Pair::new(2, mode);
+        let keys: Vec<_> = pair.keys_of(SlotId(0)).take(4).collect();
+        pair.pass(2_000);
+        pair.set(0, &keys[0], "old", None).unwrap();
+        pair.pass(10);
+        pair.follow(migrate::remove(&pair.ring, SlotId(1)));
+        pair.follow(migrate::bring_back(&pair.ring, SlotId(1), Incarnation(1)));
+        // The learner is told of it when the bulk is on its way, or not at all.
+        let bulk = pair.say(0);
+        pair.set(0, &keys[1], "on its way", None).unwrap();
+        for end in &mut pair.ends {
+            end.store.flush_all();
+        }
+        pair.ends[0].replicator.flushed();
+        pair.set(0, &keys[2], "new", None).unwrap();
+        pair.hear(1, &bulk);
+        assert!(pair.read(1, &keys[0]).is_some(), "{mode:?}: it comes late");
+        pair.pass(1_000);
+        for (key, is_there) in keys.iter().zip([false, false, true, false]) {
+            assert_eq!(pair.read(0, key).is_some(), is_there, "{mode:?}");
+            assert_eq!(pair.read(1, key), pair.read(0, key), "{mode:?}");
+        }
+        assert_eq!(pair.ends[0].replicator.counts().writes_open, 0);
+    }
+}
+
+#[test]
+fn a_write_that_waits_for_a_copy_comes_behind_a_flush() {
+    let mut pair = Pair::new(2, Mode::Sync);
+    let key = pair.key_of(SlotId(0));
+    pair.pass(2_000);
+    pair.set(0, &key, "pending", None).unwrap();
+    let before = pair.say(0);
+    for end in &mut pair.ends {
+        end.store.flush_all();
+    }
+    pair.ends[0].replicator.flushed();
+    pair.hear(1, &before);
+    let told = pair.say(1);
+    pair.hear(0, &told);
+    assert_eq!(pair.read(0, &key), None, "the copy is to forget it once more");
+    pair.pass(100);
+    assert!(pair.read(0, &key).is_some());
+    assert_eq!(pair.read(1, &key), pair.read(0, &key));
+}
+
+#[test]
+fn flushes_while_a_copy_is_away_take_no_room_without_bound() {
+    let mut pair = Pair::new(2, Mode::Async);
+    let key = pair.key_of(SlotId(0));
+    pair.pass(2_000);
+    (0..40_000).for_each(|_| pair.ends[0].replicator.flushed());
+    pair.ends[0].replicator.check_invariants();
+    pair.set(0, &key, "after", None).unwrap();
+    pair.pass(1_000);
+    assert_eq!(pair.read(1, &key), pair.read(0, &key));
+}
+
+#[test]
+fn a_new_primary_forgets_what_the_one_before_says_behind_a_flush() {
+    let mut pair = Pair::new(2, Mode::Async);
+    let key = pair.key_of(SlotId(0));
+    pair.pass(2_000);
+    pair.set(0, &key, "old", None).unwrap();
+    let late = pair.say(0);
+    assert!(!late.is_empty());
+    // The role goes to the other one.
+    let mut next = migrate::next(&pair.ring).unwrap();
+    let partition = partition_of(hash_key(&key));
+    let place = pair.ring.owners(partition).iter().position(|&slot| slot == SlotId(1)).unwrap();
+    next.replication.as_mut().unwrap().roles.set(partition, place);
+    pair.follow(Some(next));
+    for end in &mut pair.ends {
+        end.store.flush_all();
+        end.replicator.flushed();
+    }
+    pair.hear(1, &late);
+    assert!(pair.read(1, &key).is_some());
+    pair.pass(5_000);
+    assert_eq!((pair.read(0, &key), pair.read(1, &key)), (None, None));
+}
