@@ -149,13 +149,24 @@ fn with_member(document: &RingDocument, joiner: SlotEntry) -> Option<RingDocumen
 /// Gives up to [`FLIPS_MAX`] partitions to their new owners: those without learners, and those of which the primary says under
 /// this very ring that its learners hold everything. An heir must have begun under this ring too: what it held before is void. A
 /// primary that stays an owner stays primary. Partitions whose owners stay the same change no hands, so all of them go at once.
-pub fn flip(ring: &Ring, is_ready: impl Fn(PartitionId) -> bool) -> Option<RingDocument> {
+///
+/// A partition that fewer would hold afterwards waits until its new owners are there, or given up.
+pub fn flip(
+    ring: &Ring,
+    is_ready: impl Fn(PartitionId) -> bool,
+    is_given_up: impl Fn(SlotId) -> bool,
+) -> Option<RingDocument> {
+    let serves = |slot: &&SlotId| ring.slot(**slot).state.serves();
+    let is_kept = |before: &[SlotId], coming: &[SlotId]| {
+        let is_awaited = |slot: &&SlotId| !serves(slot) && !is_given_up(**slot);
+        let loses = coming.iter().filter(serves).count() < before.iter().filter(serves).count();
+        !loses || !coming.iter().any(|slot| is_awaited(&slot))
+    };
     let can_flip = |&partition: &PartitionId| {
         let Some(coming) = ring.coming_owners(partition) else { return false };
         let assignment = ring.assignment(partition);
         let waits = assignment.is_gutter || !assignment.learners.is_empty();
-        let is_held = coming.iter().any(|&slot| ring.slot(slot).state.serves());
-        is_held && (!waits || is_ready(partition))
+        is_kept(ring.owners(partition), coming) && (!waits || is_ready(partition))
     };
     let stays = |&partition: &PartitionId| ring.coming_owners(partition) == Some(ring.owners(partition));
     let (mut flips, moving): (Vec<_>, Vec<_>) = PartitionId::all().filter(can_flip).partition(stays);
@@ -168,8 +179,9 @@ pub fn flip(ring: &Ring, is_ready: impl Fn(PartitionId) -> bool) -> Option<RingD
     for &partition in &flips {
         let coming = ring.coming_owners(partition)?;
         let stays = coming.iter().position(|&slot| slot == ring.primary(partition));
-        let held = || coming.iter().position(|&slot| ring.slot(slot).state.serves());
-        replication.roles.set(partition, stays.or_else(held)?);
+        let held = || coming.iter().position(|slot| serves(&slot));
+        // Where nobody serves, the first one is as good as any.
+        replication.roles.set(partition, stays.or_else(held).unwrap_or(0));
         replication.movement.as_mut()?.flipped.insert(partition);
     }
     Some(document)

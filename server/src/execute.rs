@@ -473,6 +473,7 @@ impl Executor {
                     Some(due) => self.shard.flush_at(due),
                 }
                 self.tracking.flushed(due);
+                self.replication.iter_mut().for_each(|replication| replication.flushed(due));
             }
             Question::Report => return Answer::Numbers(Box::new(self.report())),
             Question::ResetCounters => self.reset_counters(),

@@ -86,6 +86,8 @@ pub struct Replication {
     hear_at: Micros,
     /// A list of nodes is the ring for as long as nobody gives another.
     has_coordinator: bool,
+    /// When a flush comes that is not yet due.
+    flush_due: Option<Seconds>,
     shards: Shards,
     /// Writes whose outcome nobody knows, and requests that were not executed.
     unconfirmed: u64,
@@ -121,6 +123,7 @@ impl Replication {
             is_scrub_hurried: false,
             hear_at: Micros(0),
             has_coordinator,
+            flush_due: None,
             shards,
             unconfirmed: 0,
             refused: 0,
@@ -175,6 +178,21 @@ impl Replication {
         let outcome = self.replicator.received(at, &mut items, message);
         items.settle();
         outcome
+    }
+
+    /// A client had everything forgotten, now or at a later second: the copies do as well.
+    pub fn flushed(&mut self, due: Option<Seconds>) {
+        self.flush_due = due;
+        if due.is_none() {
+            self.replicator.flushed();
+        }
+    }
+
+    /// Before anything is written in the second in which a flush comes.
+    fn flush_if_due(&mut self, now: Seconds) {
+        if self.flush_due.is_some_and(|due| now >= due) {
+            self.flushed(None);
+        }
     }
 
     /// Notes its numbers for `stats`.
@@ -249,6 +267,7 @@ impl Replication {
     /// What the state machine has to do, and what waits for it. Once a turn.
     pub fn turn(&mut self, executor: &mut Executor, now: Seconds, confirmed_at: Micros) {
         self.now = self.clock();
+        self.flush_if_due(now);
         self.replicator.confirmed(if self.has_coordinator { confirmed_at } else { self.now });
         self.collect(None);
         let is_due = self.now >= self.retry_at && !self.waiting.is_empty();
@@ -361,6 +380,7 @@ impl Replication {
             return Ok(Executed::Refused(ErrorReply::CasIsVersion));
         }
         let at = self.clock();
+        self.flush_if_due(now);
         self.replicator.may_write(at, hash, key)?;
         let version = self.replicator.peek_version().ok_or(Refused::WornOut)?;
         let fence = fence_named(request);

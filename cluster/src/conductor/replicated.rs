@@ -28,7 +28,7 @@ impl Conductor {
         self.remove(now, view, ring)
             .or_else(|| self.bring_back(now, view, ring))
             .or_else(|| admit(view, ring))
-            .or_else(|| go_on(view, ring))
+            .or_else(|| self.go_on(now, view, ring))
             .or_else(|| self.take_in(now, view, ring))
             .or_else(|| self.reweigh(now, view, ring))
             .or_else(|| self.level(now, ring))
@@ -143,14 +143,30 @@ impl Conductor {
         if joiners.is_empty() { None } else { migrate::join(ring, joiners) }
     }
 
+    /// Whether a member was down for too long.
+    fn is_given_up(&self, now: Micros, entry: &SlotEntry) -> bool {
+        let is_over = |since: &Micros| now.since(*since) >= self.judgement.grace;
+        entry.state == NodeState::Down && self.absent.get(&entry.node).is_some_and(is_over)
+    }
+
+    /// Goes on moving. A new owner that is down is not waited for when it was for too long, or is to have nothing: the next movement
+    /// gives its place to others.
+    fn go_on(&self, now: Micros, view: &View, ring: &Ring) -> Option<RingDocument> {
+        ring.document().replication.as_ref()?.movement.as_ref()?;
+        let words = Words::of(view, ring);
+        let is_unwanted = |entry: &SlotEntry| {
+            let wish = view.wishes.get(&entry.node);
+            entry.state == NodeState::Down && matches!(wish, Some(Wish::Drain | Wish::Weight(0)))
+        };
+        let is_given_up = |slot| self.is_given_up(now, ring.slot(slot)) || is_unwanted(ring.slot(slot));
+        migrate::flip(ring, |partition| words.is_ready(partition), is_given_up)
+            .or_else(|| migrate::finish(ring))
+    }
+
     /// Begins to move to the weights that are wished for. Who was down for too long weighs nothing.
     fn reweigh(&self, now: Micros, view: &View, ring: &Ring) -> Option<RingDocument> {
-        let is_over = |since: &Micros| now.since(*since) >= self.judgement.grace;
-        let is_given_up = |entry: &SlotEntry| {
-            entry.state == NodeState::Down && self.absent.get(&entry.node).is_some_and(is_over)
-        };
         let wished = |entry: &SlotEntry| match view.wishes.get(&entry.node) {
-            _ if is_given_up(entry) => 0,
+            _ if self.is_given_up(now, entry) => 0,
             Some(Wish::Weight(weight)) => *weight,
             Some(Wish::Drain) => 0,
             Some(Wish::Down) | None => entry.weight,
@@ -220,12 +236,6 @@ fn admit(view: &View, ring: &Ring) -> Option<RingDocument> {
     syncing
         .map(|(slot, _)| slot)
         .find_map(|slot| migrate::admit(ring, slot, |partition| words.is_ready(partition)))
-}
-
-fn go_on(view: &View, ring: &Ring) -> Option<RingDocument> {
-    ring.document().replication.as_ref()?.movement.as_ref()?;
-    let words = Words::of(view, ring);
-    migrate::flip(ring, |partition| words.is_ready(partition)).or_else(|| migrate::finish(ring))
 }
 
 /// What each member says under this very ring.

@@ -52,10 +52,10 @@ fn a_join_moves_what_the_walk_says_in_batches_and_primaries_stay_where_they_can(
     let begun = begin(&ring, vec![256; 4]);
     step(&mut ring, begun);
     assert!(begin(&ring, vec![256, 256, 256, 9]).is_none(), "one movement at a time");
-    assert!(flip(&ring, |_| false).is_some(), "some do not move at all");
+    assert!(flip(&ring, |_| false, |_| false).is_some(), "some do not move at all");
     let mut batches = 0;
     while finish(&ring).is_none() {
-        let flipped = flip(&ring, |_| true);
+        let flipped = flip(&ring, |_| true, |_| false);
         let was = ring.clone();
         step(&mut ring, flipped);
         let moved = PartitionId::all().filter(|&partition| was.owners(partition) != ring.owners(partition));
@@ -77,6 +77,49 @@ fn a_join_moves_what_the_walk_says_in_batches_and_primaries_stay_where_they_can(
 }
 
 #[test]
+fn in_a_ring_of_one_copy_a_dead_member_holds_up_no_movement_of_others() {
+    // With the second dead as well, there is nothing to lose of what moves from one of them to the other.
+    for (dead, weights) in [(&[0][..], [256, 256, 256, 256]), (&[0, 1], [0, 256, 256, 0])] {
+        let mut ring = ring(4, 1, Mode::Rf1);
+        let mut without = next(&ring).unwrap();
+        without.slots[3].weight = 0;
+        step(&mut ring, Some(without));
+        for &slot in dead {
+            let removed = remove(&ring, SlotId(slot));
+            step(&mut ring, removed);
+        }
+        let begun = begin(&ring, weights.to_vec());
+        step(&mut ring, begun);
+        while finish(&ring).is_none() {
+            let flipped = flip(&ring, |_| true, |_| false);
+            step(&mut ring, flipped);
+        }
+    }
+}
+
+#[test]
+fn what_a_dead_member_is_to_get_of_others_waits_for_it() {
+    for (replicas, mode) in [(1, Mode::Rf1), (2, Mode::Inval)] {
+        let mut ring = ring(4, replicas, mode);
+        let removed = remove(&ring, SlotId(0));
+        step(&mut ring, removed);
+        let before = ring.clone();
+        let begun = begin(&ring, vec![256, 64, 256, 256]);
+        step(&mut ring, begun);
+        while let Some(next) = flip(&ring, |_| true, |_| false) {
+            step(&mut ring, Some(next));
+        }
+        assert!(finish(&ring).is_none());
+        let held = |ring: &Ring, partition| ring.assignment(partition).in_sync.len();
+        assert!(PartitionId::all().all(|partition| held(&ring, partition) >= held(&before, partition)));
+        while finish(&ring).is_none() {
+            let flipped = flip(&ring, |_| true, |slot| slot == SlotId(0));
+            step(&mut ring, flipped);
+        }
+    }
+}
+
+#[test]
 fn a_drained_member_leaves_and_holds_nothing() {
     let mut ring = ring(3, 2, Mode::Async);
     let mut draining = next(&ring).unwrap();
@@ -85,7 +128,7 @@ fn a_drained_member_leaves_and_holds_nothing() {
     let begun = begin(&ring, vec![0, 256, 256]);
     step(&mut ring, begun);
     while finish(&ring).is_none() {
-        let flipped = flip(&ring, |_| true);
+        let flipped = flip(&ring, |_| true, |_| false);
         step(&mut ring, flipped);
     }
     let finished = finish(&ring);

@@ -19,6 +19,11 @@ impl MemoryStore {
     pub(crate) fn evict(&mut self, hash: u64, key: &[u8]) {
         self.items.remove(&(hash, key.to_vec()));
     }
+
+    /// As on a client's `flush_all`.
+    pub(crate) fn flush_all(&mut self) {
+        self.items.clear();
+    }
 }
 
 fn is_live(now: Micros, record: &Record) -> bool {

@@ -69,6 +69,8 @@ pub enum Entry {
     Handoff(PartitionId),
     /// Under which fences keys were written, written or not: they must not be written under lower ones.
     Fences(Fences),
+    /// Forget what the source is primary of: a client had everything forgotten. Nothing follows for it.
+    Flush,
     /// Nothing: takes the place of what must not be said any more.
     Void,
 }
@@ -137,6 +139,7 @@ const END: u8 = 4;
 const HANDOFF: u8 = 5;
 const VOID: u8 = 6;
 const FENCES: u8 = 7;
+const FLUSH: u8 = 8;
 
 const HAS_CONTENT: u8 = 1;
 const DIES: u8 = 1 << 1;
@@ -188,6 +191,7 @@ fn encode_entry(now: Micros, numbered: &Numbered, output: &mut Vec<u8>) {
         Entry::End(_) => END,
         Entry::Handoff(_) => HANDOFF,
         Entry::Fences(_) => FENCES,
+        Entry::Flush => FLUSH,
         Entry::Void => VOID,
     };
     output.push(kind);
@@ -204,7 +208,7 @@ fn encode_entry(now: Micros, numbered: &Numbered, output: &mut Vec<u8>) {
             put(output, &index.to_le_bytes());
         }
         Entry::Fences(fences) => encode_fences(fences, output),
-        Entry::Void => {}
+        Entry::Flush | Entry::Void => {}
     }
 }
 
@@ -301,6 +305,7 @@ fn decode_entry(now: Micros, reader: &mut Reader<'_>) -> Result<Numbered, Garble
         END => Entry::End(decode_set(reader)?),
         HANDOFF => Entry::Handoff(decode_partition(reader)?),
         FENCES => Entry::Fences(decode_fences(reader)?),
+        FLUSH => Entry::Flush,
         VOID => Entry::Void,
         _ => return Err(Garbled),
     };
@@ -436,6 +441,7 @@ mod tests {
             (0_u16..1 << 14).prop_map(|n| Entry::Handoff(PartitionId::new(n))),
             (any::<u64>(), prop::collection::vec(any::<(u64, u64)>(), 0..5))
                 .prop_map(|(floor, known)| Entry::Fences(Fences { floor, known })),
+            Just(Entry::Flush),
             Just(Entry::Void),
         ]
     }

@@ -189,6 +189,8 @@ pub struct Replicator<T> {
     rivals: BTreeMap<PartitionId, Epoch>,
     /// Partitions that this node became primary of, and has doubts about.
     unsettled: BTreeSet<PartitionId>,
+    /// Those of them that are to be forgotten when nobody says anything of them any more.
+    flushed: BTreeSet<PartitionId>,
     /// Partitions that are being filled here, since which epoch.
     filling: BTreeMap<PartitionId, Epoch>,
     streams: BTreeMap<PeerShard, Stream>,
@@ -233,6 +235,7 @@ impl<T: Copy> Replicator<T> {
             fences: BTreeMap::new(),
             rivals: BTreeMap::new(),
             unsettled: BTreeSet::new(),
+            flushed: BTreeSet::new(),
             filling: BTreeMap::new(),
             streams: BTreeMap::new(),
             streams_made: 0,
@@ -314,6 +317,7 @@ impl<T: Copy> Replicator<T> {
         let (sender, message) = decode(now, bytes)?;
         if self.knows(&sender) {
             self.heard(now, sender.peer.slot);
+            self.meet(&sender);
             match message {
                 Message::Feed(feed) => self.fed(now, store, &sender, &feed),
                 Message::Ack(ack) => self.acked(now, store, &sender, &ack),

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::message::{Ack, Entry, FENCES_MAX, Feed, Fences, Numbered};
 use super::store::{Cursor, Portion, Record, Store};
+use crate::names::Incarnation;
 use crate::placement::{PartitionId, partition_of};
 use crate::ring::Epoch;
 use crate::ring::partitions::PartitionSet;
@@ -95,6 +96,8 @@ pub(super) struct Stream {
     /// The keys that both ends have.
     pub(super) portion: Portion,
     pub(super) is_connected: bool,
+    /// The life of the other end that was heard of last.
+    life: Option<Incarnation>,
     standings: BTreeMap<PartitionId, (Standing, Epoch)>,
     queue: VecDeque<Queued>,
     queue_bytes: usize,
@@ -141,6 +144,7 @@ impl Stream {
             id,
             portion,
             is_connected: false,
+            life: None,
             standings: BTreeMap::new(),
             queue: VecDeque::new(),
             queue_bytes: 0,
@@ -248,6 +252,34 @@ impl Stream {
         fits || self.queue.is_empty()
     }
 
+    /// The other end is to forget what it was told so far, but for writes that are not done yet: they are said again behind that. False:
+    /// there is no room, and nothing was said.
+    pub(super) fn flush<'a>(
+        &mut self,
+        epoch: Epoch,
+        bytes_max: usize,
+        pending: impl IntoIterator<Item = (WriteId, &'a Record)>,
+        mut waits: impl FnMut(WriteId),
+    ) -> bool {
+        let its = |(_, record): &(WriteId, &Record)| {
+            self.gets(record.partition()) && self.portion.contains(record.hash)
+        };
+        let again: Vec<_> = pending.into_iter().filter(its).collect();
+        let bytes: usize = again.iter().map(|(_, record)| ENTRY_BYTES + record_bytes(record)).sum();
+        if self.queue.len() + again.len() >= QUEUE_ENTRIES_MAX || self.queue_bytes + bytes > bytes_max {
+            return false;
+        }
+        self.push(epoch, Entry::Flush);
+        for (write, record) in again {
+            let counts = self.counts(record.partition());
+            self.push_write(epoch, record.clone(), write, counts);
+            if counts {
+                waits(write);
+            }
+        }
+        true
+    }
+
     /// What a write says, which is in doubt until it is closed. It waits for this entry if the other end counts.
     pub(super) fn push_write(&mut self, epoch: Epoch, record: Record, write: WriteId, counts: bool) {
         self.push(epoch, Entry::Live(record));
@@ -276,20 +308,27 @@ impl Stream {
         }
     }
 
+    /// The other end speaks. True: in another life than before, which has nothing of what was said.
+    pub(super) fn is_heard_anew(&mut self, life: Incarnation) -> bool {
+        self.life.replace(life).is_some_and(|known| known != life)
+    }
+
     /// Gives up what is kept and begins anew: the other end forgets its partitions and is filled. Writes that wait for it
-    /// wait for the beginning.
-    pub(super) fn break_off(
+    /// wait for the beginning, or for what they say once more: `pending`, which the store does not have.
+    pub(super) fn break_off<'a>(
         &mut self,
         id: u64,
         epoch: Epoch,
         write: Option<WriteId>,
         is_open: impl Fn(&WriteId) -> bool,
+        pending: impl IntoIterator<Item = (WriteId, &'a Record)>,
     ) {
         let kept = self.queue.drain(..).flat_map(|queued| queued.writes).filter(is_open);
-        let writes: Vec<_> = kept.chain(write).collect();
+        let mut waiting = BTreeMap::new();
+        kept.chain(write).for_each(|write| *waiting.entry(write).or_default() += 1);
         let standings = std::mem::take(&mut self.standings);
-        let (portion, is_connected) = (self.portion, self.is_connected);
-        *self = Self { grant: self.grant, is_connected, may_begin: true, ..Self::new(id, portion) };
+        let Self { portion, is_connected, life, grant, .. } = *self;
+        *self = Self { grant, life, is_connected, may_begin: true, ..Self::new(id, portion) };
         let refill = |standing| match standing {
             Standing::Waits | Standing::Fills => Standing::Waits,
             Standing::Joined(_) | Standing::InSync | Standing::Refills => Standing::Refills,
@@ -297,8 +336,15 @@ impl Stream {
         let refilled = |(partition, (standing, since))| (partition, (refill(standing), since));
         self.standings = standings.into_iter().map(refilled).collect();
         self.begin_bulk(epoch);
-        if let Some(begin) = self.queue.back_mut() {
-            begin.writes = writes;
+        for (write, record) in pending {
+            if self.gets(record.partition()) && self.portion.contains(record.hash) {
+                self.push_write(epoch, record.clone(), write, false);
+                let said = self.queue.back_mut().expect("just pushed");
+                said.writes = vec![write; waiting.remove(&write).unwrap_or(0)];
+            }
+        }
+        if let Some(begin) = self.queue.front_mut() {
+            begin.writes = waiting.into_iter().flat_map(|(write, times)| vec![write; times]).collect();
         }
     }
 
@@ -478,7 +524,7 @@ fn entry_bytes(entry: &Entry) -> usize {
         Entry::Live(record) | Entry::Bulk(record) => record,
         Entry::Begin(_) | Entry::End(_) => return ENTRY_BYTES + (4 << 10),
         Entry::Fences(fences) => return ENTRY_BYTES + fences.known.len() * 16,
-        Entry::Handoff(_) | Entry::Void => return ENTRY_BYTES,
+        Entry::Handoff(_) | Entry::Flush | Entry::Void => return ENTRY_BYTES,
     };
     ENTRY_BYTES + record_bytes(record)
 }

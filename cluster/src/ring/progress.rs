@@ -51,7 +51,7 @@ mod tests {
         // Half of the partitions have one of their two copies on one of four nodes.
         assert!(begun.moving.abs_diff(PARTITION_COUNT / 2) < PARTITION_COUNT / 20, "{begun:?}");
         let mut moved = 0;
-        while let Some(next) = migrate::flip(&ring, |_| true) {
+        while let Some(next) = migrate::flip(&ring, |_| true, |_| false) {
             ring = Ring::new(next).unwrap();
             let now = ring.progress().unwrap();
             assert!(now.moved > moved && now.moved <= moved + migrate::FLIPS_MAX, "{now:?}");

@@ -285,6 +285,10 @@ impl Links {
         let Some(mut replication) = executor.replication.take().or_else(|| self.begin_copies()) else {
             return;
         };
+        if begins && before.is_none() {
+            // Of a memory file: others may have written since.
+            executor.drop_old(&Old::Everything);
+        }
         for ring in before.iter().filter(|_| begins).chain([ring]) {
             replication.follow(now, executor, ring, self.own_slot(ring));
         }

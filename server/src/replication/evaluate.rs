@@ -18,7 +18,7 @@ const BENCH_BYTES_BEYOND_ITEMS: usize = 4 << 20;
 /// What a command came to.
 #[derive(Debug)]
 pub enum Evaluated {
-    /// Nothing changes: the reply is all.
+    /// Nothing changes, here and on the copies: the reply is all.
     Unchanged,
     /// The key is to have this item, or none.
     Changed(Option<Kept>),
@@ -72,7 +72,8 @@ impl Bench {
         self.executor.execute_admitted(now, request, key, out);
         let after = self.executor.shard().peek(now, key);
         let is_changed = match (&before, &after) {
-            (None, None) => false,
+            // The copies may have what was evicted here.
+            (None, None) => removes(request),
             (Some(before), Some(after)) => after.cas() == version || differ(before, after),
             _ => true,
         };
@@ -153,6 +154,20 @@ pub fn invalidates(request: &Request<'_>) -> bool {
     };
     let brings = matches!(mode, StoreMode::Set | StoreMode::Add | StoreMode::Replace);
     !brings || compare.is_some() || marks
+}
+
+/// Whether a request ends whatever value a key has, be it one that this node does not have any more.
+fn removes(request: &Request<'_>) -> bool {
+    let brings = |mode| matches!(mode, StoreMode::Set | StoreMode::Add);
+    match request.command {
+        Command::Delete { .. } | Command::MetaDelete(_) => true,
+        Command::Touch { exptime } | Command::GetAndTouch { exptime, .. } => exptime < 0,
+        // A value that is too large, or dead already.
+        Command::Store { mode, .. } => brings(mode),
+        Command::StoreTooLarge { removes } => removes,
+        Command::MetaStore(flags) => brings(flags.store_mode()),
+        _ => false,
+    }
 }
 
 /// Whether it does not matter to a request what is there.
@@ -308,6 +323,34 @@ mod tests {
             }
         }
         assert!(hits > 5_000 && misses > 5_000, "{hits} of {misses}");
+    }
+
+    #[test]
+    fn what_ends_a_value_ends_it_on_the_copies_also_where_nothing_was_found() {
+        let ends = [
+            "delete k\r\n",
+            "delete k noreply\r\n",
+            "md k\r\n",
+            "md k q\r\n",
+            "md k I T30\r\n",
+            "md k C7\r\n",
+            "touch k -1\r\n",
+            "gat -1 k\r\n",
+            "set k 0 -1 1\r\n1\r\n",
+            "ms k 1 T-1\r\n1\r\n",
+        ];
+        let leave = ["touch k 1\r\n", "gat 1 k\r\n", "incr k 1\r\n", "replace k 0 0 1\r\n1\r\n"];
+        let mut pair = Pair::new();
+        let mut outcome = |line: &str| {
+            let shard = pair.copied.shard();
+            pair.bench.evaluate(shard, pair.now, &request(line), b"k", 1 << 60, &mut Vec::new())
+        };
+        for line in ends {
+            assert!(matches!(outcome(line), Evaluated::Changed(None)), "{line:?}");
+        }
+        for line in leave {
+            assert!(matches!(outcome(line), Evaluated::Unchanged), "{line:?}");
+        }
     }
 
     #[test]

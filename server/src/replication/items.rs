@@ -2,6 +2,7 @@
 //! bits; decides nothing.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 
 use slabring_cluster::placement::{PartitionId, hash_key, partition_of};
 use slabring_cluster::replica::{Content, Cursor, Fences, Portion, Record, Store, Version};
@@ -71,7 +72,7 @@ pub struct Items<'s> {
     start_unix: u64,
     shards: Shards,
     /// Parts of partitions that are flushed, and whose items have still to go: all of them in one walk.
-    partial: Vec<(PartitionId, Portion)>,
+    partial: BTreeMap<PartitionId, Vec<Portion>>,
     /// Something found no room.
     has_refused: Cell<bool>,
 }
@@ -79,7 +80,7 @@ pub struct Items<'s> {
 impl<'s> Items<'s> {
     /// The shard as of a second.
     pub fn new(shard: &'s mut Shard, now: Seconds, start_unix: u64, shards: Shards) -> Self {
-        let (tracking, partial, has_refused) = (None, Vec::new(), Cell::new(false));
+        let (tracking, partial, has_refused) = (None, BTreeMap::new(), Cell::new(false));
         Self { shard, tracking, now, start_unix, shards, partial, has_refused }
     }
 
@@ -99,8 +100,8 @@ impl<'s> Items<'s> {
     }
 
     fn is_dropped(&self, hash: u64) -> bool {
-        let partition = partition_of(hash);
-        self.partial.iter().any(|(flushed, portion)| *flushed == partition && portion.contains(hash))
+        let portions = self.partial.get(&partition_of(hash));
+        portions.is_some_and(|portions| portions.iter().any(|portion| portion.contains(hash)))
     }
 
     fn record(&self, item: &Item<'_>, hash: u64) -> Record {
@@ -168,7 +169,7 @@ impl Store for Items<'_> {
             let group = u16::try_from(partition.index()).expect("14 bits fit");
             self.shard.flush_group(group, group_of);
         } else if portion.meets(mine) {
-            self.partial.push((partition, portion));
+            self.partial.entry(partition).or_default().push(portion);
         }
     }
 

@@ -303,6 +303,57 @@ fn a_joiner_is_filled_and_nothing_else_moves() {
     assert!(cluster.primaries(4) > 0);
 }
 
+/// A ring of three that goes on to a fourth, which dies before it has anything.
+fn dead_joiner(replicas: u8, mode: Mode) -> Cluster {
+    let mut cluster = Cluster::new(3, replicas, mode);
+    // So that a ring of one copy keeps account of movements.
+    cluster.wish(1, Wish::Weight(255));
+    cluster.watch(60_000);
+    let ready = std::mem::take(&mut cluster.ready);
+    cluster.view.nodes.insert(described(4, 1).node, described(4, 1));
+    cluster.watch(3_000);
+    cluster.view.nodes.remove(&described(4, 1).node);
+    cluster.watch(20_000);
+    cluster.ready = ready;
+    cluster.watch(10_000);
+    assert_eq!((cluster.states(), cluster.is_moving()), (vec![Up, Up, Up, Down], true));
+    cluster
+}
+
+fn is_whole(cluster: &Cluster, replicas: usize) -> bool {
+    PartitionId::all().all(|partition| cluster.ring.assignment(partition).in_sync.len() == replicas)
+}
+
+#[test]
+fn copies_are_not_given_up_for_a_joiner_that_died_and_it_may_return() {
+    for (replicas, mode) in [(1, Mode::Rf1), (2, Mode::Inval), (2, Mode::Sync)] {
+        let mut cluster = dead_joiner(replicas, mode);
+        assert!(is_whole(&cluster, replicas.into()), "{mode:?}");
+        cluster.view.nodes.insert(described(4, 1).node, described(4, 8));
+        cluster.watch(60_000);
+        assert_eq!((cluster.states(), cluster.is_moving()), (vec![Up; 4], false), "{mode:?}");
+        assert!(is_whole(&cluster, replicas.into()) && cluster.primaries(4) > 0);
+    }
+}
+
+#[test]
+fn a_joiner_that_died_is_given_up_after_ten_minutes_or_when_it_is_to_have_nothing() {
+    for (replicas, mode) in [(1, Mode::Rf1), (2, Mode::Sync)] {
+        for wish in [None, Some(Wish::Drain)] {
+            let mut cluster = dead_joiner(replicas, mode);
+            if let Some(wish) = wish {
+                cluster.wish(4, wish);
+            } else {
+                cluster.watch(560_000);
+                assert!(cluster.is_moving() && is_whole(&cluster, replicas.into()), "{mode:?}");
+            }
+            cluster.watch(60_000);
+            assert_eq!((cluster.states(), cluster.is_moving()), (vec![Up, Up, Up, Left], false), "{mode:?}");
+            assert!(is_whole(&cluster, replicas.into()), "{mode:?}");
+        }
+    }
+}
+
 #[test]
 fn who_is_drained_leaves_and_stays_away_until_the_wish_is_taken_back() {
     let mut cluster = Cluster::new(3, 2, Mode::Async);

@@ -192,6 +192,7 @@ impl<T: Copy> Replicator<T> {
     fn step_down(&mut self, now: Micros, store: &mut impl Store, partition: PartitionId) {
         self.tenures.remove(&partition);
         self.unsettled.remove(&partition);
+        self.flushed.remove(&partition);
         let mut has_lost = false;
         for stream in self.streams.values_mut() {
             has_lost |= stream.resign(partition);

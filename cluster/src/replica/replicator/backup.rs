@@ -99,7 +99,8 @@ impl<T: Copy> Replicator<T> {
                 self.put(now, store, record, Some(doubt));
             }
             Entry::Bulk(record) => self.put(now, store, record, None),
-            Entry::Begin(partitions) => self.begin(store, peer, partitions),
+            Entry::Begin(partitions) => self.empty(store, peer, |partition| partitions.contains(partition)),
+            Entry::Flush => self.empty(store, peer, |_| true),
             Entry::Handoff(partition) => self.handed_over(peer, *partition, numbered.epoch),
             Entry::Fences(fences) => store.raise_fences(fences),
             Entry::End(_) | Entry::Void => {}
@@ -153,21 +154,19 @@ impl<T: Copy> Replicator<T> {
         self.doubts.insert(key, doubt);
     }
 
-    fn begin(
-        &mut self,
-        store: &mut impl Store,
-        peer: PeerShard,
-        partitions: &crate::ring::partitions::PartitionSet,
-    ) {
+    /// Forgets what one shard of a primary has said of such partitions.
+    fn empty(&mut self, store: &mut impl Store, peer: PeerShard, is_such: impl Fn(PartitionId) -> bool) {
         let Some(ring) = self.ring.clone() else { return };
         let portion = Portion::of_shard(peer.shard, ring.slot(peer.slot).shards);
         let its = |partition: &PartitionId| {
             ring.primary(*partition) == peer.slot && !self.tenures.contains_key(partition)
         };
         let scope = self.scope.clone().map(PartitionId::new);
-        let emptied: Vec<_> = scope.filter(|partition| partitions.contains(*partition)).filter(its).collect();
-        for partition in emptied.into_iter().filter(|_| holds(Safeguard::FillingEmptiesFirst)) {
-            self.flush(store, partition, portion);
+        let emptied: BTreeSet<_> = scope.filter(|partition| is_such(*partition)).filter(its).collect();
+        if holds(Safeguard::FillingEmptiesFirst) {
+            emptied.iter().for_each(|&partition| store.flush(partition, portion));
+            let is_empty = |hash| emptied.contains(&partition_of(hash)) && portion.contains(hash);
+            self.doubts.retain(|_, doubt| !is_empty(doubt.hash));
         }
     }
 
@@ -204,6 +203,9 @@ impl<T: Copy> Replicator<T> {
         let is_free = |partition: &&PartitionId| !self.fences.contains_key(partition);
         let free: Vec<_> = self.unsettled.iter().filter(is_free).copied().collect();
         for partition in free {
+            if self.flushed.remove(&partition) {
+                self.flush(store, partition, Portion::ALL);
+            }
             if self.settle(now, store, partition) {
                 self.unsettled.remove(&partition);
             }

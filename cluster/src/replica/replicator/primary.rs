@@ -173,19 +173,18 @@ impl<T: Copy> Replicator<T> {
             let before = self.pending.insert(open.record.key.clone(), write);
             assert!(before.is_none(), "a key that is pending is not written");
         }
-        for peer in &peers {
-            let stream = self.streams.get_mut(peer).expect("a receiver has a stream");
+        for &peer in &peers {
+            let stream = &self.streams[&peer];
             let counts = stream.counts(partition);
-            if stream.has_room(record_bytes(&open.record), bytes_max) {
+            open.missing += u32::from(counts);
+            let has_room = stream.has_room(record_bytes(&open.record), bytes_max);
+            if !has_room {
+                self.break_off(peer, Some(write).filter(|_| counts && !is_hidden));
+            }
+            // Otherwise the item is in the store: the bulk will bring it.
+            if has_room || is_hidden {
+                let stream = self.streams.get_mut(&peer).expect("a receiver has a stream");
                 stream.push_write(epoch, open.record.clone(), write, counts);
-                open.missing += u32::from(counts);
-            } else {
-                // The item is in the store: the bulk will bring it.
-                let opened = &self.open;
-                stream.break_off(mix(stream.id), epoch, counts.then_some(write), |write| {
-                    opened.contains_key(write)
-                });
-                open.missing += u32::from(counts);
             }
         }
         let is_done = open.missing == 0;
@@ -197,6 +196,51 @@ impl<T: Copy> Replicator<T> {
         if is_done {
             self.complete(now, store, write);
         }
+    }
+
+    /// The store was emptied, as a client had everything forgotten. Copies forget what this node is primary of when they have heard
+    /// all that was said of it before. A write that waits for copies in [`Mode::Sync`] comes behind it.
+    pub fn flushed(&mut self) {
+        let (epoch, bytes_max) = (self.epoch(), self.queue_bytes_max());
+        // The store had these, and has not any more.
+        let settling = self.open.values_mut().filter(|open| open.settles);
+        settling.for_each(|open| open.record.content = None);
+        // What earlier primaries have still to say comes before it.
+        self.flushed.extend(&self.unsettled);
+        let peers: Vec<_> = self.streams.keys().copied().collect();
+        for peer in peers {
+            let said =
+                |write: &WriteId| Some((*write, &self.open[write])).filter(|(_, open)| open.is_pending);
+            let pending = self.pending.values().filter_map(said).map(|(write, open)| (write, &open.record));
+            let mut again = Vec::new();
+            let stream = self.streams.get_mut(&peer).expect("just seen");
+            if stream.flush(epoch, bytes_max, pending, |write| again.push(write)) {
+                for write in again {
+                    self.open.get_mut(&write).expect("what is pending is open").missing += 1;
+                }
+            } else {
+                self.break_off(peer, None);
+            }
+        }
+    }
+
+    /// Another node speaks. A life of it that nothing was said to gets everything from the beginning. A ring that names lives begins
+    /// other streams by itself; a list admits any.
+    pub(super) fn meet(&mut self, sender: &Sender) {
+        let stream = self.streams.get_mut(&sender.peer);
+        if stream.is_some_and(|stream| stream.is_heard_anew(sender.incarnation)) {
+            self.break_off(sender.peer, None);
+        }
+    }
+
+    /// Fills the other end of a stream anew. The write, if any, waits for it to be emptied.
+    fn break_off(&mut self, peer: PeerShard, write: Option<WriteId>) {
+        let epoch = self.epoch();
+        let stream = self.streams.get_mut(&peer).expect("what breaks is there");
+        // A write that is being said now is not open yet: who says it says it behind this.
+        let known = |write: &WriteId| Some((*write, &self.open.get(write)?.record));
+        let pending = self.pending.values().filter_map(known);
+        stream.break_off(mix(stream.id), epoch, write, |write| self.open.contains_key(write), pending);
     }
 
     /// An answer of a backup.

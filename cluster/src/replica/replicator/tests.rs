@@ -13,6 +13,15 @@ struct End {
     store: MemoryStore,
 }
 
+impl End {
+    fn begin(slot: u16, life: u64) -> Self {
+        let partitions = u16::try_from(PARTITION_COUNT).unwrap();
+        let mut replicator = Replicator::new(Incarnation(life), 0, 0..partitions);
+        replicator.connected(PeerShard { slot: SlotId(1 - slot), shard: 0 });
+        Self { replicator, store: MemoryStore::default() }
+    }
+}
+
 /// Two nodes of one shard each, with a connection that loses nothing.
 struct Pair {
     now: Micros,
@@ -27,14 +36,19 @@ impl Pair {
         };
         let text = format!("replicas = {replicas}\n{}{}", node(0), node(1));
         let document = RingDocument { mode, ..RingDocument::from_toml(&text).unwrap() };
-        let ring = Ring::new(migrate::upgrade(&Ring::new(document).unwrap()).unwrap()).unwrap();
-        let end = |other| {
-            let partitions = u16::try_from(PARTITION_COUNT).unwrap();
-            let mut replicator = Replicator::new(Incarnation(1), 0, 0..partitions);
-            replicator.connected(PeerShard { slot: SlotId(other), shard: 0 });
-            End { replicator, store: MemoryStore::default() }
-        };
-        let (now, ends) = (Micros::from_millis(1_000), [end(1), end(0)]);
+        Self::of(Ring::new(migrate::upgrade(&Ring::new(document).unwrap()).unwrap()).unwrap())
+    }
+
+    /// By a list, which means every life of a node and stays as it is.
+    fn of_list(mode: Mode) -> Self {
+        let node = |n| format!("[[node]]\npeer = \"10.0.{n}.1:7000\"\nclient = \"10.0.{n}.1:11211\"\n");
+        let text = format!("replicas = 2\n{}{}", node(0), node(1));
+        let document = RingDocument { mode, ..RingDocument::from_toml(&text).unwrap() };
+        Self::of(Ring::new(document).unwrap())
+    }
+
+    fn of(ring: Ring) -> Self {
+        let (now, ends) = (Micros::from_millis(1_000), [End::begin(0, 1), End::begin(1, 1)]);
         let mut pair = Self { now, ring: Arc::new(ring), ends };
         pair.adopt();
         pair
@@ -43,6 +57,16 @@ impl Pair {
     fn follow(&mut self, next: Option<RingDocument>) {
         self.ring = Arc::new(Ring::new(next.expect("the step can be made")).unwrap());
         self.adopt();
+    }
+
+    /// The second node dies and begins another life, with nothing.
+    fn restart(&mut self, life: u64) {
+        let end = &mut self.ends[1];
+        *end = End::begin(1, life);
+        end.replicator.adopt(self.now, &mut end.store, &self.ring, Some(SlotId(1)));
+        let peer = PeerShard { slot: SlotId(1), shard: 0 };
+        self.ends[0].replicator.lost(peer);
+        self.ends[0].replicator.connected(peer);
     }
 
     fn adopt(&mut self) {
@@ -83,9 +107,13 @@ impl Pair {
 
     /// A key that a node is primary of.
     fn key_of(&self, slot: SlotId) -> Vec<u8> {
+        self.keys_of(slot).next().unwrap()
+    }
+
+    fn keys_of(&self, slot: SlotId) -> impl Iterator<Item = Vec<u8>> + use<> {
+        let ring = Arc::clone(&self.ring);
         let keys = (0_u32..).map(|n| n.to_string().into_bytes());
-        let mut its = keys.filter(|key| self.ring.primary(partition_of(hash_key(key))) == slot);
-        its.next().unwrap()
+        keys.filter(move |key| ring.primary(partition_of(hash_key(key))) == slot)
     }
 
     fn set(
@@ -289,4 +317,139 @@ fn filling_a_learner_of_few_keys_walks_over_many_in_many_turns() {
     let wanted = |key: &&Vec<u8>| !pair.ring.assignment(partition_of(hash_key(key))).learners.is_empty();
     let wanted: Vec<_> = keys.iter().filter(wanted).collect();
     assert!((1..KEYS / 10).contains(&wanted.len()) && wanted.iter().all(has_come));
+}
+
+#[test]
+fn a_copy_that_begins_another_life_by_the_same_list_gets_all_that_it_lost_and_what_is_written_since() {
+    for mode in [Mode::Sync, Mode::Inval, Mode::Async] {
+        let mut pair = Pair::of_list(mode);
+        let keys: Vec<_> = pair.keys_of(SlotId(0)).take(6).collect();
+        pair.pass(2_000);
+        for (n, key) in keys[..2].iter().enumerate() {
+            pair.set(0, key, "before", None).unwrap();
+            // The last is said, and the other end dies before it hears it.
+            pair.pass(u64::from(n == 0));
+        }
+        pair.set(0, &keys[2], "said to nobody", None).unwrap();
+        let lost = pair.say(0);
+        assert!(!lost.is_empty());
+        pair.restart(2);
+        pair.set(0, &keys[3], "meanwhile", None).unwrap();
+        pair.pass(300);
+        pair.set(0, &keys[4], "after", None).unwrap();
+        pair.pass(300);
+        for key in &keys[..5] {
+            assert!(pair.read(0, key).is_some());
+            assert_eq!(pair.read(1, key), pair.read(0, key), "{mode:?}");
+        }
+        let Counts { writes_open, lag_entries, out_of_sync, .. } = pair.ends[0].replicator.counts();
+        assert_eq!((writes_open, lag_entries, out_of_sync), (0, 0, 0), "{mode:?}");
+    }
+}
+
+#[test]
+fn what_waits_for_a_copy_that_begins_another_life_is_done_when_that_life_has_it() {
+    let mut pair = Pair::of_list(Mode::Sync);
+    let key = pair.key_of(SlotId(0));
+    pair.pass(2_000);
+    pair.set(0, &key, "pending", None).unwrap();
+    let lost = pair.say(0);
+    assert!(!lost.is_empty() && pair.read(0, &key).is_none());
+    pair.restart(2);
+    let heard = pair.say(0);
+    pair.hear(1, &heard);
+    let told = pair.say(1);
+    pair.hear(0, &told);
+    assert_eq!(pair.ends[0].replicator.counts().out_of_sync, 1, "it holds nothing yet");
+    let said = pair.say(0);
+    pair.hear(1, &said);
+    assert!(pair.read(1, &key).is_some() && pair.read(0, &key).is_none());
+    let told = pair.say(1);
+    pair.hear(0, &told);
+    assert_eq!(pair.read(1, &key), pair.read(0, &key));
+}
+
+#[test]
+fn a_flush_comes_to_a_copy_behind_what_was_said_before_and_ahead_of_what_is_written_after() {
+    for mode in [Mode::Inval, Mode::Async] {
+        let mut pair = Pair::new(2, mode);
+        let keys: Vec<_> = pair.keys_of(SlotId(0)).take(4).collect();
+        pair.pass(2_000);
+        pair.set(0, &keys[0], "old", None).unwrap();
+        pair.pass(10);
+        pair.follow(migrate::remove(&pair.ring, SlotId(1)));
+        pair.follow(migrate::bring_back(&pair.ring, SlotId(1), Incarnation(1)));
+        // The learner is told of it when the bulk is on its way, or not at all.
+        let bulk = pair.say(0);
+        pair.set(0, &keys[1], "on its way", None).unwrap();
+        for end in &mut pair.ends {
+            end.store.flush_all();
+        }
+        pair.ends[0].replicator.flushed();
+        pair.set(0, &keys[2], "new", None).unwrap();
+        pair.hear(1, &bulk);
+        assert!(pair.read(1, &keys[0]).is_some(), "{mode:?}: it comes late");
+        pair.pass(1_000);
+        for (key, is_there) in keys.iter().zip([false, false, true, false]) {
+            assert_eq!(pair.read(0, key).is_some(), is_there, "{mode:?}");
+            assert_eq!(pair.read(1, key), pair.read(0, key), "{mode:?}");
+        }
+        assert_eq!(pair.ends[0].replicator.counts().writes_open, 0);
+    }
+}
+
+#[test]
+fn a_write_that_waits_for_a_copy_comes_behind_a_flush() {
+    let mut pair = Pair::new(2, Mode::Sync);
+    let key = pair.key_of(SlotId(0));
+    pair.pass(2_000);
+    pair.set(0, &key, "pending", None).unwrap();
+    let before = pair.say(0);
+    for end in &mut pair.ends {
+        end.store.flush_all();
+    }
+    pair.ends[0].replicator.flushed();
+    pair.hear(1, &before);
+    let told = pair.say(1);
+    pair.hear(0, &told);
+    assert_eq!(pair.read(0, &key), None, "the copy is to forget it once more");
+    pair.pass(100);
+    assert!(pair.read(0, &key).is_some());
+    assert_eq!(pair.read(1, &key), pair.read(0, &key));
+}
+
+#[test]
+fn flushes_while_a_copy_is_away_take_no_room_without_bound() {
+    let mut pair = Pair::new(2, Mode::Async);
+    let key = pair.key_of(SlotId(0));
+    pair.pass(2_000);
+    (0..40_000).for_each(|_| pair.ends[0].replicator.flushed());
+    pair.ends[0].replicator.check_invariants();
+    pair.set(0, &key, "after", None).unwrap();
+    pair.pass(1_000);
+    assert_eq!(pair.read(1, &key), pair.read(0, &key));
+}
+
+#[test]
+fn a_new_primary_forgets_what_the_one_before_says_behind_a_flush() {
+    let mut pair = Pair::new(2, Mode::Async);
+    let key = pair.key_of(SlotId(0));
+    pair.pass(2_000);
+    pair.set(0, &key, "old", None).unwrap();
+    let late = pair.say(0);
+    assert!(!late.is_empty());
+    // The role goes to the other one.
+    let mut next = migrate::next(&pair.ring).unwrap();
+    let partition = partition_of(hash_key(&key));
+    let place = pair.ring.owners(partition).iter().position(|&slot| slot == SlotId(1)).unwrap();
+    next.replication.as_mut().unwrap().roles.set(partition, place);
+    pair.follow(Some(next));
+    for end in &mut pair.ends {
+        end.store.flush_all();
+        end.replicator.flushed();
+    }
+    pair.hear(1, &late);
+    assert!(pair.read(1, &key).is_some());
+    pair.pass(5_000);
+    assert_eq!((pair.read(0, &key), pair.read(1, &key)), (None, None));
 }
