@@ -163,6 +163,8 @@ pub enum Event {
     RingDiffers,
     /// A message about copies is [`Link::body`].
     Replica,
+    /// A message about hot keys is [`Link::body`].
+    Grants,
 }
 
 /// No credit for a request now: nothing was sent.
@@ -521,7 +523,13 @@ impl Link {
         self.output.append_message(Header::new(Kind::Replica, self.epoch), message);
     }
 
-    /// The last event was a message about copies that is none.
+    /// Gathers a message about hot keys, while up: either side, behind what it said before.
+    pub(crate) fn send_grants(&mut self, message: &[u8]) {
+        assert!(self.is_up(), "messages go out on links that are up");
+        self.output.append_message(Header::new(Kind::Grants, self.epoch), message);
+    }
+
+    /// The last event was a message that is none.
     pub(crate) fn refuse_message(&mut self) {
         self.close(CloseReason::Message);
     }
@@ -688,6 +696,7 @@ impl Link {
             (Kind::RingWanted, _) => Ok(Some(Event::RingWanted(Epoch(header.opaque)))),
             (Kind::RingDocument, _) => Ok(Some(Event::RingDocument)),
             (Kind::Replica, Side::Acceptor) => Ok(Some(Event::Replica)),
+            (Kind::Grants, _) => Ok(Some(Event::Grants)),
             (Kind::Request, Side::Acceptor) => self.take_request(header),
             (Kind::Response, Side::Dialler) => {
                 let status = Status::of(header.detail).ok_or(CloseReason::Message)?;

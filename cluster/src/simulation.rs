@@ -499,7 +499,7 @@ impl World {
                 self.execute(index, &request);
                 self.answer(place, None);
             }
-            Effect::Replica { .. } => unreachable!("one copy is all there is"),
+            Effect::Replica { .. } | Effect::Grants { .. } => unreachable!("one copy is all there is"),
             Effect::RingDiffers { .. } => unreachable!("etcd gives one ring for each epoch"),
             Effect::RingReceived => {
                 let json = node.peers.body().to_vec();

@@ -69,10 +69,12 @@ pub enum Kind {
     RingDocument = 9,
     /// Dialler to acceptor: what the shards at both ends say about copies. [`crate::replica`] knows what it means.
     Replica = 10,
+    /// Copies of hot keys: offered, granted, called back. [`crate::grants`] knows what it means.
+    Grants = 11,
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Hello,
         Self::Challenge,
         Self::Proof,
@@ -83,6 +85,7 @@ impl Kind {
         Self::RingWanted,
         Self::RingDocument,
         Self::Replica,
+        Self::Grants,
     ];
 
     fn of(byte: u8) -> Option<Self> {
