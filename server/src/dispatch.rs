@@ -351,7 +351,10 @@ impl Dispatcher {
     fn may_wait_for_others(&self, client: &Connection, rest: &[u8]) -> bool {
         let Some(links) = &self.cluster else { return false };
         let owed = client.outbox.waiting();
-        owed > 0 && (client.lines.expect_much(owed + 1) || self.executor.replicates())
+        owed > 0
+            && (client.lines.expect_much(owed + 1)
+                || self.executor.replicates()
+                || self.executor.is_guarded())
             || !links.has_room_for_any(rest.len())
     }
 
@@ -378,7 +381,8 @@ impl Dispatcher {
     fn must_wait_for_copies(&self, client: &Connection, step: &Step<'_>) -> bool {
         let Step::Request { request, .. } = step else { return false };
         let is_flush = matches!(request.command, Command::FlushAll { .. });
-        is_flush && self.executor.replicates() && client.outbox.waiting() > 0
+        let may_wait = self.executor.replicates() || self.executor.is_guarded();
+        is_flush && may_wait && client.outbox.waiting() > 0
     }
 
     /// Decides who executes a request: this shard, its owner, or all.
@@ -388,7 +392,7 @@ impl Dispatcher {
                 Owner::Shard(owner) => owner,
                 Owner::Elsewhere(hash) => return self.forward(client, request, raw, hash),
             };
-            if owner == self.shards.me && self.executor.replicates() {
+            if owner == self.shards.me && self.executor.asks_others(request) {
                 self.execute_copied(client, request);
             } else if owner == self.shards.me {
                 let connection = self.shards.connection_number(owner, client.id.slot);
@@ -683,6 +687,7 @@ impl Dispatcher {
         let logs = self.executor.log_capacity_bytes();
         let links = self.cluster.as_ref().map_or(0, |links| links.buffer_bytes());
         let waiting = self.executor.replication.as_ref().map_or(0, |replication| replication.buffer_bytes());
+        let front = self.executor.front.as_ref().map_or(0, |front| front.buffer_bytes());
         let fences = self.executor.shard().fence_bytes();
         let locks = self.node.locks.as_ref().map_or(0, |locks| locks.counts.bytes.load(Ordering::Relaxed));
         let locks = locks / usize::from(self.shards.count);
@@ -692,6 +697,7 @@ impl Dispatcher {
             + self.post.capacity_bytes()
             + links
             + waiting
+            + front
             + fences
             + locks;
         let bench = self.executor.replication.as_ref().map_or(0, |replication| replication.bench_bytes());

@@ -2,7 +2,7 @@
 //! time, and they need no step of the parser each. Everything else goes through `dispatch.rs`, one by one.
 
 use slabring_engine::WARM_KEYS_MAX;
-use slabring_protocol::{KEY_SIZE_MAX, KeysTaken, Plain, PlainTaken, Request};
+use slabring_protocol::{KEY_SIZE_MAX, KeysTaken, Plain, PlainTaken, PlainWork, Request};
 
 use crate::batch::ReturnAddress;
 use crate::cluster::links::Owner;
@@ -55,7 +55,8 @@ impl Dispatcher {
 
     /// Executes some more requests that are plain, if nothing about them is special. Returns their bytes.
     pub fn execute_plain(&mut self, client: &mut Connection, rest: &[u8]) -> Option<usize> {
-        if !Plain::may_begin(rest) || self.executor.replicates() || !self.may_get_freely(client) {
+        let waits = self.executor.replicates() || self.executor.has_parked();
+        if !Plain::may_begin(rest) || waits || !self.may_get_freely(client) {
             return None;
         }
         let mut requests = [Plain::NONE; WARM_KEYS_MAX];
@@ -114,6 +115,9 @@ impl Dispatcher {
     /// Fills in whose the keys are. Returns how many, up to the first that is another node's, or of another shard in a cluster.
     fn find_owners(&self, requests: &[Plain<'_>], owners: &mut [ShardId; WARM_KEYS_MAX]) -> usize {
         for (count, (plain, place)) in requests.iter().zip(owners).enumerate() {
+            if self.executor.is_guarded() && plain.work != PlainWork::Get {
+                return count;
+            }
             match self.owner_of_key(plain.key) {
                 // A reply that waits for copies comes without the end of its line.
                 Owner::Shard(owner) if owner == self.shards.me || self.cluster.is_none() => *place = owner,

@@ -92,6 +92,8 @@ struct Line {
 pub struct Lines {
     lines: VecDeque<Line>,
     first: u64,
+    /// The last request that was sent to another node for a key of which there may be a copy here.
+    pub behind: Option<Ticket>,
     /// The client wants to be told where a key of another node is.
     pub redirects: bool,
     /// What the next reply of another node may have, from what the last ones had.
@@ -100,7 +102,13 @@ pub struct Lines {
 
 impl Default for Lines {
     fn default() -> Self {
-        Self { lines: VecDeque::new(), first: 0, redirects: false, reply_bytes_expected: REPLY_BYTES_FIRST }
+        Self {
+            lines: VecDeque::new(),
+            first: 0,
+            behind: None,
+            redirects: false,
+            reply_bytes_expected: REPLY_BYTES_FIRST,
+        }
     }
 }
 
@@ -181,8 +189,12 @@ impl Dispatcher {
     /// Sends a request to the node that owns its key, or says at once that it cannot.
     pub fn forward(&mut self, client: &mut Connection, request: &Request<'_>, raw: &[u8], hash: u64) {
         assert!(self.cluster.is_some(), "who stands alone owns every key");
+        if !client.lines.redirects && self.answer_from_copy(client, request) {
+            return;
+        }
         let is_part = is_part_of_line(request);
         let place = Place::keep(client, request);
+        self.note_sent_away(client, request, place.to.ticket);
         if client.lines.redirects && request.dialect == Dialect::Text {
             return self.redirect(client, place, hash);
         }
