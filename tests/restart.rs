@@ -438,6 +438,8 @@ fn whichever_bits_change_it_starts_and_no_key_has_a_wrong_value() {
 fn a_file_that_cannot_be_used_is_named_with_the_reason() {
     let place = Place::new();
     let server = place.start(&["-t", "2"]);
+    // It listens before it takes the file.
+    server.connect().set("it", "serves");
     let refusal = place.refusal();
     assert!(refusal.contains("items: a running process keeps its items there"), "{refusal}");
     server.connect().set("still", "here");

@@ -70,7 +70,7 @@ value was wrong, 2 for a bad option.";
     args_override_self = true
 )]
 pub(crate) struct Args {
-    /// The servers: HOST:PORT, or the path of a Unix socket
+    /// The servers: HOST, HOST:PORT, or the path of a Unix socket
     #[arg(value_name = "ADDR", default_value = "127.0.0.1:11211")]
     pub(crate) addresses: Vec<String>,
 

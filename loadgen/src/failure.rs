@@ -9,7 +9,7 @@ use slabring_reactor::backend::Refusal;
 /// Why there is no result.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    #[error("cannot find {address}: {error}; give HOST:PORT or the path of a Unix socket")]
+    #[error("cannot find {address}: {error}; give HOST, HOST:PORT or the path of a Unix socket")]
     Unresolved { address: String, error: io::Error },
     #[error("cannot connect to {address}: {error}; start the server or give its address as HOST:PORT")]
     Connect { address: String, error: io::Error },

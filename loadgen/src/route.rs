@@ -4,11 +4,12 @@
 use std::sync::Arc;
 
 use clap::ValueEnum;
-use slabring_client::{Distribution, Endpoint, Placement};
+use slabring_client::{Distribution, Placement};
 use slabring_cluster::placement::{PARTITION_COUNT, PartitionId, hash_key, partition_of, shard_of};
 use slabring_cluster::ring::Ring;
 
 use crate::failure::Failure;
+use crate::target::endpoint;
 
 /// How keys are spread over servers.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
@@ -69,15 +70,6 @@ impl Route {
     pub(crate) fn is_one(&self) -> bool {
         matches!(self, Self::One)
     }
-}
-
-fn endpoint(name: &str) -> Result<Endpoint, Failure> {
-    if name.contains('/') {
-        return Ok(Endpoint::unix(name));
-    }
-    let unresolved =
-        |error| Failure::Unresolved { address: name.into(), error: std::io::Error::other(error) };
-    name.parse().map_err(unresolved)
 }
 
 /// Where one partition's keys are.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
+use slabring_client::Endpoint;
 use slabring_protocol::client::{self, binary};
 
 use crate::failure::{Failure, excerpt};
@@ -59,6 +60,15 @@ impl fmt::Debug for Login {
     }
 }
 
+/// What an address of the command line names: unlike the client library's, any text with a slash is a path.
+pub(crate) fn endpoint(text: &str) -> Result<Endpoint, Failure> {
+    if text.contains('/') {
+        return Ok(Endpoint::unix(text));
+    }
+    let unresolved = |error| Failure::Unresolved { address: text.into(), error: io::Error::other(error) };
+    text.parse().map_err(unresolved)
+}
+
 /// A socket that is ready for requests.
 pub(crate) struct Socket {
     pub(crate) stream: OwnedFd,
@@ -66,16 +76,15 @@ pub(crate) struct Socket {
 }
 
 impl Target {
-    /// Reads HOST:PORT, or a path, known by its slash.
-    pub(crate) fn resolve(address: &str) -> Result<Self, Failure> {
-        if address.contains('/') {
-            return Ok(Self::Unix(address.into()));
-        }
-        let unresolved = |error| Failure::Unresolved { address: address.into(), error };
-        let first = address.to_socket_addrs().map_err(unresolved)?.next();
-        let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']).into();
-        match first {
-            Some(address) => Ok(Self::Tcp { address, host }),
+    /// Reads HOST, HOST:PORT, or a path, known by its slash.
+    pub(crate) fn resolve(text: &str) -> Result<Self, Failure> {
+        let (host, port) = match endpoint(text)? {
+            Endpoint::Unix(path) => return Ok(Self::Unix(path.to_path_buf())),
+            Endpoint::Tcp { host, port } => (host, port),
+        };
+        let unresolved = |error| Failure::Unresolved { address: text.into(), error };
+        match (&*host, port).to_socket_addrs().map_err(unresolved)?.next() {
+            Some(address) => Ok(Self::Tcp { address, host: host.to_string() }),
             None => Err(unresolved(io::Error::other("the name has no address"))),
         }
     }
@@ -196,10 +205,16 @@ mod tests {
     const PLAIN: Access = Access { protocol: Protocol::Text, tls: None, login: None };
 
     #[test]
-    fn a_slash_makes_it_a_path_and_anything_else_needs_a_port() {
+    fn a_slash_makes_it_a_path_and_who_names_no_port_means_the_usual_one() {
         assert_eq!(Target::resolve("./m.sock").unwrap(), Target::Unix("./m.sock".into()));
-        assert_eq!(Target::resolve("127.0.0.1:99").unwrap().to_string(), "127.0.0.1:99");
-        assert!(matches!(Target::resolve("127.0.0.1"), Err(Failure::Unresolved { .. })));
+        for (text, shown) in
+            [("127.0.0.1:99", "127.0.0.1:99"), ("127.0.0.1", "127.0.0.1:11211"), ("[::1]", "[::1]:11211")]
+        {
+            assert_eq!(Target::resolve(text).unwrap().to_string(), shown);
+        }
+        for text in ["", "127.0.0.1:x", "::1", "a b"] {
+            assert!(matches!(Target::resolve(text), Err(Failure::Unresolved { .. })), "{text}");
+        }
     }
 
     #[test]

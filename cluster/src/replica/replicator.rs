@@ -37,8 +37,8 @@ const ISOLATED_AFTER: Micros = Micros::from_millis(3_000);
 /// A member that was to be heard of and was not for so long is called silent. Sources speak five times in a second.
 const SILENT_AFTER: Micros = Micros::from_millis(1_500);
 
-/// Items of a partition that nobody holds live no longer.
-const GUTTER_TTL_MAX: Micros = Micros::from_millis(10_000);
+/// Items of a partition that nobody holds live no longer: ten seconds are promised, and who counts seconds may be a second late.
+const GUTTER_TTL_MAX: Micros = Micros::from_millis(9_000);
 
 /// Clients are given up on this often.
 const GIVE_UP_EVERY: Micros = Micros::from_millis(5);

@@ -9,7 +9,7 @@ use slabring_cluster::ring::{Mode, Ring, RingDocument, SlotEntry, ZONE_BYTES_MAX
 use slabring_cluster::table::Weight;
 
 use super::listen::Listen;
-use super::sources::Given;
+use super::sources::{Given, Origin};
 use super::{EXIT_USAGE, Refused};
 use slabring_etcd::EtcdAccess;
 
@@ -88,7 +88,10 @@ impl Given {
         listen: &[Listen],
         threads: u16,
     ) -> Result<Option<ClusterSettings>, Refused> {
-        // An empty list is none.
+        if let Some(id) = ["peers", "etcd"].into_iter().find(|id| self.is_left_empty(id)) {
+            return self.misuse(id, "names nobody; without it the node would stand alone");
+        }
+        // In a file, an empty list is none.
         let says = |id: &&str| match *id {
             "peers" => words(&self.arguments.peers).next().is_some(),
             "etcd" => words(&self.arguments.etcd).next().is_some(),
@@ -163,6 +166,15 @@ impl Given {
             Some(_) => Mode::Inval,
         };
         Ok((replicas, mode))
+    }
+
+    /// Whether a list was given without anything in it, most likely by a variable that is not set.
+    fn is_left_empty(&self, id: &str) -> bool {
+        let is_empty = match id {
+            "peers" => words(&self.arguments.peers).next().is_none(),
+            _ => words(&self.arguments.etcd).next().is_none(),
+        };
+        is_empty && matches!(self.origin(id), Origin::Flag | Origin::Variable(_))
     }
 
     fn stands_alone(&self) -> Result<Option<ClusterSettings>, Refused> {

@@ -360,6 +360,8 @@ fn a_node_behind_a_gate_says_where_the_gate_is() {
 fn cluster_options_that_cannot_work_are_refused_with_what_to_do() {
     for (arguments, word) in [
         ("--node-id a", "needs --cluster, --peers or --etcd"),
+        ("--peers=", "names nobody"),
+        ("--etcd= --peer-listen 127.0.0.1:7", "names nobody"),
         ("--peers 127.0.0.1:7 --etcd http://a:1", "one of them says who the nodes are"),
         ("--peers 127.0.0.1", "HOST:PORT"),
         ("--peers 127.0.0.2:7,127.0.0.3:7", "give --node-id or --peer-listen"),
