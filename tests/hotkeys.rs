@@ -81,7 +81,7 @@ fn read_on(
     let mut round = seed;
     while !is_over.load(Ordering::SeqCst) {
         round += 1;
-        let is_hot = |n: usize| n % 5 != 0;
+        let is_hot = |n: usize| !n.is_multiple_of(5);
         let request = |n| match is_hot(n) {
             true if n % 2 == 0 => format!("get {KEY}\r\n"),
             true => format!("mg {KEY} v c\r\n"),

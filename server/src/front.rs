@@ -9,7 +9,7 @@ use slabring_cluster::names::NodeId;
 use slabring_cluster::peers::LinkId;
 use slabring_cluster::placement::{PartitionId, hash_key};
 use slabring_cluster::ring::partitions::PartitionSet;
-use slabring_cluster::ring::{Epoch, Ring};
+use slabring_cluster::ring::{Epoch, Ring, SlotEntry};
 use slabring_cluster::time::Micros;
 use slabring_engine::{Expiry, Item, Seconds};
 use slabring_protocol::reply::{self, Hit, MetaItem, MetaWin};
@@ -398,19 +398,21 @@ impl Dispatcher {
     }
 }
 
-/// The partitions of `node` by `ring` whose owners before are not there any more: what they granted nobody can call back. The others
-/// follow the ring too, when nothing is read of what they granted.
+/// The partitions of `node` by `ring` whose owners before do not say when nothing is read of what they granted: they are gone, or the ring
+/// keeps no copies, or owned them by a ring that this node did not see.
 pub fn inherited(before: &Ring, ring: &Ring, node: &NodeId) -> PartitionSet {
     let mut inherited = PartitionSet::default();
     let Some(me) = ring.slot_of(node) else { return inherited };
-    let is_gone = |partition| {
-        let owner = before.primary(partition);
-        let (was, is) = (before.slot(owner), ring.find_slot(owner));
-        is.is_none_or(|is| is.node != was.node || is.incarnation != was.incarnation || !is.state.serves())
+    let has_gap = before.epoch().next() != Some(ring.epoch());
+    let says_when_done = |owner: &SlotEntry| {
+        let is = ring.slot_of(&owner.node).map(|slot| ring.slot(slot));
+        let is_there = is.is_some_and(|is| is.incarnation == owner.incarnation && is.state.serves());
+        is_there && (owner.node == *node || ring.document().is_replicated())
     };
-    let mine = PartitionId::all().filter(|&partition| ring.primary(partition) == me);
-    for partition in mine.filter(|&partition| is_gone(partition)) {
-        inherited.insert(partition);
+    for partition in PartitionId::all().filter(|&partition| ring.primary(partition) == me) {
+        if has_gap || !says_when_done(before.slot(before.primary(partition))) {
+            inherited.insert(partition);
+        }
     }
     inherited
 }
@@ -471,16 +473,20 @@ mod tests {
     }
 
     #[test]
-    fn only_what_nobody_is_left_to_ask_about_is_inherited() {
+    fn what_nobody_is_left_to_ask_about_is_inherited() {
         let before = ring(1, &[("a", 256), ("b", 256)]);
         let me = before.slot(before.primary(PartitionId::new(0))).node.clone();
         let (mine, other) = if me.0.as_str().starts_with('a') { ("a", "b") } else { ("b", "a") };
-        let count = |weights: &[(&str, u16)]| inherited(&before, &ring(2, weights), &me).len();
-        let half = count(&[(mine, 256)]);
+        let inherits = |epoch, weight| {
+            let mut nodes = [(mine, 256), (other, weight)];
+            nodes.sort_unstable();
+            inherited(&before, &ring(epoch, &nodes), &me).len()
+        };
+        let half = inherits(2, 0);
         assert!((PARTITION_COUNT / 3..PARTITION_COUNT * 2 / 3).contains(&half), "{half}");
-        let mut both = [(mine, 256), (other, 0)];
-        both.sort_unstable();
-        assert_eq!(count(&both), 0, "the other one follows this ring too");
+        assert_eq!(inherited(&before, &ring(2, &[(mine, 256)]), &me).len(), half);
+        assert_eq!(inherits(2, 256), 0, "what was ours is ours");
+        assert_eq!(inherits(3, 256), PARTITION_COUNT - half, "but for a ring that was not seen");
         assert_eq!(inherited_at_first(&before, &me).len(), 0, "nobody owned anything before");
         assert_eq!(inherited_at_first(&ring(2, &[(mine, 256)]), &me).len(), PARTITION_COUNT);
     }
