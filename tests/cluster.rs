@@ -93,6 +93,35 @@ fn a_line_of_keys_is_answered_in_its_order_from_all_nodes() {
     }
 }
 
+/// The owner executes gets together, and more of them than the link has room for replies.
+#[test]
+fn what_stands_behind_gets_of_large_values_does_not_overtake_them() {
+    const LARGE: usize = 300_000;
+    let place = Neighbourhood::new();
+    let ring = File::new(&place.ring(1, &FRONT[..2]));
+    let cluster = Cluster::start(place, 2, &["--cluster", ring.path()]);
+    for round in 0..5 {
+        let mut connection = cluster.nodes[0].connect();
+        let keys: Vec<_> = (0..10).map(|n| format!("round{round}key{n}")).collect();
+        keys.iter().for_each(|key| connection.set(key, vec![b'o'; LARGE]));
+        // A connection that has seen no large reply asks for all at once.
+        let mut connection = cluster.nodes[0].connect();
+        let gets: String = keys.iter().map(|key| format!("get {key}\r\n")).collect();
+        let sets: String = keys.iter().map(|key| format!("set {key} 0 0 3\r\nnew\r\n")).collect();
+        connection.send([&gets[..], &sets, &gets].concat()).unwrap();
+        for (value, kept) in [(vec![b'o'; LARGE], "old"), (b"new".to_vec(), "new")] {
+            for key in &keys {
+                assert_eq!(answer_line(&mut connection), format!("VALUE {key} 0 {}", value.len()), "{kept}");
+                assert!(connection.read_exact(value.len() + 2).unwrap().starts_with(&value), "{key}: {kept}");
+                assert_eq!(answer_line(&mut connection), "END");
+            }
+            if kept == "old" {
+                keys.iter().for_each(|_| assert_eq!(answer_line(&mut connection), "STORED"));
+            }
+        }
+    }
+}
+
 #[test]
 fn flush_all_through_one_node_empties_all() {
     for threads in ["1", "2"] {

@@ -6,60 +6,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use slabring_cluster::ring::{NodeState, RingDocument};
-use slabring_tests::cluster::{Cluster, Neighbourhood};
-use slabring_tests::coordinated::read;
-use slabring_tests::etcd::Etcd;
-use slabring_tests::{Connection, Server, wait_until};
+use slabring_tests::cluster::Cluster;
+use slabring_tests::coordinated::{Coordinated, has_one_down, read};
+use slabring_tests::{Connection, wait_until};
 
 const NODES: u8 = 3;
 /// Keys that each node is primary of some of.
 const KEYS: usize = 300;
+/// Keys of two kinds that were named under a fence, and which.
+const FENCED_KEYS: usize = 20;
+const FENCE: u64 = 1_000;
+/// Lines in which a tracker has heard of a new ring.
+const PINGS_MAX: usize = 30;
 /// The killed node's keys are answered within this time: a second and a half of silence, a step of the conductor, and air, because the
 /// machine may be compiling too.
 const FAIL_OVER_MAX: Duration = Duration::from_secs(10);
-/// Time for what takes a cluster longer: moving a third of everything, say.
+/// Time until nothing is refused any more.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-
-fn start(place: Neighbourhood, number: u8, etcd: &Etcd, args: &[&str]) -> Server {
-    let (url, peer) = (etcd.url(), place.peer(number).to_string());
-    let all = [&["--etcd", &url, "--peer-listen", &peer], args].concat();
-    Server::start_on(place.client(number), &all).expect("a node starts")
-}
-
-/// Nodes of which each has its place and what belongs there.
-fn start_all(place: Neighbourhood, etcd: &Etcd, args: &[&str]) -> Cluster {
-    let nodes = (1..=NODES).map(|number| start(place, number, etcd, args)).collect();
-    let cluster = Cluster { nodes, place };
-    wait_until("rest", || is_settled(&cluster));
-    cluster
-}
-
-fn ring(node: &Server) -> Option<RingDocument> {
-    let mut connection = node.connect();
-    let head = connection.command("config get ring");
-    let length: usize = head.strip_prefix("CONFIG ring 0 ")?.parse().expect("a length");
-    let document = connection.read_exact(length).expect("a document");
-    Some(RingDocument::from_json(&document).expect("a good one"))
-}
-
-/// Whether all nodes that run follow one ring, in which all are up and nothing moves.
-fn is_settled(cluster: &Cluster) -> bool {
-    let rings: Vec<_> = cluster.nodes.iter().map(ring).collect();
-    let is_good = |ring: &RingDocument| {
-        let up = ring.slots.iter().filter(|slot| slot.state == NodeState::Up).count();
-        let moves = ring.replication.as_ref().is_some_and(|replication| replication.movement.is_some());
-        up == cluster.nodes.len() && !moves
-    };
-    rings[0].as_ref().is_some_and(is_good) && rings.windows(2).all(|pair| pair[0] == pair[1])
-}
-
-fn has_one_down(node: &Server) -> bool {
-    ring(node).is_some_and(|ring| ring.slots.iter().any(|slot| slot.state == NodeState::Down))
-}
 
 fn sum(cluster: &Cluster, name: &str) -> u64 {
     cluster.nodes.iter().map(|node| node.connect().stat(name)).sum()
@@ -86,6 +50,23 @@ fn read_all(connection: &mut Connection) -> Vec<Option<u64>> {
     }
 }
 
+/// Names fences for keys without items: by deletions, and by writes that fail.
+fn name_fences(connection: &mut Connection) {
+    for n in 0..FENCED_KEYS {
+        wait_until("a fence", || connection.command(&format!("md deleted{n} Y{FENCE}")) == "NF");
+        assert_eq!(connection.command(&format!("ms failed{n} 1 MR Y{FENCE}\r\nx")), "NS");
+    }
+}
+
+/// Nobody who serves a key now accepts less than who served it before.
+fn check_fences(connection: &mut Connection, mode: &str) {
+    for key in (0..FENCED_KEYS).flat_map(|n| [format!("deleted{n}"), format!("failed{n}")]) {
+        let answer = connection.command(&format!("ms {key} 1 Y{}\r\nx", FENCE - 1));
+        assert_eq!(answer, "EX", "{mode}: {key}");
+        assert_eq!(connection.command(&format!("md {key} Y{FENCE}")), "NF", "{mode}: {key}");
+    }
+}
+
 /// Writes rising numbers to the keys that have `every` as divisor, in turn, until that is 0. Gives the last number of each key that was
 /// acknowledged, and the last of all.
 fn write_on(mut connection: Connection, every: Arc<AtomicUsize>) -> JoinHandle<(Vec<u64>, u64)> {
@@ -106,33 +87,27 @@ fn write_on(mut connection: Connection, every: Arc<AtomicUsize>) -> JoinHandle<(
     })
 }
 
-/// An operator's wish for a node.
-fn wish(etcd: &Etcd, place: Neighbourhood, number: u8, wish: &str) {
-    let key = BASE64_STANDARD.encode(format!("/slabring/slabring/wish/{}", place.peer(number)));
-    let value = BASE64_STANDARD.encode(wish);
-    etcd.post("/v3/kv/put", &format!(r#"{{"key":"{key}","value":"{value}"}}"#));
-}
-
 fn check(mode: &str, threads: &str) {
-    let place = Neighbourhood::new();
-    let Some(etcd) = Etcd::start(place) else { return };
     let args = ["--replicas", "2", "--replication", mode, "-t", threads];
-    let mut cluster = start_all(place, &etcd, &args);
-    let mut front = cluster.nodes[0].connect();
+    let Some(mut nodes) = Coordinated::start(NODES, &args) else { return };
+    let mut front = nodes.cluster.nodes[0].connect();
     for key in 0..KEYS {
         wait_until("a write", || front.command(&format!("set key{key} 0 0 1\r\n0")) == "STORED");
     }
-    wait_for_copies(&cluster);
+    name_fences(&mut front);
+    wait_for_copies(&nodes.cluster);
 
+    let mut tracker = nodes.cluster.nodes[1].connect();
+    assert!(tracker.command("track on").starts_with("TRACKING "));
     let every = Arc::new(AtomicUsize::new(1));
-    let writer = write_on(cluster.nodes[0].connect(), Arc::clone(&every));
+    let writer = write_on(nodes.cluster.nodes[0].connect(), Arc::clone(&every));
     std::thread::sleep(Duration::from_millis(300));
     let killed = Instant::now();
-    drop(cluster.nodes.pop());
+    nodes.kill(2);
     // What was lost is seen where nothing is written from now on.
     every.store(2, Ordering::Relaxed);
-    let mut other = cluster.nodes[1].connect();
-    wait_until("a ring without it", || has_one_down(&cluster.nodes[1]));
+    let mut other = nodes.cluster.nodes[1].connect();
+    wait_until("a ring without it", || has_one_down(&nodes.cluster.nodes[1]));
     let noticed = killed.elapsed();
     read_all(&mut other);
     let took = killed.elapsed();
@@ -152,17 +127,21 @@ fn check(mode: &str, threads: &str) {
         assert!(mode != "sync" || found >= *acknowledged, "key{key} is {found} after {acknowledged}");
     }
 
-    cluster.nodes.push(start(place, NODES, &etcd, &args));
-    wait_until("the return", || is_settled(&cluster));
-    wait_for_copies(&cluster);
-    let mut returned = cluster.nodes[2].connect();
+    check_fences(&mut other, mode);
+    let told = (0..PINGS_MAX).any(|_| tracker.read_line().expect("a tracker is told").starts_with(b"IF "));
+    assert!(told, "whose copies may be of another owner's keys is told");
+    nodes.start_node(NODES);
+    wait_until("the return", || nodes.is_settled());
+    wait_for_copies(&nodes.cluster);
+    let mut returned = nodes.cluster.nodes[2].connect();
     assert_eq!(read_all(&mut returned), found, "{mode}: after the return");
 
     // It has everything that it should: another may go.
-    wish(&etcd, place, 1, "\"down\"");
-    drop(cluster.nodes.remove(0));
-    wait_until("a ring without it", || has_one_down(&cluster.nodes[1]));
+    nodes.wish(1, "\"down\"");
+    drop(nodes.cluster.nodes.remove(0));
+    wait_until("a ring without it", || has_one_down(&nodes.cluster.nodes[1]));
     assert_eq!(read_all(&mut returned), found, "{mode}: after another one's end");
+    check_fences(&mut returned, mode);
 }
 
 #[test]

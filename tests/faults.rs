@@ -253,7 +253,7 @@ fn play(what: Trouble, mode: Mode, replicas: u8, seed: u64) -> Option<Findings> 
     stage.wait_for_copies();
 
     let victim = u8::try_from(seed % u64::from(NODES)).expect("it is small") + 1;
-    let before = stage.ring(victim).expect("it follows one");
+    let before = stage.told_ring(victim);
     let crew = Crew::begin(&nodes, &habits, clock, seed);
     let begun_at = crew.now();
     thread::sleep(CALM);
@@ -266,7 +266,7 @@ fn play(what: Trouble, mode: Mode, replicas: u8, seed: u64) -> Option<Findings> 
         wait_until("an answer", || keeper.look(key));
     }
     events.append(&mut keeper.events);
-    let after = stage.ring(victim).expect("it follows one");
+    let after = stage.told_ring(victim);
     let was_disturbed = is_disturbed(&before, &after, (what == Drain).then_some(victim));
     let (was_split, may_evict) = (what.splits(), what == JoinFull);
     let course = Course { mode, was_disturbed, was_split, may_evict, begun_at, whole_at };

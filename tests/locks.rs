@@ -4,9 +4,10 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use slabring_client::{AsyncClient, Client, Fenced, LockOptions, Options, Servers, Ttl, Wire};
+use slabring_client::{AsyncClient, Client, Fenced, LockKind, LockOptions, Options, Servers, Ttl, Wire};
 use slabring_tests::cluster::{Cluster, File};
-use slabring_tests::{Connection, Server, Signal};
+use slabring_tests::coordinated::Coordinated;
+use slabring_tests::{Connection, Server, Signal, wait_until};
 
 /// Time for any single step, long because the machine may be compiling too.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -34,12 +35,13 @@ fn a_holder_that_was_paused_beyond_its_time_writes_nothing_any_more() {
     for (threads, wire) in [("1", Wire::Text), ("2", Wire::Meta)] {
         let server = Server::start(&["-t", threads]).unwrap();
         let [first, second] = [(); 2].map(|()| client(&server, wire));
-        let short = LockOptions { ttl: Duration::from_secs(1), wait: Duration::ZERO };
-        let held = first.lock("lock", &short).unwrap().unwrap();
+        let options = LockOptions { ttl: Duration::from_secs(60), ..LockOptions::default() };
+        let held = first.lock("lock", &options).unwrap().unwrap();
         assert_eq!(first.set_fenced("k", "1", Ttl::Never, held.fence()).unwrap(), Fenced::Done);
-        assert_eq!(second.lock("lock", &short).unwrap(), None);
-        // The first is paused here; the second waits for the end of its lock.
-        let patient = LockOptions { ttl: Duration::from_secs(60), wait: PATIENCE };
+        assert_eq!(second.lock("lock", &options).unwrap(), None);
+        // The first is paused here, until nearly the end of its lock; the second waits for it.
+        assert_eq!(server.connect().command("touch lock 1"), "TOUCHED");
+        let patient = LockOptions { wait: PATIENCE, ..options };
         let next = second.lock("lock", &patient).unwrap().expect("a lock ends");
         assert!(next.fence() > held.fence());
         assert_eq!(second.set_fenced("k", "2", Ttl::Never, next.fence()).unwrap(), Fenced::Done);
@@ -53,22 +55,37 @@ fn a_holder_that_was_paused_beyond_its_time_writes_nothing_any_more() {
     }
 }
 
+/// Long enough that a machine may stand still for a while.
+const RENEWED: LockOptions =
+    LockOptions { ttl: Duration::from_secs(6), wait: Duration::ZERO, kind: LockKind::Item };
+
+/// Waits until the time that is left to `lock` has become more.
+fn wait_for_renewal(connection: &mut Connection) {
+    let mut least = u64::MAX;
+    wait_until("a renewal", || {
+        let answer = connection.command("mg lock t");
+        let left = answer.strip_prefix("HD t").and_then(|left| left.parse().ok());
+        let left = left.unwrap_or_else(|| panic!("{answer}"));
+        let is_renewed = left > least;
+        least = least.min(left);
+        is_renewed
+    });
+}
+
 #[test]
 fn a_lock_that_is_renewed_is_held_under_the_same_fence() {
     let server = Server::start(&["-t", "2"]).unwrap();
     let [first, second] = [(); 2].map(|()| client(&server, Wire::Meta));
-    let short = LockOptions { ttl: Duration::from_secs(2), wait: Duration::ZERO };
-    let done = first.with_lock("lock", &short, |lock| {
-        let until = Instant::now() + Duration::from_secs(5);
-        while Instant::now() < until {
-            assert_eq!(second.lock("lock", &short).unwrap(), None);
+    let done = first.with_lock("lock", &RENEWED, |lock| {
+        for _ in 0..2 {
+            wait_for_renewal(&mut server.connect());
+            assert_eq!(second.lock("lock", &RENEWED).unwrap(), None);
             assert_eq!(first.set_fenced("k", "v", Ttl::Never, lock.fence()).unwrap(), Fenced::Done);
-            thread::sleep(Duration::from_millis(50));
         }
         lock.fence()
     });
     let fence = done.unwrap().expect("nobody else had it");
-    let next = second.lock("lock", &short).unwrap().expect("it was given up at once");
+    let next = second.lock("lock", &RENEWED).unwrap().expect("it was given up at once");
     assert!(next.fence() > fence);
 }
 
@@ -83,8 +100,11 @@ fn of_many_who_count_under_a_lock_none_is_lost() {
         for _ in 0..WORKERS {
             scope.spawn(|| {
                 for _ in 0..ROUNDS {
-                    let patient =
-                        LockOptions { ttl: Duration::from_secs(60), wait: Duration::from_secs(120) };
+                    let patient = LockOptions {
+                        ttl: Duration::from_secs(60),
+                        wait: Duration::from_secs(120),
+                        ..LockOptions::default()
+                    };
                     let lock = client.lock("lock", &patient).unwrap().expect("all give it up");
                     let count = client.get("count").unwrap().unwrap().value;
                     let count: u64 = String::from_utf8(count).unwrap().parse().unwrap();
@@ -106,14 +126,14 @@ fn tasks_lock_and_renew_as_threads_do() {
     runtime.block_on(async {
         let client = AsyncClient::new(&servers, options(Wire::Meta));
         let other = AsyncClient::new(&servers, options(Wire::Meta));
-        let short = LockOptions { ttl: Duration::from_secs(2), wait: Duration::ZERO };
         let work = async |lock: &slabring_client::Lock| {
-            tokio::time::sleep(Duration::from_secs(4)).await;
-            assert_eq!(other.lock("lock", &short).await, Ok(None));
+            let mut connection = server.connect();
+            tokio::task::spawn_blocking(move || wait_for_renewal(&mut connection)).await.unwrap();
+            assert_eq!(other.lock("lock", &RENEWED).await, Ok(None));
             client.set_fenced("k", "v", Ttl::Never, lock.fence()).await
         };
-        assert_eq!(client.with_lock("lock", &short, work).await, Ok(Some(Ok(Fenced::Done))));
-        let lock = other.lock("lock", &short).await.unwrap().expect("it was given up");
+        assert_eq!(client.with_lock("lock", &RENEWED, work).await, Ok(Some(Ok(Fenced::Done))));
+        let lock = other.lock("lock", &RENEWED).await.unwrap().expect("it was given up");
         assert_eq!(client.set_fenced("k", "v", Ttl::Never, 1).await, Ok(Fenced::Overtaken));
         assert_eq!(client.delete_fenced("k", lock.fence()).await, Ok(Fenced::Done));
     });
@@ -182,17 +202,28 @@ fn fence_of(answer: &str) -> u64 {
     fence.and_then(|fence| fence.parse().ok()).unwrap_or_else(|| panic!("{answer}"))
 }
 
+/// What a server says that ends at once; its port may be open for a moment.
+fn why_it_ends(args: &[&str]) -> String {
+    match Server::start(args) {
+        Err(error) => format!("{error:#}"),
+        Ok(mut server) => {
+            server.wait(PATIENCE).expect("it ends");
+            server.stderr()
+        }
+    }
+}
+
 #[test]
 fn without_a_file_for_its_fences_there_are_no_locks() {
     let server = Server::start(&["-t", "1"]).unwrap();
-    let refused = "SERVER_ERROR no locks here: lk needs a node that stands alone and --lock-file";
+    let refused = "SERVER_ERROR no locks here: lk needs --lock-file on a node that stands alone, or --etcd";
     assert_eq!(lk(&server, "l MA Sme"), refused);
     let file = File::new("");
-    let refused = Server::start(&["--lock-file", file.path(), "--peers", "127.0.0.1:1"]);
-    assert!(format!("{:#}", refused.err().unwrap()).contains("stands alone"));
+    let said = why_it_ends(&["--lock-file", file.path(), "--peers", "127.0.0.1:1"]);
+    assert!(said.contains("stands alone"), "{said}");
     file.write("no fences");
-    let refused = Server::start(&["--lock-file", file.path()]);
-    assert!(format!("{:#}", refused.err().unwrap()).contains("no file of fences"));
+    let said = why_it_ends(&["--lock-file", file.path()]);
+    assert!(said.contains("no file of fences"), "{said}");
 }
 
 #[test]
@@ -277,4 +308,135 @@ fn a_node_ends_while_clients_wait_for_locks() {
     server.signal(Signal::Terminate);
     assert!(waiting.read_line().unwrap().starts_with(b"NS F"));
     server.wait(Duration::from_secs(3)).expect("it does not wait for them");
+}
+
+#[test]
+fn nodes_keep_locks_together_whichever_is_asked() {
+    let Some(nodes) = Coordinated::start(2, &["-t", "2"]) else { return };
+    let [one, two] = [&nodes.cluster.nodes[0], &nodes.cluster.nodes[1]];
+    let answer = lk(one, "a/lock MA Ssession/one T60000 O7");
+    let fence = fence_of(&answer);
+    let left =
+        answer.strip_prefix(&format!("HD F{fence} t")).and_then(|rest| rest.strip_suffix(" Ssession/one O7"));
+    assert!(left.is_some_and(|left| (1..=60_000).contains(&left.parse().unwrap_or(0))), "{answer}");
+    // Asking again is safe, also elsewhere.
+    assert_eq!(fence_of(&lk(two, "a/lock MA Ssession/one T60000")), fence);
+    assert!(lk(two, "a/lock MA Stwo").starts_with(&format!("NS F{fence} t")));
+    assert!(lk(two, "a/lock MQ").ends_with(" Ssession/one"));
+    assert_eq!((lk(two, "a/lock MR Stwo").as_str(), lk(one, "a/lock MU Stwo").as_str()), ("EX", "EX"));
+    assert_eq!(fence_of(&lk(two, "a/lock MR Ssession/one T60000")), fence);
+    assert_eq!(lk(two, "a/lock MU Ssession/one O9"), "HD O9");
+    assert_eq!((lk(one, "a/lock MU Ssession/one").as_str(), lk(two, "a/lock MQ").as_str()), ("NF", "NF"));
+    assert!(fence_of(&lk(one, "other MA Ssession/one T1")) > fence, "fences rise over all locks");
+    wait_until("the end of its time", || lk(two, "other MQ") == "NF");
+    assert_eq!(lk(one, "other MR Ssession/one"), "NF");
+    // Whoever said something on one connection is heard in that order.
+    let mut connection = one.connect();
+    connection.send("lk l MA Sme\r\nlk l MU Sme\r\nlk l MQ\r\nmn\r\n").unwrap();
+    let mut read = || String::from_utf8(connection.read_line().unwrap()).unwrap();
+    assert!(fence_of(&read()) > fence);
+    assert_eq!([read(), read(), read()], ["HD", "NF", "MN"]);
+}
+
+fn waiting_at(node: &Server) -> u64 {
+    node.connect().stat("slabring_locks_waiting")
+}
+
+#[test]
+fn who_waits_at_any_node_gets_the_lock_in_the_order_of_coming_and_never_after_leaving() {
+    let Some(nodes) = Coordinated::start(2, &["-t", "1"]) else { return };
+    let node = |n: usize| &nodes.cluster.nodes[n % 2];
+    let first = fence_of(&lk(node(0), "l MA Szero T600000"));
+    let mut waiting: Vec<_> = (0..6)
+        .map(|n| {
+            let mut connection = node(n).connect();
+            connection.send(format!("lk l MA S{n} T600000 W60000\r\nmn\r\n")).unwrap();
+            wait_until("it is in the line", || waiting_at(node(n)) == n as u64 / 2 + 1);
+            connection
+        })
+        .collect();
+    assert!(lk(node(0), "l MA Snobody W200").starts_with(&format!("NS F{first} t")));
+    drop(waiting.remove(1));
+    wait_until("it waits no more", || waiting_at(node(1)) == 2);
+    // Asked again at another node, one keeps its place.
+    let mut again = node(1).connect();
+    again.send("lk l MA S2 T600000 W60000\r\n").unwrap();
+    wait_until("it is in the line", || waiting_at(node(1)) == 3);
+    let (mut holder, mut last) = ("zero".to_owned(), first);
+    for (connection, n) in waiting.iter_mut().zip([0, 2, 3, 4, 5]) {
+        assert_eq!(lk(node(n + 1), &format!("l MU S{holder}")), "HD");
+        let answer = String::from_utf8(connection.read_line().unwrap()).unwrap();
+        assert!(answer.ends_with(&format!(" S{n}")) && fence_of(&answer) > last, "{answer}");
+        assert_eq!(connection.read_line().unwrap(), b"MN");
+        if n == 2 {
+            assert!(again.read_line().unwrap().ends_with(b" S2"));
+        }
+        (holder, last) = (n.to_string(), fence_of(&answer));
+    }
+}
+
+#[test]
+fn a_lock_outlives_the_node_that_gave_it_and_a_dead_waiter_does_not_get_it() {
+    let Some(mut nodes) = Coordinated::start(2, &["-t", "1"]) else { return };
+    let fence = fence_of(&lk(&nodes.cluster.nodes[1], "long MA Sme T600000"));
+    let short = fence_of(&lk(&nodes.cluster.nodes[1], "short MA Sme T500"));
+    let mut dead = nodes.cluster.nodes[1].connect();
+    dead.send("lk short MA Sdead T60000 W1000\r\n").unwrap();
+    nodes.kill(1);
+    let node = &nodes.cluster.nodes[0];
+    assert!(lk(node, "long MA Sother").starts_with(&format!("NS F{fence} t")));
+    assert_eq!(fence_of(&lk(node, "long MA Sme T600000")), fence);
+    // Nobody ends it to the millisecond any more, but its lease does.
+    let answer = lk(node, "short MA Sother W60000");
+    assert!(fence_of(&answer) > short && answer.starts_with("HD"), "{answer}");
+}
+
+#[test]
+fn without_etcd_no_lock_is_given_and_the_keys_are_answered() {
+    let Some(mut nodes) = Coordinated::start(2, &["-t", "1"]) else { return };
+    let fence = fence_of(&lk(&nodes.cluster.nodes[0], "l MA Sme T600000"));
+    nodes.etcd.kill();
+    let node = &nodes.cluster.nodes[0];
+    let silent = "SERVER_ERROR the coordinator of the locks does not answer: it may be done";
+    assert_eq!(lk(node, "l MA Sme T600000"), silent);
+    node.connect().set("k", "v");
+    nodes.etcd.restart();
+    wait_until("an answer", || lk(node, "l MA Sme T600000") != silent);
+    assert_eq!(fence_of(&lk(node, "l MA Sme T600000")), fence);
+}
+
+#[test]
+fn the_client_library_locks_by_the_cluster_and_who_was_overtaken_writes_nothing() {
+    let Some(nodes) = Coordinated::start(2, &["-t", "1", "--replicas", "2", "--replication", "sync"]) else {
+        return;
+    };
+    let seeds: Vec<_> = nodes.cluster.nodes.iter().map(|node| node.address().to_string()).collect();
+    let servers = Servers::ring(seeds.iter().map(String::as_str)).unwrap();
+    let [first, second] = [(); 2].map(|()| Client::new(&servers, options(Wire::Meta)));
+    let once =
+        LockOptions { ttl: Duration::from_secs(600), kind: LockKind::Coordinated, ..LockOptions::default() };
+    let held = first.lock("cluster:lock", &once).unwrap().unwrap();
+    assert_eq!(second.lock("cluster:lock", &once).unwrap(), None);
+    // A node that is slow may be without its copies' grant for a moment.
+    let write = |client: &Client, value: &str, fence: u64| {
+        let mut outcome = None;
+        wait_until("a write", || {
+            outcome = client.set_fenced("k", value, Ttl::Never, fence).ok();
+            outcome.is_some()
+        });
+        outcome
+    };
+    assert_eq!(write(&first, "1", held.fence()), Some(Fenced::Done));
+    // The first is paused here, until its time is over.
+    let node = &nodes.cluster.nodes[0];
+    let answer = lk(node, "cluster:lock MQ");
+    let (_, session) = answer.split_once(" S").expect("somebody holds it");
+    assert_eq!(fence_of(&lk(node, &format!("cluster:lock MR S{session} T1"))), held.fence());
+    let patient = LockOptions { wait: PATIENCE, ..once };
+    let next = second.lock("cluster:lock", &patient).unwrap().expect("a lock ends");
+    assert!(next.fence() > held.fence());
+    assert_eq!(write(&second, "2", next.fence()), Some(Fenced::Done));
+    assert_eq!(write(&first, "3", held.fence()), Some(Fenced::Overtaken));
+    assert_eq!((first.renew_lock(&held), first.unlock(held)), (Ok(false), Ok(false)));
+    assert_eq!((second.renew_lock(&next), second.unlock(next)), (Ok(true), Ok(true)));
 }

@@ -18,7 +18,7 @@ pub(crate) struct Load {
     pub(crate) misses: u64,
     /// Of gets; none without a get.
     pub(crate) hit_ratio: Option<f64>,
-    errors: u64,
+    pub(crate) errors: u64,
     first_error: Option<String>,
     pub(crate) client_cpu_us_per_op: f64,
     pub(crate) client_cpu_share: f64,
@@ -44,10 +44,20 @@ impl Load {
     pub(crate) fn run(cpu: usize, words: &[String], measured: Duration) -> anyhow::Result<Self> {
         let (status, text) = Process::start_captured(cpu, words)?.output(PATIENCE + measured)?;
         ensure!(status.success(), "{} failed ({status}); is it built?", words.join(" "));
-        let load: Self = serde_json::from_str(&text).context("slabring-load is of another version")?;
+        let load = Self::read(&text)?;
         let first_error = load.first_error.as_deref().unwrap_or_default();
         ensure!(load.errors == 0, "{} errors, the first: {first_error}", load.errors);
         Ok(load)
+    }
+
+    /// Ends one that runs. What it measured until then, errors included.
+    pub(crate) fn end(running: Process) -> anyhow::Result<Self> {
+        running.interrupt()?;
+        Self::read(&running.output(PATIENCE)?.1)
+    }
+
+    fn read(text: &str) -> anyhow::Result<Self> {
+        serde_json::from_str(text).context("slabring-load is of another version")
     }
 }
 

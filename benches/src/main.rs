@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cluster;
 mod echo;
 mod hitratio;
 mod latency;
@@ -29,6 +30,7 @@ struct Args {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    Cluster(cluster::Args),
     Echo(echo::Args),
     Hitratio(hitratio::Args),
     Latency(latency::Args),
@@ -40,6 +42,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Args::parse().command {
+        Command::Cluster(args) => cluster::run(&args),
         Command::Echo(args) => echo::run(&args),
         Command::Hitratio(args) => hitratio::run(&args),
         Command::Latency(args) => latency::run(&args),

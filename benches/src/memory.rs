@@ -1,7 +1,7 @@
 //! How many items a budget holds and where every byte of it goes: the engine in this process, and whole servers.
 
 mod report;
-mod wire;
+pub(crate) mod wire;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -70,7 +70,7 @@ pub(crate) struct Args {
 
 /// Bytes in every key and in every value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Shape {
+pub(crate) struct Shape {
     key_bytes: usize,
     value_bytes: usize,
 }

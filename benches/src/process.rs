@@ -104,6 +104,14 @@ impl Process {
         Ok(ticks * TICK_US)
     }
 
+    /// Asks it to end, as Ctrl-C does.
+    pub(crate) fn interrupt(&self) -> anyhow::Result<()> {
+        let id = self.child.id().to_string();
+        let status = Command::new("kill").args(["-INT", &id]).status().context("cannot run kill")?;
+        ensure!(status.success(), "{} has ended", self.name);
+        Ok(())
+    }
+
     /// What it occupies in memory, in bytes.
     pub(crate) fn resident_bytes(&self) -> anyhow::Result<u64> {
         machine::resident_bytes(&self.child.id().to_string())

@@ -130,6 +130,7 @@ fn meta_reply(
         MetaVerb::Set => &[Done, NotStored, Exists, NotFound],
         MetaVerb::Delete => &[Done, NotFound, Exists],
         MetaVerb::Arithmetic => &[Value, Done, NotFound, NotStored, Exists],
+        MetaVerb::Lock => &[Done, NotStored, NotFound, Exists],
     };
     if possible.contains(&reply.status) { Ok(reply) } else { Err(Rubbish) }
 }

@@ -149,13 +149,15 @@ fn append_meta_request(out: &mut Vec<u8>, key: &Key, request: &MetaRequest, opaq
         MetaVerb::Set => b"ms",
         MetaVerb::Delete => b"md",
         MetaVerb::Arithmetic => b"ma",
+        MetaVerb::Lock => b"lk",
     });
     append_word(out, &token);
     if let Some(value) = request.value() {
         out.push(b' ');
         append_number(out, value.len());
     }
-    if is_base64 {
+    // The name of a lock is no key: encoded, it is another name, and the same one for everybody.
+    if is_base64 && request.verb() != MetaVerb::Lock {
         out.extend_from_slice(b" b");
     }
     if !request.flags().is_empty() {

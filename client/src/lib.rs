@@ -64,7 +64,7 @@ pub use endpoint::{Endpoint, NotAnEndpoint, PORT_DEFAULT};
 pub use error::{Error, Executed};
 pub use key::{Key, NotAKey};
 pub use lease::{FillError, Lease, LeaseOptions, Lookup};
-pub use lock::{Fenced, Lock, LockOptions};
+pub use lock::{Fenced, Lock, LockKind, LockOptions};
 pub use meta::{MetaReply, MetaRequest, MetaStatus, MetaVerb};
 pub use near::{NearCounts, NearOptions};
 pub use options::{Credentials, Options, Servers, Wire};

@@ -14,6 +14,8 @@ pub enum MetaVerb {
     Delete,
     /// `ma`.
     Arithmetic,
+    /// `lk`, which is no meta command of memcached's and looks like one.
+    Lock,
 }
 
 /// A meta command without its key.
@@ -48,6 +50,12 @@ impl MetaRequest {
         Self { verb: MetaVerb::Arithmetic, flags: Vec::new(), value: None, is_read_only: false }
     }
 
+    /// `lk`: `A` acquires, `R` renews, `U` gives up. A session may ask again: it is told the same.
+    pub(crate) fn lock(verb: char, session: &str) -> Self {
+        let lock = Self { verb: MetaVerb::Lock, flags: Vec::new(), value: None, is_read_only: true };
+        lock.flag_with(b'M', verb).flag_with(b'S', session)
+    }
+
     /// Adds a flag without a token, as `v`.
     #[must_use]
     pub fn flag(self, flag: u8) -> Self {
@@ -63,7 +71,7 @@ impl MetaRequest {
         let token = token.to_string();
         assert!(token.bytes().all(|byte| byte.is_ascii_graphic()), "a token has no space: {token:?}");
         // N makes an item, T moves its end; R hands out the right to recache, and W says who has it.
-        self.is_read_only &= !b"NTREY".contains(&flag);
+        self.is_read_only &= self.verb == MetaVerb::Lock || !b"NTREY".contains(&flag);
         if !self.flags.is_empty() {
             self.flags.push(b' ');
         }

@@ -28,7 +28,7 @@ pub struct Judgement {
     pub down_after: Micros,
     /// A node that was seen for this long may serve.
     pub up_after: Micros,
-    /// Time from one removal to the next.
+    /// Time from one removal to the next, unless who was removed serves again before.
     pub removal_pause: Micros,
     /// The first ring is made when this many nodes are there.
     pub first_nodes: usize,
@@ -70,7 +70,8 @@ pub struct Conductor {
     present: BTreeMap<NodeId, (NodeDescription, Micros)>,
     /// Since when each member has been missing.
     absent: BTreeMap<NodeId, Micros>,
-    removed_at: Option<Micros>,
+    /// Who was removed last because it did not answer.
+    removed: Option<(NodeId, Micros)>,
     /// How often, and when last, members were removed.
     removals: BTreeMap<NodeId, (u32, Micros)>,
     /// The ring that it looks at, and since when.
@@ -84,16 +85,7 @@ impl Conductor {
     pub fn new(cluster: ClusterId, judgement: Judgement) -> Self {
         let (present, absent) = (BTreeMap::new(), BTreeMap::new());
         let (removals, ring_since) = (BTreeMap::new(), (Epoch::NONE, Micros::default()));
-        Self {
-            judgement,
-            cluster,
-            present,
-            absent,
-            removed_at: None,
-            removals,
-            ring_since,
-            level: Epoch::NONE,
-        }
+        Self { judgement, cluster, present, absent, removed: None, removals, ring_since, level: Epoch::NONE }
     }
 
     /// Forgets what it saw: it did not look for a while, so it cannot say since when anything is as it is.
@@ -170,8 +162,8 @@ impl Conductor {
             is_changed |= attempt(&mut next, |next| welcome(next, described));
         }
         if let Some(gone) = gone {
-            self.removed_at = Some(now);
             is_changed |= attempt(&mut next, |next| remove(next, &gone));
+            self.removed = Some((gone, now));
         }
         is_changed.then_some(next)
     }
@@ -179,7 +171,7 @@ impl Conductor {
     /// When, after `now`, [`Self::decide`] may judge differently though nothing was seen.
     pub fn wake_at(&self, now: Micros) -> Micros {
         let ready = self.present.values().map(|(_, since)| *since + self.judgement.up_after);
-        let pause_ends = self.removed_at.map(|at| at + self.judgement.removal_pause);
+        let pause_ends = self.removed.as_ref().map(|(_, at)| *at + self.judgement.removal_pause);
         let gone = self
             .absent
             .values()
@@ -222,15 +214,22 @@ impl Conductor {
         first.validate().is_ok().then_some(first)
     }
 
+    /// Whether the last removal was too short a while ago. One that is made good does not count: who was merely slow must not stand in
+    /// the way of who is dead, and each removal of the same node keeps it out for longer.
+    fn rests(&self, now: Micros, ring: &RingDocument) -> bool {
+        let is_recent = |(node, at): &(NodeId, Micros)| {
+            now.since(*at) < self.judgement.removal_pause && !serves(ring, node)
+        };
+        self.removed.as_ref().is_some_and(is_recent)
+    }
+
     /// The member that is missing for longest, if one may be removed now.
     fn to_remove(&self, now: Micros, confirmed: Micros, ring: &RingDocument) -> Option<NodeId> {
-        let rests = |at: Micros| now.since(at) < self.judgement.removal_pause;
-        if self.removed_at.is_some_and(rests) {
+        if self.rests(now, ring) {
             return None;
         }
-        let serves = |node: &NodeId| ring.slots.iter().any(|slot| slot.node == *node && slot.state.serves());
         let is_gone = |since: Micros| confirmed.since(since) >= self.judgement.down_after;
-        let gone = self.absent.iter().filter(|&(node, &since)| is_gone(since) && serves(node));
+        let gone = self.absent.iter().filter(|&(node, &since)| is_gone(since) && serves(ring, node));
         let (longest, _) = gone.min_by_key(|&(_, &since)| since)?;
         leaves_half(ring).then(|| longest.clone())
     }
@@ -239,6 +238,10 @@ impl Conductor {
 /// Whether a node is a member, in whatever state.
 fn has_place(ring: &RingDocument, node: &NodeId) -> bool {
     ring.slots.iter().any(|slot| slot.node == *node && slot.state != NodeState::Left)
+}
+
+fn serves(ring: &RingDocument, node: &NodeId) -> bool {
+    ring.slots.iter().any(|slot| slot.node == *node && slot.state.serves())
 }
 
 /// Whether at least half of the members serve when one less does.

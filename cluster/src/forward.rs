@@ -270,6 +270,29 @@ impl<P: Copy> PendingTable<P> {
         self.free.push(u16::try_from(opaque.index()).expect("PENDING_MAX fits"));
     }
 
+    /// Takes a request out that was sent on a link and whose client waits. Gives its place and its length.
+    #[inline]
+    pub(crate) fn take_sent(&mut self, now: Micros, opaque: Opaque, on: LinkId) -> Option<(P, usize)> {
+        let cell =
+            self.cells.get_mut(opaque.index()).filter(|cell| cell.generation == opaque.0 >> INDEX_BITS)?;
+        let pending = cell.pending.as_mut()?;
+        let place = pending.place?;
+        if !matches!(pending.stage, Stage::Sent { link, .. } if link == on) {
+            return None;
+        }
+        let mut bytes = std::mem::take(&mut pending.bytes);
+        let length = bytes.len();
+        cell.pending = None;
+        if bytes.capacity() <= BYTES_KEPT {
+            bytes.clear();
+            cell.spare = bytes;
+        }
+        self.bytes -= length;
+        self.moved_at = now;
+        self.free.push(u16::try_from(opaque.index()).expect("PENDING_MAX fits"));
+        Some((place, length))
+    }
+
     /// The numbers of all requests for which `wanted` holds. O(places).
     pub(crate) fn select(&self, wanted: impl Fn(&Pending<P>) -> bool) -> Vec<Opaque> {
         let number = |(index, cell): (usize, &Cell<P>)| {
@@ -296,6 +319,12 @@ impl<P: Copy> PendingTable<P> {
         let next = times.filter(|&until| until > now).min().unwrap_or(Micros::NEVER);
         self.expire_at = next.max(now + EXPIRY_PAUSE);
         self.select(|pending| pending.place.is_some() && pending.until() <= now)
+    }
+
+    /// Gives a request more time.
+    pub(crate) fn put_off(&mut self, opaque: Opaque, until: Micros) {
+        self.get(opaque).expect("who has more time waits").deadline = until;
+        self.look_at(until);
     }
 
     /// When [`Self::expired`] should be called.

@@ -13,14 +13,13 @@
 
 use std::sync::Arc;
 
-use crate::forward::LANE_SHARE_MIN;
 use crate::jump::mix;
 use crate::names::{ClusterId, Incarnation, NodeId};
 use crate::ring::Epoch;
 use crate::safeguard::{self, Safeguard};
 use crate::time::Micros;
 use crate::wire::{
-    BODY_BYTES_MAX, FRAME_BYTES_MAX, Flags, GREETING_BYTES_MAX, Header, Kind, Status, Versions,
+    BATCH_VERSION, BODY_BYTES_MAX, FRAME_BYTES_MAX, Flags, GREETING_BYTES_MAX, Header, Kind, Status, Versions,
 };
 
 mod close;
@@ -42,6 +41,9 @@ pub const SILENCE_MAX: Micros = Micros::from_millis(1_500);
 
 /// A link with nothing else to say says so at this interval.
 pub const HEARTBEAT_EVERY: Micros = Micros::from_millis(200);
+
+/// Who looks at its links after so long, and not five times in a second, did not run meanwhile.
+pub const AWAY_MIN: Micros = Micros::from_millis(500);
 
 /// Time from the first byte to a link that is up; also for connecting.
 pub const GREETING_TIME_MAX: Micros = Micros::from_millis(2_000);
@@ -68,6 +70,7 @@ const BACK_OFF_DOUBLINGS_MAX: u32 = 5;
 
 const _: () = assert!(HEARTBEAT_EVERY.0 * 5 <= SILENCE_MAX.0, "a few heartbeats may be late");
 const _: () = assert!(SILENCE_MAX.0 < SENDING_TIME_MAX.0);
+const _: () = assert!(HEARTBEAT_EVERY.0 < AWAY_MIN.0 && AWAY_MIN.0 < SILENCE_MAX.0);
 
 /// What all links of a shard have in common.
 #[derive(Clone, Debug)]
@@ -121,7 +124,7 @@ pub struct Inbound {
 }
 
 /// A response that the acceptor owes. Copy it, give it back once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Owed {
     session: u32,
     opaque: u64,
@@ -189,6 +192,8 @@ enum State {
     /// Dialler: has sent its proof.
     Proving {
         deadline: Micros,
+        /// Taken by the acceptor.
+        version: u8,
         said: Transcript,
     },
     /// Acceptor: waits for hello.
@@ -199,6 +204,7 @@ enum State {
     /// Acceptor: waits for the proof.
     Challenged {
         deadline: Micros,
+        version: u8,
         said: Transcript,
     },
     Up,
@@ -217,6 +223,8 @@ pub struct Link {
     peer: Option<Introduction>,
     peer_epoch: Epoch,
     peer_epoch_told: Epoch,
+    /// The version of the protocol that both have taken, while it is up.
+    version: u8,
     /// This node's ring: goes into every frame.
     epoch: Epoch,
     /// What tells it from others of its epoch: goes into every heartbeat. 0 is unknown.
@@ -231,11 +239,17 @@ pub struct Link {
     granted: Credit,
     /// Dialler: when there was last an answer, or nothing under way.
     moved_at: Micros,
+    /// When a part of a message that is longer than a send last went or came.
+    carried_at: Option<Micros>,
+    /// It is not read for the sake of others: see [`Self::hold`].
+    is_held: bool,
     /// Dialler: a request that waits because it is so large. Smaller ones let it go first.
     awaited_bytes: u32,
     input: Input,
     output: Output,
     heard_at: Micros,
+    /// When this side looked last whether the other one is silent.
+    looked_at: Micros,
     /// When bytes came last: the time in the input counts against a request's deadline.
     received_at: Micros,
     stalled: bool,
@@ -278,6 +292,7 @@ impl Link {
             peer: None,
             peer_epoch: Epoch::NONE,
             peer_epoch_told: Epoch::NONE,
+            version: 0,
             epoch,
             ring_mark: 0,
             difference_told_at: None,
@@ -287,10 +302,13 @@ impl Link {
             used: Credit::NONE,
             granted: Credit::NONE,
             moved_at: Micros::default(),
+            carried_at: None,
+            is_held: false,
             awaited_bytes: 0,
             input: Input::new(),
             output: Output::default(),
             heard_at: Micros::default(),
+            looked_at: Micros::default(),
             received_at: Micros::default(),
             stalled: false,
             heartbeat_at: Micros::NEVER,
@@ -349,9 +367,14 @@ impl Link {
         self.output.len()
     }
 
-    /// Bytes that wait to be looked at.
-    pub fn input_bytes(&self) -> usize {
-        self.input.len()
+    /// Memory of what came or goes and is not done with.
+    pub fn buffer_bytes(&self) -> usize {
+        self.input.capacity_bytes() + self.output.capacity_bytes()
+    }
+
+    /// Bytes of a message that has begun to come, but is not whole.
+    pub(crate) fn assembled_bytes(&self) -> usize {
+        self.input.assembled_bytes()
     }
 
     /// The bytes of the event that [`Self::next`] gave last, until the next call of any `&mut` function.
@@ -391,12 +414,12 @@ impl Link {
 
     /// Whether [`Self::receive`] should be called: false while replies wait or whole frames do.
     pub fn wants_bytes(&self) -> bool {
-        !self.stalls() && !self.input.is_full()
+        !self.stalls() && !self.is_held && !self.input.is_full()
     }
 
     /// Whether input must wait. Only an acceptor's: what a dialler reads makes no output, and if both sides waited for the
     /// other to read, neither ever would.
-    fn stalls(&self) -> bool {
+    pub(crate) fn stalls(&self) -> bool {
         self.side == Side::Acceptor && self.output_bytes() >= OUTPUT_STALL_BYTES
     }
 
@@ -408,12 +431,18 @@ impl Link {
         self.heard_at = now;
         self.received_at = now;
         self.input.take(bytes);
+        if self.input.assembled_bytes() > 0 {
+            self.carried_at = Some(now);
+        }
     }
 
     /// What was gathered to send since the last time, in exchange for an empty buffer; `None` while a send is under way
     /// or there is nothing. One call for each turn makes one send of many frames.
     pub fn take_output(&mut self, now: Micros, spare: Vec<u8>) -> Option<Vec<u8>> {
-        self.output.take(now, spare)
+        if self.output.goes_on() {
+            self.carried_at = Some(now);
+        }
+        self.output.take(now, self.epoch, spare)
     }
 
     /// The kernel has taken all of what [`Self::take_output`] gave.
@@ -459,50 +488,8 @@ impl Link {
         self.used.take(cost);
         let left = u32::try_from(deadline.since(now).0).unwrap_or(u32::MAX);
         let header = Header { kind: Kind::Request, epoch: self.epoch, deadline_micros: left, ..header };
-        self.output.append_message(header, body);
+        self.output.append_message(header, body, self.version >= BATCH_VERSION);
         Ok(())
-    }
-
-    /// Whether a request of `body_bytes` may go now, if `share` is what this side wants under way here at most. Who is refused
-    /// for being too large goes before smaller ones: otherwise it might wait for ever.
-    pub(crate) fn has_room(&mut self, body_bytes: usize, share: Credit) -> bool {
-        let cost = cost_bytes(body_bytes);
-        if self.used.operations == 0 {
-            self.awaited_bytes = 0;
-        }
-        let granted = self.granted;
-        let fits = self.used.admits(cost, share) && self.used.admits(cost, granted);
-        if !safeguard::holds(Safeguard::CreditIsKept) {
-            return true;
-        }
-        if fits && cost >= self.awaited_bytes {
-            self.awaited_bytes = 0;
-            return true;
-        }
-        if self.used.operations < share.operations.min(granted.operations) {
-            self.awaited_bytes = self.awaited_bytes.max(cost);
-        }
-        false
-    }
-
-    /// Whether a dialled link has a request that waits for room, or less room than every link is thought to have.
-    pub(crate) fn is_crowded(&self) -> bool {
-        let grants_little =
-            self.granted.operations < LANE_SHARE_MIN.operations || self.granted.bytes < LANE_SHARE_MIN.bytes;
-        self.side == Side::Dialler
-            && self.is_up()
-            && (grants_little || self.awaited_bytes > 0 && self.used.operations > 0)
-    }
-
-    /// Whether the other side answers: requests that find no room may wait for it.
-    pub(crate) fn is_moving(&self, now: Micros) -> bool {
-        now.since(self.moved_at) < ROOM_WAIT_MAX
-    }
-
-    /// A response came for a request of `body_bytes`: its credit is free again.
-    pub fn settle(&mut self, now: Micros, body_bytes: usize) {
-        self.used.give_back(cost_bytes(body_bytes));
-        self.moved_at = now;
     }
 
     /// Gathers a response. What is owed from before the link ended is dropped: nobody waits for it.
@@ -514,13 +501,13 @@ impl Link {
         self.used.give_back(owed.cost);
         let header =
             Header { opaque: owed.opaque, detail: status as u8, ..Header::new(Kind::Response, self.epoch) };
-        self.output.append_message(header, body);
+        self.output.append_message(header, body, self.version >= BATCH_VERSION);
     }
 
     /// Gathers a message about copies: dialler only, while up. Takes no credit: its senders wait for acknowledgements of their own.
     pub(crate) fn send_replica(&mut self, message: &[u8]) {
         assert!(self.side == Side::Dialler && self.is_up(), "messages go out on dialled links that are up");
-        self.output.append_message(Header::new(Kind::Replica, self.epoch), message);
+        self.output.append_cut(Header::new(Kind::Replica, self.epoch), message);
     }
 
     /// Gathers a message about hot keys, while up: either side, behind what it said before.
@@ -562,6 +549,30 @@ impl Link {
             State::Over => Micros::NEVER,
         };
         self.output.sending_since().map_or(by_state, |since| by_state.min(since + SENDING_TIME_MAX))
+    }
+
+    /// What [`Self::next`] would give within a batch, by fewer steps. `None`: it has to be asked.
+    #[inline]
+    pub(crate) fn next_batched(&mut self) -> Option<Event> {
+        if !self.is_up() || self.stalls() {
+            return None;
+        }
+        let header = self.input.next_batched(self.identity.message_bytes_max)?;
+        self.peer_epoch = self.peer_epoch.max(header.epoch);
+        let event = match (header.kind, self.side) {
+            (Kind::Request, Side::Acceptor) => self.take_request(header),
+            (Kind::Response, Side::Dialler) => take_response(header, 0).map(Some),
+            (kind, _) => Err(CloseReason::Unexpected(kind)),
+        };
+        event.unwrap_or_else(|reason| {
+            self.close(reason);
+            None
+        })
+    }
+
+    /// What [`Self::next_batched`] will look at.
+    pub(crate) fn rest_of_batch(&self) -> &[u8] {
+        if self.is_up() && !self.stalls() { self.input.rest_of_batch() } else { &[] }
     }
 
     /// What to do next, or what was heard next; `None` until something comes or [`Self::wake_at`] has passed.
@@ -612,9 +623,11 @@ impl Link {
     }
 
     fn notice_silence(&mut self, now: Micros) {
-        // What is not read cannot be heard: the silence while this side did not listen does not count.
-        let stalls = self.stalls();
-        if std::mem::replace(&mut self.stalled, stalls) || stalls {
+        // What is not read cannot be heard: the silence while this side did not listen does not count, be it that it had no room
+        // or that it did not run, which may have come over the whole machine.
+        let stalls = self.stalls() || self.is_held;
+        let was_away = now.since(std::mem::replace(&mut self.looked_at, now)) >= AWAY_MIN;
+        if std::mem::replace(&mut self.stalled, stalls) || stalls || was_away {
             self.heard_at = now;
         }
         if now.since(self.heard_at) >= SILENCE_MAX && safeguard::holds(Safeguard::SilenceIsNoticed) {
@@ -648,12 +661,13 @@ impl Link {
         };
         self.closing = None;
         self.peer = None;
+        self.version = 0;
         (self.peer_epoch, self.peer_epoch_told) = (Epoch::NONE, Epoch::NONE);
         self.session = self.session.wrapping_add(1);
         (self.used, self.granted) = (Credit::NONE, Credit::NONE);
         self.input.clear();
         self.output.clear();
-        self.stalled = false;
+        (self.stalled, self.is_held, self.carried_at) = (false, false, None);
         Event::Closed { reason, was_up }
     }
 
@@ -672,7 +686,8 @@ impl Link {
                 return Ok(None);
             }
             let body_bytes_max = if self.is_up() { BODY_BYTES_MAX } else { GREETING_BYTES_MAX };
-            let Some(header) = self.input.next_frame(body_bytes_max)? else { return Ok(None) };
+            let knows_batches = self.version >= BATCH_VERSION;
+            let Some(header) = self.input.next_frame(body_bytes_max, knows_batches)? else { return Ok(None) };
             if let Some(event) = self.hear(now, header)? {
                 return Ok(Some(event));
             }
@@ -698,11 +713,7 @@ impl Link {
             (Kind::Replica, Side::Acceptor) => Ok(Some(Event::Replica)),
             (Kind::Grants, _) => Ok(Some(Event::Grants)),
             (Kind::Request, Side::Acceptor) => self.take_request(header),
-            (Kind::Response, Side::Dialler) => {
-                let status = Status::of(header.detail).ok_or(CloseReason::Message)?;
-                let status = if self.input.skipped_bytes() > 0 { Status::TooLarge } else { status };
-                Ok(Some(Event::Response { opaque: header.opaque, status, epoch: header.epoch }))
-            }
+            (Kind::Response, Side::Dialler) => take_response(header, self.input.skipped_bytes()).map(Some),
             (kind, _) => Err(CloseReason::Unexpected(kind)),
         }
     }
@@ -752,6 +763,13 @@ impl Link {
         let replies = OUTPUT_STALL_BYTES + self.identity.message_bytes_max + FRAME_BYTES_MAX;
         assert!(self.output_bytes() <= requests.max(replies), "{} bytes wait", self.output_bytes());
     }
+}
+
+#[inline]
+fn take_response(header: Header, skipped_bytes: usize) -> Result<Event, CloseReason> {
+    let status = Status::of(header.detail).ok_or(CloseReason::Message)?;
+    let status = if skipped_bytes > 0 { Status::TooLarge } else { status };
+    Ok(Event::Response { opaque: header.opaque, status, epoch: header.epoch })
 }
 
 #[cfg(test)]

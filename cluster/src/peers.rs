@@ -37,8 +37,8 @@ pub struct LinkId {
     generation: u32,
 }
 
-/// A request of another node that must be answered with [`Peers::respond`].
-#[derive(Clone, Copy, Debug)]
+/// A request of another node that must be answered with [`Peers::respond`]. The default one is of no link: its answer is dropped.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Asked {
     link: LinkId,
     owed: Owed,
@@ -263,8 +263,8 @@ impl<P: Copy> Peers<P> {
 
     /// Memory of what waits: requests under way, and bytes of links that are not sent or not looked at. O(links).
     pub fn buffer_bytes(&self) -> usize {
-        let links = self.links().map(|(_, link)| link.input_bytes() + link.output_bytes());
-        self.pending.bytes() + links.sum::<usize>()
+        let links = self.links().map(|(_, link)| link.buffer_bytes());
+        self.pending.bytes() + self.scratch.capacity() + links.sum::<usize>()
     }
 
     /// Requests that wait for an answer.
@@ -425,7 +425,7 @@ impl<P: Copy> Peers<P> {
         }
         let Some((id, _)) = self.lane_to(owner, hash) else { return false };
         if !self.pending.has_room(request_bytes) {
-            return self.pending.is_moving(now);
+            return self.pending.is_moving(now) || self.links().any(|(_, link)| link.is_delayed(now));
         }
         let share = self.share(owner);
         let place = &mut self.places[place_of(id.index)];
@@ -464,17 +464,18 @@ impl<P: Copy> Peers<P> {
 
     fn send_to(&mut self, now: Micros, node: SlotId, place: P, request: &Forward<'_>) -> Result<(), Failure> {
         let (id, shard) = self.lane_to(node, request.hash).ok_or(Failure::OwnerGone)?;
-        let share = self.share(node);
-        let link = self.link_mut(id).expect("the lane is a link");
+        let epoch = self.epoch();
+        self.touch(id.index);
+        let has_ample_room = self.link(id).is_some_and(|link| link.has_ample_room(request.bytes.len()));
+        let share = if has_ample_room { LANE_SHARE_MIN } else { self.share(node) };
+        let link = &mut self.places[place_of(id.index)].entry.as_mut().expect("the lane is a link").link;
         // What is for a node and not for a key may use what is left of the credit.
         let is_within = request.flags.has(Flags::NODE) || link.has_room(request.bytes.len(), share);
         if !is_within || !self.pending.has_room(request.bytes.len()) {
             return Err(Failure::NoCredit);
         }
-        let epoch = self.epoch();
         let opaque = self.pending.insert(now, place, request, Stage::Sent { link: id, epoch });
         let header = request_header(opaque, request.hash, request.flags, shard, 1);
-        let link = self.link_mut(id).expect("the lane is a link");
         if link.send_request(now, header, request.deadline, request.bytes).is_err() {
             self.forget(now, opaque);
             return Err(Failure::NoCredit);
@@ -496,7 +497,7 @@ impl<P: Copy> Peers<P> {
         self.scratch.clear();
     }
 
-    /// Answers a request of another node. `Done` with the reply, or `Busy` or `Expired` without.
+    /// Answers a request of another node. `Done` with the reply, or another status without.
     pub fn respond(&mut self, asked: Asked, status: Status, reply: &[u8]) {
         if let Some(link) = self.link_mut(asked.link) {
             link.send_response(asked.owed, status, reply);
@@ -546,6 +547,11 @@ impl<P: Copy> Peers<P> {
 
     /// What to do next; `None` until something comes or [`Self::wake_at`] has passed.
     pub fn next(&mut self, now: Micros) -> Option<Effect<P>> {
+        while let Some((id, event)) = self.next_batched() {
+            if let Some(effect) = self.hear(now, id, event) {
+                return Some(effect);
+            }
+        }
         self.expire(now);
         loop {
             if let Some((place, failure)) = self.failed.pop_front() {
@@ -568,8 +574,20 @@ impl<P: Copy> Peers<P> {
         None
     }
 
+    #[inline]
     fn hear(&mut self, now: Micros, id: LinkId, event: Event) -> Option<Effect<P>> {
         self.body = Body::Link(id);
+        match event {
+            Event::Request(inbound) => self.take_request(now, id, inbound),
+            Event::Response { opaque, status, epoch } => {
+                self.take_response(now, id, Opaque(opaque), status, epoch)
+            }
+            event => self.hear_other(now, id, event),
+        }
+    }
+
+    #[inline(never)]
+    fn hear_other(&mut self, now: Micros, id: LinkId, event: Event) -> Option<Effect<P>> {
         match event {
             Event::Connect => {
                 let entry = self.places[place_of(id.index)].entry.as_ref().expect("it has just spoken");
@@ -592,10 +610,6 @@ impl<P: Copy> Peers<P> {
                 self.again.extend(self.pending.select(|pending| waits(pending.stage)));
                 None
             }
-            Event::Request(inbound) => self.take_request(now, id, inbound),
-            Event::Response { opaque, status, epoch } => {
-                self.take_response(now, id, Opaque(opaque), status, epoch)
-            }
             Event::RingWanted(epoch) => {
                 self.send_ring(id, epoch);
                 None
@@ -604,9 +618,11 @@ impl<P: Copy> Peers<P> {
             Event::RingDiffers => Some(Effect::RingDiffers { link: id }),
             Event::Replica => Some(Effect::Replica { link: id }),
             Event::Grants => Some(Effect::Grants { link: id }),
+            Event::Request(_) | Event::Response { .. } => unreachable!("they are heard where they come"),
         }
     }
 
+    #[inline]
     fn take_request(&mut self, now: Micros, id: LinkId, inbound: Inbound) -> Option<Effect<P>> {
         match admit(now, &inbound, self.ring.as_deref(), self.me) {
             Ok(()) => {

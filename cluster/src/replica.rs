@@ -21,6 +21,7 @@ pub mod store;
 mod stream;
 mod version;
 
+pub use message::Fences;
 pub use replicator::{Counts, Effect, Outcome, Refused, Replicator, Write};
 pub use store::{Content, Cursor, Portion, Record, Store};
 pub use stream::WINDOW_BYTES;

@@ -111,9 +111,16 @@ impl Ring {
 
     /// The slot that orders all operations on a partition's keys: the owner that has the role if it is in sync, or the first
     /// that is, or an heir. O(1).
+    #[inline]
     pub fn primary(&self, partition: PartitionId) -> SlotId {
+        match &self.document.replication {
+            None => self.table.owners(partition)[0],
+            Some(replication) => self.primary_by_role(partition, replication),
+        }
+    }
+
+    fn primary_by_role(&self, partition: PartitionId, replication: &Replication) -> SlotId {
         let owners = self.owners(partition);
-        let Some(replication) = &self.document.replication else { return owners[0] };
         let serves = |slot: &&SlotId| self.state(**slot).serves();
         let named = owners.get(replication.roles.get(partition)).filter(serves);
         let in_sync = named.or_else(|| owners.iter().find(serves));

@@ -27,7 +27,7 @@ use crate::placement::{PartitionId, hash_key, partition_of};
 use crate::ring::{Epoch, NodeState, Refusal, Ring, RingDocument};
 use crate::table::{PartitionTable, Slot};
 use crate::time::Micros;
-use crate::wire::{self, Decoded, Flags, Kind, Status};
+use crate::wire::{self, Decoded, Flags, Header, Kind, Status, Versions};
 
 mod calls;
 pub(crate) mod dice;
@@ -351,8 +351,10 @@ impl World {
         };
         let conductor = Conductor::new(cluster.clone(), judgement);
         let etcd = Etcd::new(&cluster, me.clone());
+        // Some of a node's lives are of the build before.
+        let highest = wire::VERSIONS.highest - u8::from((self.seed + life + node as u64).is_multiple_of(3));
         let identity = Identity {
-            versions: wire::VERSIONS,
+            versions: Versions { highest, ..wire::VERSIONS },
             cluster,
             node: me.node.clone(),
             incarnation: me.incarnation,

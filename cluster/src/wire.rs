@@ -18,14 +18,35 @@ pub const BODY_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a body before both sides have proved that they belong together.
 pub const GREETING_BYTES_MAX: usize = 1 << 10;
 
+/// Bytes of a batch before another is begun, with its head: what a turn brings fits, and small messages share a checksum.
+pub const BATCH_BYTES_MAX: usize = 64 << 10;
+
 /// Bytes of a frame.
 pub const FRAME_BYTES_MAX: usize = HEADER_BYTES + BODY_BYTES_MAX + CHECKSUM_BYTES;
 
-/// The versions of the protocol that this build speaks: its own and the one before, once there is one. The header and the
-/// greeting are the same in all of them.
-pub const VERSIONS: Versions = Versions { lowest: 1, highest: 1 };
+/// The versions of the protocol that this build speaks: its own and the one before. The header and the greeting are the same in
+/// all of them.
+pub const VERSIONS: Versions = Versions { lowest: 1, highest: 2 };
 
+/// The version that began to know [`Kind::Batch`].
+pub const BATCH_VERSION: u8 = 2;
+
+const _: () = assert!(BATCH_BYTES_MAX <= BODY_BYTES_MAX);
+const _: () =
+    assert!(VERSIONS.highest - VERSIONS.lowest == 1, "a build speaks its own version and the one before");
 const _: () = assert!(DOCUMENT_BYTES_MAX <= BODY_BYTES_MAX);
+const _: () = {
+    let mut index = 0;
+    while index < Kind::ALL.len() {
+        assert!(Kind::ALL[index] as usize == index + 1, "a kind is found by its number");
+        index += 1;
+    }
+    index = 0;
+    while index < Status::ALL.len() {
+        assert!(Status::ALL[index] as usize == index, "a status is found by its number");
+        index += 1;
+    }
+};
 const _: () = assert!(size_of::<RawHeader>() == HEADER_BYTES && align_of::<RawHeader>() == 1);
 
 /// A range of protocol versions, both ends included.
@@ -69,12 +90,14 @@ pub enum Kind {
     RingDocument = 9,
     /// Dialler to acceptor: what the shards at both ends say about copies. [`crate::replica`] knows what it means.
     Replica = 10,
+    /// Several requests or responses: each with a head of its own, and one checksum for all. From [`BATCH_VERSION`] on.
+    Batch = 11,
     /// Copies of hot keys: offered, granted, called back. [`crate::grants`] knows what it means.
-    Grants = 11,
+    Grants = 12,
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Hello,
         Self::Challenge,
         Self::Proof,
@@ -85,11 +108,17 @@ impl Kind {
         Self::RingWanted,
         Self::RingDocument,
         Self::Replica,
+        Self::Batch,
         Self::Grants,
     ];
 
     fn of(byte: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|&kind| kind as u8 == byte)
+        Self::ALL.get(usize::from(byte).checked_sub(1)?).copied()
+    }
+
+    /// Whether it may be one of a [`Kind::Batch`].
+    fn may_be_batched(self) -> bool {
+        matches!(self, Self::Request | Self::Response)
     }
 
     /// Whether it belongs to the greeting.
@@ -126,7 +155,7 @@ impl Flags {
 
     /// These and those.
     #[must_use]
-    pub fn with(self, flags: Self) -> Self {
+    pub const fn with(self, flags: Self) -> Self {
         Self(self.0 | flags.0)
     }
 
@@ -161,7 +190,7 @@ impl Status {
 
     /// The status a byte means.
     pub fn of(byte: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|&status| status as u8 == byte)
+        Self::ALL.get(usize::from(byte)).copied()
     }
 }
 
@@ -253,6 +282,7 @@ impl RawHeader {
         }
     }
 
+    #[inline]
     fn read(&self) -> Result<Header, Garbled> {
         let flags = u16::from_le_bytes(self.flags);
         if flags & !Flags::ALL != 0 || self.operation != 0 || self.key_bytes != [0; 2] {
@@ -288,6 +318,9 @@ pub enum Garbled {
     /// Damaged on the way.
     #[error("the checksum does not fit")]
     Checksum,
+    /// A batch that is cut wrongly, or with something in it that has no place there.
+    #[error("a batch that is none")]
+    Batch,
 }
 
 /// What the first bytes of a stream are.
@@ -312,13 +345,85 @@ pub fn hello_shard(head: &[u8; HEADER_BYTES]) -> Option<u8> {
 
 /// Appends a frame. The body is at most [`BODY_BYTES_MAX`] long.
 pub fn encode(header: &Header, body: &[u8], output: &mut Vec<u8>) {
+    let start = output.len();
+    append_message(header, body, output);
+    append_checksum(start, output);
+}
+
+fn append_message(header: &Header, body: &[u8], output: &mut Vec<u8>) {
     assert!(body.len() <= BODY_BYTES_MAX, "a body of {} bytes", body.len());
     let body_bytes = u32::try_from(body.len()).expect("BODY_BYTES_MAX fits");
-    let start = output.len();
     output.extend_from_slice(bytemuck::bytes_of(&RawHeader::of(header, body_bytes)));
     output.extend_from_slice(body);
+}
+
+fn append_checksum(start: usize, output: &mut Vec<u8>) {
     let checksum = crc32c::crc32c(&output[start..]);
     output.extend_from_slice(&checksum.to_le_bytes());
+}
+
+/// A batch that is being written at the end of a buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenBatch {
+    start: usize,
+    messages: usize,
+}
+
+impl OpenBatch {
+    /// Begins one: leaves room for its head.
+    pub fn begin(output: &mut Vec<u8>) -> Self {
+        let start = output.len();
+        output.resize(start + HEADER_BYTES, 0);
+        Self { start, messages: 0 }
+    }
+
+    /// Whether there is room for one more message with such a body.
+    pub fn has_room(&self, body_bytes: usize, output: &[u8]) -> bool {
+        output.len() - self.start + body_bytes <= BATCH_BYTES_MAX
+    }
+
+    /// Appends a message: a request or a response that is not cut.
+    pub fn add(&mut self, header: &Header, body: &[u8], output: &mut Vec<u8>) {
+        assert!(header.kind.may_be_batched() && !header.flags.has(Flags::MORE), "{header:?} goes alone");
+        append_message(header, body, output);
+        self.messages += 1;
+    }
+
+    /// Ends it, as the frame of its only message if it has one.
+    pub fn seal(self, epoch: Epoch, output: &mut Vec<u8>) {
+        let messages = self.start + HEADER_BYTES;
+        if self.messages == 1 {
+            output.copy_within(messages.., self.start);
+            output.truncate(output.len() - HEADER_BYTES);
+        } else {
+            let body_bytes = u32::try_from(output.len() - messages).expect("BATCH_BYTES_MAX fits");
+            let head = RawHeader::of(&Header::new(Kind::Batch, epoch), body_bytes);
+            output[self.start..messages].copy_from_slice(bytemuck::bytes_of(&head));
+        }
+        append_checksum(self.start, output);
+    }
+}
+
+/// The first message of what is left of a batch, and its length.
+#[inline]
+pub fn next_of_batch(bytes: &[u8]) -> Result<(Header, usize), Garbled> {
+    let head = bytes.first_chunk::<HEADER_BYTES>().ok_or(Garbled::Batch)?;
+    let raw: RawHeader = bytemuck::cast(*head);
+    let header = raw.read()?;
+    let body_bytes = usize::try_from(u32::from_le_bytes(raw.body_bytes)).map_err(|_| Garbled::Batch)?;
+    let message_bytes = HEADER_BYTES.checked_add(body_bytes).ok_or(Garbled::Batch)?;
+    let is_cut = message_bytes > bytes.len() || header.flags.has(Flags::MORE);
+    if is_cut || !header.kind.may_be_batched() { Err(Garbled::Batch) } else { Ok((header, message_bytes)) }
+}
+
+/// Whether a batch goes on with a request of these flags for this shard whose body begins so: a look, before it is
+/// [taken](next_of_batch).
+#[inline]
+pub fn goes_on_with(bytes: &[u8], flags: Flags, shard: u8, beginning: &[u8]) -> bool {
+    let Some(head) = bytes.first_chunk::<HEADER_BYTES>() else { return false };
+    let raw: &RawHeader = bytemuck::cast_ref(head);
+    let is_such = raw.kind == Kind::Request as u8 && raw.flags == flags.0.to_le_bytes() && raw.shard == shard;
+    is_such && bytes[HEADER_BYTES..].starts_with(beginning)
 }
 
 /// Looks at the first frame of `bytes`, whose body is to be at most `body_bytes_max` long.
@@ -424,6 +529,54 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(bytes: Vec<u8>, body_bytes_max: usize) {
             let _any_answer_will_do = decode(&bytes, body_bytes_max);
+        }
+    }
+
+    #[test]
+    fn messages_of_a_batch_come_back_in_order_under_one_checksum() {
+        let message = |opaque| Header { opaque, ..Header::new(Kind::Request, Epoch(3)) };
+        let bodies: [&[u8]; 3] = [b"get a\r\n", b"", b"get ccc\r\n"];
+        let mut bytes = b"before".to_vec();
+        let mut batch = OpenBatch::begin(&mut bytes);
+        (1..).zip(bodies).for_each(|(opaque, body)| batch.add(&message(opaque), body, &mut bytes));
+        batch.seal(Epoch(3), &mut bytes);
+        let frame = &bytes[6..];
+        let Ok(Decoded::Frame { header, frame_bytes }) = decode(frame, BODY_BYTES_MAX) else {
+            panic!("a frame")
+        };
+        assert_eq!((header.kind, frame_bytes), (Kind::Batch, frame.len()));
+        let mut rest = &frame[HEADER_BYTES..frame_bytes - CHECKSUM_BYTES];
+        for (opaque, body) in (1..).zip(bodies) {
+            let (header, message_bytes) = next_of_batch(rest).unwrap();
+            assert_eq!((header, &rest[HEADER_BYTES..message_bytes]), (message(opaque), body));
+            rest = &rest[message_bytes..];
+        }
+        assert!(rest.is_empty() && next_of_batch(rest) == Err(Garbled::Batch));
+    }
+
+    #[test]
+    fn a_batch_of_one_is_its_frame() {
+        let header = Header { opaque: 9, ..Header::new(Kind::Response, Epoch(3)) };
+        let mut bytes = Vec::new();
+        let mut batch = OpenBatch::begin(&mut bytes);
+        batch.add(&header, b"END\r\n", &mut bytes);
+        batch.seal(Epoch(3), &mut bytes);
+        assert_eq!(bytes, frame(&header, b"END\r\n"));
+    }
+
+    #[test]
+    fn a_batch_holds_whole_requests_and_responses_only() {
+        let message = |header: Header, cut: usize| {
+            let mut bytes = Vec::new();
+            append_message(&header, b"body", &mut bytes);
+            next_of_batch(&bytes[..bytes.len() - cut]).map(|(header, _)| header.kind)
+        };
+        let request = Header::new(Kind::Request, Epoch(1));
+        assert_eq!(message(request, 0), Ok(Kind::Request));
+        assert_eq!(message(request, 1), Err(Garbled::Batch));
+        assert_eq!(message(Header { flags: Flags::MORE, ..request }, 0), Err(Garbled::Batch));
+        for kind in [Kind::Batch, Kind::Hello, Kind::Replica, Kind::RingDocument] {
+            assert_eq!(message(Header::new(kind, Epoch(1)), 0), Err(Garbled::Batch), "{kind:?}");
         }
     }
 

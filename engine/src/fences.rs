@@ -101,15 +101,35 @@ impl Fences {
         (is_whole && is_table).then_some(Fences { buckets })
     }
 
-    fn admit(&mut self, hash: u64, fence: u64, memory_bytes: usize) -> bool {
+    fn make_room(&mut self, memory_bytes: usize) {
         if self.buckets.is_empty() {
             let wanted = memory_bytes / BUDGET_SHARE / size_of::<Bucket>();
             let buckets = 1 << wanted.clamp(BUCKETS_MIN, BUCKETS_MAX).ilog2();
             self.buckets = vec![Bucket::zeroed(); buckets];
         }
+    }
+
+    fn admit(&mut self, hash: u64, fence: u64, memory_bytes: usize) -> bool {
+        self.make_room(memory_bytes);
         let mask = self.buckets.len() as u64 - 1;
         let at = usize::try_from(hash & mask).expect("there are at most 8192");
         self.buckets[at].admit(hash.max(FREE + 1), fence)
+    }
+
+    fn of(&self, hash: u64) -> Option<u64> {
+        let mask = (self.buckets.len() as u64).checked_sub(1)?;
+        let bucket = &self.buckets[usize::try_from(hash & mask).expect("there are at most 8192")];
+        bucket.find(hash.max(FREE + 1)).map(|at| bucket.fences[at])
+    }
+
+    /// The highest of the floors.
+    fn floor(&self) -> u64 {
+        self.buckets.iter().map(|bucket| bucket.floor).max().unwrap_or(0)
+    }
+
+    fn known(&self) -> impl Iterator<Item = (u64, u64)> {
+        let all = self.buckets.iter().flat_map(|bucket| bucket.keys.into_iter().zip(bucket.fences));
+        all.filter(|(key, _)| *key != FREE)
     }
 }
 
@@ -123,6 +143,30 @@ impl Shard {
     /// lost by [`Shard::persist`].
     pub fn admit_fence(&mut self, key: &[u8], fence: u64) -> bool {
         self.fences.admit(xxh3_64(key), fence, self.memory_bytes)
+    }
+
+    /// The highest fence that a key is known to have been written under. O(1).
+    pub fn fence_of(&self, key: &[u8]) -> Option<u64> {
+        self.fences.of(xxh3_64(key))
+    }
+
+    /// What another shard must know that takes keys over: the hashes of keys with their fences, and what keys that are not among them
+    /// must reach. A walk over the whole table.
+    pub fn known_fences(&self) -> (u64, impl Iterator<Item = (u64, u64)>) {
+        (self.fences.floor(), self.fences.known())
+    }
+
+    /// Lets the key of this XXH3 hash not be written under less. As [`Shard::admit_fence`] of a key that is not at hand.
+    pub fn raise_fence(&mut self, hash: u64, fence: u64) {
+        self.fences.admit(hash, fence, self.memory_bytes);
+    }
+
+    /// Lets no key be written under less, unless the key's own fence is known. A walk over the whole table.
+    pub fn raise_fence_floor(&mut self, floor: u64) {
+        if floor > 0 {
+            self.fences.make_room(self.memory_bytes);
+            self.fences.buckets.iter_mut().for_each(|bucket| bucket.floor = bucket.floor.max(floor));
+        }
     }
 
     /// Bytes that fences take, beside the budget.
@@ -183,6 +227,32 @@ mod tests {
         let mut shard = shard();
         for fence in 1..100_000_u64 {
             assert!(shard.admit_fence(&(fence % 3000).to_le_bytes(), fence), "{fence}");
+        }
+    }
+
+    /// Whatever the sizes of both tables: what one refused the other refuses that was told of it.
+    #[test]
+    fn who_takes_keys_over_refuses_what_the_one_before_refused() {
+        for seed in 0..10 {
+            let mut random = SmallRng::seed_from_u64(seed);
+            let (mut one, mut other) = (shard(), Shard::new(&Config::with_memory(8 << 20)).unwrap());
+            let mut seen = BTreeMap::<u64, u64>::new();
+            for _ in 0..20_000 {
+                let (key, fence) = (random.random_range(0..4_000_u64), random.random_range(0..1_000_u64));
+                if one.admit_fence(&key.to_le_bytes(), fence) {
+                    seen.insert(key, fence);
+                }
+            }
+            let (floor, known) = one.known_fences();
+            let known: Vec<_> = known.collect();
+            assert!(floor > 0 && !known.is_empty());
+            other.raise_fence_floor(floor);
+            known.iter().for_each(|&(hash, fence)| other.raise_fence(hash, fence));
+            for (key, fence) in seen {
+                let key = key.to_le_bytes();
+                assert!(one.fence_of(&key).is_none_or(|known| known == fence));
+                assert!(fence == 0 || !other.admit_fence(&key, fence - 1), "seed {seed}");
+            }
         }
     }
 

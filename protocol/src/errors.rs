@@ -113,12 +113,14 @@ pub enum ErrorReply {
     TrackPipelined,
     /// [`TRACKERS_MAX`](crate::TRACKERS_MAX) track already, or there are no such things here.
     TrackerFailed,
-    /// `lk` on a node that was given no file for its fences, or is one of several.
+    /// `lk` on a node that was given no file for its fences, or is one of a list.
     NoLocks,
     /// `lk` with more locks or more who wait than there may be. Nothing changed.
     TooManyLocks,
     /// `lk` whose fence could not be written down. Nothing changed.
     LockFileFailed,
+    /// What keeps the locks of several nodes does not answer: a change may be made or not.
+    LockCoordinatorSilent,
     /// `lru tune` with shares of more than 80 percent.
     LruPercents,
     /// `lru tune` with a factor that is not above 0.
@@ -254,10 +256,13 @@ impl ErrorReply {
             Self::TrackPipelined => b"ERROR cannot pipeline other commands before track\r\n",
             Self::TrackerFailed => b"SERVER_ERROR no room for another tracker\r\n",
             Self::NoLocks => {
-                b"SERVER_ERROR no locks here: lk needs a node that stands alone and --lock-file\r\n"
+                b"SERVER_ERROR no locks here: lk needs --lock-file on a node that stands alone, or --etcd\r\n"
             }
             Self::TooManyLocks => b"SERVER_ERROR too many locks\r\n",
             Self::LockFileFailed => b"SERVER_ERROR the lock file cannot be written\r\n",
+            Self::LockCoordinatorSilent => {
+                b"SERVER_ERROR the coordinator of the locks does not answer: it may be done\r\n"
+            }
             Self::LruPercents => b"ERROR hot and warm pcts must not exceed 80\r\n",
             Self::LruFactors => b"ERROR hot/warm age factors must be greater than 0\r\n",
             Self::ReassignDisabled => b"CLIENT_ERROR slab reassignment disabled\r\n",

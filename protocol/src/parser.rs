@@ -168,6 +168,12 @@ impl Parser {
         matches!(self.mode, Mode::Keys { command: KeysCommand::Get { .. }, rest } if rest > VALUE_END.len())
     }
 
+    /// Whether the stream stands behind the last key of a line of keys: the next step is [`Command::EndOfKeys`]. O(1).
+    #[inline]
+    pub fn ends_line(&self) -> bool {
+        matches!(self.mode, Mode::Keys { rest, .. } if rest <= VALUE_END.len())
+    }
+
     /// Takes the next keys of the line of a `get` or `gets` that the stream stands in, as many as there are places, without a step
     /// for each: they may be executed as [`Request::get`]s. `None` if it stands elsewhere, or at the line's end.
     #[inline]

@@ -57,6 +57,15 @@ impl<'a> Plain<'a> {
         matches!(input.first_chunk().map(|verb| u32::from_le_bytes(*verb)), Some(GET | SET))
     }
 
+    /// The request that the whole of `input` is, if it is plain and within the limits. O(key).
+    #[inline]
+    pub fn only(input: &'a [u8], limits: &Limits) -> Option<Self> {
+        // By the loop that everybody uses: a second caller would move `take_one` out of it.
+        let mut places = [Self::NONE];
+        let taken = take(input, limits, &mut places);
+        (taken.count == 1 && taken.consumed == input.len()).then_some(places[0])
+    }
+
     /// The request as the parser gives it. That of a get is followed by the end of its line.
     pub fn request(&self) -> Request<'a> {
         match self.work {

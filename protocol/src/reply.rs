@@ -74,21 +74,24 @@ pub fn value_header(out: &mut Vec<u8>, key: &[u8], client_flags: u32, value_len:
     out.extend_from_slice(CRLF);
 }
 
+/// The end of the answer to a line of keys.
+pub const END: &[u8] = b"END\r\n";
+
 /// All that answers a `get` of one key that is there.
 #[inline]
 pub fn value_and_end(out: &mut Vec<u8>, key: &[u8], client_flags: u32, value: &[u8]) {
-    const END: &[u8] = b"\r\nEND\r\n";
+    const VALUE_END: &[u8] = b"\r\nEND\r\n";
     let value_len = u32::try_from(value.len()).expect("a value is at most 1 GiB");
-    out.reserve(VALUE_LINE_SIZE_MAX + key.len() + value.len() + END.len());
+    out.reserve(VALUE_LINE_SIZE_MAX + key.len() + value.len() + VALUE_END.len());
     value_header(out, key, client_flags, value_len, None);
     out.extend_from_slice(value);
-    out.extend_from_slice(END);
+    out.extend_from_slice(VALUE_END);
 }
 
 /// After the last `VALUE` block or `STAT` line.
 #[inline]
 pub fn end(out: &mut Vec<u8>) {
-    out.extend_from_slice(b"END\r\n");
+    out.extend_from_slice(END);
 }
 
 /// The value is there.
@@ -130,6 +133,11 @@ pub fn ok(out: &mut Vec<u8>) {
 /// Whether a reply is that of [`ok`].
 pub fn is_ok(reply: &[u8]) -> bool {
     reply == OK
+}
+
+/// Whether a reply in text says that the server could not do what was asked.
+pub fn is_server_error(reply: &[u8]) -> bool {
+    reply.starts_with(b"SERVER_ERROR ")
 }
 
 /// The counters are zero.

@@ -348,13 +348,14 @@ impl Dispatcher {
     }
 
     /// Whether the next of these requests may have to wait for another node.
-    fn may_wait_for_others(&self, client: &Connection, rest: &[u8]) -> bool {
+    pub fn may_wait_for_others(&self, client: &Connection, rest: &[u8]) -> bool {
         let Some(links) = &self.cluster else { return false };
         let owed = client.outbox.waiting();
         owed > 0
             && (client.lines.expect_much(owed + 1)
                 || self.executor.replicates()
                 || self.executor.is_guarded())
+            || client.lines.expect_large()
             || !links.has_room_for_any(rest.len())
     }
 
@@ -373,8 +374,12 @@ impl Dispatcher {
         let Owner::Elsewhere(hash) = self.owner_of(request) else { return false };
         let Some(links) = &mut self.cluster else { return false };
         let owed = client.outbox.waiting();
+        let waits_for_large =
+            client.lines.expect_large() && (links.awaits_large() || self.budget.outputs_are_full());
         !client.lines.redirects
-            && (owed > 0 && client.lines.expect_much(owed + 1) || links.must_wait(hash, consumed))
+            && (owed > 0 && client.lines.expect_much(owed + 1)
+                || waits_for_large
+                || links.must_wait(hash, consumed))
     }
 
     /// Whether a flush would overtake writes of the same client that wait for their copies.
@@ -407,7 +412,7 @@ impl Dispatcher {
             } else {
                 self.executor.traffic.requests_posted += 1;
                 client.posted(self.turn);
-                let sender = ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
+                let sender = self.keep_for_shard(client, request);
                 self.post.request(owner, sender, request);
             }
             return;
@@ -471,7 +476,7 @@ impl Dispatcher {
     pub fn deliver(&mut self, client: &mut Connection, to: ReturnAddress, outcome: Outcome<'_>) {
         client.letter_came(self.turn);
         match outcome {
-            Outcome::Reply(reply) => client.outbox.deliver(to.ticket, reply),
+            Outcome::Reply(reply) => self.answer_from_shard(client, to, reply),
             Outcome::Lending(reply, lent) => {
                 let value = (lent.place, Remote::new(lent));
                 client.outbox.deliver_lending(to.ticket, reply, Some(value));

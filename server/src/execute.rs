@@ -389,6 +389,23 @@ impl Executor {
         self.lent.take()
     }
 
+    /// As [`Executor::execute`], for a get of lines whose key has this hash in the shard.
+    #[inline]
+    pub fn get_whole(
+        &mut self,
+        now: Seconds,
+        request: &Request<'_>,
+        hash: KeyHash,
+        connection: u32,
+        out: &mut Vec<u8>,
+    ) {
+        if self.attention.looks() {
+            self.execute_and_look(now, request, connection, out);
+        } else {
+            self.get(now, request, hash, out);
+        }
+    }
+
     /// Executes a plain request whose key has this hash in the shard, as [`Executor::execute_lending`] would, with the end of the
     /// line of a get.
     #[inline]
@@ -522,17 +539,7 @@ impl Executor {
     /// name.
     #[inline]
     pub fn admits(&mut self, request: &Request<'_>, key: &[u8]) -> bool {
-        let fence = match &request.command {
-            Command::MetaStore(flags) | Command::MetaDelete(flags) | Command::MetaArithmetic(flags)
-                if flags.has(b'Y') =>
-            {
-                request.meta_numbers().fence
-            }
-            // Who has lost its lock may not remove what another has written since.
-            Command::StoreTooLarge { removes: true } => MetaFlags::fence_of(request.flags),
-            _ => None,
-        };
-        fence.is_none_or(|fence| self.shard.admit_fence(key, fence))
+        fence_named(request).is_none_or(|fence| self.shard.admit_fence(key, fence))
     }
 
     /// Answers a question to the shard as a whole.
@@ -858,6 +865,21 @@ fn may_write(request: &Request<'_>) -> bool {
             numbers.exptime.is_some() || numbers.vivify.is_some()
         }
         _ => true,
+    }
+}
+
+/// The fence that a request names.
+#[inline]
+pub fn fence_named(request: &Request<'_>) -> Option<u64> {
+    match &request.command {
+        Command::MetaStore(flags) | Command::MetaDelete(flags) | Command::MetaArithmetic(flags)
+            if flags.has(b'Y') =>
+        {
+            request.meta_numbers().fence
+        }
+        // Who has lost its lock may not remove what another has written since.
+        Command::StoreTooLarge { removes: true } => MetaFlags::fence_of(request.flags),
+        _ => None,
     }
 }
 

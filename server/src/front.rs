@@ -311,6 +311,11 @@ impl Executor {
         self.is_guarded() && self.front.as_ref().is_some_and(|front| front.has_parked())
     }
 
+    /// Whether another node's key is hot: there may be a copy here.
+    pub fn knows_elsewhere(&self, key: &[u8]) -> bool {
+        self.front.as_ref().is_some_and(|front| front.holding.knows(key))
+    }
+
     /// As [`Executor::execute_copied`], on a node without copies on others.
     pub fn execute_guarded(
         &mut self,

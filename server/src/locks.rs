@@ -1,7 +1,9 @@
-//! `lk`: locks of this node, kept by a thread of their own, because a fence may have to be written down before it is given out. Shards
-//! hand it what clients ask and get the answers through a queue each; nobody waits for anybody.
+//! `lk`: locks of this node, or of all nodes of a cluster, kept by a thread of their own: a fence may have to be written down, or etcd be
+//! asked. Shards hand it what clients ask and get the answers through a queue each; nobody waits for anybody.
 
+pub mod etcd;
 pub mod fences;
+pub mod queue;
 pub mod table;
 
 use std::io;
@@ -13,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use crossbeam::queue::ArrayQueue;
+use slabring_cluster::coordinator::{Answer, Need};
 use slabring_protocol::reply::{self, LockSaid};
 use slabring_protocol::{ErrorReply, LockCommand, Request};
 use slabring_reactor::ConnectionId;
@@ -20,12 +23,17 @@ use slabring_reactor::clock::Moment;
 use tracing::warn;
 
 use crate::batch::ReturnAddress;
+use crate::cluster::News;
+use crate::cluster::http::Caller;
 use crate::connection::{Connection, Connections, Ending};
 use crate::datagrams::is_datagram;
 use crate::dispatch::Dispatcher;
+use crate::locks::etcd::{Etcd, Heard};
 use crate::locks::fences::Fences;
+use crate::locks::queue::Queue;
 use crate::locks::table::{Ask, Asker, Millis, Said, Table};
 use crate::node::Node;
+use crate::options::{ClusterSettings, CoordinatorSettings};
 use crate::shards::ShardId;
 use crate::unkeyed::refuse;
 
@@ -65,6 +73,14 @@ enum Job {
     Ask(Place, Ask),
     /// Whoever has this connection says nothing more, and may be gone.
     Gone(ShardId, ConnectionId),
+    /// What came of a call.
+    Called(News),
+}
+
+impl From<News> for Job {
+    fn from(news: News) -> Self {
+        Self::Called(news)
+    }
 }
 
 /// An answer on its way to its shard.
@@ -96,10 +112,10 @@ pub struct Counts {
 }
 
 impl Counts {
-    fn store(&self, table: &Table<Place>) {
-        self.held.store(table.held(), Ordering::Relaxed);
-        self.waiting.store(table.waiting(), Ordering::Relaxed);
-        self.bytes.store(table.bytes(), Ordering::Relaxed);
+    fn store(&self, held: usize, waiting: usize, bytes: usize) {
+        self.held.store(held, Ordering::Relaxed);
+        self.waiting.store(waiting, Ordering::Relaxed);
+        self.bytes.store(bytes, Ordering::Relaxed);
     }
 }
 
@@ -120,8 +136,15 @@ impl Gone {
 
 /// What the thread works with.
 pub struct Keeper {
-    fences: Fences,
+    store: Store,
     jobs: Receiver<Job>,
+}
+
+/// What keeps the fences.
+enum Store {
+    File(Fences),
+    /// The etcd of the node's cluster.
+    Etcd,
 }
 
 impl Locks {
@@ -129,9 +152,18 @@ impl Locks {
     pub fn open(path: &Path, threads: u16) -> Result<(Self, Keeper)> {
         let fences =
             Fences::open(path).map_err(|error| anyhow!("--lock-file {}: {error}", path.display()))?;
+        Ok(Self::kept_by(Store::File(fences), threads))
+    }
+
+    /// Locks that all nodes of the cluster keep in its etcd.
+    pub fn of_cluster(threads: u16) -> (Self, Keeper) {
+        Self::kept_by(Store::Etcd, threads)
+    }
+
+    fn kept_by(store: Store, threads: u16) -> (Self, Keeper) {
         let (sender, jobs) = sync_channel(JOBS_MAX);
         let answers = (0..threads).map(|_| ArrayQueue::new(ASKED_MAX)).collect();
-        Ok((Self { jobs: sender, answers, counts: Counts::default() }, Keeper { fences, jobs }))
+        (Self { jobs: sender, answers, counts: Counts::default() }, Keeper { store, jobs })
     }
 
     fn tell(&self, job: Job) -> Result<(), ErrorReply> {
@@ -152,34 +184,109 @@ pub fn start(node: &Arc<Node>, keeper: Keeper) -> Result<()> {
 }
 
 impl Keeper {
-    fn keep(mut self, node: &Node, locks: &Locks) {
-        let start = Moment::now();
-        let mut table = Table::new(node.settings.memory_bytes / MEMORY_SHARE);
-        let mut answers = Vec::new();
-        loop {
-            let now = millis_since(start);
-            let wait =
-                table.wake_at().map_or(LOOK_EVERY, |at| Duration::from_millis(at.0.saturating_sub(now.0)));
-            let job = self.jobs.recv_timeout(wait.min(LOOK_EVERY));
-            let now = millis_since(start);
-            let mut fence = || told(self.fences.next());
-            table.expire(now, &mut fence, &mut answers);
-            match job {
-                Ok(Job::Ask(place, ask)) => table.ask(now, place, ask, &mut fence, &mut answers),
-                Ok(Job::Gone(shard, connection)) => {
-                    table.forget(now, client_of(shard, connection), &mut answers);
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+    fn keep(self, node: &Node, locks: &Locks) {
+        match self.store {
+            Store::File(fences) => keep_here(node, locks, fences, &self.jobs),
+            Store::Etcd => {
+                let cluster =
+                    node.cluster.as_ref().expect("only a node of a cluster keeps locks in its etcd");
+                keep_in_etcd(node, locks, &cluster.settings, &self.jobs);
             }
-            let is_over = node.stopping.load(Ordering::Acquire);
-            if is_over {
-                table.end(now, &mut answers);
-            }
-            locks.counts.store(&table);
-            answers.drain(..).for_each(|(place, said)| hand_over(node, locks, &place, &said));
         }
     }
+}
+
+fn keep_here(node: &Node, locks: &Locks, mut fences: Fences, jobs: &Receiver<Job>) {
+    let start = Moment::now();
+    let mut table = Table::new(node.settings.memory_bytes / MEMORY_SHARE);
+    let mut answers = Vec::new();
+    loop {
+        let now = millis_since(start);
+        let wait = table.wake_at().map_or(LOOK_EVERY, |at| Duration::from_millis(at.0.saturating_sub(now.0)));
+        let job = jobs.recv_timeout(wait.min(LOOK_EVERY));
+        let now = millis_since(start);
+        let mut fence = || told(fences.next());
+        table.expire(now, &mut fence, &mut answers);
+        match job {
+            Ok(Job::Ask(place, ask)) => table.ask(now, place, ask, &mut fence, &mut answers),
+            Ok(Job::Gone(shard, connection)) => {
+                table.forget(now, client_of(shard, connection), &mut answers);
+            }
+            Ok(Job::Called(_)) | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        let is_over = node.stopping.load(Ordering::Acquire);
+        if is_over {
+            table.end(now, &mut answers);
+        }
+        locks.counts.store(table.held(), table.waiting(), table.bytes());
+        answers.drain(..).for_each(|(place, said)| hand_over(node, locks, &place, &said));
+    }
+}
+
+fn keep_in_etcd(node: &Node, locks: &Locks, settings: &ClusterSettings, jobs: &Receiver<Job>) {
+    let CoordinatorSettings::Etcd { urls, access, .. } = &settings.coordinator else { return };
+    let start = Moment::now();
+    // What cannot be read now was readable at the start: etcd will say that it wants it.
+    let login = access.login().unwrap_or_default();
+    let (mut etcd, start_unix_ms) =
+        (Etcd::new(&settings.cluster, login), node.clock.unix_microseconds() / 1_000);
+    let mut queue = Queue::new(start_unix_ms, node.settings.memory_bytes / MEMORY_SHARE);
+    let mut caller = Caller::new(urls, access, &locks.jobs);
+    loop {
+        go_on(millis_since(start), &mut queue, &mut etcd);
+        while let Some(need) = etcd.next() {
+            match need {
+                Need::Call(call) => caller.call(call),
+                Need::Cancel(id) => caller.cancel(id),
+            }
+        }
+        locks.counts.store(queue.held(), queue.waiting(), queue.bytes());
+        for (place, said) in queue.take_answers() {
+            hand_over(node, locks, &place, &said);
+        }
+        let now = millis_since(start);
+        let wait = queue.wake_at().map_or(LOOK_EVERY, |at| Duration::from_millis(at.0.saturating_sub(now.0)));
+        let job = jobs.recv_timeout(wait.min(LOOK_EVERY));
+        let now = millis_since(start);
+        match job {
+            Ok(Job::Ask(place, ask)) => queue.ask(now, place, ask),
+            Ok(Job::Gone(shard, connection)) => queue.forget(now, client_of(shard, connection)),
+            Ok(Job::Called(News::Reply(id, status, body))) => {
+                caller.ended(id);
+                etcd.answered(now, id, Answer::Reply { status, body: &body });
+            }
+            Ok(Job::Called(News::Chunk(id, bytes))) => etcd.answered(now, id, Answer::Chunk(&bytes)),
+            Ok(Job::Called(News::Failed(id))) => {
+                caller.ended(id);
+                etcd.answered(now, id, Answer::Failed);
+            }
+            Ok(Job::Called(News::Document(_) | News::List(_) | News::Stop))
+            | Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        if node.stopping.load(Ordering::Acquire) {
+            queue.end(now);
+        }
+    }
+}
+
+/// Takes the steps that can be taken now.
+fn go_on(now: Millis, queue: &mut Queue<Place>, etcd: &mut Etcd) {
+    etcd.expire(now);
+    while let Some(heard) = etcd.heard() {
+        match heard {
+            Heard::Came(name, found) => queue.came(now, &name, found),
+            Heard::Changed(name) => queue.changed(&name),
+            Heard::MissedSome => queue.missed_some(now),
+        }
+    }
+    while etcd.has_room()
+        && let Some((name, step)) = queue.next(now)
+    {
+        etcd.take(now, name, step);
+    }
+    etcd.watch(now, queue.watches_from());
 }
 
 fn millis_since(start: Moment) -> Millis {
@@ -196,6 +303,7 @@ fn hand_over(node: &Node, locks: &Locks, place: &Place, said: &Said) {
     match said {
         Said::TooMany => reply::error(&mut text, ErrorReply::TooManyLocks),
         Said::NoFence => reply::error(&mut text, ErrorReply::LockFileFailed),
+        Said::NoCoordinator => reply::error(&mut text, ErrorReply::LockCoordinatorSilent),
         Said::Held { fence, left_ms, session } => {
             reply::lock(&mut text, LockSaid::Held { fence: *fence, left_ms: *left_ms, session }, opaque);
         }

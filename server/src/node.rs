@@ -30,7 +30,7 @@ use crate::listeners::{Entrance, Listeners, ShardListeners, SocketFile};
 use crate::live::Live;
 use crate::locks::{self, Keeper, Locks};
 use crate::memory_file::MemoryFile;
-use crate::options::{EXIT_FAILURE, Refused, Settings, Sources, TlsSettings, TlsUse};
+use crate::options::{ClusterSettings, EXIT_FAILURE, Refused, Settings, Sources, TlsSettings, TlsUse};
 use crate::post::{LetterBoxes, Post, connect_all};
 use crate::report::ShardReport;
 use crate::shard_thread::ShardThread;
@@ -461,8 +461,12 @@ fn build_shard<I: Io>(io: &mut I, plan: &mut Plan) -> Result<(Executor, Vec<Entr
     Ok((Executor::new(shard, plan.shards, &plan.node), entrances))
 }
 
-/// The locks of the node and who keeps them, if there is a file for their fences. Several nodes would give out fences that do not rise.
+/// The locks of the node and who keeps them, if there is a file for their fences, or an etcd. Nodes of a list would give out fences that do
+/// not rise.
 fn open_locks(settings: &Settings) -> Result<Option<(Locks, Keeper)>> {
+    if settings.cluster.as_ref().is_some_and(ClusterSettings::has_coordinator) {
+        return Ok(Some(Locks::of_cluster(settings.threads)));
+    }
     let path = settings.lock_file.as_ref().filter(|_| settings.cluster.is_none());
     path.map(|path| Locks::open(path, settings.threads)).transpose()
 }

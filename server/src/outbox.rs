@@ -259,30 +259,40 @@ impl Outbox {
     /// Fills in a reply.
     #[inline]
     pub fn deliver(&mut self, ticket: Ticket, reply: &[u8]) {
+        self.deliver_joined(ticket, [reply, b""]);
+    }
+
+    /// As [`Outbox::deliver`], for a reply in two pieces.
+    #[inline]
+    pub fn deliver_joined(&mut self, ticket: Ticket, pieces: [&[u8]; 2]) {
         if ticket.0 == self.first_ticket && self.waiting.front().is_some_and(|first| first.missing == 1) {
             // The one that all others wait for, as in a letter most are: its place is not needed any more.
-            self.ready.extend_from_slice(reply);
+            pieces.into_iter().for_each(|piece| self.ready.extend_from_slice(piece));
             self.waiting.pop_front();
             self.first_ticket += 1;
             self.release();
         } else {
-            self.deliver_lending(ticket, reply, None);
+            self.put(ticket, pieces, None);
         }
     }
 
     /// As [`Outbox::deliver`], for a reply that shows a value of another shard at a place in it.
     pub fn deliver_lending(&mut self, ticket: Ticket, reply: &[u8], value: Option<(usize, Remote)>) {
+        self.put(ticket, [reply, b""], value);
+    }
+
+    fn put(&mut self, ticket: Ticket, pieces: [&[u8]; 2], value: Option<(usize, Remote)>) {
         let index = self.index(ticket);
         let value = value.map(|(place, remote)| (place, Value::There(Box::new(remote))));
         self.value_bytes += value.as_ref().map_or(0, |(_, value)| value.left());
         if index == 0 {
             let start = self.ready.len();
-            self.ready.extend_from_slice(reply);
+            pieces.into_iter().for_each(|piece| self.ready.extend_from_slice(piece));
             self.values.extend(value.map(|(place, value)| (start + place, value)));
             self.waiting[0].held = 0..0;
         } else {
             let start = self.held.len();
-            self.held.extend_from_slice(reply);
+            pieces.into_iter().for_each(|piece| self.held.extend_from_slice(piece));
             self.waiting[index].held = start..self.held.len();
             self.waiting[index].values.extend(value);
         }

@@ -1,6 +1,7 @@
 //! Requests of a pipeline that are taken together: the keys of a line, and plain gets and sets. Their memory is fetched at the same
 //! time, and they need no step of the parser each. Everything else goes through `dispatch.rs`, one by one.
 
+use slabring_cluster::placement::hash_key;
 use slabring_engine::WARM_KEYS_MAX;
 use slabring_protocol::{KEY_SIZE_MAX, KeysTaken, Plain, PlainTaken, PlainWork, Request};
 
@@ -14,6 +15,9 @@ use crate::shards::ShardId;
 
 /// Replies to a group of requests that lend nothing, at most.
 const SMALL_REPLIES_BYTES_MAX: usize = WARM_KEYS_MAX * (LENT_BYTES_MIN + KEY_SIZE_MAX + 64);
+
+/// Stands for the owner of a key that is another node's. A node has fewer shards.
+const OF_ANOTHER_NODE: ShardId = ShardId(u16::MAX);
 
 const _: () = assert!(SMALL_REPLIES_BYTES_MAX < OUTPUT_BYTES_LOW);
 
@@ -75,8 +79,8 @@ impl Dispatcher {
         Some(client.parser.plain(rest, &self.limits, &mut requests[..done]).consumed)
     }
 
-    /// Executes plain requests, or posts them to their shards, until the connection has to wait or a key is of another node. Returns
-    /// how many.
+    /// Executes plain requests, posts them to their shards or sends them to their nodes, until the connection has to wait or one needs
+    /// more thought. Returns how many.
     fn execute_group(&mut self, client: &mut Connection, requests: &[Plain<'_>]) -> usize {
         let mut owners = [self.shards.me; WARM_KEYS_MAX];
         let mut count = requests.len();
@@ -101,6 +105,11 @@ impl Dispatcher {
                     .outbox
                     .local_lending(|out| executor.execute_plain(now, plain, hash, connection, out));
                 is_sure &= !lends;
+            } else if owner == OF_ANOTHER_NODE {
+                is_sure = false;
+                if !self.forward_freely(client, plain.key) {
+                    return done;
+                }
             } else {
                 is_sure = false;
                 self.executor.traffic.requests_posted += 1;
@@ -112,17 +121,30 @@ impl Dispatcher {
         count
     }
 
-    /// Fills in whose the keys are. Returns how many, up to the first that is another node's, or of another shard in a cluster.
+    /// Sends a get to another node, if that needs no thought.
+    #[inline(never)]
+    fn forward_freely(&mut self, client: &mut Connection, key: &[u8]) -> bool {
+        let is_free = !client.lines.redirects
+            && !self.executor.knows_elsewhere(key)
+            && !self.may_wait_for_others(client, key);
+        if is_free {
+            self.forward_get(client, key, hash_key(key));
+        }
+        is_free
+    }
+
+    /// Fills in whose the keys are. Returns how many, up to the first set for another node, or request for another shard in a cluster.
     fn find_owners(&self, requests: &[Plain<'_>], owners: &mut [ShardId; WARM_KEYS_MAX]) -> usize {
         for (count, (plain, place)) in requests.iter().zip(owners).enumerate() {
             if self.executor.is_guarded() && plain.work != PlainWork::Get {
                 return count;
             }
-            match self.owner_of_key(plain.key) {
+            *place = match self.owner_of_key(plain.key) {
                 // A reply that waits for copies comes without the end of its line.
-                Owner::Shard(owner) if owner == self.shards.me || self.cluster.is_none() => *place = owner,
+                Owner::Shard(owner) if owner == self.shards.me || self.cluster.is_none() => owner,
+                Owner::Elsewhere(_) if plain.work == PlainWork::Get => OF_ANOTHER_NODE,
                 Owner::Shard(_) | Owner::Elsewhere(_) => return count,
-            }
+            };
         }
         requests.len()
     }

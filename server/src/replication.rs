@@ -25,14 +25,14 @@ use slabring_protocol::{ErrorReply, KEY_SIZE_MAX, Request};
 use slabring_reactor::clock::Moment;
 
 use crate::cluster::Cluster;
-use crate::execute::{Asker, Executor, refuse_fence};
+use crate::execute::{Asker, Executor, fence_named, refuse_fence};
 use crate::node::Node;
 use crate::report::Traffic;
 use crate::shards::Shards;
 
 pub use evaluate::may_change;
 use evaluate::{Bench, Evaluated};
-use items::Items;
+use items::{Items, Kept};
 pub use slabring_cluster::replica::COPIED_ITEM_BYTES_MAX;
 pub use waiting::{Finished, Manner, Owned, WaitId, Waiter, Waiting};
 
@@ -234,6 +234,7 @@ impl Replication {
     /// How long a turn may sleep.
     pub fn sleep_max(&self) -> Micros {
         match self.waiting.is_empty() {
+            _ if self.replicator.is_in_a_hurry() => Micros(0),
             false => RETRY_EVERY,
             true if self.is_scrub_hurried => SCRUB_HURRIED_EVERY,
             true => REST,
@@ -366,16 +367,25 @@ impl Replication {
             return Err(Refused::Wait);
         }
         let version = self.replicator.peek_version().ok_or(Refused::WornOut)?;
+        let fence = fence_named(request);
+        let known = fence.and_then(|_| executor.shard().fence_of(key));
         if !executor.admits(request, key) {
             refuse_fence(request, request.value.len(), out);
             return Ok(Executed::Now);
         }
+        let raised = fence.filter(|_| known != fence);
+        raised.into_iter().for_each(|fence| self.replicator.tell_fence(hash, fence));
         let content = match self.bench.evaluate(executor.shard(), now, request, key, version.0, out) {
-            Evaluated::Unchanged => return self.check_read(hash, key, start, out).map(|()| Executed::Now),
-            Evaluated::Changed(content) => content.map(|content| content.dated(self.start_unix)),
+            Evaluated::Unchanged if raised.is_none() => {
+                return self.check_read(hash, key, start, out).map(|()| Executed::Now);
+            }
+            // The copies must have the fence before it is answered: what there is is said again.
+            Evaluated::Unchanged => executor.shard().peek(now, key).map(|item| Kept::of(&item)),
+            Evaluated::Changed(content) => content,
         };
-        let (key, invalidates, deadline) =
-            (key.to_vec(), evaluate::invalidates(request), at + WRITE_TIME_MAX);
+        let content = content.map(|content| content.dated(self.start_unix));
+        let invalidates = evaluate::invalidates(request) || fence.is_some();
+        let (key, deadline) = (key.to_vec(), at + WRITE_TIME_MAX);
         let write = Write { token: id, hash, key, content, invalidates, deadline };
         let mut items = self.items(executor, now);
         let written = self.replicator.write(at, &mut items, write);

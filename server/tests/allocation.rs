@@ -1,5 +1,5 @@
-//! A whole node works without the allocator once it has warmed up: text requests to keys of this shard and of another, one by one
-//! and in pipelines, over both backends.
+//! A whole node works without the allocator once it has warmed up: text requests to keys of this shard, of another and of another
+//! node, for itself and for that one's clients, one by one and in pipelines, over both backends.
 //!
 //! The test starts itself anew as a node, with an allocator that counts. The client is a thread of that process, so that it can
 //! read the count; what it asks for itself does not count.
@@ -19,6 +19,10 @@ use slabring_cluster::placement::{hash_key, shard_of};
 
 /// Tells the test, started anew, which port its node has.
 const PORT_VARIABLE: &str = "ALLOCATION_TEST_PORT";
+/// Tells it that there is another node, and which port that has.
+const NEIGHBOUR_VARIABLE: &str = "ALLOCATION_TEST_NEIGHBOUR";
+/// Tells it to be that node, and nothing else.
+const NODE_VARIABLE: &str = "ALLOCATION_TEST_NODE";
 const PATIENCE: Duration = Duration::from_secs(20);
 const SHARDS: u16 = 2;
 const KEYS: usize = 64;
@@ -67,6 +71,9 @@ fn count() {
 static ALLOCATOR: Counting = Counting;
 
 fn main() -> ExitCode {
+    if std::env::var_os(NODE_VARIABLE).is_some() {
+        return slabring_server::main();
+    }
     if let Ok(port) = std::env::var(PORT_VARIABLE) {
         let port = port.parse().unwrap();
         std::thread::spawn(move || {
@@ -76,13 +83,36 @@ fn main() -> ExitCode {
         });
         return slabring_server::main();
     }
-    let good = ["auto", "epoll"].map(run_node);
+    let good = ["auto", "epoll"].map(|io| run_node(io) & run_pair(io));
     if good == [true, true] { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn free_port() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
+}
+
+/// A node that counts beside one that does not: each owns half of the keys, and each has a client.
+fn run_pair(io: &str) -> bool {
+    println!("--io {io}, two nodes");
+    let [port, neighbour] = [free_port(), free_port()];
+    let peers =
+        [&port, &neighbour].map(|port| format!("127.0.0.1:{}=127.0.0.1:{port}", free_port())).join(",");
+    let node = |port: &str, number: usize| {
+        let peer = peers.split([',', '=']).nth(2 * number).unwrap();
+        let mut node = Command::new(std::env::current_exe().unwrap());
+        node.args(["-t", "1", "-p", port, "--io", io, "--peers", &peers, "--peer-listen", peer]);
+        node
+    };
+    let mut other = node(&neighbour, 1).env(NODE_VARIABLE, "").spawn().unwrap();
+    let status = node(&port, 0).env(PORT_VARIABLE, &port).env(NEIGHBOUR_VARIABLE, &neighbour).status();
+    other.kill().unwrap();
+    other.wait().unwrap();
+    status.unwrap().success()
 }
 
 fn run_node(io: &str) -> bool {
     println!("--io {io}");
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let port = free_port();
     let mut node = Command::new(std::env::current_exe().unwrap());
     node.args(["-t", &SHARDS.to_string(), "-p", &port, "--io", io]).env(PORT_VARIABLE, &port);
     node.status().unwrap().success()
@@ -112,6 +142,22 @@ impl Client {
         }
     }
 
+    /// Waits until the nodes know each other.
+    fn wait_until_met(&mut self, keys: &[String]) {
+        let start = Instant::now();
+        for key in keys {
+            loop {
+                self.stream.write_all(format!("mg {key}\r\n").as_bytes()).unwrap();
+                let bytes = self.stream.read(&mut self.reply).unwrap();
+                if self.reply[..bytes] == *b"EN\r\n" {
+                    break;
+                }
+                assert!(start.elapsed() < PATIENCE, "the nodes do not meet");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+
     fn ask(&mut self, request: &[u8], reply: &[u8]) {
         self.stream.write_all(request).unwrap();
         let got = &mut self.reply[..reply.len()];
@@ -126,13 +172,24 @@ fn keys_of(shard: u16) -> Vec<String> {
     keys.filter(|key| shard_of(hash_key(key.as_bytes()), SHARDS) == shard).take(KEYS).collect()
 }
 
-/// Whether no kind of request costs an allocation. The node gives each shard one of the two clients.
+/// Whether no kind of request costs an allocation. The node gives each shard one of the two clients; if there are two nodes, each
+/// has one.
 fn measure(port: u16) -> bool {
-    let mut clients = [Client::connect(port), Client::connect(port)];
-    let both = keys_of(0).into_iter().zip(keys_of(1)).flat_map(|(one, other)| [one, other]).collect();
+    let both: Vec<_> = keys_of(0).into_iter().zip(keys_of(1)).flat_map(|(one, other)| [one, other]).collect();
+    let Ok(neighbour) = std::env::var(NEIGHBOUR_VARIABLE) else {
+        let clients = [Client::connect(port), Client::connect(port)];
+        let sets = [("of one shard", keys_of(0)), ("of the other", keys_of(1)), ("of both", both)];
+        return measure_keys(clients, &sets);
+    };
+    let mut clients = [Client::connect(port), Client::connect(neighbour.parse().unwrap())];
+    clients.iter_mut().for_each(|client| client.wait_until_met(&both));
+    measure_keys(clients, &[("of both nodes", both)])
+}
+
+fn measure_keys(mut clients: [Client; 2], sets: &[(&str, Vec<String>)]) -> bool {
     let mut all_good = true;
-    for (owner, keys) in [("of one shard", keys_of(0)), ("of the other", keys_of(1)), ("of both", both)] {
-        for (name, request, reply) in works(&keys) {
+    for (owner, keys) in sets {
+        for (name, request, reply) in works(keys) {
             let mut run = |rounds: usize| {
                 for _ in 0..rounds {
                     clients.iter_mut().for_each(|client| client.ask(request.as_bytes(), reply.as_bytes()));

@@ -10,7 +10,7 @@ use slabring_cluster::ring::{NodeState, RingDocument};
 use slabring_tests::cluster::Neighbourhood;
 use slabring_tests::etcd::Etcd;
 use slabring_tests::network::Network;
-use slabring_tests::{Server, Signal, wait_until};
+use slabring_tests::{Connection, Server, Signal, wait_until};
 
 /// Time for what takes a cluster longer: moving a third of everything, say, on a machine that compiles too.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -74,15 +74,24 @@ impl Stage {
         &self.nodes.iter().find(|(other, _)| *other == number).expect("it runs").1
     }
 
-    /// The ring that a node follows. The node must not stand still.
+    /// The ring that a node follows; `None`: none, or it does not answer now. It may stand still, or a busy machine gives it no time.
     pub(crate) fn ring(&self, number: u8) -> Option<RingDocument> {
-        let node = self.node(number);
-        let mut connection = node.connect();
-        let asked = connection.send("config get ring\r\n").and_then(|()| connection.read_line());
-        let head = asked.unwrap_or_else(|error| panic!("n{number}: {error}: {}", node.stderr()));
+        let mut connection = Connection::open(self.address(number)).ok()?;
+        let head = connection.send("config get ring\r\n").and_then(|()| connection.read_line()).ok()?;
         let length = String::from_utf8(head).expect("text").strip_prefix("CONFIG ring 0 ")?.parse();
-        let document = connection.read_exact(length.expect("a length")).expect("a document");
+        let document = connection.read_exact(length.expect("a length")).ok()?;
         Some(RingDocument::from_json(&document).expect("a good one"))
+    }
+
+    /// The ring that a node follows, as soon as it says so.
+    #[track_caller]
+    pub(crate) fn told_ring(&self, number: u8) -> RingDocument {
+        let mut told = None;
+        wait_until("a ring", || {
+            told = self.ring(number);
+            told.is_some()
+        });
+        told.expect("just seen")
     }
 
     /// Whether all nodes that run follow one ring, in which `up` are up and nothing moves.

@@ -1,4 +1,4 @@
-//! A client that stores many small items and asks for a statistic. Text protocol, one connection, no reply wanted.
+//! A client that stores many small items, asks for a statistic, or for one thing. Text protocol, one connection.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpStream};
@@ -20,6 +20,7 @@ pub(crate) struct Wire {
 impl Wire {
     pub(crate) fn connect(port: u16) -> anyhow::Result<Self> {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self { replies: BufReader::new(stream.try_clone()?), stream })
@@ -59,6 +60,12 @@ impl Wire {
                 _ => bail!("not an answer to stats: {line}"),
             }
         }
+    }
+
+    /// Asks for one thing; the first line of the answer.
+    pub(crate) fn command(&mut self, line: &str) -> anyhow::Result<String> {
+        self.stream.write_all(format!("{line}\r\n").as_bytes())?;
+        self.line()
     }
 
     fn line(&mut self) -> anyhow::Result<String> {

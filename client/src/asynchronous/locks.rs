@@ -29,7 +29,7 @@ impl AsyncClient {
     /// # }
     /// ```
     pub async fn lock(&self, key: impl AsRef<[u8]>, options: &LockOptions) -> Result<Option<Lock>, Error> {
-        let mut acquisition = Acquisition::new(self.key(key)?, options.ttl);
+        let mut acquisition = Acquisition::new(self.key(key)?, options);
         let until = after(Instant::now(), options.wait);
         loop {
             match self.try_lock(&mut acquisition).await {

@@ -40,7 +40,7 @@ impl Client {
     ///
     /// An error whose [effect](Error::executed) is unknown may have left the lock held: it ends after its time.
     pub fn lock(&self, key: impl AsRef<[u8]>, options: &LockOptions) -> Result<Option<Lock>, Error> {
-        let mut acquisition = Acquisition::new(self.key(key)?, options.ttl);
+        let mut acquisition = Acquisition::new(self.key(key)?, options);
         let until = after(Instant::now(), options.wait);
         loop {
             match self.try_lock(&mut acquisition) {

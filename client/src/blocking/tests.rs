@@ -322,7 +322,8 @@ fn a_time_without_end_is_no_reason_to_panic() {
         ..Options::default()
     };
     let client = Client::new(&list(&[&server]), options);
-    let lock = client.lock("lock", &LockOptions { ttl: always, wait: always }).unwrap();
+    let lock =
+        client.lock("lock", &LockOptions { ttl: always, wait: always, ..LockOptions::default() }).unwrap();
     assert!(lock.is_some());
     let leases = LeaseOptions { hold: always, renew_before: Some(always) };
     let filled = client.get_or_fill("page", &leases, Ttl::Never, || Ok::<_, ()>(b"page".to_vec()));

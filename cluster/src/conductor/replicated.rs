@@ -40,11 +40,12 @@ impl Conductor {
         gone.sort_by_key(|(urgency, _)| std::cmp::Reverse(*urgency));
         for (urgency, (slot, entry)) in gone {
             let is_wished = urgency == u32::MAX;
-            let rests = self.removed_at.is_some_and(|at| now.since(at) < self.judgement.removal_pause);
-            let may_go = is_wished || !entry.state.serves() || (!rests && leaves_half(ring.document()));
+            let may_go = is_wished
+                || !entry.state.serves()
+                || (!self.rests(now, ring.document()) && leaves_half(ring.document()));
             let Some(next) = migrate::remove(ring, slot).filter(|_| may_go) else { continue };
             if entry.state.serves() && !is_wished {
-                self.removed_at = Some(now);
+                self.removed = Some((entry.node.clone(), now));
             }
             self.note_removal(now, &entry.node);
             return Some(next);

@@ -14,6 +14,8 @@ use super::{Fence, Revision};
 pub const LOGIN: &str = "/v3/auth/authenticate";
 /// Grants a lease.
 pub const GRANT: &str = "/v3/lease/grant";
+/// Ends a lease.
+pub const REVOKE: &str = "/v3/lease/revoke";
 /// Keeps a lease.
 pub const KEEP_ALIVE: &str = "/v3/lease/keepalive";
 /// Reads keys.
@@ -35,6 +37,11 @@ pub fn login(name: &str, password: &str) -> String {
 /// The body of a [`GRANT`] for whole seconds.
 pub fn grant(seconds: u64) -> String {
     json!({ "TTL": seconds.to_string() }).to_string()
+}
+
+/// The body of a [`REVOKE`].
+pub fn revoke(lease: LeaseId) -> String {
+    json!({ "ID": lease.0.to_string() }).to_string()
 }
 
 /// The body of a [`KEEP_ALIVE`].
@@ -92,6 +99,50 @@ pub fn replace(key: &str, expect: Revision, value: &str, leader: &str, fence: Op
     json!({ "compare": compare, "success": [put], "failure": [read(key), read(leader)] }).to_string()
 }
 
+/// What must be so for one who enters a queue, or leaves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// Nobody is in the queue.
+    Empty,
+    /// The key was created then, and is there.
+    Created(Revision),
+    /// The key was not changed since then; 0: it is not there.
+    Changed(Revision),
+}
+
+impl Condition {
+    fn compare(self, queue: &str, key: &str) -> Value {
+        match self {
+            Self::Empty => json!({
+                "key": encode(queue), "range_end": encode(&range_end(queue)),
+                "target": "VERSION", "result": "EQUAL", "version": "0",
+            }),
+            Self::Created(at) => json!({
+                "key": encode(key), "target": "CREATE", "result": "EQUAL", "create_revision": at.0.to_string(),
+            }),
+            Self::Changed(at) => json!({
+                "key": encode(key), "target": "MOD", "result": "EQUAL", "mod_revision": at.0.to_string(),
+            }),
+        }
+    }
+}
+
+/// The body of a [`TRANSACTION`] that puts a key into a queue, the keys that begin with `queue`, which ends in `/`; and reads the queue,
+/// also when the condition does not hold.
+pub fn enter(queue: &str, key: &str, value: &str, lease: LeaseId, condition: Condition) -> String {
+    let compare = [condition.compare(queue, key)];
+    let read = json!({ "request_range": { "key": encode(queue), "range_end": encode(&range_end(queue)) } });
+    let success = [put_under(key, value, lease), read.clone()];
+    json!({ "compare": compare, "success": success, "failure": [read] }).to_string()
+}
+
+/// The body of a [`TRANSACTION`] that deletes a key of a queue.
+pub fn leave(queue: &str, key: &str, condition: Condition) -> String {
+    let compare = [condition.compare(queue, key)];
+    let delete = json!({ "request_delete_range": { "key": encode(key) } });
+    json!({ "compare": compare, "success": [delete] }).to_string()
+}
+
 /// The body of a [`TRANSACTION`] that deletes a key if it was created at `fence`, and reads it otherwise.
 pub fn delete_created(key: &str, fence: Fence) -> String {
     let is_that = json!({
@@ -134,6 +185,9 @@ pub struct KeyValue {
     /// When it was last changed, or deleted.
     #[serde(default, deserialize_with = "number")]
     pub mod_revision: u64,
+    /// The lease that it lies under; 0: under none.
+    #[serde(default, deserialize_with = "signed_number")]
+    pub lease: i64,
 }
 
 /// The beginning of every answer.
@@ -190,6 +244,11 @@ struct PartOfTransaction {
 }
 
 impl Transacted {
+    /// What was read first.
+    pub fn ranged(&self) -> Option<&Ranged> {
+        self.responses.iter().find_map(|part| part.response_range.as_ref())
+    }
+
     /// The keys that were read, in the order of the reads: `None` for one that is not there.
     pub fn reads(&self) -> impl Iterator<Item = Option<&KeyValue>> {
         self.responses.iter().filter_map(|part| Some(part.response_range.as_ref()?.keys.first()))

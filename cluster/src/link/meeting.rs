@@ -19,7 +19,8 @@ impl Link {
                 let challenge = self.introduction(taken, nonce).encode();
                 self.output.append(Header::new(Kind::Challenge, self.epoch), &challenge);
                 self.peer = Some(peer);
-                self.state = State::Challenged { deadline, said: Transcript { hello: body, challenge } };
+                self.state =
+                    State::Challenged { deadline, version, said: Transcript { hello: body, challenge } };
                 Ok(None)
             }
             (State::Greeting { deadline, hello }, Kind::Challenge) => {
@@ -28,11 +29,12 @@ impl Link {
                 let said = Transcript { hello, challenge: body };
                 let proof = said.prove(&self.identity.secret, Side::Dialler, Credit::NONE);
                 self.output.append(Header::new(Kind::Proof, self.epoch), &proof);
+                let version = peer.versions.highest;
                 self.peer = Some(peer);
-                self.state = State::Proving { deadline, said };
+                self.state = State::Proving { deadline, version, said };
                 Ok(None)
             }
-            (State::Challenged { said, .. }, Kind::Proof) => {
+            (State::Challenged { said, version, .. }, Kind::Proof) => {
                 if !said.verify(&self.identity.secret, Side::Dialler, Credit::NONE, &body) {
                     return Err(CloseReason::Secret);
                 }
@@ -42,15 +44,15 @@ impl Link {
                     Header::new(Kind::Welcome, self.epoch),
                     &[&proof[..], &granted.encode()].concat(),
                 );
-                Ok(Some(self.rise(now, granted, header.epoch)))
+                Ok(Some(self.rise(now, version, granted, header.epoch)))
             }
-            (State::Proving { said, .. }, Kind::Welcome) => {
+            (State::Proving { said, version, .. }, Kind::Welcome) => {
                 let (proof, credit) = body.split_first_chunk::<PROOF_BYTES>().ok_or(CloseReason::Greeting)?;
                 let granted = Credit::decode(credit.try_into().map_err(|_| CloseReason::Greeting)?);
                 if !said.verify(&self.identity.secret, Side::Acceptor, granted, proof) {
                     return Err(CloseReason::Secret);
                 }
-                Ok(Some(self.rise(now, granted, header.epoch)))
+                Ok(Some(self.rise(now, version, granted, header.epoch)))
             }
             (state, kind) => {
                 self.state = state;
@@ -84,8 +86,9 @@ impl Link {
         if is_one { Ok(()) } else { Err(CloseReason::Versions(taken)) }
     }
 
-    fn rise(&mut self, now: Micros, granted: Credit, peer_epoch: Epoch) -> Event {
+    fn rise(&mut self, now: Micros, version: u8, granted: Credit, peer_epoch: Epoch) -> Event {
         self.state = State::Up;
+        self.version = version;
         self.granted = granted;
         self.failures = 0;
         self.heard_at = now;

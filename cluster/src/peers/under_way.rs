@@ -8,8 +8,31 @@ use crate::ring::Epoch;
 use crate::time::Micros;
 use crate::wire::Status;
 
+/// What is late because a long message goes before it, or is one, is looked at again after this time.
+const CARRIED_TIME: Micros = Micros::from_millis(100);
+
 impl<P: Copy> Peers<P> {
+    #[inline]
     pub(super) fn take_response(
+        &mut self,
+        now: Micros,
+        id: LinkId,
+        opaque: Opaque,
+        status: Status,
+        theirs: Epoch,
+    ) -> Option<Effect<P>> {
+        if status == Status::Done
+            && let Some((place, bytes)) = self.pending.take_sent(now, opaque, id)
+        {
+            let entry = self.places[place_of(id.index)].entry.as_mut().expect("it has just spoken");
+            entry.link.settle(now, bytes);
+            return Some(Effect::Answer { place, outcome: Ok(()) });
+        }
+        self.judge_response(now, id, opaque, status, theirs)
+    }
+
+    /// What is not just a reply that a client waits for.
+    fn judge_response(
         &mut self,
         now: Micros,
         id: LinkId,
@@ -112,6 +135,10 @@ impl<P: Copy> Peers<P> {
     /// Answers those whose time is over. What is under way keeps its place until the response or the link's end.
     pub(super) fn expire(&mut self, now: Micros) {
         for opaque in self.pending.expired(now) {
+            if self.goes_behind_long(now, opaque) {
+                self.pending.put_off(opaque, now + CARRIED_TIME);
+                continue;
+            }
             let pending = self.pending.get(opaque).expect("it was just selected");
             let failure = if pending.deadline <= now { Failure::Expired } else { Failure::Unsettled };
             self.failed.extend(pending.place.take().map(|place| (place, failure)));
@@ -119,5 +146,12 @@ impl<P: Copy> Peers<P> {
                 self.forget(now, opaque);
             }
         }
+    }
+
+    /// Whether a request is on a link with a long message on its way: its own, its reply, or one before it.
+    fn goes_behind_long(&mut self, now: Micros, opaque: Opaque) -> bool {
+        let stage = self.pending.get(opaque).expect("the caller has just selected it").stage;
+        let Stage::Sent { link, .. } = stage else { return false };
+        self.link(link).is_some_and(|link| link.is_delayed(now))
     }
 }

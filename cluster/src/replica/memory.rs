@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::store::{Cursor, Portion, Record, Store};
 use crate::placement::PartitionId;
-use crate::replica::Version;
+use crate::replica::{Fences, Version};
 use crate::time::Micros;
 
 const SCAN_STEP: usize = 3;
@@ -12,6 +12,7 @@ const SCAN_STEP: usize = 3;
 #[derive(Debug, Default)]
 pub(crate) struct MemoryStore {
     items: BTreeMap<(u64, Vec<u8>), Record>,
+    fences: BTreeMap<u64, u64>,
 }
 
 impl MemoryStore {
@@ -45,18 +46,36 @@ impl Store for MemoryStore {
         self.items.retain(|_, record| record.partition() != partition || !portion.contains(record.hash));
     }
 
-    fn scan(&self, now: Micros, cursor: &mut Cursor, show: &mut dyn FnMut(Record)) -> bool {
+    fn scan(
+        &self,
+        now: Micros,
+        cursor: &mut Cursor,
+        wants: &dyn Fn(u64) -> bool,
+        show: &mut dyn FnMut(Record),
+    ) -> bool {
         // The cursor is the lowest hash that was not passed; keys of one hash are shown together.
         let mut rest = self.items.range((cursor.0, Vec::new())..).map(|(_, record)| record);
         let mut last = None;
         for record in rest.by_ref().take(SCAN_STEP) {
             last = Some(record.hash);
-            if is_live(now, record) {
+            if wants(record.hash) && is_live(now, record) {
                 show(record.clone());
             }
         }
         let next = last.filter(|_| rest.next().is_some()).and_then(|hash| hash.checked_add(1));
         cursor.0 = next.unwrap_or(u64::MAX);
         next.is_some()
+    }
+
+    fn fences(&self, is_wanted: &dyn Fn(u64) -> bool) -> Fences {
+        let its = self.fences.iter().filter(|(hash, _)| is_wanted(**hash));
+        Fences { floor: 0, known: its.map(|(hash, fence)| (*hash, *fence)).collect() }
+    }
+
+    fn raise_fences(&mut self, fences: &Fences) {
+        for &(hash, fence) in &fences.known {
+            let known = self.fences.entry(hash).or_default();
+            *known = fence.max(*known);
+        }
     }
 }

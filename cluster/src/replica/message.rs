@@ -67,9 +67,23 @@ pub enum Entry {
     End(PartitionSet),
     /// The source is not primary of this partition any more, and has said everything about it.
     Handoff(PartitionId),
+    /// Under which fences keys were written, written or not: they must not be written under lower ones.
+    Fences(Fences),
     /// Nothing: takes the place of what must not be said any more.
     Void,
 }
+
+/// What is known of fences. To raise one is always right: one too many is refused, none accepted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fences {
+    /// What a key must reach that is not among [`Self::known`], here or there.
+    pub floor: u64,
+    /// Hashes of keys, and what those must reach: at most [`FENCES_MAX`].
+    pub known: Vec<(u64, u64)>,
+}
+
+/// Fences of one entry: 4 KiB.
+pub const FENCES_MAX: usize = 256;
 
 /// Backup to source: what has arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +136,7 @@ const BEGIN: u8 = 3;
 const END: u8 = 4;
 const HANDOFF: u8 = 5;
 const VOID: u8 = 6;
+const FENCES: u8 = 7;
 
 const HAS_CONTENT: u8 = 1;
 const DIES: u8 = 1 << 1;
@@ -172,6 +187,7 @@ fn encode_entry(now: Micros, numbered: &Numbered, output: &mut Vec<u8>) {
         Entry::Begin(_) => BEGIN,
         Entry::End(_) => END,
         Entry::Handoff(_) => HANDOFF,
+        Entry::Fences(_) => FENCES,
         Entry::Void => VOID,
     };
     output.push(kind);
@@ -187,7 +203,19 @@ fn encode_entry(now: Micros, numbered: &Numbered, output: &mut Vec<u8>) {
             let index = u16::try_from(partition.index()).expect("14 bits fit");
             put(output, &index.to_le_bytes());
         }
+        Entry::Fences(fences) => encode_fences(fences, output),
         Entry::Void => {}
+    }
+}
+
+fn encode_fences(fences: &Fences, output: &mut Vec<u8>) {
+    put(output, &fences.floor.to_le_bytes());
+    assert!(fences.known.len() <= FENCES_MAX, "{} fences", fences.known.len());
+    let count = u16::try_from(fences.known.len()).expect("at most 256");
+    put(output, &count.to_le_bytes());
+    for (hash, fence) in &fences.known {
+        put(output, &hash.to_le_bytes());
+        put(output, &fence.to_le_bytes());
     }
 }
 
@@ -272,10 +300,20 @@ fn decode_entry(now: Micros, reader: &mut Reader<'_>) -> Result<Numbered, Garble
         BEGIN => Entry::Begin(decode_set(reader)?),
         END => Entry::End(decode_set(reader)?),
         HANDOFF => Entry::Handoff(decode_partition(reader)?),
+        FENCES => Entry::Fences(decode_fences(reader)?),
         VOID => Entry::Void,
         _ => return Err(Garbled),
     };
     Ok(Numbered { sequence, epoch, entry })
+}
+
+fn decode_fences(reader: &mut Reader<'_>) -> Result<Fences, Garbled> {
+    let (floor, count) = (reader.u64()?, usize::from(reader.u16()?));
+    if count > FENCES_MAX {
+        return Err(Garbled);
+    }
+    let known = (0..count).map(|_| Ok((reader.u64()?, reader.u64()?))).collect::<Result<_, Garbled>>()?;
+    Ok(Fences { floor, known })
 }
 
 fn decode_set(reader: &mut Reader<'_>) -> Result<PartitionSet, Garbled> {
@@ -396,6 +434,8 @@ mod tests {
             set.clone().prop_map(Entry::Begin),
             set.prop_map(Entry::End),
             (0_u16..1 << 14).prop_map(|n| Entry::Handoff(PartitionId::new(n))),
+            (any::<u64>(), prop::collection::vec(any::<(u64, u64)>(), 0..5))
+                .prop_map(|(floor, known)| Entry::Fences(Fences { floor, known })),
             Just(Entry::Void),
         ]
     }

@@ -13,6 +13,7 @@ use super::store::{Content, Cursor, Portion, Record, Store};
 use super::stream::{Stream, WriteId, record_bytes};
 use super::{PeerShard, Version, VersionClock};
 use crate::jump::mix;
+use crate::link::AWAY_MIN;
 use crate::names::Incarnation;
 use crate::placement::{PartitionId, partition_of};
 use crate::report::ShardReport;
@@ -42,6 +43,10 @@ const GUTTER_TTL_MAX: Micros = Micros::from_millis(9_000);
 
 /// Clients are given up on this often.
 const GIVE_UP_EVERY: Micros = Micros::from_millis(5);
+
+/// Steps of the store's walk in one turn, for all learners together: a millisecond, in which nobody is served. A learner of few
+/// partitions wants few of the items that the walk comes by, so what is ready to be sent is no bound.
+const FILL_STEPS_MAX: usize = 16;
 
 /// Writes of one shard that wait for others.
 const WRITES_MAX: usize = 16 << 10;
@@ -196,6 +201,9 @@ pub struct Replicator<T> {
     pending: BTreeMap<Vec<u8>, WriteId>,
     connected: BTreeSet<PeerShard>,
     heard: BTreeMap<SlotId, Micros>,
+    /// The last turn, and the first after the last time that there was none for long: nobody can be heard of by who does not run.
+    turned_at: Micros,
+    back_at: Micros,
     /// Since when each member is one in its present life.
     member_since: BTreeMap<SlotId, Micros>,
     confirmed_at: Micros,
@@ -204,6 +212,8 @@ pub struct Replicator<T> {
     scrubbed: Cursor,
     /// What came of comparing; the other counts are those of the moment, and nothing here.
     compared: Counts,
+    /// Filling has more to do at once.
+    is_filling_on: bool,
     /// Bytes that its streams may keep, in all.
     queue_bytes: usize,
     effects: VecDeque<Effect<T>>,
@@ -233,12 +243,15 @@ impl<T: Copy> Replicator<T> {
             pending: BTreeMap::new(),
             connected: BTreeSet::new(),
             heard: BTreeMap::new(),
+            turned_at: Micros::default(),
+            back_at: Micros::default(),
             confirmed_at: Micros::default(),
             member_since: BTreeMap::new(),
             give_up_at: Micros::default(),
             check_at: Micros::default(),
             scrubbed: Cursor::default(),
             compared: Counts::default(),
+            is_filling_on: false,
             queue_bytes: usize::MAX,
             effects: VecDeque::new(),
         }
@@ -320,11 +333,19 @@ impl<T: Copy> Replicator<T> {
 
     /// What time brings: hand-overs that are over, clients that are given up on, bulk, messages that are due.
     pub fn turn(&mut self, now: Micros, store: &mut impl Store) {
+        if now.since(std::mem::replace(&mut self.turned_at, now)) >= AWAY_MIN {
+            self.back_at = now;
+        }
         self.lift_fences(now, store);
         self.give_up(now, store);
         self.fill(now, store);
         self.check_doubts(now);
         self.send_feeds(now);
+    }
+
+    /// Whether the next [`Replicator::turn`] should come at once: there are items to walk over, and nothing will wake anybody for it.
+    pub fn is_in_a_hurry(&self) -> bool {
+        self.is_filling_on
     }
 
     /// The next thing to do.
@@ -339,7 +360,7 @@ impl<T: Copy> Replicator<T> {
         members.dedup();
         let is_silent = |slot: &SlotId| {
             let heard_at = self.heard.get(slot).max(self.member_since.get(slot)).copied();
-            now.since(heard_at.unwrap_or_default()) >= SILENT_AFTER
+            now.since(heard_at.unwrap_or_default().max(self.back_at)) >= SILENT_AFTER
         };
         let (silent, heard) = members.into_iter().partition(is_silent);
         ShardReport { epoch: self.epoch(), ready: self.ready(), silent, heard }

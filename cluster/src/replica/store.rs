@@ -4,7 +4,7 @@
 //! partition is a floor under the shard's own sequence of stores, compared when an item is found.
 
 use crate::placement::{PartitionId, partition_of};
-use crate::replica::Version;
+use crate::replica::{Fences, Version};
 use crate::time::Micros;
 
 /// The state of one key: what is replicated, rather than the operation that made it.
@@ -91,9 +91,23 @@ pub trait Store {
     /// Drops the items of a partition. In constant time when the portion is [`Portion::ALL`] or all that this shard has.
     fn flush(&mut self, partition: PartitionId, portion: Portion);
 
-    /// Shows live items and moves the cursor, a bounded step; true: there is more. A key that is there from before the first
-    /// step until after the last is shown.
-    fn scan(&self, now: Micros, cursor: &mut Cursor, show: &mut dyn FnMut(Record)) -> bool;
+    /// Shows live items whose hashes are wanted and moves the cursor, a bounded step: some hundred items, wanted or not. True: there
+    /// is more. A wanted key that is there from before the first step until after the last is shown.
+    fn scan(
+        &self,
+        now: Micros,
+        cursor: &mut Cursor,
+        wants: &dyn Fn(u64) -> bool,
+        show: &mut dyn FnMut(Record),
+    ) -> bool;
+
+    /// All fences of keys whose hashes are wanted, and the floor of the others. A store without fences knows none.
+    fn fences(&self, _is_wanted: &dyn Fn(u64) -> bool) -> Fences {
+        Fences::default()
+    }
+
+    /// Lets no key be written under less than this.
+    fn raise_fences(&mut self, _fences: &Fences) {}
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::message::{Ack, Entry, Feed, Numbered};
+use super::message::{Ack, Entry, FENCES_MAX, Feed, Fences, Numbered};
 use super::store::{Cursor, Portion, Record, Store};
-use crate::placement::PartitionId;
+use crate::placement::{PartitionId, partition_of};
 use crate::ring::Epoch;
 use crate::ring::partitions::PartitionSet;
 use crate::time::Micros;
@@ -265,6 +265,17 @@ impl Stream {
         self.queue.push_back(Queued { numbered, bytes, writes: Vec::new() });
     }
 
+    /// What is known of fences, in as many entries as that takes: before all that is said from now on.
+    pub(super) fn push_fences(&mut self, epoch: Epoch, fences: &Fences) {
+        let Fences { floor, known } = fences;
+        if *floor > 0 && known.is_empty() {
+            self.push(epoch, Entry::Fences(Fences { floor: *floor, known: Vec::new() }));
+        }
+        for known in known.chunks(FENCES_MAX) {
+            self.push(epoch, Entry::Fences(Fences { floor: *floor, known: known.to_vec() }));
+        }
+    }
+
     /// Gives up what is kept and begins anew: the other end forgets its partitions and is filled. Writes that wait for it
     /// wait for the beginning.
     pub(super) fn break_off(
@@ -314,35 +325,44 @@ impl Stream {
         begun
     }
 
-    /// Goes on to fill. What is pending is left out: it was said when it was written.
+    /// Goes on to fill, with at most `steps` steps of the store's walk: what it gives is left of them. What is pending is left out: it
+    /// was said when it was written.
     pub(super) fn step_bulk(
         &mut self,
         now: Micros,
         epoch: Epoch,
         store: &impl Store,
+        steps: usize,
         is_pending: impl Fn(&Record) -> bool,
-    ) {
+    ) -> usize {
+        let mut left = steps;
         while let Some(mut bulk) = self.bulk.take() {
-            if self.queue_bytes >= BULK_BYTES_BEFORE || self.queue.len() >= QUEUE_ENTRIES_MAX / 2 {
+            let is_full = self.queue_bytes >= BULK_BYTES_BEFORE || self.queue.len() >= QUEUE_ENTRIES_MAX / 2;
+            if is_full || left == 0 {
                 self.bulk = Some(bulk);
-                return;
+                return left;
             }
+            left -= 1;
             let mut shown = Vec::new();
-            let more = store.scan(now, &mut bulk.cursor, &mut |record| shown.push(record));
-            for record in shown {
-                let partition = record.partition();
-                let is_wanted = bulk.partitions.contains(partition) && self.portion.contains(record.hash);
-                if is_wanted && self.gets(partition) && !is_pending(&record) {
-                    self.push(epoch, Entry::Bulk(record));
-                }
+            let wants = |hash| {
+                let partition = partition_of(hash);
+                bulk.partitions.contains(partition) && self.portion.contains(hash) && self.gets(partition)
+            };
+            let more = store.scan(now, &mut bulk.cursor, &wants, &mut |record| shown.push(record));
+            for record in shown.into_iter().filter(|record| !is_pending(record)) {
+                self.push(epoch, Entry::Bulk(record));
             }
             if more {
                 self.bulk = Some(bulk);
             } else {
+                let its = |hash| bulk.partitions.contains(partition_of(hash)) && self.portion.contains(hash);
+                let fences = store.fences(&its);
+                self.push_fences(epoch, &fences);
                 self.push(epoch, Entry::End(bulk.partitions));
                 self.join();
             }
         }
+        left
     }
 
     fn join(&mut self) {
@@ -457,6 +477,7 @@ fn entry_bytes(entry: &Entry) -> usize {
     let record = match entry {
         Entry::Live(record) | Entry::Bulk(record) => record,
         Entry::Begin(_) | Entry::End(_) => return ENTRY_BYTES + (4 << 10),
+        Entry::Fences(fences) => return ENTRY_BYTES + fences.known.len() * 16,
         Entry::Handoff(_) | Entry::Void => return ENTRY_BYTES,
     };
     ENTRY_BYTES + record_bytes(record)

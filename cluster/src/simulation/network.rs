@@ -99,13 +99,26 @@ impl World {
 /// I10: no frame says that a request was sent more often than it may be.
 fn check_hops(mut bytes: &[u8]) {
     while let Ok(Decoded::Frame { header, frame_bytes }) = wire::decode(bytes, wire::BODY_BYTES_MAX) {
-        let is_request = header.kind == Kind::Request;
-        assert!(
-            !is_request || (1..=HOPS_MAX).contains(&header.detail),
-            "a request was sent {} times",
-            header.detail
-        );
-        bytes = &bytes[frame_bytes..];
+        let (frame, behind) = bytes.split_at(frame_bytes);
+        if header.kind == Kind::Batch {
+            let mut messages = &frame[wire::HEADER_BYTES..frame_bytes - wire::CHECKSUM_BYTES];
+            while !messages.is_empty() {
+                let (header, message_bytes) = wire::next_of_batch(messages).expect("a node's batch is one");
+                check_message_hops(&header);
+                messages = &messages[message_bytes..];
+            }
+        }
+        check_message_hops(&header);
+        bytes = behind;
     }
     assert!(bytes.is_empty(), "whole frames only");
+}
+
+fn check_message_hops(header: &Header) {
+    let is_request = header.kind == Kind::Request;
+    assert!(
+        !is_request || (1..=HOPS_MAX).contains(&header.detail),
+        "a request was sent {} times",
+        header.detail
+    );
 }

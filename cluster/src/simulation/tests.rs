@@ -86,5 +86,5 @@ fn without_the_notice_of_silence_links_stay_dead() {
 
 #[test]
 fn without_the_fence_a_deposed_conductor_writes() {
-    check_missed(Safeguard::RingWritesAreFenced, 1_000, "a ring was written by");
+    check_missed(Safeguard::RingWritesAreFenced, 4_000, "a ring was written by");
 }

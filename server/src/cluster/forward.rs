@@ -33,6 +33,8 @@ pub struct Place {
     /// Nothing is answered, not even an error.
     is_silent: bool,
     part: Part,
+    /// The reply may be large.
+    pub is_large: bool,
 }
 
 /// What a reply is a part of.
@@ -40,6 +42,8 @@ pub struct Place {
 enum Part {
     /// It is whole.
     Whole,
+    /// The only key of a line: the line's end is still to be written behind it.
+    Only,
     /// One key of this line.
     Line(u64),
     /// What one node says to a question to all.
@@ -55,7 +59,22 @@ impl Place {
             dialect: request.dialect,
             is_silent: request.noreply,
             part: if is_part { Part::Line(client.lines.expect()) } else { Part::Whole },
+            is_large: client.lines.expect_large(),
         }
+    }
+
+    /// As [`Place::keep`], for a request that the client has sent as `raw`, and its parser is behind now. If it is the only key of
+    /// its line, its reply has the line's end with it, and the line needs no place of its own.
+    fn keep_forwarded(client: &mut Connection, request: &Request<'_>, raw: &[u8]) -> Self {
+        // Behind another key of the line there is a space.
+        let is_first = raw.first().is_some_and(|byte| *byte != b' ');
+        if !(is_part_of_line(request) && is_first && client.parser.ends_line()) {
+            return Self::keep(client, request);
+        }
+        client.lines.is_ended = true;
+        let to = ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
+        let is_large = client.lines.expect_large();
+        Self { to, dialect: request.dialect, is_silent: request.noreply, part: Part::Only, is_large }
     }
 
     /// The client's facts, as far as they matter to who executes the request.
@@ -86,7 +105,7 @@ struct Line {
     end: End,
 }
 
-/// A connection's lines of keys of which other nodes answer some. The first failure of a line takes the place of its end: whoever
+/// A connection's lines of keys of which others answer some: other nodes, and where items have copies other shards, too. The first failure of a line takes the place of its end: whoever
 /// reads values up to an end or an error stays in step with the stream.
 #[derive(Debug)]
 pub struct Lines {
@@ -94,6 +113,10 @@ pub struct Lines {
     first: u64,
     /// The last request that was sent to another node for a key of which there may be a copy here.
     pub behind: Option<Ticket>,
+    /// Keys that other shards of this node answer, and their lines.
+    posted: VecDeque<(Ticket, u64)>,
+    /// The end of the line that comes next is written already, or will be with its only key.
+    is_ended: bool,
     /// The client wants to be told where a key of another node is.
     pub redirects: bool,
     /// What the next reply of another node may have, from what the last ones had.
@@ -106,6 +129,8 @@ impl Default for Lines {
             lines: VecDeque::new(),
             first: 0,
             behind: None,
+            posted: VecDeque::new(),
+            is_ended: false,
             redirects: false,
             reply_bytes_expected: REPLY_BYTES_FIRST,
         }
@@ -121,6 +146,12 @@ impl Lines {
         let last = self.lines.back_mut().expect("pushed just now");
         last.missing += 1;
         self.first + self.lines.len() as u64 - 1
+    }
+
+    /// The line of a key that another shard has answered; `None`: it is in none.
+    fn take_posted(&mut self, ticket: Ticket) -> Option<u64> {
+        let at = self.posted.iter().position(|(posted, _)| *posted == ticket)?;
+        self.posted.remove(at).map(|(_, line)| line)
     }
 
     /// A key is answered, or failed. Gives the line's end if that was all it waited for.
@@ -142,10 +173,13 @@ impl Lines {
 
     /// The keys of the line have all been given: writes its end, or keeps the place for it.
     pub fn end(&mut self, outbox: &mut Outbox) {
+        if std::mem::take(&mut self.is_ended) {
+            return;
+        }
         match self.lines.back_mut() {
             Some(line) if matches!(line.end, End::Open) => {
                 if line.missing == 0 {
-                    outbox.local(|out| write_end(out, line.failed.as_deref()));
+                    outbox.local(|out| out.extend_from_slice(end_of_line(line.failed.as_deref())));
                     line.end = End::Nowhere;
                 } else {
                     line.end = End::At(outbox.expect());
@@ -159,6 +193,11 @@ impl Lines {
     /// Whether so many replies may be more than a connection should be owed at once.
     pub fn expect_much(&self, replies: usize) -> bool {
         replies.saturating_mul(self.reply_bytes_expected) > OUTPUT_BYTES_HIGH
+    }
+
+    /// Whether the next reply may be so large that it should be awaited alone.
+    pub fn expect_large(&self) -> bool {
+        self.reply_bytes_expected >= OUTPUT_BYTES_HIGH
     }
 
     /// A reply of another node has come. What is expected rises at once and falls by an eighth.
@@ -186,6 +225,27 @@ impl Lines {
 }
 
 impl Dispatcher {
+    /// Keeps a place for what another shard of this node will answer. It may refuse a key for now where items have copies, and an error has no
+    /// place between the values of a line.
+    pub fn keep_for_shard(&self, client: &mut Connection, request: &Request<'_>) -> ReturnAddress {
+        if !self.executor.replicates() {
+            return ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
+        }
+        let place = Place::keep(client, request);
+        if let Part::Line(line) = place.part {
+            client.lines.posted.push_back((place.to.ticket, line));
+        }
+        place.to
+    }
+
+    /// Fills in what another shard of this node has answered.
+    pub fn answer_from_shard(&self, client: &mut Connection, to: ReturnAddress, reply: &[u8]) {
+        match client.lines.take_posted(to.ticket) {
+            Some(line) => settle_with(client, to.ticket, line, reply),
+            None => client.outbox.deliver(to.ticket, reply),
+        }
+    }
+
     /// Sends a request to the node that owns its key, or says at once that it cannot.
     pub fn forward(&mut self, client: &mut Connection, request: &Request<'_>, raw: &[u8], hash: u64) {
         assert!(self.cluster.is_some(), "who stands alone owns every key");
@@ -193,29 +253,51 @@ impl Dispatcher {
             return;
         }
         let is_part = is_part_of_line(request);
-        let place = Place::keep(client, request);
+        let place = Place::keep_forwarded(client, request, raw);
         self.note_sent_away(client, request, place.to.ticket);
         if client.lines.redirects && request.dialect == Dialect::Text {
             return self.redirect(client, place, hash);
         }
-        let links = self.cluster.as_mut().expect("seen just now");
-        let mut flags = place.flags().with(Flags::AUTHENTICATED);
-        let mut line = Vec::new();
-        let bytes = if is_part {
-            flags = flags.with(Flags::PART);
-            line = std::mem::take(&mut links.line);
-            write_part(&mut line, request);
-            &line[..]
-        } else {
-            raw
-        };
-        let deadline = links.now() + PATIENCE;
-        let outcome = links.forward(place, &Forward { hash, flags, deadline, bytes });
+        let flags = place.flags().with(Flags::AUTHENTICATED);
         if is_part {
-            line.clear();
-            links.line = line;
+            self.send_part(client, place, hash, |line| write_part(line, request));
+        } else {
+            self.send_away(client, place, hash, flags, raw);
         }
-        match outcome {
+    }
+
+    /// Sends a plain get to the node that owns its key, or says at once that it cannot. The line's end comes with the reply.
+    pub fn forward_get(&mut self, client: &mut Connection, key: &[u8], hash: u64) {
+        let place = Place {
+            to: ReturnAddress { connection: client.id, ticket: client.outbox.expect() },
+            dialect: Dialect::Text,
+            is_silent: false,
+            part: Part::Only,
+            is_large: client.lines.expect_large(),
+        };
+        self.send_part(client, place, hash, |line| client::get_one(line, key, false));
+    }
+
+    /// Sends one key of a line as a line of its own, written by `write`.
+    fn send_part(
+        &mut self,
+        client: &mut Connection,
+        place: Place,
+        hash: u64,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let links = self.cluster.as_mut().expect("who stands alone owns every key");
+        let mut line = std::mem::take(&mut links.line);
+        line.clear();
+        write(&mut line);
+        self.send_away(client, place, hash, Flags::AUTHENTICATED.with(Flags::PART), &line);
+        self.cluster.as_mut().expect("seen just now").line = line;
+    }
+
+    fn send_away(&mut self, client: &mut Connection, place: Place, hash: u64, flags: Flags, bytes: &[u8]) {
+        let links = self.cluster.as_mut().expect("who stands alone owns every key");
+        let deadline = links.now() + PATIENCE;
+        match links.forward(place, &Forward { hash, flags, deadline, bytes }) {
             Ok(Route::Sent) => {
                 self.executor.traffic.forwarded += 1;
                 self.cluster.as_mut().expect("seen just now").hold_back(client);
@@ -291,7 +373,13 @@ impl Dispatcher {
         let ticket = client.outbox.expect_parts(others, Some(Box::new(gathering)));
         let to = ReturnAddress { connection: client.id, ticket };
         self.post.ask_all(to, question);
-        let place = Place { to, dialect: request.dialect, is_silent: request.noreply, part: Part::Gathering };
+        let place = Place {
+            to,
+            dialect: request.dialect,
+            is_silent: request.noreply,
+            part: Part::Gathering,
+            is_large: false,
+        };
         let (flags, deadline) = (Flags::NODE.with(Flags::AUTHENTICATED), links.now() + PATIENCE);
         let line = format!("flush_all {delay}\r\n");
         let forward = Forward { hash: 0, flags, deadline, bytes: line.as_bytes() };
@@ -321,16 +409,26 @@ pub fn answer_later(client: &mut Connection, place: Place, outcome: Result<&[u8]
     match (place.part, outcome) {
         (Part::Gathering, _) => unreachable!("it is answered by what all say"),
         (Part::Whole, Ok(reply)) => client.outbox.deliver(place.to.ticket, reply),
-        (Part::Whole, Err(_)) if place.is_silent => client.outbox.deliver(place.to.ticket, b""),
-        (Part::Whole, Err(error)) => {
+        (Part::Only, Ok(values)) => client.outbox.deliver_joined(place.to.ticket, [values, reply::END]),
+        (Part::Whole | Part::Only, Err(_)) if place.is_silent => client.outbox.deliver(place.to.ticket, b""),
+        (Part::Whole | Part::Only, Err(error)) => {
             let mut text = Vec::new();
             reply::error(&mut text, DialectError { error, dialect: place.dialect });
             client.outbox.deliver(place.to.ticket, &text);
         }
-        (Part::Line(line), Ok(reply)) => settle(client, place.to.ticket, line, reply, None),
+        (Part::Line(line), Ok(reply)) => settle_with(client, place.to.ticket, line, reply),
         (Part::Line(line), Err(error)) => {
             settle(client, place.to.ticket, line, b"", Some(error.text().into()));
         }
+    }
+}
+
+/// Fills in one key of a line: its value or nothing, or an error for the line's end.
+fn settle_with(client: &mut Connection, ticket: Ticket, line: u64, reply: &[u8]) {
+    if reply::is_server_error(reply) {
+        settle(client, ticket, line, b"", Some(reply.into()));
+    } else {
+        settle(client, ticket, line, reply, None);
     }
 }
 
@@ -338,9 +436,7 @@ pub fn answer_later(client: &mut Connection, place: Place, outcome: Result<&[u8]
 fn settle(client: &mut Connection, ticket: Ticket, line: u64, reply: &[u8], failed: Option<Text>) {
     client.outbox.deliver(ticket, reply);
     if let Some((end, failed)) = client.lines.settle(line, failed) {
-        let mut text = Vec::new();
-        write_end(&mut text, failed.as_deref());
-        client.outbox.deliver(end, &text);
+        client.outbox.deliver(end, end_of_line(failed.as_deref()));
     }
 }
 
@@ -362,11 +458,8 @@ fn write_part(out: &mut Vec<u8>, request: &Request<'_>) {
     }
 }
 
-fn write_end(out: &mut Vec<u8>, failed: Option<&[u8]>) {
-    match failed {
-        None => reply::end(out),
-        Some(text) => out.extend_from_slice(text),
-    }
+fn end_of_line(failed: Option<&[u8]>) -> &[u8] {
+    failed.unwrap_or(reply::END)
 }
 
 /// What a client is told.
@@ -400,6 +493,29 @@ mod tests {
         assert!(failed.is_none() && lines.lines.is_empty());
         outbox.deliver(end, b"END\r\n");
         assert_eq!(text(&mut outbox), "END\r\n");
+    }
+
+    #[test]
+    fn a_key_that_another_shard_answers_is_one_of_its_line_once() {
+        let (mut lines, mut outbox) = (Lines::default(), Outbox::default());
+        let tickets: Vec<_> = (0..3).map(|_| outbox.expect()).collect();
+        for &ticket in &tickets[..2] {
+            let line = lines.expect();
+            lines.posted.push_back((ticket, line));
+        }
+        lines.end(&mut outbox);
+        assert_eq!(lines.take_posted(tickets[2]), None);
+        let settled: Vec<_> = tickets[..2]
+            .iter()
+            .rev()
+            .map(|&ticket| {
+                let line = lines.take_posted(ticket).unwrap();
+                lines.settle(line, None).is_some()
+            })
+            .collect();
+        assert_eq!(settled, [false, true]);
+        assert_eq!(lines.take_posted(tickets[0]), None);
+        assert!(lines.lines.is_empty() && lines.posted.is_empty());
     }
 
     #[test]

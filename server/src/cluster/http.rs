@@ -28,7 +28,7 @@ const TROUBLE_CHARACTERS_MAX: usize = 200;
 const CALLS_MAX: usize = 32;
 
 /// Makes calls.
-pub struct Caller {
+pub struct Caller<T = News> {
     urls: Arc<[String]>,
     /// The one that answered last.
     current: Arc<AtomicUsize>,
@@ -36,12 +36,12 @@ pub struct Caller {
     under_way: Arc<AtomicUsize>,
     given_up: BTreeMap<CallId, Arc<AtomicBool>>,
     trouble: Arc<Mutex<String>>,
-    news: SyncSender<News>,
+    news: SyncSender<T>,
 }
 
-impl Caller {
+impl<T: From<News> + Send + 'static> Caller<T> {
     /// Calls whichever of `urls` answers. What comes of it is told as `news`.
-    pub fn new(urls: &[String], access: &EtcdAccess, news: &SyncSender<News>) -> Self {
+    pub fn new(urls: &[String], access: &EtcdAccess, news: &SyncSender<T>) -> Self {
         Self {
             urls: urls.into(),
             current: Arc::default(),
@@ -99,16 +99,16 @@ impl Caller {
 }
 
 /// A call under way.
-struct Under {
+struct Under<T> {
     url: String,
     current: Arc<AtomicUsize>,
     access: Arc<EtcdAccess>,
     is_given_up: Arc<AtomicBool>,
     trouble: Arc<Mutex<String>>,
-    news: SyncSender<News>,
+    news: SyncSender<T>,
 }
 
-impl Under {
+impl<T: From<News>> Under<T> {
     fn run(&self, call: &Call) {
         let outcome = self.make(call);
         match &outcome {
@@ -175,9 +175,9 @@ impl Under {
     }
 }
 
-/// Tells the thread that agrees on the ring; from a thread of its own it may wait for room.
-fn tell(news: &SyncSender<News>, what: News, may_wait: bool) {
-    let told = if may_wait { news.send(what).is_ok() } else { news.try_send(what).is_ok() };
+/// Tells the thread that had it called; from a thread of its own it may wait for room.
+fn tell<T: From<News>>(news: &SyncSender<T>, what: News, may_wait: bool) {
+    let told = if may_wait { news.send(what.into()).is_ok() } else { news.try_send(what.into()).is_ok() };
     if !told {
         tracing::debug!("nobody listens to the coordinator any more");
     }

@@ -42,10 +42,12 @@ use crate::replication::Replication;
 use crate::shards::{ShardId, Shards};
 
 mod errands;
+mod gathered;
 mod grants;
 
 use errands::Errands;
 pub use errands::is_errand;
+use gathered::{Bound, Gathered};
 
 /// Linux's number for a connection that is being made.
 const EINPROGRESS: i32 = 115;
@@ -110,8 +112,12 @@ pub struct Links {
     is_closed: bool,
     /// Connections whose replies wait for those of other nodes, and until when.
     holding: VecDeque<(Micros, ConnectionId)>,
+    /// Requests under way whose replies may be large: one at a time.
+    large_awaited: usize,
     /// Room for a line of one key, lent to who writes one.
     pub line: Vec<u8>,
+    /// Gets of other nodes that are executed together.
+    gathered: Gathered,
 }
 
 impl Links {
@@ -146,7 +152,9 @@ impl Links {
             up: 0,
             is_closed: false,
             holding: VecDeque::new(),
+            large_awaited: 0,
             line: Vec::new(),
+            gathered: Gathered::default(),
         }))
     }
 
@@ -216,7 +224,14 @@ impl Links {
     /// See [`Peers::forward`].
     pub fn forward(&mut self, place: Place, request: &Forward<'_>) -> Result<Route, Failure> {
         self.has_news = true;
-        self.peers.forward(self.now, place, request)
+        let outcome = self.peers.forward(self.now, place, request);
+        self.large_awaited += usize::from(place.is_large && outcome == Ok(Route::Sent));
+        outcome
+    }
+
+    /// Whether a large reply is awaited.
+    pub fn awaits_large(&self) -> bool {
+        self.large_awaited > 0
     }
 
     /// See [`Peers::has_room_for_any`].
@@ -423,9 +438,11 @@ impl Links {
         if !self.has_news && self.now < self.wake_at {
             return;
         }
-        while let Some(effect) = self.peers.next(self.now) {
+        self.execute_gathered(dispatcher, Bound::Kept);
+        while let Some(effect) = self.next_effect(dispatcher) {
             match effect {
                 Effect::Answer { place, outcome } => {
+                    self.large_awaited -= usize::from(place.is_large);
                     if let Some(client) = connections.get_mut(place.to.connection) {
                         let outcome = outcome.map(|()| self.peers.body());
                         dispatcher.answer_from_afar(client, place, outcome);
@@ -434,6 +451,7 @@ impl Links {
                 }
                 Effect::Execute(asked) => self.execute(dispatcher, asked),
                 Effect::ExecuteHere { place } => {
+                    self.large_awaited -= usize::from(place.is_large);
                     if let Some(client) = connections.get_mut(place.to.connection) {
                         self.execute_here(dispatcher, client, place);
                         note(client);
@@ -455,6 +473,15 @@ impl Links {
                 }
             }
         }
+    }
+
+    /// What to do next. What was gathered is executed before anything but another get to be gathered.
+    #[inline]
+    fn next_effect(&mut self, dispatcher: &mut Dispatcher) -> Option<Effect<Place>> {
+        if !self.gathers_on() {
+            self.execute_gathered(dispatcher, Bound::Kept);
+        }
+        self.peers.next(self.now)
     }
 
     /// All nodes must be given the same list and the same options about it, or the same file.
@@ -581,8 +608,9 @@ impl Links {
     }
 
     fn pace(&mut self, io: &mut impl Io) {
-        let (peers, sockets) = (&self.peers, &mut self.sockets);
+        let (peers, sockets, now) = (&mut self.peers, &mut self.sockets, self.now);
         self.to_pace.retain(|link| {
+            peers.decide_reading(now, *link);
             let (Some(link), Some(socket)) = (peers.link(*link), sockets.get_mut(link)) else { return false };
             let pause = !link.wants_bytes();
             if pause != std::mem::replace(&mut socket.is_paused, pause) {

@@ -43,6 +43,8 @@ pub enum Said {
     TooMany,
     /// There was no fence for it. Nothing changed.
     NoFence,
+    /// The nodes' coordinator does not answer: it may be done. Only of locks that several nodes keep.
+    NoCoordinator,
 }
 
 /// Where an answer goes.
@@ -351,7 +353,7 @@ impl<W: Asker> Table<W> {
 }
 
 impl Millis {
-    fn after(self, ms: u32) -> Self {
+    pub(super) fn after(self, ms: u32) -> Self {
         Self(self.0 + u64::from(ms))
     }
 }

@@ -4,7 +4,7 @@
 use std::cell::Cell;
 
 use slabring_cluster::placement::{PartitionId, hash_key, partition_of};
-use slabring_cluster::replica::{Content, Cursor, Portion, Record, Store, Version};
+use slabring_cluster::replica::{Content, Cursor, Fences, Portion, Record, Store, Version};
 use slabring_cluster::time::Micros;
 use slabring_engine::{Delete, DeleteMode, Expiry, Image, Item, Scan, ScanStep, Seconds, Shard};
 
@@ -172,16 +172,34 @@ impl Store for Items<'_> {
         }
     }
 
-    fn scan(&self, _: Micros, cursor: &mut Cursor, show: &mut dyn FnMut(Record)) -> bool {
+    fn scan(
+        &self,
+        _: Micros,
+        cursor: &mut Cursor,
+        wants: &dyn Fn(u64) -> bool,
+        show: &mut dyn FnMut(Record),
+    ) -> bool {
         let mut scan = Scan::resumed(cursor.0);
         let step = self.shard.scan(self.now, &mut scan, SCAN_BUCKETS, |item| {
             let hash = hash_key(item.key());
-            if !self.is_dropped(hash) {
+            if wants(hash) && !self.is_dropped(hash) {
                 show(self.record(item, hash));
             }
         });
         cursor.0 = scan.place();
         step == ScanStep::More
+    }
+
+    fn fences(&self, is_wanted: &dyn Fn(u64) -> bool) -> Fences {
+        let (floor, known) = self.shard.known_fences();
+        Fences { floor, known: known.filter(|(hash, _)| is_wanted(*hash)).collect() }
+    }
+
+    fn raise_fences(&mut self, fences: &Fences) {
+        self.shard.raise_fence_floor(fences.floor);
+        for &(hash, fence) in &fences.known {
+            self.shard.raise_fence(hash, fence);
+        }
     }
 }
 
@@ -275,7 +293,7 @@ mod tests {
         };
         for _ in 0..2 {
             let (mut cursor, mut seen) = (Cursor::default(), Vec::new());
-            while items.scan(Micros(0), &mut cursor, &mut |record| seen.push(record.key)) {}
+            while items.scan(Micros(0), &mut cursor, &|_| true, &mut |record| seen.push(record.key)) {}
             seen.sort();
             let mut left: Vec<_> = keys.iter().filter(|key| is_left(key)).cloned().collect();
             left.sort();

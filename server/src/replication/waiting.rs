@@ -50,13 +50,12 @@ impl Manner {
         Self { dialect: request.dialect, is_silent: request.noreply, is_part: is_part_of_line(request) }
     }
 
-    /// The reply as a whole, where there is no other way to tell an error. One key of a line has no place for one, and a miss is
-    /// always true enough.
+    /// The reply as a whole. The error of one key of a line belongs in place of the line's end: whoever made the line sees to that.
     pub fn reply(self, outcome: Result<&[u8], ErrorReply>) -> Vec<u8> {
         let mut text = Vec::new();
         match outcome {
             Ok(reply) => text.extend_from_slice(reply),
-            Err(_) if self.is_silent || self.is_part => {}
+            Err(_) if self.is_silent => {}
             Err(error) => reply::error(&mut text, DialectError { error, dialect: self.dialect }),
         }
         text

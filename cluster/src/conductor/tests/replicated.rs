@@ -129,6 +129,27 @@ fn who_is_missed_by_two_is_removed_long_before_its_lease_ends() {
 }
 
 #[test]
+fn the_next_removal_waits_for_half_a_minute_or_until_who_was_removed_serves_again() {
+    let mut cluster = Cluster::new(5, 2, Mode::Async);
+    let (one, another) = ([(1, 4), (2, 4)], [(1, 5), (2, 5)]);
+    cluster.silent = [one, another].concat();
+    assert_eq!(cluster.watch(29_000), 1);
+    assert_eq!(cluster.states(), [Up, Up, Up, Down, Up], "one at a time");
+    assert_eq!(cluster.watch(2_000), 1);
+    assert_eq!(cluster.states(), [Up, Up, Up, Down, Down]);
+    cluster.silent.clear();
+    cluster.watch(3_000);
+    assert_eq!(cluster.states(), [Up; 5]);
+    // Merely slow, and back: who is dead does not wait for that.
+    cluster.silent = one.to_vec();
+    cluster.watch(200);
+    assert_eq!(cluster.states(), [Up, Up, Up, Down, Up]);
+    cluster.silent = another.to_vec();
+    cluster.watch(4_000);
+    assert_eq!(cluster.states(), [Up, Up, Up, Up, Down]);
+}
+
+#[test]
 fn a_dead_one_stays_out_although_its_lease_lasts_and_returns_when_it_speaks() {
     let mut cluster = Cluster::new(3, 2, Mode::Sync);
     cluster.silent = vec![(1, 3), (2, 3)];

@@ -101,6 +101,7 @@ impl<T: Copy> Replicator<T> {
             Entry::Bulk(record) => self.put(now, store, record, None),
             Entry::Begin(partitions) => self.begin(store, peer, partitions),
             Entry::Handoff(partition) => self.handed_over(peer, *partition, numbered.epoch),
+            Entry::Fences(fences) => store.raise_fences(fences),
             Entry::End(_) | Entry::Void => {}
         }
         self.sources.get_mut(&peer).expect("it is fed").applied = sequence;

@@ -24,7 +24,8 @@ impl<T: Copy> Replicator<T> {
     pub fn scrub(&mut self, now: Micros, store: &impl Store) -> bool {
         let mut cursor = self.scrubbed;
         let mut asked = Asked::new();
-        let has_more = store.scan(now, &mut cursor, &mut |record| {
+        let wants = |hash| self.primary_elsewhere(hash).is_some();
+        let has_more = store.scan(now, &mut cursor, &wants, &mut |record| {
             if let Some(to) = self.primary_elsewhere(record.hash) {
                 asked.entry(to).or_default().push((record.key, record.version));
             }

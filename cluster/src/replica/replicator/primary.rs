@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::placement::shard_of;
-use crate::replica::message::Ack;
+use crate::replica::message::{Ack, Fences};
 use crate::replica::stream::{QUEUE_BYTES_MAX, QUEUE_BYTES_MIN};
 
 impl<T: Copy> Replicator<T> {
@@ -123,6 +123,26 @@ impl<T: Copy> Replicator<T> {
         Ok(version)
     }
 
+    /// A key was named under a fence: all who get its states hear of it before they hear of the next one. Whoever is to know that
+    /// they have waits for that next one.
+    pub fn tell_fence(&mut self, hash: u64, fence: u64) {
+        let (epoch, partition) = (self.epoch(), partition_of(hash));
+        let Some(tenure) = self.tenures.get(&partition) else { return };
+        let peers: Vec<_> = self.receivers(hash, tenure).map(|(peer, _)| peer).collect();
+        let bytes_max = self.queue_bytes_max();
+        for peer in peers {
+            let stream = self.streams.get_mut(&peer).expect("a receiver has a stream");
+            let fences = Fences { floor: 0, known: vec![(hash, fence)] };
+            if stream.has_room(size_of::<(u64, u64)>(), bytes_max) {
+                stream.push_fences(epoch, &fences);
+            } else {
+                // The bulk will bring it.
+                let opened = &self.open;
+                stream.break_off(mix(stream.id), epoch, None, |write| opened.contains_key(write));
+            }
+        }
+    }
+
     /// Makes room among the open writes: those that nobody waits for count as arrived, the first ones first. So a copy that is away
     /// stops nobody but who waits for it. Should the other copies become primary now, they do not say these again to the one that is
     /// away; the comparison of items finds what it lacks.
@@ -239,6 +259,7 @@ impl<T: Copy> Replicator<T> {
     pub(super) fn fill(&mut self, now: Micros, store: &impl Store) {
         let epoch = self.epoch();
         let (pending, open) = (&self.pending, &self.open);
+        let mut steps = FILL_STEPS_MAX;
         for stream in self.streams.values_mut() {
             for partition in stream.begin_bulk(epoch) {
                 // The store does not have these, or has what nobody may count on yet.
@@ -249,8 +270,9 @@ impl<T: Copy> Replicator<T> {
                     }
                 }
             }
-            stream.step_bulk(now, epoch, store, |record| pending.contains_key(&record.key));
+            steps = stream.step_bulk(now, epoch, store, steps, |record| pending.contains_key(&record.key));
         }
+        self.is_filling_on = steps == 0;
     }
 
     /// Says what there is to say to whom it is due.

@@ -4,6 +4,7 @@ use super::*;
 use crate::migrate;
 use crate::placement::{PARTITION_COUNT, hash_key};
 use crate::replica::memory::MemoryStore;
+use crate::replica::message::Fences;
 use crate::replica::stream::QUEUE_BYTES_MIN;
 use crate::ring::RingDocument;
 
@@ -204,6 +205,33 @@ fn what_was_said_in_an_earlier_stream_and_comes_late_does_not_hold_up_the_presen
 }
 
 #[test]
+fn copies_hear_of_a_fence_at_once_and_who_returns_when_it_is_filled() {
+    let mut pair = Pair::new(2, Mode::Sync);
+    let key = pair.key_of(SlotId(0));
+    let hash = hash_key(&key);
+    let known = |pair: &Pair, at: usize| pair.ends[at].store.fences(&|wanted| wanted == hash).known;
+    let name = |pair: &mut Pair, fence| {
+        let End { replicator, store } = &mut pair.ends[0];
+        store.raise_fences(&Fences { floor: 0, known: vec![(hash, fence)] });
+        replicator.tell_fence(hash, fence);
+    };
+    pair.pass(2_000);
+    name(&mut pair, 7);
+    pair.pass(10);
+    assert_eq!(known(&pair, 1), [(hash, 7)]);
+    pair.follow(migrate::remove(&pair.ring, SlotId(1)));
+    name(&mut pair, 8);
+    pair.pass(1_000);
+    assert_eq!(known(&pair, 1), [(hash, 7)], "nobody told it");
+    // There is no item of the key, and it is told all the same.
+    pair.ends[1].store = MemoryStore::default();
+    pair.follow(migrate::bring_back(&pair.ring, SlotId(1), Incarnation(1)));
+    pair.pass(2_000);
+    assert_eq!(known(&pair, 1), [(hash, 8)]);
+    assert_eq!(pair.read(1, &key), None);
+}
+
+#[test]
 fn a_copy_that_is_away_holds_up_no_write_that_does_not_wait_for_it() {
     for mode in [Mode::Async, Mode::Inval] {
         let mut pair = Pair::new(2, mode);
@@ -233,4 +261,32 @@ fn a_copy_that_is_away_holds_up_no_write_that_does_not_wait_for_it() {
         assert!(keys.iter().all(|key| pair.read(1, key).is_some() && pair.read(1, key) == pair.read(0, key)));
         assert_eq!(pair.ends[0].replicator.counts().writes_open, 0);
     }
+}
+
+#[test]
+fn filling_a_learner_of_few_keys_walks_over_many_in_many_turns() {
+    const KEYS: usize = 3_000;
+    let mut pair = Pair::new(1, Mode::Rf1);
+    pair.pass(2_000);
+    let keys = (0_u32..).map(|n| n.to_string().into_bytes());
+    let is_mine = |key: &Vec<u8>| pair.ring.primary(partition_of(hash_key(key))) == SlotId(0);
+    let keys: Vec<_> = keys.filter(is_mine).take(KEYS).collect();
+    for key in &keys {
+        pair.set(0, key, "value", None).unwrap();
+    }
+    pair.follow(migrate::begin(&pair.ring, vec![250, 256]));
+    let mut turns = 0;
+    loop {
+        let said = pair.say(0);
+        pair.hear(1, &said);
+        turns += 1;
+        if !pair.ends[0].replicator.is_in_a_hurry() {
+            break;
+        }
+    }
+    assert!(turns * FILL_STEPS_MAX * 3 >= KEYS, "{turns} turns");
+    let has_come = |key: &&Vec<u8>| pair.read(1, key).is_some();
+    let wanted = |key: &&Vec<u8>| !pair.ring.assignment(partition_of(hash_key(key))).learners.is_empty();
+    let wanted: Vec<_> = keys.iter().filter(wanted).collect();
+    assert!((1..KEYS / 10).contains(&wanted.len()) && wanted.iter().all(has_come));
 }

@@ -12,6 +12,7 @@ use slabring_protocol::{
 use slabring_reactor::ConnectionId;
 
 use super::Links;
+use super::gathered::Bound;
 use crate::batch::{Outcome, ReturnAddress};
 use crate::cluster::forward::{Place, answer_later};
 use crate::connection::{Connection, Connections};
@@ -24,7 +25,7 @@ use crate::report::Question;
 
 /// Slots from here on are those of errands: neither the reactor nor the connections
 /// know them.
-const ERRAND_SLOTS: u32 = 3 << 30;
+pub(super) const ERRAND_SLOTS: u32 = 3 << 30;
 
 /// A request that another shard executes.
 #[derive(Debug, Default)]
@@ -123,6 +124,11 @@ impl Links {
             }
         };
         match (errand.whose.take().expect("a letter comes back once"), reply) {
+            (Whose::Node(asked), Ok(reply))
+                if asked.flags.has(Flags::PART) && reply::is_server_error(reply) =>
+            {
+                self.peers.respond(asked, Status::Busy, &[]);
+            }
             (Whose::Node(asked), Ok(reply)) => self.peers.respond(asked, Status::Done, reply),
             (Whose::Node(asked), Err(_)) => self.peers.respond(asked, Status::Busy, &[]),
             (Whose::Client(place), reply) => {
@@ -204,9 +210,13 @@ impl Links {
         ReturnAddress { connection, ticket: Ticket::NONE }
     }
 
-    /// Executes a request of another node, or has its shard do so.
+    /// Executes a request of another node, or has its shard do so. Plain gets may wait for others to be executed together with.
     pub(super) fn execute(&mut self, dispatcher: &mut Dispatcher, asked: Asked) {
         dispatcher.executor.traffic.peer_requests += 1;
+        if self.gather(dispatcher, asked) {
+            return;
+        }
+        self.execute_gathered(dispatcher, Bound::Exceeded);
         if asked.flags.has(Flags::NODE) {
             return self.execute_for_node(dispatcher, asked);
         }
@@ -307,7 +317,7 @@ impl Links {
 
 /// Tells another node that it may have a copy of a key that is asked for very often.
 #[inline]
-fn offer(executor: &mut Executor, asked: Asked, request: &Request<'_>) {
+pub(super) fn offer(executor: &mut Executor, asked: Asked, request: &Request<'_>) {
     if executor.take_hot_sample(request.key)
         && matches!(request.command, Command::Get { .. } | Command::MetaGet(_))
     {

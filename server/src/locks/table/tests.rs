@@ -260,7 +260,7 @@ fn whatever_is_asked_one_holds_a_lock_and_everybody_is_answered_once() {
                         assert!(twin.remove(name).is_some_and(|(holder, ..)| holder == *session));
                     }
                     Said::Taken { .. } | Said::NotYours | Said::Free => {}
-                    Said::TooMany | Said::NoFence => panic!("seed {seed}: {said:?}"),
+                    Said::TooMany | Said::NoFence | Said::NoCoordinator => panic!("seed {seed}: {said:?}"),
                 }
             }
         }

@@ -1,0 +1,383 @@
+//! Takes the steps of locks in etcd: which calls a step is made of, logging in, and the watch that says where to look. No I/O, no clock, no
+//! threads: calls to make go out, what comes of them comes in.
+//!
+//! ```text
+//! /slabring-locks/CLUSTER/NAME/SESSION     one who holds the lock or waits for it: when it ends, in Unix milliseconds
+//! ```
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Write as _;
+use std::rc::Rc;
+
+use slabring_cluster::coordinator::etcd::Login;
+use slabring_cluster::coordinator::gateway::{
+    self, Condition, Granted, KeyValue, LeaseId, LoggedIn, Ranged, Transacted,
+};
+use slabring_cluster::coordinator::{Answer, Call, CallId, Need, Revision};
+use slabring_cluster::names::ClusterId;
+use slabring_cluster::time::Micros;
+
+use super::queue::{Entry, Found, Name, Session, Step};
+use super::table::Millis;
+
+/// Time for the head of an answer.
+const CALL_TIME_MAX: Micros = Micros::from_millis(2_000);
+/// A call of which nothing was heard for so long has failed, whoever made it.
+const CALL_LOST_MS: u64 = 10_000;
+/// Steps at a time. With the watch, a login and leases that are ended the caller makes no more than it can, 32.
+const STEPS_MAX: usize = 24;
+/// A watch that ended begins again after so long.
+const PAUSE_MS: u64 = 500;
+const OK: u16 = 200;
+const UNAUTHENTICATED: u16 = 401;
+/// What etcd answers to a login that it does not ask for.
+const LOGIN_NOT_WANTED: &[u8] = b"authentication is not enabled";
+/// Bytes of one line of the watch.
+const LINE_BYTES_MAX: usize = 1 << 20;
+
+/// What has come.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Of a step; `None`: nobody knows whether it was taken.
+    Came(Name, Option<Found>),
+    /// A key of that name was put or went.
+    Changed(Name),
+    /// The watch has ended: there may be changes that nobody told.
+    MissedSome,
+}
+
+/// A step under way.
+#[derive(Debug)]
+struct Errand {
+    name: Name,
+    step: Step,
+    /// The lease for what it puts, as soon as there is one.
+    lease: Option<LeaseId>,
+    /// The token was too old once.
+    is_second_try: bool,
+}
+
+#[derive(Debug)]
+enum Purpose {
+    Login,
+    Watch,
+    Revoke,
+    Grant(Errand),
+    Take(Errand),
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Etcd {
+    prefix: String,
+    login: Option<Login>,
+    /// What calls are made with; empty where etcd wants nothing.
+    token: Option<String>,
+    /// What each call is for, and since when.
+    under_way: BTreeMap<CallId, (Purpose, Millis)>,
+    calls: u64,
+    /// Steps that wait for a token.
+    waiting: VecDeque<Errand>,
+    watch: Option<CallId>,
+    watch_at: Millis,
+    /// The beginning of the watch's next line.
+    line: Vec<u8>,
+    needs: VecDeque<Need>,
+    heard: VecDeque<Heard>,
+}
+
+impl Etcd {
+    /// The locks of a cluster.
+    pub fn new(cluster: &ClusterId, login: Option<Login>) -> Self {
+        Self {
+            prefix: format!("/slabring-locks/{cluster}/"),
+            login,
+            token: None,
+            under_way: BTreeMap::new(),
+            calls: 0,
+            waiting: VecDeque::new(),
+            watch: None,
+            watch_at: Millis(0),
+            line: Vec::new(),
+            needs: VecDeque::new(),
+            heard: VecDeque::new(),
+        }
+    }
+
+    /// Whether another step can be taken.
+    pub fn has_room(&self) -> bool {
+        self.under_way.len() + self.waiting.len() < STEPS_MAX
+    }
+
+    /// Takes a step. What comes of it is [`heard`](Self::heard).
+    pub fn take(&mut self, now: Millis, name: Name, step: Step) {
+        self.send(now, Errand { name, step, lease: None, is_second_try: false });
+    }
+
+    /// Watches all names from a revision on, or none.
+    pub fn watch(&mut self, now: Millis, from: Option<Revision>) {
+        match (self.watch, from) {
+            (Some(id), None) => {
+                self.under_way.remove(&id);
+                self.stop_watching();
+                self.needs.push_back(Need::Cancel(id));
+            }
+            (None, Some(from)) if now >= self.watch_at && self.may_call() => {
+                let body = gateway::watch(&self.prefix, from);
+                self.watch = Some(self.call(now, Purpose::Watch, gateway::WATCH, body));
+            }
+            _ => {}
+        }
+    }
+
+    /// What to do next.
+    pub fn next(&mut self) -> Option<Need> {
+        self.needs.pop_front()
+    }
+
+    /// What has come.
+    pub fn heard(&mut self) -> Option<Heard> {
+        self.heard.pop_front()
+    }
+
+    /// Gives up calls of which nothing was heard for long.
+    pub fn expire(&mut self, now: Millis) {
+        let is_lost = |(purpose, since): &(Purpose, Millis)| {
+            !matches!(purpose, Purpose::Watch) && now.0 >= since.0 + CALL_LOST_MS
+        };
+        let lost = self.under_way.iter().filter(|(_, call)| is_lost(call));
+        let lost: Vec<_> = lost.map(|(id, _)| *id).collect();
+        lost.into_iter().for_each(|id| self.answered(now, id, Answer::Failed));
+    }
+
+    /// Something came of a call.
+    pub fn answered(&mut self, now: Millis, id: CallId, answer: Answer<'_>) {
+        if let (true, Answer::Chunk(bytes)) = (self.watch == Some(id), answer) {
+            return self.watched(now, id, bytes);
+        }
+        match self.under_way.remove(&id).map(|(purpose, _)| purpose) {
+            None | Some(Purpose::Revoke) => {}
+            Some(Purpose::Watch) => self.end_watch(now),
+            Some(Purpose::Login) => self.logged_in(now, answer),
+            Some(Purpose::Grant(errand)) => self.granted(now, errand, answer),
+            Some(Purpose::Take(errand)) => self.taken(now, errand, answer),
+        }
+    }
+
+    /// Whether calls can be made, or etcd wants a login before.
+    fn may_call(&self) -> bool {
+        self.login.is_none() || self.token.is_some()
+    }
+
+    fn send(&mut self, now: Millis, errand: Errand) {
+        if !self.may_call() {
+            self.waiting.push_back(errand);
+            return self.log_in(now);
+        }
+        let queue = self.queue_of(&errand.name);
+        let (path, body) = match &errand.step {
+            Step::Read => (gateway::RANGE, gateway::range(&queue)),
+            Step::Delete { session, changed } => {
+                let condition = Condition::Changed(*changed);
+                (gateway::TRANSACTION, gateway::leave(&queue, &key_of(&queue, session), condition))
+            }
+            Step::Put { session, condition, ends_unix_ms, lease_ms, .. } => {
+                let Some(lease) = errand.lease else {
+                    let body = gateway::grant(lease_ms.div_ceil(1_000));
+                    self.call(now, Purpose::Grant(errand), gateway::GRANT, body);
+                    return;
+                };
+                let (key, value) = (key_of(&queue, session), ends_unix_ms.to_string());
+                (gateway::TRANSACTION, gateway::enter(&queue, &key, &value, lease, *condition))
+            }
+        };
+        self.call(now, Purpose::Take(errand), path, body);
+    }
+
+    fn call(&mut self, now: Millis, purpose: Purpose, path: &'static str, body: String) -> CallId {
+        self.calls += 1;
+        let id = CallId(self.calls);
+        let is_stream = matches!(purpose, Purpose::Watch);
+        self.under_way.insert(id, (purpose, now));
+        let token = self.token.clone().filter(|token| !token.is_empty());
+        self.needs.push_back(Need::Call(Call { id, path, body, token, is_stream, timeout: CALL_TIME_MAX }));
+        id
+    }
+
+    fn granted(&mut self, now: Millis, errand: Errand, answer: Answer<'_>) {
+        let Some((errand, body)) = self.body_of(now, errand, answer) else { return };
+        match gateway::read_answer::<Granted>(body) {
+            Some(granted) => self.send(now, Errand { lease: Some(LeaseId(granted.id)), ..errand }),
+            None => self.came(errand, None),
+        }
+    }
+
+    fn taken(&mut self, now: Millis, errand: Errand, answer: Answer<'_>) {
+        let Some((errand, body)) = self.body_of(now, errand, answer) else { return };
+        let found = match &errand.step {
+            Step::Read => gateway::read_answer(body).map(|read: Ranged| Found {
+                succeeded: true,
+                revision: Revision(read.header.revision),
+                entries: self.entries(&errand.name, &read.keys),
+            }),
+            Step::Put { .. } | Step::Delete { .. } => {
+                gateway::read_answer(body).map(|done: Transacted| Found {
+                    succeeded: done.succeeded,
+                    revision: Revision(done.header.revision),
+                    entries: done
+                        .ranged()
+                        .map_or_else(Vec::new, |read| self.entries(&errand.name, &read.keys)),
+                })
+            }
+        };
+        if let (Some(found), Step::Put { old, .. }) = (&found, &errand.step) {
+            // Nothing lies under the other one any more.
+            let unneeded = if found.succeeded { *old } else { errand.lease };
+            unneeded.into_iter().for_each(|lease| self.revoke(now, lease));
+        }
+        self.came(errand, found);
+    }
+
+    /// The body of a good answer; otherwise the errand is tried again, or nobody knows what came of it.
+    fn body_of<'a>(&mut self, now: Millis, errand: Errand, answer: Answer<'a>) -> Option<(Errand, &'a [u8])> {
+        match answer {
+            Answer::Reply { status: OK, body } => return Some((errand, body)),
+            Answer::Reply { status: UNAUTHENTICATED, .. } if !errand.is_second_try => {
+                self.token = None;
+                self.send(now, Errand { is_second_try: true, ..errand });
+            }
+            Answer::Reply { .. } | Answer::Chunk(_) | Answer::Failed => self.came(errand, None),
+        }
+        None
+    }
+
+    fn came(&mut self, errand: Errand, found: Option<Found>) {
+        self.heard.push_back(Heard::Came(errand.name, found));
+    }
+
+    fn revoke(&mut self, now: Millis, lease: LeaseId) {
+        self.call(now, Purpose::Revoke, gateway::REVOKE, gateway::revoke(lease));
+    }
+
+    fn log_in(&mut self, now: Millis) {
+        let is_asked = self.under_way.values().any(|(purpose, _)| matches!(purpose, Purpose::Login));
+        if let (Some(Login { name, password }), false) = (&self.login, is_asked) {
+            let body = gateway::login(name, password);
+            self.call(now, Purpose::Login, gateway::LOGIN, body);
+        }
+    }
+
+    fn logged_in(&mut self, now: Millis, answer: Answer<'_>) {
+        let is_not_wanted =
+            |body: &[u8]| body.windows(LOGIN_NOT_WANTED.len()).any(|said| said == LOGIN_NOT_WANTED);
+        self.token = match answer {
+            Answer::Reply { status: OK, body } => {
+                gateway::read_answer::<LoggedIn>(body).map(|said| said.token)
+            }
+            Answer::Reply { body, .. } if is_not_wanted(body) => Some(String::new()),
+            Answer::Reply { .. } | Answer::Chunk(_) | Answer::Failed => None,
+        };
+        for errand in std::mem::take(&mut self.waiting) {
+            match self.token {
+                Some(_) => self.send(now, errand),
+                None => self.came(errand, None),
+            }
+        }
+    }
+
+    fn stop_watching(&mut self) {
+        self.watch = None;
+        self.line = Vec::new();
+    }
+
+    fn end_watch(&mut self, now: Millis) {
+        self.stop_watching();
+        // It may have been the token: the next step asks for another.
+        self.watch_at = Millis(now.0 + PAUSE_MS);
+        self.heard.push_back(Heard::MissedSome);
+    }
+
+    /// Some bytes of the watch: names to look at.
+    fn watched(&mut self, now: Millis, id: CallId, bytes: &[u8]) {
+        let mut line = std::mem::take(&mut self.line);
+        line.extend_from_slice(bytes);
+        let mut names = BTreeSet::new();
+        let mut is_over = false;
+        let complete = line.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
+        for watched in line[..complete].split(|&byte| byte == b'\n').filter_map(gateway::read_watched) {
+            is_over |= watched.canceled;
+            names.extend(watched.events.iter().filter_map(|event| self.name_of(&event.kv.key)));
+        }
+        line.drain(..complete);
+        self.heard.extend(names.into_iter().map(Heard::Changed));
+        // What it should begin with is gone, or its line is none of ours: everything is looked at, and watched from there on.
+        if is_over || line.len() > LINE_BYTES_MAX {
+            self.under_way.remove(&id);
+            self.needs.push_back(Need::Cancel(id));
+            return self.end_watch(now);
+        }
+        self.line = line;
+    }
+
+    fn queue_of(&self, name: &[u8]) -> String {
+        format!("{}{}/", self.prefix, escaped(name))
+    }
+
+    /// Who is there for a name, first come first. What is not ours is left out.
+    fn entries(&self, name: &[u8], keys: &[KeyValue]) -> Vec<Entry> {
+        let queue = self.queue_of(name);
+        let mut entries: Vec<_> = keys.iter().filter_map(|key| entry_of(&queue, key)).collect();
+        entries.sort_by_key(|entry| entry.created);
+        entries
+    }
+
+    fn name_of(&self, key: &[u8]) -> Option<Name> {
+        let rest = key.strip_prefix(self.prefix.as_bytes())?;
+        unescaped(&rest[..rest.iter().position(|&byte| byte == b'/')?]).map(Rc::from)
+    }
+}
+
+fn entry_of(queue: &str, key: &KeyValue) -> Option<Entry> {
+    let session: Session = unescaped(key.key.strip_prefix(queue.as_bytes())?)?.into();
+    let ends_unix_ms = std::str::from_utf8(&key.value).ok()?.parse().ok()?;
+    let (created, changed) = (Revision(key.create_revision), Revision(key.mod_revision));
+    let lease = Some(LeaseId(key.lease)).filter(|lease| lease.0 != 0);
+    Some(Entry { session, created, changed, ends_unix_ms, lease })
+}
+
+fn key_of(queue: &str, session: &[u8]) -> String {
+    format!("{queue}{}", escaped(session))
+}
+
+/// Names as parts of a key: letters and digits as they are, other bytes as `%` and two digits.
+fn escaped(name: &[u8]) -> String {
+    let mut text = String::with_capacity(name.len());
+    for &byte in name {
+        match byte {
+            b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' | b'.' | b':' | b'_' | b'-' => {
+                text.push(char::from(byte));
+            }
+            _ => write!(text, "%{byte:02x}").expect("a String takes everything"),
+        }
+    }
+    text
+}
+
+fn unescaped(text: &[u8]) -> Option<Vec<u8>> {
+    let mut name = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&byte, behind)) = rest.split_first() {
+        if byte != b'%' {
+            name.push(byte);
+            rest = behind;
+            continue;
+        }
+        let digits = std::str::from_utf8(behind.get(..2)?).ok()?;
+        name.push(u8::from_str_radix(digits, 16).ok()?);
+        rest = &behind[2..];
+    }
+    Some(name)
+}
+
+#[cfg(test)]
+mod tests;
