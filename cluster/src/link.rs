@@ -513,7 +513,10 @@ impl Link {
     /// Gathers a message about hot keys, while up: either side, behind what it said before.
     pub(crate) fn send_grants(&mut self, message: &[u8]) {
         assert!(self.is_up(), "messages go out on links that are up");
-        self.output.append_message(Header::new(Kind::Grants, self.epoch), message);
+        // A node of the version before knows none: it is offered nothing, so it never asks.
+        if self.version >= BATCH_VERSION {
+            self.output.append_message(Header::new(Kind::Grants, self.epoch), message, false);
+        }
     }
 
     /// The last event was a message that is none.
