@@ -515,7 +515,7 @@ impl Link {
         assert!(self.is_up(), "messages go out on links that are up");
         // A node of the version before knows none: it is offered nothing, so it never asks.
         if self.version >= BATCH_VERSION {
-            self.output.append_message(Header::new(Kind::Grants, self.epoch), message, false);
+            self.output.append_cut(Header::new(Kind::Grants, self.epoch), message);
         }
     }
 
