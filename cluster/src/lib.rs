@@ -18,6 +18,7 @@
 //! | [`wire`], [`link`] | frames, and one connection between two shards |
 //! | [`forward`], [`peers`] | one shard's links and the requests under way on them |
 //! | [`ownership`] | what a node of a ring of one copy may still hold that is old |
+//! | [`grants`] | copies of hot keys at nodes that do not own them |
 //! | [`replica`] | copies of partitions: streams, leases, hand-overs |
 //! | [`migrate`] | the documents that remove, return, fill and move members step by step |
 //! | [`coordinator`], [`conductor`], [`control`], [`report`] | how nodes agree on the next ring |
@@ -31,6 +32,7 @@ pub mod conductor;
 pub mod control;
 pub mod coordinator;
 pub mod forward;
+pub mod grants;
 pub mod jump;
 pub mod link;
 pub mod migrate;

@@ -166,6 +166,8 @@ pub enum Event {
     RingDiffers,
     /// A message about copies is [`Link::body`].
     Replica,
+    /// A message about hot keys is [`Link::body`].
+    Grants,
 }
 
 /// No credit for a request now: nothing was sent.
@@ -508,7 +510,16 @@ impl Link {
         self.output.append_cut(Header::new(Kind::Replica, self.epoch), message);
     }
 
-    /// The last event was a message about copies that is none.
+    /// Gathers a message about hot keys, while up: either side, behind what it said before.
+    pub(crate) fn send_grants(&mut self, message: &[u8]) {
+        assert!(self.is_up(), "messages go out on links that are up");
+        // A node of the version before knows none: it is offered nothing, so it never asks.
+        if self.version >= BATCH_VERSION {
+            self.output.append_cut(Header::new(Kind::Grants, self.epoch), message);
+        }
+    }
+
+    /// The last event was a message that is none.
     pub(crate) fn refuse_message(&mut self) {
         self.close(CloseReason::Message);
     }
@@ -703,6 +714,7 @@ impl Link {
             (Kind::RingWanted, _) => Ok(Some(Event::RingWanted(Epoch(header.opaque)))),
             (Kind::RingDocument, _) => Ok(Some(Event::RingDocument)),
             (Kind::Replica, Side::Acceptor) => Ok(Some(Event::Replica)),
+            (Kind::Grants, _) => Ok(Some(Event::Grants)),
             (Kind::Request, Side::Acceptor) => self.take_request(header),
             (Kind::Response, Side::Dialler) => take_response(header, self.input.skipped_bytes()).map(Some),
             (kind, _) => Err(CloseReason::Unexpected(kind)),

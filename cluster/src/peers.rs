@@ -50,6 +50,13 @@ pub struct Asked {
     pub deadline: Micros,
 }
 
+impl Asked {
+    /// The link that it came on.
+    pub fn link(&self) -> LinkId {
+        self.link
+    }
+}
+
 /// Where a request goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
@@ -101,6 +108,11 @@ pub enum Effect<P> {
     },
     /// A message about copies is [`Peers::body`]: give it to the shard's [`crate::replica::Replicator`].
     Replica {
+        /// The link it came on.
+        link: LinkId,
+    },
+    /// A message about hot keys is [`Peers::body`]. See [`crate::grants`].
+    Grants {
         /// The link it came on.
         link: LinkId,
     },
@@ -511,7 +523,13 @@ impl<P: Copy> Peers<P> {
         is_sent
     }
 
-    /// The message of an [`Effect::Replica`] is none: ends its link.
+    /// Sends a message about hot keys, if the link is still up: who does not get it waits until its time is over.
+    pub fn send_grants(&mut self, link: LinkId, message: &[u8]) {
+        let link = self.link_mut(link).filter(|link| link.is_up());
+        link.into_iter().for_each(|link| link.send_grants(message));
+    }
+
+    /// The message of an [`Effect::Replica`] or [`Effect::Grants`] is none: ends its link.
     pub fn refuse_message(&mut self, link: LinkId) {
         self.link_mut(link).into_iter().for_each(Link::refuse_message);
     }
@@ -522,7 +540,8 @@ impl<P: Copy> Peers<P> {
         self.links_wake_at().min(self.pending.wake_at()).min(by_ring)
     }
 
-    fn is_behind(&self) -> bool {
+    /// Whether some node has spoken of a later ring than this one follows.
+    pub fn is_behind(&self) -> bool {
         self.heard_epoch > self.epoch()
     }
 
@@ -598,6 +617,7 @@ impl<P: Copy> Peers<P> {
             Event::RingDocument => Some(Effect::RingReceived),
             Event::RingDiffers => Some(Effect::RingDiffers { link: id }),
             Event::Replica => Some(Effect::Replica { link: id }),
+            Event::Grants => Some(Effect::Grants { link: id }),
             Event::Request(_) | Event::Response { .. } => unreachable!("they are heard where they come"),
         }
     }

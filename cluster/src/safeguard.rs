@@ -36,6 +36,14 @@ pub(crate) enum Safeguard {
     DoubtsAreSettled,
     /// What is filled is emptied first.
     FillingEmptiesFirst,
+    /// A write is executed when nobody can read a copy of what it changes.
+    WritesWaitForHolders,
+    /// A copy of a hot key is read for a time that begins when it is asked for.
+    GrantsRunFromAsking,
+    /// A node follows another ring when nobody reads what it granted.
+    GrantsEndBeforeRings,
+    /// Who owns what a node owned that cannot be asked lets the time of its grants pass.
+    SuccessorsWait,
 }
 
 /// Whether a safeguard is in force.

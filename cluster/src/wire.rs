@@ -92,10 +92,12 @@ pub enum Kind {
     Replica = 10,
     /// Several requests or responses: each with a head of its own, and one checksum for all. From [`BATCH_VERSION`] on.
     Batch = 11,
+    /// Copies of hot keys: offered, granted, called back. [`crate::grants`] knows what it means.
+    Grants = 12,
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Hello,
         Self::Challenge,
         Self::Proof,
@@ -107,6 +109,7 @@ impl Kind {
         Self::RingDocument,
         Self::Replica,
         Self::Batch,
+        Self::Grants,
     ];
 
     fn of(byte: u8) -> Option<Self> {

@@ -68,6 +68,11 @@ impl MetaFlags {
         letter.is_ascii_alphabetic() && self.letters & bit(letter) != 0
     }
 
+    /// Whether no other flags were sent than these letters. O(letters).
+    pub fn consists_of(&self, letters: &[u8]) -> bool {
+        self.letters & !letters.iter().fold(0, |all, &letter| all | bit(letter)) == 0
+    }
+
     /// `q`: hide the nominal answer.
     pub fn quiet(&self) -> bool {
         self.has(b'q')

@@ -390,7 +390,7 @@ impl Batch {
                     (Work::Get { .. } | Work::Request, _) => {
                         let request = parcel.request(entry);
                         let connection = shards.connection_number(sender, entry.sender.connection.slot);
-                        if executor.replicates() {
+                        if executor.asks_others(&request) {
                             assert!(entry.work != Work::GetAlone, "a node that stands alone has no copies");
                             let is_local = !is_answered_whole(entry.sender.connection);
                             let asker = Asker { connection, is_local };
@@ -585,7 +585,8 @@ fn must_defer(
     sender: ShardId,
 ) -> bool {
     let extends = matches!(parcel.head, Some(head) if extends(&head.command));
-    if executor.deferring.is_empty() && !extends && executor.shard().has_room_for_any_pin() {
+    let is_quiet = executor.deferring.is_empty() && !executor.is_guarded();
+    if is_quiet && !extends && executor.shard().has_room_for_any_pin() {
         return false;
     }
     if matches!(entry.work, Work::Question | Work::Delivery) || is_answered_whole(entry.sender.connection) {
@@ -597,6 +598,11 @@ fn must_defer(
         return true;
     }
     let waits = match (entry.work, parcel.head) {
+        (Work::BeginValue, Some(_))
+            if executor.is_read_elsewhere(parcel.request(entry).decoded_key(&mut [0; KEY_SIZE_MAX])) =>
+        {
+            true
+        }
         (Work::BeginValue, Some(head)) => {
             !executor.shard().has_room_to_reserve(head.value_bytes)
                 && place.is_none_or(|place| may_wait_on(&executor.deferring[place..], now))

@@ -404,7 +404,7 @@ impl Dispatcher {
                 Owner::Shard(owner) => owner,
                 Owner::Elsewhere(hash) => return self.forward(client, request, raw, hash),
             };
-            if owner == self.shards.me && self.executor.replicates() {
+            if owner == self.shards.me && self.executor.asks_others(request) {
                 self.execute_copied(client, request);
             } else if owner == self.shards.me {
                 let connection = self.shards.connection_number(owner, client.id.slot);
@@ -699,6 +699,7 @@ impl Dispatcher {
         let logs = self.executor.log_capacity_bytes();
         let links = self.cluster.as_ref().map_or(0, |links| links.buffer_bytes());
         let waiting = self.executor.replication.as_ref().map_or(0, |replication| replication.buffer_bytes());
+        let front = self.executor.front.as_ref().map_or(0, |front| front.buffer_bytes());
         let fences = self.executor.shard().fence_bytes();
         let locks = self.node.locks.as_ref().map_or(0, |locks| locks.counts.bytes.load(Ordering::Relaxed));
         let locks = locks / usize::from(self.shards.count);
@@ -708,6 +709,7 @@ impl Dispatcher {
             + self.post.capacity_bytes()
             + links
             + waiting
+            + front
             + fences
             + locks;
         let bench = self.executor.replication.as_ref().map_or(0, |replication| replication.bench_bytes());

@@ -22,6 +22,7 @@ use crate::batch::{Deferring, ReturnAddress};
 use crate::cluster::old::Old;
 use crate::exptime::{expiry_of, ttl_of};
 use crate::extending::Extending;
+use crate::front::Front;
 use crate::hotkeys::HotKeys;
 use crate::intake::Visitor;
 use crate::lending::{LENT_BYTES_MIN, Lent, Loans};
@@ -57,6 +58,8 @@ pub struct Executor {
     /// Which requests are looked at.
     attention: Attention,
     hot_keys: HotKeys,
+    /// A request for this key was a sample, and the key is hot: its hash.
+    hot_sample: Option<u64>,
     /// Who has copies of values.
     tracking: Tracking,
     me: ShardId,
@@ -79,6 +82,12 @@ pub struct Executor {
     lent: Option<Box<(usize, Lent)>>,
     /// Copies on other nodes, if the ring says that there are any.
     pub replication: Option<Box<Replication>>,
+    /// Copies of hot keys, if the node is one of several.
+    pub front: Option<Box<Front>>,
+    /// Other nodes may read copies of some keys, or requests wait for that.
+    is_guarded: bool,
+    /// Values of clients of this shard that are taken in where they will lie.
+    pub values_open: usize,
     /// Replies that other shards have made later than in their letters, for connections of this one.
     pub deliveries: Vec<(ReturnAddress, Vec<u8>)>,
     /// What is lent.
@@ -105,6 +114,7 @@ impl Executor {
     pub fn new(shard: Shard, shards: Shards, node: &Node) -> Self {
         let mut executor = Self::with_log(shard, WatchLog::new(node.clock.clone(), shards));
         executor.me = shards.me;
+        executor.front = node.cluster.as_ref().map(|cluster| Box::new(Front::new(cluster)));
         executor.prefix_delimiter = node.settings.prefix_delimiter;
         executor.discovery = node.discovery.value().to_vec();
         if node.settings.detail_enabled {
@@ -121,6 +131,7 @@ impl Executor {
         Self {
             attention: Attention::new(seed),
             hot_keys: HotKeys::default(),
+            hot_sample: None,
             tracking: Tracking::new(memory_bytes),
             me: ShardId(0),
             shard,
@@ -137,6 +148,9 @@ impl Executor {
             is_local: false,
             lent: None,
             replication: None,
+            front: None,
+            is_guarded: false,
+            values_open: 0,
             deliveries: Vec::new(),
             loans: Loans::default(),
             deferring: Vec::new(),
@@ -225,7 +239,7 @@ impl Executor {
         if self.attention.is_sample() {
             let mut scratch = [0; KEY_SIZE_MAX];
             let key = request.decoded_key(&mut scratch);
-            self.hot_keys.count(self.shard.hash(key), key);
+            self.sample(request, key);
         }
         if self.observed {
             self.execute_observed(now, request, connection, out);
@@ -233,6 +247,65 @@ impl Executor {
             self.execute_unobserved(now, request, out);
         }
         self.note_write(request);
+    }
+
+    /// Counts a sample.
+    fn sample(&mut self, request: &Request<'_>, key: &[u8]) {
+        let hash = self.shard.hash(key);
+        self.hot_keys.count(hash, key, may_write(request));
+        if self.front.is_some() {
+            self.hot_sample = self.hot_keys.is_hot(hash).then_some(hash);
+        }
+    }
+
+    /// Looks at a request that is executed elsewhere, as [`Executor::execute`] does at its own.
+    pub fn look(&mut self, request: &Request<'_>, key: &[u8]) {
+        if self.attention.looks() && self.attention.is_sample() {
+            self.sample(request, key);
+        }
+    }
+
+    /// Whether the request for this key that was executed last was a sample, and the key is hot. Asking settles it.
+    #[inline]
+    pub fn take_hot_sample(&mut self, key: &[u8]) -> bool {
+        self.hot_sample.take().is_some_and(|hash| hash == self.shard.hash(key))
+    }
+
+    /// Other nodes have answered so many reads of a key of this shard.
+    pub fn count_reads_elsewhere(&mut self, key: &[u8], reads: u32) {
+        self.hot_keys.count_reads(self.shard.hash(key), key, reads);
+    }
+
+    /// This shard has answered a read of another node's key.
+    pub fn count_hit_elsewhere(&mut self) {
+        self.commands.cmd_get += 1;
+        self.commands.get_hits += 1;
+    }
+
+    /// Whether a key was asked for very often in the last whole second, and not written.
+    pub fn is_hot(&self, key: &[u8]) -> bool {
+        self.hot_keys.is_hot(self.shard.hash(key))
+    }
+
+    /// Whether values are on their way to where they will lie: they become items without asking anybody.
+    pub fn has_open_values(&self) -> bool {
+        self.values_open > 0 || !self.visitors.is_empty() || !self.extending.is_empty()
+    }
+
+    /// Whether a write may have to wait for other nodes that read copies: see [`Executor::asks_others`].
+    #[inline]
+    pub fn is_guarded(&self) -> bool {
+        self.is_guarded
+    }
+
+    /// From here on it may.
+    pub fn set_guarded(&mut self) {
+        self.is_guarded = true;
+    }
+
+    /// It need not any more.
+    pub fn end_guard(&mut self) {
+        self.is_guarded = false;
     }
 
     /// Tells those who have a copy of a value that it may be another now. Of a request that changed nothing they hear too.
@@ -258,7 +331,9 @@ impl Executor {
         asker: Asker,
         out: &mut Vec<u8>,
     ) -> Executed {
-        let mut replication = self.replication.take().expect("the caller has looked");
+        let Some(mut replication) = self.replication.take() else {
+            return self.execute_guarded(now, request, asker, out);
+        };
         let executed = replication.execute(self, now, request, asker, out);
         self.replication = Some(replication);
         executed
@@ -273,7 +348,10 @@ impl Executor {
 
     /// Says who waits for the reply to a request that was executed so.
     pub fn attend(&mut self, id: WaitId, waiter: Waiter) {
-        self.replication.as_mut().expect("it has made the request wait").attend(id, waiter);
+        match &mut self.replication {
+            Some(replication) => replication.attend(id, waiter),
+            None => self.front.as_mut().expect("it has made the request wait").attend(id, waiter),
+        }
     }
 
     /// As [`Executor::execute`], but a large value may be lent in place of copying it: then it belongs at that place of `out`.
@@ -474,6 +552,8 @@ impl Executor {
                 }
                 self.tracking.flushed(due);
                 self.replication.iter_mut().for_each(|replication| replication.flushed(due));
+                let delay_seconds = due.map_or(0, |due| due.0.saturating_sub(now.0));
+                self.front.iter_mut().for_each(|front| front.flushed(delay_seconds));
             }
             Question::Report => return Answer::Numbers(Box::new(self.report())),
             Question::ResetCounters => self.reset_counters(),
@@ -514,6 +594,7 @@ impl Executor {
         if let Some(replication) = &mut self.replication {
             replication.reset_counters();
         }
+        self.front.iter_mut().for_each(|front| front.reset_counters());
         self.by_class.fill(ClassCounters::default());
         self.traffic.reset();
         self.shard.reset_counters();
@@ -559,6 +640,7 @@ impl Executor {
     /// A second is over.
     pub fn end_second(&mut self, now: Seconds) {
         self.hot_keys.turn_over();
+        self.front.iter_mut().for_each(|front| front.end_second());
         self.tracking.flush_if_due(now);
     }
 
@@ -627,6 +709,7 @@ impl Executor {
         let counters = self.watch_log.counters;
         let mut traffic = self.traffic;
         self.replication.iter().for_each(|replication| replication.report_to(&mut traffic));
+        self.front.iter().for_each(|front| front.report_to(&mut traffic));
         let mut commands = self.commands;
         let bench = self.replication.as_ref().map(|replication| replication.bench().commands);
         bench.iter().for_each(|bench| commands.add(bench));

@@ -51,6 +51,10 @@ impl Executor {
         }
         let mut scratch = [0; KEY_SIZE_MAX];
         let key = request.decoded_key(&mut scratch);
+        if self.is_read_elsewhere(key) || self.has_parked() {
+            // It waits as a whole.
+            return false;
+        }
         let store = store_of(now, request, key);
         let begun = self.extending.iter().position(|extending| extending.name == name);
         let begun = begun.map(|at| self.extending.swap_remove(at));

@@ -13,6 +13,13 @@ pub const HOT_KEYS_MAX: usize = 64;
 /// A key that was sampled less often in a second may be there by chance.
 const SAMPLES_MIN: u32 = 2;
 
+/// A key is hot that has one of so many of its shard's requests: 5 %.
+const HOT_PART: u32 = 20;
+/// What another node may say at once that it answered.
+const READS_MAX: u32 = 1 << 20;
+/// And that was sampled so often: some hundred requests a second.
+const HOT_SAMPLES_MIN: u32 = 8;
+
 /// What a shard was asked for in a second.
 struct Window {
     hashes: [u64; HOT_KEYS_MAX],
@@ -20,6 +27,8 @@ struct Window {
     /// By how much each count may be too high.
     errors: [u32; HOT_KEYS_MAX],
     lengths: [u8; HOT_KEYS_MAX],
+    /// Samples that may have written the key.
+    writes: [u32; HOT_KEYS_MAX],
     keys: [[u8; KEY_SIZE_MAX]; HOT_KEYS_MAX],
     len: usize,
     samples: u32,
@@ -30,6 +39,8 @@ struct Window {
 pub struct HotKeys {
     counting: Box<Window>,
     counted: Box<Window>,
+    /// Reads that other nodes answered and that make no whole sample yet.
+    reads_elsewhere: u32,
     /// Samples of all windows.
     pub samples: u64,
 }
@@ -58,6 +69,7 @@ impl Default for Window {
             counts: [0; HOT_KEYS_MAX],
             errors: [0; HOT_KEYS_MAX],
             lengths: [0; HOT_KEYS_MAX],
+            writes: [0; HOT_KEYS_MAX],
             keys: [[0; KEY_SIZE_MAX]; HOT_KEYS_MAX],
             len: 0,
             samples: 0,
@@ -66,13 +78,14 @@ impl Default for Window {
 }
 
 impl Window {
-    fn count(&mut self, hash: u64, key: &[u8]) {
-        self.samples += 1;
+    fn count(&mut self, hash: u64, key: &[u8], times: u32, writes: bool) {
+        self.samples = self.samples.saturating_add(times);
         let at = match self.hashes[..self.len].iter().position(|&known| known == hash) {
             Some(at) => at,
             None => self.admit(hash, key),
         };
-        self.counts[at] += 1;
+        self.counts[at] = self.counts[at].saturating_add(times);
+        self.writes[at] += u32::from(writes);
     }
 
     /// The place of a new key: that of the least, whose count it inherits, if there is no other.
@@ -85,6 +98,7 @@ impl Window {
         };
         self.hashes[at] = hash;
         self.errors[at] = self.counts[at];
+        self.writes[at] = 0;
         self.lengths[at] = u8::try_from(key.len()).expect("a key has at most 250 bytes");
         self.keys[at][..key.len()].copy_from_slice(key);
         at
@@ -99,9 +113,29 @@ impl Window {
 
 impl HotKeys {
     /// Counts a sample.
-    pub fn count(&mut self, hash: u64, key: &[u8]) {
+    pub fn count(&mut self, hash: u64, key: &[u8], writes: bool) {
         self.samples += 1;
-        self.counting.count(hash, key);
+        self.counting.count(hash, key, 1, writes);
+    }
+
+    /// Counts reads that other nodes have answered from copies, as if they had been sampled here.
+    pub fn count_reads(&mut self, hash: u64, key: &[u8], reads: u32) {
+        let samples = self.reads_elsewhere + reads.min(READS_MAX);
+        self.reads_elsewhere = samples % SAMPLED_OF;
+        if samples >= SAMPLED_OF {
+            self.counting.count(hash, key, samples / SAMPLED_OF, false);
+        }
+    }
+
+    /// Whether a key had a good part of the last whole second's requests, and was not written as far as samples tell: other nodes
+    /// may have copies of it. O(64).
+    pub fn is_hot(&self, hash: u64) -> bool {
+        let window = &self.counted;
+        let at = window.hashes[..window.len].iter().position(|&known| known == hash);
+        at.is_some_and(|at| {
+            let count = window.counts[at] - window.errors[at];
+            count >= HOT_SAMPLES_MIN && count >= window.samples / HOT_PART && window.writes[at] == 0
+        })
     }
 
     /// A second is over.
@@ -172,7 +206,7 @@ mod tests {
             let (mut hot, mut twin) = (HotKeys::default(), BTreeMap::<u64, u32>::new());
             let samples = 20_000;
             for number in stream(seed).take(samples) {
-                hot.count(number.wrapping_mul(0x9e37_79b9_7f4a_7c15), &number.to_be_bytes());
+                hot.count(number.wrapping_mul(0x9e37_79b9_7f4a_7c15), &number.to_be_bytes(), false);
                 *twin.entry(number).or_default() += 1;
             }
             let window = &hot.counting;
@@ -192,11 +226,11 @@ mod tests {
     #[test]
     fn what_is_told_is_of_the_last_whole_second_and_not_of_chance() {
         let mut hot = HotKeys::default();
-        (0..10).for_each(|_| hot.count(1, b"hot"));
-        hot.count(2, b"seen once");
+        (0..10).for_each(|_| hot.count(1, b"hot", false));
+        hot.count(2, b"seen once", false);
         assert_eq!(hot.list(SHARD), HotList::default());
         hot.turn_over();
-        hot.count(3, b"later");
+        hot.count(3, b"later", false);
         let list = hot.list(SHARD);
         assert_eq!(list.0.len(), 1);
         assert_eq!((&*list.0[0].key, list.0[0].requests, list.0[0].of), (&b"hot"[..], 640, 704));
@@ -206,11 +240,31 @@ mod tests {
     }
 
     #[test]
+    fn a_key_with_a_good_part_of_the_requests_is_hot_unless_it_is_written() {
+        let mut hot = HotKeys::default();
+        for n in 0..200_u64 {
+            hot.count(n + 10, &n.to_be_bytes(), false);
+        }
+        (0..50).for_each(|n| hot.count(1, b"read", n == 100));
+        (0..50).for_each(|n| hot.count(2, b"written", n == 40));
+        (0..7).for_each(|_| hot.count_reads(3, b"elsewhere", 5 * SAMPLED_OF));
+        assert!(!hot.is_hot(1), "the second is not over");
+        hot.turn_over();
+        assert_eq!([1, 2, 3, 4].map(|hash| hot.is_hot(hash)), [true, false, true, false]);
+        (0..7).for_each(|_| hot.count(1, b"read", false));
+        hot.turn_over();
+        assert!(!hot.is_hot(1), "a few requests are no reason");
+        (0..64).for_each(|_| hot.count_reads(1, b"read", 8));
+        hot.turn_over();
+        assert!(hot.is_hot(1), "parts of samples add up");
+    }
+
+    #[test]
     fn keys_of_all_shards_are_told_in_one_order() {
         let mut lists = Vec::new();
         for (shard, key, times) in [(0, "cool", 2), (1, "hot", 5), (2, "warm", 3)] {
             let mut hot = HotKeys::default();
-            (0..times).for_each(|_| hot.count(9, key.as_bytes()));
+            (0..times).for_each(|_| hot.count(9, key.as_bytes(), false));
             hot.turn_over();
             lists.push(hot.list(ShardId(shard)));
         }

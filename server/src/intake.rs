@@ -156,7 +156,8 @@ impl Dispatcher {
     /// first, like a small one.
     pub fn begin_intake(&mut self, client: &mut Connection, bytes: &[u8], total_bytes: usize) -> usize {
         // What has copies is written when it is whole: others get it too.
-        let is_collected = self.executor.is_observed() || self.executor.replicates();
+        let waits = self.executor.replicates() || self.executor.is_guarded();
+        let is_collected = self.executor.is_observed() || waits;
         if total_bytes < TAKEN_IN_BYTES_MIN || is_collected {
             return 0;
         }
@@ -187,7 +188,7 @@ impl Dispatcher {
     fn begin_refused(&mut self, client: &mut Connection, bytes: &[u8]) -> Option<usize> {
         let announced = client.parser.announced(bytes, &self.limits)?;
         let is_mine = self.owner_of(&announced.request) == Owner::Shard(self.shards.me);
-        if !is_mine || self.executor.replicates() {
+        if !is_mine || self.executor.replicates() || self.executor.is_guarded() {
             return None;
         }
         let kept = Kept::new(&announced.request, announced.value_bytes);
@@ -208,6 +209,7 @@ impl Dispatcher {
         let (begun_at, number) = (self.now, self.values_begun);
         self.values_begun += 1;
         let left = value_bytes;
+        self.executor.values_open += usize::from(matches!(room, Room::Here(_)));
         let intake = Intake { kept, room, begun_at, number, value_bytes, left, end, end_came, end_is_wrong };
         client.intake = Some(Box::new(intake));
         head_bytes + self.take_in(client, &bytes[head_bytes..])
@@ -291,6 +293,7 @@ impl Dispatcher {
         }
         match room {
             Room::Here(reservation) => {
+                self.executor.values_open -= 1;
                 let (executor, now) = (&mut self.executor, self.now);
                 client.outbox.local(|out| executor.end_value(now, &kept, reservation, out));
             }
@@ -366,6 +369,7 @@ impl Dispatcher {
     fn drop_room(&mut self, connection: ConnectionId, room: Room) {
         match room {
             Room::Here(reservation) => {
+                self.executor.values_open -= 1;
                 reservation
                     .into_iter()
                     .for_each(|reservation| self.executor.shard_mut().abandon(reservation));

@@ -20,6 +20,7 @@ mod dump;
 mod execute;
 mod exptime;
 mod extending;
+mod front;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;

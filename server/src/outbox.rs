@@ -184,6 +184,13 @@ impl Outbox {
         self.waiting.len()
     }
 
+    /// Whether the reply of this place has come.
+    pub fn is_answered(&self, ticket: Ticket) -> bool {
+        let Some(index) = ticket.0.checked_sub(self.first_ticket) else { return true };
+        let waiting = usize::try_from(index).ok().and_then(|index| self.waiting.get(index));
+        waiting.is_none_or(|waiting| waiting.missing == 0)
+    }
+
     /// Answers of the whole node that are still gathering.
     pub fn gathering(&self) -> usize {
         self.gathering

@@ -59,7 +59,8 @@ impl Dispatcher {
 
     /// Executes some more requests that are plain, if nothing about them is special. Returns their bytes.
     pub fn execute_plain(&mut self, client: &mut Connection, rest: &[u8]) -> Option<usize> {
-        if !Plain::may_begin(rest) || self.executor.replicates() || !self.may_get_freely(client) {
+        let waits = self.executor.replicates() || self.executor.has_parked();
+        if !Plain::may_begin(rest) || waits || !self.may_get_freely(client) {
             return None;
         }
         let mut requests = [Plain::NONE; WARM_KEYS_MAX];
@@ -123,7 +124,9 @@ impl Dispatcher {
     /// Sends a get to another node, if that needs no thought.
     #[inline(never)]
     fn forward_freely(&mut self, client: &mut Connection, key: &[u8]) -> bool {
-        let is_free = !client.lines.redirects && !self.may_wait_for_others(client, key);
+        let is_free = !client.lines.redirects
+            && !self.executor.knows_elsewhere(key)
+            && !self.may_wait_for_others(client, key);
         if is_free {
             self.forward_get(client, key, hash_key(key));
         }
@@ -133,6 +136,9 @@ impl Dispatcher {
     /// Fills in whose the keys are. Returns how many, up to the first set for another node, or request for another shard in a cluster.
     fn find_owners(&self, requests: &[Plain<'_>], owners: &mut [ShardId; WARM_KEYS_MAX]) -> usize {
         for (count, (plain, place)) in requests.iter().zip(owners).enumerate() {
+            if self.executor.is_guarded() && plain.work != PlainWork::Get {
+                return count;
+            }
             *place = match self.owner_of_key(plain.key) {
                 // A reply that waits for copies comes without the end of its line.
                 Owner::Shard(owner) if owner == self.shards.me || self.cluster.is_none() => owner,

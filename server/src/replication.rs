@@ -30,11 +30,11 @@ use crate::node::Node;
 use crate::report::Traffic;
 use crate::shards::Shards;
 
+pub use evaluate::may_change;
 use evaluate::{Bench, Evaluated};
 use items::{Items, Kept};
 pub use slabring_cluster::replica::COPIED_ITEM_BYTES_MAX;
-pub use waiting::{Finished, Manner, WaitId, Waiter};
-use waiting::{Owned, Waiting};
+pub use waiting::{Finished, Manner, Owned, WaitId, Waiter, Waiting};
 
 /// A write whose copies do not confirm it for so long is answered: nobody knows what became of it.
 const WRITE_TIME_MAX: Micros = Micros::from_millis(250);
@@ -376,12 +376,16 @@ impl Replication {
             executor.execute_for(now, request, asker, out);
             return self.check_read(hash, key, start, out).map(|()| Executed::Now);
         }
+        executor.look(request, key);
         if evaluate::names_cas(request) {
             return Ok(Executed::Refused(ErrorReply::CasIsVersion));
         }
         let at = self.clock();
         self.flush_if_due(now);
         self.replicator.may_write(at, hash, key)?;
+        if executor.is_read_elsewhere(key) {
+            return Err(Refused::Wait);
+        }
         let version = self.replicator.peek_version().ok_or(Refused::WornOut)?;
         let fence = fence_named(request);
         let known = fence.and_then(|_| executor.shard().fence_of(key));
@@ -434,6 +438,20 @@ impl Replication {
             out.truncate(start);
         }
         allowed
+    }
+
+    /// Whether this shard says what a key is for `span` longer, and nobody is about to change it.
+    pub fn keeps(&self, key: &[u8], span: Micros) -> bool {
+        let hash = hash_key(key);
+        let at = self.clock() + span;
+        !self.waiting.is_busy(hash)
+            && self.replicator.may_write(at, hash, key).is_ok()
+            && self.replicator.may_read(at, hash, key).is_ok()
+    }
+
+    /// What waits for its key is tried in the next turn.
+    pub fn retry_soon(&mut self) {
+        self.retry_at = Micros(0);
     }
 
     /// Takes over what the state machine asks for. Whether `wanted` is answered, and done.

@@ -160,6 +160,7 @@ impl<I: Io> ShardThread<I> {
         self.hand_out_locks();
         self.run_links();
         self.run_copies();
+        self.run_front();
         self.tell_connections();
         self.continue_waiting();
         self.retry_deferred();
@@ -195,7 +196,9 @@ impl<I: Io> ShardThread<I> {
         let for_links = links.map_or(SLEEP_MAX, |links| links.sleep_max());
         let copies = self.dispatcher.executor.replication.as_ref();
         let for_copies = copies.map_or(SLEEP_MAX, |copies| Duration::from_micros(copies.sleep_max().0));
-        let for_cluster = for_links.min(for_copies);
+        let front = self.dispatcher.executor.front.as_ref();
+        let for_front = front.map_or(SLEEP_MAX, |front| Duration::from_micros(front.sleep_max().0));
+        let for_cluster = for_links.min(for_copies).min(for_front);
         Wait::AtMost(for_cluster.min(match self.phase {
             Phase::Serving if self.sweep_due_chunks > 0 || self.settling => SWEEP_PAUSE,
             Phase::Serving if !self.deferring.is_empty() || !self.dispatcher.locks_gone.is_empty() => {
@@ -292,7 +295,7 @@ impl<I: Io> ShardThread<I> {
     /// Follows a newer ring, and tells clients who look for the nodes.
     fn begin_cluster_turn(&mut self) {
         if let Some(links) = &mut self.dispatcher.cluster
-            && links.begin_turn()
+            && links.begin_turn(&mut self.dispatcher.executor)
             && let Some(view) = links.view()
         {
             self.dispatcher.executor.set_discovery(view.discovery.value());
@@ -327,7 +330,21 @@ impl<I: Io> ShardThread<I> {
             links.send_replica(to, &message);
         }
         replication.take_word().into_iter().for_each(|word| links.say(word));
-        for Finished { waiter, manner, outcome } in replication.take_finished() {
+        let finished = replication.take_finished();
+        self.dispatcher.executor.replication = Some(replication);
+        self.hand_out(finished);
+    }
+
+    /// Executes what waited until copies of its keys are not read any more.
+    fn run_front(&mut self) {
+        self.dispatcher.executor.guard(self.dispatcher.now);
+        let finished = self.dispatcher.executor.front.as_mut().map(|front| front.take_finished());
+        self.hand_out(finished.unwrap_or_default());
+    }
+
+    /// Hands out replies that waited for other nodes.
+    fn hand_out(&mut self, finished: Vec<Finished>) {
+        for Finished { waiter, manner, outcome } in finished {
             let outcome = outcome.as_deref().map_err(|error| *error);
             match waiter {
                 Waiter::Client(place) => {
@@ -341,12 +358,11 @@ impl<I: Io> ShardThread<I> {
                     self.dispatcher.post.deliver(shard, to, &reply);
                 }
                 Waiter::Node(asked) => {
-                    let links = self.dispatcher.cluster.as_mut().expect("seen above");
+                    let links = self.dispatcher.cluster.as_mut().expect("it has asked on one of them");
                     links.respond_later(asked, manner, outcome);
                 }
             }
         }
-        self.dispatcher.executor.replication = Some(replication);
     }
 
     /// Hands out replies that other shards have made later than in their letters.
@@ -365,6 +381,7 @@ impl<I: Io> ShardThread<I> {
 
     fn flush_links(&mut self) {
         let Some(mut links) = self.dispatcher.cluster.take() else { return };
+        links.send_grants(&mut self.dispatcher.executor);
         links.release_held(&mut self.connections, |client| touch(&mut self.touched, client));
         links.flush(&mut self.io, &mut self.dispatcher);
         self.dispatcher.cluster = Some(links);

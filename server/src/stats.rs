@@ -283,6 +283,11 @@ fn cluster_fields(out: &mut Vec<u8>, cluster: &Cluster, report: &ShardReport) {
             ("slabring_forwards_refused", traffic.forwards_refused),
             ("slabring_forwards_pending", traffic.forwards_pending),
             ("slabring_peer_requests", traffic.peer_requests),
+            ("slabring_front_hits", traffic.front_hits),
+            ("slabring_grants_given", traffic.grants_given),
+            ("slabring_grants_held", traffic.grants_held),
+            ("slabring_revocations", traffic.revocations),
+            ("slabring_revocation_waits", traffic.revocation_waits),
         ],
     );
     let view = cluster.view.now();

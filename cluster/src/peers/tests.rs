@@ -124,7 +124,9 @@ impl Pair {
                 self.sides[side].connected(self.now, link, [2; NONCE_BYTES]);
             }
             Effect::Up { .. } | Effect::RingReceived | Effect::RingDiffers { .. } => {}
-            Effect::Replica { .. } => self.copies.push(self.sides[side].body().to_vec()),
+            Effect::Replica { .. } | Effect::Grants { .. } => {
+                self.copies.push(self.sides[side].body().to_vec());
+            }
             Effect::Closed { link, .. } => {
                 let there = self.sockets[side].remove(&link);
                 if let Some(there) = there.filter(|there| self.sockets[1 - side].remove(there).is_some()) {

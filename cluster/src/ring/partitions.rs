@@ -52,7 +52,6 @@ impl PartitionSet {
     }
 
     /// Puts all of another set in.
-    #[cfg(test)]
     pub fn insert_all(&mut self, other: &Self) {
         self.bytes.iter_mut().zip(&other.bytes).for_each(|(byte, more)| *byte |= more);
     }

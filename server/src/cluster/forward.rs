@@ -111,6 +111,8 @@ struct Line {
 pub struct Lines {
     lines: VecDeque<Line>,
     first: u64,
+    /// The last request that was sent to another node for a key of which there may be a copy here.
+    pub behind: Option<Ticket>,
     /// Keys that other shards of this node answer, and their lines.
     posted: VecDeque<(Ticket, u64)>,
     /// The end of the line that comes next is written already, or will be with its only key.
@@ -126,6 +128,7 @@ impl Default for Lines {
         Self {
             lines: VecDeque::new(),
             first: 0,
+            behind: None,
             posted: VecDeque::new(),
             is_ended: false,
             redirects: false,
@@ -246,8 +249,12 @@ impl Dispatcher {
     /// Sends a request to the node that owns its key, or says at once that it cannot.
     pub fn forward(&mut self, client: &mut Connection, request: &Request<'_>, raw: &[u8], hash: u64) {
         assert!(self.cluster.is_some(), "who stands alone owns every key");
+        if !client.lines.redirects && self.answer_from_copy(client, request) {
+            return;
+        }
         let is_part = is_part_of_line(request);
         let place = Place::keep_forwarded(client, request, raw);
+        self.note_sent_away(client, request, place.to.ticket);
         if client.lines.redirects && request.dialect == Dialect::Text {
             return self.redirect(client, place, hash);
         }

@@ -16,6 +16,7 @@ use slabring_cluster::placement::hash_key;
 use slabring_cluster::replica::PeerShard;
 use slabring_cluster::report::ShardReport;
 use slabring_cluster::ring::Ring;
+use slabring_cluster::ring::partitions::PartitionSet;
 use slabring_cluster::table::SlotId;
 use slabring_cluster::time::Micros;
 use slabring_engine::Seconds;
@@ -33,6 +34,7 @@ use crate::connection::{Connection, Connections};
 use crate::discovery::DISCOVERY_KEY;
 use crate::dispatch::Dispatcher;
 use crate::execute::Executor;
+use crate::front::{inherited, inherited_at_first};
 use crate::live::Held;
 use crate::node::Node;
 use crate::options::CoordinatorSettings;
@@ -41,6 +43,7 @@ use crate::shards::{ShardId, Shards};
 
 mod errands;
 mod gathered;
+mod grants;
 
 use errands::Errands;
 pub use errands::is_errand;
@@ -316,15 +319,21 @@ impl Links {
         Some(replication)
     }
 
-    /// A turn begins. True if there is another view, which [`Links::view`] tells.
-    pub fn begin_turn(&mut self) -> bool {
+    /// A turn begins. True if there is another view, which [`Links::view`] tells: not while copies are read that were granted under
+    /// the ring of now.
+    pub fn begin_turn(&mut self, executor: &mut Executor) -> bool {
         self.now = Micros(Moment::now().since_ns(self.start) / 1_000);
         let cluster = self.node.cluster.as_ref().expect("only a node of several has links");
         let view = self.view.get(&cluster.view);
         if self.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, view)) {
             return false;
         }
+        let is_first = self.peers.ring().is_none() && view.is_some();
+        if executor.front.as_mut().is_some_and(|front| front.must_wait_to_follow(is_first)) {
+            return false;
+        }
         let view = Arc::clone(view);
+        let mut gained = PartitionSet::default();
         if let Some(View { ring, .. }) = &*view {
             let is_newer = self.peers.ring().is_none_or(|known| ring.epoch() > known.epoch());
             if is_newer {
@@ -336,9 +345,17 @@ impl Links {
                     self.old = Old::new(regained, self.ownership.owned(), have_cas);
                 }
                 self.ring_before = self.peers.ring().cloned();
+                let node = &cluster.settings.node;
+                gained = match &self.ring_before {
+                    Some(before) => inherited(before, ring, node),
+                    // What a list gave this node it had in its life before.
+                    None if cluster.settings.has_coordinator() => inherited_at_first(ring, node),
+                    None => PartitionSet::default(),
+                };
                 self.peers.adopt(self.now, Arc::clone(ring));
             }
         }
+        executor.follow_ring(&gained);
         self.seen = Some(view);
         self.has_news = true;
         true
@@ -450,6 +467,7 @@ impl Links {
                 }
                 Effect::Up { link } => self.came_up(link, dispatcher),
                 Effect::Replica { link } => self.take_replica(link, dispatcher),
+                Effect::Grants { link } => self.take_grants(link, dispatcher),
                 Effect::Closed { link, reason, was_up } => {
                     self.closed(io, link, &reason, was_up, dispatcher);
                 }
@@ -539,6 +557,7 @@ impl Links {
         dispatcher: &mut Dispatcher,
     ) {
         self.up -= u64::from(was_up);
+        dispatcher.executor.front.iter_mut().for_each(|front| front.lost(link));
         if was_up {
             self.tell_copies(link, false, dispatcher);
         }

@@ -137,8 +137,7 @@ impl<T: Copy> Replicator<T> {
                 stream.push_fences(epoch, &fences);
             } else {
                 // The bulk will bring it.
-                let opened = &self.open;
-                stream.break_off(mix(stream.id), epoch, None, |write| opened.contains_key(write));
+                self.break_off(peer, None);
             }
         }
     }

@@ -17,7 +17,7 @@ use crate::batch::{Outcome, ReturnAddress};
 use crate::cluster::forward::{Place, answer_later};
 use crate::connection::{Connection, Connections};
 use crate::dispatch::Dispatcher;
-use crate::execute::Asker;
+use crate::execute::{Asker, Executor};
 use crate::exptime::flush_due;
 use crate::outbox::Ticket;
 use crate::replication::{Executed, Manner, Waiter};
@@ -235,14 +235,17 @@ impl Links {
             self.reply.clear();
             let connection = self.shards.connection_number(owner, ERRAND_SLOTS);
             let (executor, now) = (&mut dispatcher.executor, dispatcher.now);
-            if !executor.replicates() {
+            if !executor.asks_others(&request) {
                 executor.execute(now, &request, connection, &mut self.reply);
+                offer(executor, asked, &request);
                 return self.peers.respond(asked, Status::Done, &self.reply);
             }
             let manner = Manner::of(&request);
             // The number of a tracker that another node gave out means nothing here.
             let asker = Asker { connection, is_local: false };
-            match executor.execute_copied(now, &request, asker, &mut self.reply) {
+            let executed = executor.execute_copied(now, &request, asker, &mut self.reply);
+            offer(executor, asked, &request);
+            match executed {
                 Executed::Now => self.peers.respond(asked, Status::Done, &self.reply),
                 Executed::Refused(error) => self.refuse(asked, manner, error),
                 Executed::Later(id) => executor.attend(id, Waiter::Node(asked)),
@@ -295,7 +298,7 @@ impl Links {
             self.reply.clear();
             let connection = self.shards.connection_number(owner, client.id.slot);
             let (executor, now) = (&mut dispatcher.executor, dispatcher.now);
-            if !executor.replicates() {
+            if !executor.asks_others(&request) {
                 executor.execute(now, &request, connection, &mut self.reply);
                 return dispatcher.answer_from_afar(client, place, Ok(&self.reply));
             }
@@ -309,6 +312,16 @@ impl Links {
             let body = self.peers.body().to_vec();
             self.send_errand(dispatcher, Whose::Client(place), body);
         }
+    }
+}
+
+/// Tells another node that it may have a copy of a key that is asked for very often.
+#[inline]
+pub(super) fn offer(executor: &mut Executor, asked: Asked, request: &Request<'_>) {
+    if executor.take_hot_sample(request.key)
+        && matches!(request.command, Command::Get { .. } | Command::MetaGet(_))
+    {
+        executor.front.iter_mut().for_each(|front| front.offer(asked.link(), request.key));
     }
 }
 

@@ -8,7 +8,7 @@ use slabring_engine::WARM_KEYS_MAX;
 use slabring_protocol::{KEY_SIZE_MAX, Plain, PlainWork, Request};
 
 use super::Links;
-use super::errands::ERRAND_SLOTS;
+use super::errands::{ERRAND_SLOTS, offer};
 use crate::dispatch::Dispatcher;
 
 /// What a node sends with a key of a line.
@@ -78,7 +78,8 @@ impl Links {
     #[inline]
     pub(super) fn gather(&mut self, dispatcher: &Dispatcher, asked: Asked) -> bool {
         let has_room = self.gathered.gets.len() < WARM_KEYS_MAX;
-        if asked.flags != PART_FLAGS || !has_room || dispatcher.executor.replicates() {
+        let waits = dispatcher.executor.replicates() || dispatcher.executor.has_parked();
+        if asked.flags != PART_FLAGS || !has_room || waits {
             return false;
         }
         let Some(Plain { key, work: PlainWork::Get }) = Plain::only(self.peers.body(), &self.limits) else {
@@ -119,6 +120,7 @@ impl Links {
                 self.reply.clear();
                 let request = Request::get(key, false);
                 executor.get_whole(dispatcher.now, &request, hash, connection, &mut self.reply);
+                offer(executor, get.asked, &request);
                 self.peers.respond(get.asked, Status::Done, &self.reply);
             }
         }
