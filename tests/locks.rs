@@ -90,6 +90,19 @@ fn a_lock_that_is_renewed_is_held_under_the_same_fence() {
 }
 
 #[test]
+fn where_items_have_copies_a_renewal_raises_the_fence_and_the_lock_is_held_on() {
+    let cluster = Cluster::of_peers(2, &["-t", "1", "--replicas", "2", "--replication", "sync"]);
+    let client = client(&cluster.nodes[0], Wire::Meta);
+    let patient = LockOptions { ttl: Duration::from_secs(60), wait: PATIENCE, ..LockOptions::default() };
+    let lock = client.lock("lock", &patient).unwrap().expect("nobody else asks");
+    let first = lock.fence();
+    assert_eq!([(); 2].map(|()| client.renew_lock(&lock)), [Ok(true), Ok(true)]);
+    assert!(lock.fence() > first && !lock.is_lost());
+    assert_eq!(client.set_fenced("k", "v", Ttl::Never, lock.fence()), Ok(Fenced::Done));
+    assert_eq!(client.unlock(lock), Ok(true), "under the fence that it has by now");
+}
+
+#[test]
 fn of_many_who_count_under_a_lock_none_is_lost() {
     const WORKERS: u64 = 8;
     const ROUNDS: u64 = 25;
