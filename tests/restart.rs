@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
 use slabring_tests::process::{Finished, run_to_end};
 use slabring_tests::server::slabring_on_loopback;
-use slabring_tests::{Connection, Server, Signal, announce_skip};
+use slabring_tests::{Connection, Server, Signal, announce_skip, wait_until};
 
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const THREADS: [&str; 2] = ["1", "2"];
@@ -144,8 +144,12 @@ fn check_empty(server: &Server, reason: &str) {
     let mut connection = server.connect();
     assert_eq!(connection.stat("curr_items"), 0, "{}", server.stderr());
     assert_eq!(connection.get("key-3"), None);
+    // What it said may be on its way to this process still.
+    wait_until(&format!("a word of {reason:?}"), || {
+        let log = server.stderr();
+        log.contains("starts empty") && log.contains(reason)
+    });
     let log = server.stderr();
-    assert!(log.contains("starts empty") && log.contains(reason), "no word of {reason:?}: {log}");
     assert!(!log.contains("panicked"), "{log}");
     connection.set("key-3", "new");
     assert_eq!(connection.get("key-3").unwrap(), b"new");

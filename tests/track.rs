@@ -250,7 +250,11 @@ fn racing_writers_are_never_read_beyond_the_bound() {
                 }
             });
         }
-        thread::sleep(RUN.saturating_sub(started.elapsed()));
+        // Readers that never rest may leave the writers little of a busy machine.
+        let is_short = || started.elapsed() < RUN || near.counts().changes <= 100;
+        while is_short() && started.elapsed() < PATIENCE {
+            thread::sleep(POLL_INTERVAL);
+        }
         is_over.store(true, Ordering::Relaxed);
     });
     let counts = near.counts();
@@ -317,10 +321,17 @@ fn a_dead_link_ends_its_copies_in_time_and_a_new_one_brings_them_back() {
     let overwritten = Instant::now();
     other.set("k", "new");
     // Nobody tells it: for as long as a server may be silent the copy may be used, and no longer.
-    wait_until("the copy is not used any more", || value(&near, "k").as_deref() == Some("new"));
-    let time = overwritten.elapsed();
-    // The last word was at most a second old when the link died.
+    let mut used_at = overwritten;
+    wait_until("the copy is not used any more", || {
+        let asked_at = Instant::now();
+        let is_new = value(&near, "k").as_deref() == Some("new");
+        used_at = if is_new { used_at } else { asked_at };
+        is_new
+    });
+    let time = used_at - overwritten;
     assert!(time <= bound + Duration::from_millis(500), "{time:?}");
+    // The last word was at most a second old when the link died.
+    let time = overwritten.elapsed();
     assert!(time >= bound - Duration::from_millis(1_500), "the link was dead: {time:?}");
     // Until it is given up it may come back with what it had to tell, and nothing is lost.
     wait_until("the link is given up", || near.counts().flushes > 0);
