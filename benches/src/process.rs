@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use socket2::{Domain, Socket, Type};
 
 use crate::machine;
 
@@ -147,9 +148,13 @@ impl Drop for Process {
     }
 }
 
-/// A port of loopback that nobody uses at the moment.
+/// A port of loopback that nobody uses at the moment. It is not listened on: a process that is just being started has the socket for
+/// a moment too, and would take in who connects.
 pub(crate) fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    Ok(socket.local_addr()?.as_socket().expect("an address of IPv4").port())
 }
 
 /// The program asked for, or the one of that name beside this.

@@ -1,9 +1,11 @@
 //! The echo server as a process: what it answers over a real connection, on either backend.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 /// An echo server that dies with this value.
 struct Echo {
@@ -41,8 +43,12 @@ impl Echo {
     }
 }
 
+/// Not listened on: the process that the other test is just starting has the socket for a moment too, and would take in who connects.
 fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    Ok(socket.local_addr()?.as_socket().expect("an address of IPv4").port())
 }
 
 impl Drop for Echo {

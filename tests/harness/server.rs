@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -11,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use socket2::{Domain, Socket, Type};
 
 use crate::process::{Output, wait_for_exit};
 use crate::{Connection, Signal, announce_skip};
@@ -316,11 +318,18 @@ pub fn target_directory() -> PathBuf {
 pub fn free_address() -> SocketAddr {
     static HANDED_OUT: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
-        let listener =
-            TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("the loopback interface has free ports");
-        let address = listener.local_addr().expect("a bound socket has an address");
+        let address = bound_port().expect("the loopback interface has free ports");
         if HANDED_OUT.lock().unwrap_or_else(PoisonError::into_inner).insert(address.port()) {
             return address;
         }
     }
+}
+
+/// A port that was free a moment ago. It was never listened on: a process that another thread is starting has the socket for a moment
+/// too, and would take in who connects.
+fn bound_port() -> io::Result<SocketAddr> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    Ok(socket.local_addr()?.as_socket().expect("an address of IPv4"))
 }

@@ -15,7 +15,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::gateway::{self, Granted, KeyValue, LeaseId, LoggedIn, Ranged, Transacted};
+use super::gateway::{self, Granted, KeyValue, LeaseId, LoggedIn, Office, Ranged, Transacted};
 use super::{Answer, Call, CallId, Coordinator, Fence, Leader, Need, NodeDescription, Order, Revision, View};
 use crate::names::{ClusterId, NodeId};
 use crate::report::Report;
@@ -211,8 +211,7 @@ impl Etcd {
             Task::Read => (gateway::RANGE, gateway::range(&self.prefix)),
             Task::Watch => (gateway::WATCH, gateway::watch(&self.prefix, Revision(self.known_up_to.0 + 1))),
             Task::Campaign => {
-                let value = format!("{} {}", self.me.node, self.me.incarnation.0);
-                (gateway::TRANSACTION, gateway::create(&self.key("leader"), &value, lease()))
+                (gateway::TRANSACTION, gateway::create(&self.key("leader"), &self.holder(), lease()))
             }
             Task::Depose => {
                 let Some(Order::Depose(fence)) = &self.order else { unreachable!("it has an order") };
@@ -222,11 +221,17 @@ impl Etcd {
                 let Some(Order::WriteRing { expect, fence, json }) = &self.order else {
                     unreachable!("a write has an order")
                 };
-                let fence = safeguard::holds(Safeguard::RingWritesAreFenced).then_some(*fence);
-                let body = gateway::replace(&self.key("ring"), *expect, json, &self.key("leader"), fence);
-                (gateway::TRANSACTION, body)
+                let (key, holder) = (self.key("leader"), self.holder());
+                let office = Office { key: &key, holder: &holder, fence: *fence };
+                let is_fenced = safeguard::holds(Safeguard::RingWritesAreFenced);
+                (gateway::TRANSACTION, gateway::replace(&self.key("ring"), *expect, json, office, is_fenced))
             }
         }
+    }
+
+    /// This life of this node, as the holder of the office is written down.
+    fn holder(&self) -> String {
+        format!("{} {}", self.me.node, self.me.incarnation.0)
     }
 
     fn key(&self, name: &str) -> String {
@@ -467,7 +472,7 @@ impl Etcd {
         let key = self.key("leader");
         if answer.succeeded {
             let at = Revision(answer.header.revision);
-            let value = format!("{} {}", self.me.node, self.me.incarnation.0);
+            let value = self.holder();
             self.apply(&Change {
                 key: key.as_bytes(),
                 revision: at,

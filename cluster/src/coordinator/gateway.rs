@@ -92,20 +92,34 @@ pub fn create(key: &str, value: &str, lease: LeaseId) -> String {
         .to_string()
 }
 
-/// The body of a [`TRANSACTION`] that replaces a key's revision `expect`, if `leader` was created at `fence`; and reads
-/// both otherwise. Without a fence, the condition is left out.
-pub fn replace(key: &str, expect: Revision, value: &str, leader: &str, fence: Option<Fence>) -> String {
-    let unchanged = json!({
+/// An office: the key under which whoever decides is written down.
+#[derive(Clone, Copy, Debug)]
+pub struct Office<'a> {
+    /// The key.
+    pub key: &'a str,
+    /// Who holds it, as the key says. Revisions begin anew when etcd does, and may then be those of another holder.
+    pub holder: &'a str,
+    /// Since when.
+    pub fence: Fence,
+}
+
+/// The body of a [`TRANSACTION`] that replaces a key's revision `expect`, if the office is held as it is said; and reads
+/// both otherwise. Not fenced, it is replaced by whomever.
+pub fn replace(key: &str, expect: Revision, value: &str, office: Office<'_>, is_fenced: bool) -> String {
+    let mut compare = vec![json!({
         "key": encode(key), "target": "MOD", "result": "EQUAL", "mod_revision": expect.0.to_string(),
-    });
-    let led = fence.map(|fence| {
-        json!({
-            "key": encode(leader), "target": "CREATE", "result": "EQUAL", "create_revision": fence.0.to_string(),
-        })
-    });
-    let compare: Vec<Value> = std::iter::once(unchanged).chain(led).collect();
+    })];
+    if is_fenced {
+        let (key, Fence(fence)) = (office.key, office.fence);
+        compare.push(json!({
+            "key": encode(key), "target": "CREATE", "result": "EQUAL", "create_revision": fence.to_string(),
+        }));
+        compare.push(json!({
+            "key": encode(key), "target": "VALUE", "result": "EQUAL", "value": encode(office.holder),
+        }));
+    }
     let put = json!({ "request_put": { "key": encode(key), "value": encode(value) } });
-    json!({ "compare": compare, "success": [put], "failure": [read(key), read(leader)] }).to_string()
+    json!({ "compare": compare, "success": [put], "failure": [read(key), read(office.key)] }).to_string()
 }
 
 /// What must be so for one who enters a queue, or leaves it.
@@ -376,7 +390,8 @@ mod tests {
         check_asked("watch from revision 1", WATCH, &watch("/slabring/t/", Revision(1)));
         check_asked("register a node", TRANSACTION, &put("/slabring/t/node/a", "{\"incarnation\":7}", LEASE));
         check_asked("campaign: won", TRANSACTION, &create(LEADER, "a", LEASE));
-        let second = replace(RING, Revision(4), "{\"epoch\":2}", LEADER, Some(Fence(3)));
+        let office = Office { key: LEADER, holder: "a", fence: Fence(3) };
+        let second = replace(RING, Revision(4), "{\"epoch\":2}", office, true);
         check_asked("ring cas: won (second)", TRANSACTION, &second);
         check_asked("depose: done", TRANSACTION, &delete_created(LEADER, Fence(2)));
     }

@@ -104,6 +104,9 @@ impl SimEtcd {
         let list = |name: &str| asked.get(name).and_then(Value::as_array).unwrap_or(&none);
         let holds = |compare: &Value| {
             let entry = self.entries.get(&text(&compare["key"]));
+            if compare["target"] == "VALUE" {
+                return entry.is_some_and(|entry| BASE64_STANDARD.encode(&entry.value) == compare["value"]);
+            }
             let (actual, wanted) = match compare["target"].as_str().unwrap() {
                 "VERSION" => (entry.map_or(0, |_| 1), &compare["version"]),
                 "MOD" => (entry.map_or(0, |entry| entry.changed), &compare["mod_revision"]),
