@@ -120,6 +120,7 @@ fn an_etcd_that_is_slow_fails_or_talks_nonsense_delays_nobody() {
         );
     }
     compact(&etcd);
+    cluster.nodes[0].wait_until_says("the coordinator answers again");
     let said = cluster.nodes[0].stderr();
     let complaints = said.matches("the coordinator does not answer, the ring stays as it is").count();
     assert!((3..=6).contains(&complaints) && said.contains("the coordinator answers again"), "{said}");

@@ -262,8 +262,8 @@ fn auto_goes_on_with_epoll_and_says_why() {
     let mut connection = server.connect();
     connection.set("key", "value");
     assert_eq!(connection.get("key").as_deref(), Some(&b"value"[..]));
-    let stderr = server.stderr();
-    assert!(stderr.contains("io_uring") && stderr.contains("epoll"), "silent about it: {stderr:?}");
+    server.wait_until_says("io_uring");
+    server.wait_until_says("epoll");
 }
 
 #[test]
@@ -332,16 +332,6 @@ impl Drop for TextFile {
     fn drop(&mut self) {
         // The server may have removed it.
         std::fs::remove_file(&self.0).ok();
-    }
-}
-
-/// Waits until the server has said something on stderr.
-#[track_caller]
-fn wait_for_word(server: &Server, word: &str) {
-    let start = Instant::now();
-    while !server.stderr().contains(word) {
-        assert!(start.elapsed() < REFUSAL_TIMEOUT, "no word of {word:?}: {}", server.stderr());
-        thread::sleep(Duration::from_millis(10));
     }
 }
 
@@ -449,13 +439,13 @@ fn sighup_takes_over_what_can_change_and_tells_what_needs_a_restart() {
 
         std::fs::write(file.path(), "conn-limit = 4\nthreads = 1\nverbose = 1\n").unwrap();
         server.signal(Signal::Reload);
-        wait_for_word(&server, "threads = \"1\" needs a restart (is \"2\")");
-        wait_for_word(&server, "conn-limit = \"4\" (was \"3\")");
+        server.wait_until_says("threads = \"1\" needs a restart (is \"2\")");
+        server.wait_until_says("conn-limit = \"4\" (was \"3\")");
         assert!(server.connect().command("version").starts_with("VERSION"), "--io {io}");
 
         std::fs::write(file.path(), "conn-limit = none\n").unwrap();
         server.signal(Signal::Reload);
-        wait_for_word(&server, &format!("nothing is changed: {}:1", file.path()));
+        server.wait_until_says(&format!("nothing is changed: {}:1", file.path()));
         assert!(clients[0].command("version").starts_with("VERSION"));
     }
 }
@@ -549,7 +539,7 @@ fn only_who_shows_a_password_of_the_file_is_served() {
 
         std::fs::write(file.path(), "bob:other\n").unwrap();
         server.signal(Signal::Reload);
-        wait_for_word(&server, "1 users of");
+        server.wait_until_says("1 users of");
         assert_eq!(
             server.connect().command("set a 0 0 10\r\nann secret"),
             "CLIENT_ERROR authentication failure"
@@ -557,7 +547,7 @@ fn only_who_shows_a_password_of_the_file_is_served() {
         assert_eq!(server.connect().command("set a 0 0 9\r\nbob other"), "STORED");
         std::fs::write(file.path(), "nobody\n").unwrap();
         server.signal(Signal::Reload);
-        wait_for_word(&server, "the users stay as they were");
+        server.wait_until_says("the users stay as they were");
         assert_eq!(server.connect().command("set a 0 0 9\r\nbob other"), "STORED");
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
 use slabring_tests::process::{Finished, run_to_end};
 use slabring_tests::server::slabring_on_loopback;
-use slabring_tests::{Connection, Server, Signal, announce_skip, wait_until};
+use slabring_tests::{Connection, Server, Signal, announce_skip};
 
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const THREADS: [&str; 2] = ["1", "2"];
@@ -144,11 +144,8 @@ fn check_empty(server: &Server, reason: &str) {
     let mut connection = server.connect();
     assert_eq!(connection.stat("curr_items"), 0, "{}", server.stderr());
     assert_eq!(connection.get("key-3"), None);
-    // What it said may be on its way to this process still.
-    wait_until(&format!("a word of {reason:?}"), || {
-        let log = server.stderr();
-        log.contains("starts empty") && log.contains(reason)
-    });
+    server.wait_until_says("starts empty");
+    server.wait_until_says(reason);
     let log = server.stderr();
     assert!(!log.contains("panicked"), "{log}");
     connection.set("key-3", "new");
@@ -203,7 +200,7 @@ fn sigusr1_says_what_memcached_says() {
     let mut server = Server::start(&["-t", "1"]).unwrap();
     server.signal(Signal::Graceful);
     check_ended(&mut server);
-    assert!(server.stderr().lines().any(|line| line == "Gracefully stopping"), "{}", server.stderr());
+    server.wait_until_says("Gracefully stopping\n");
 }
 
 #[test]
@@ -475,7 +472,7 @@ fn what_cannot_be_saved_is_an_error_and_the_next_server_is_empty() {
     server.signal(Signal::Terminate);
     let status = server.wait(STOP_TIMEOUT).unwrap();
     assert_eq!(status.code(), Some(1));
-    assert!(server.stderr().contains("the items are not saved"), "{}", server.stderr());
+    server.wait_until_says("the items are not saved");
     check_empty(&place.start(&["-t", "2"]), "nothing was saved");
 }
 
@@ -488,11 +485,7 @@ fn where_there_is_no_room_it_serves_without_the_file() {
     }
     let place = Place::under(memory);
     let mut server = place.start(&["-t", "2", "-m", MIB]);
-    assert!(
-        server.stderr().contains("not used, and nothing will be saved: No space left"),
-        "{}",
-        server.stderr()
-    );
+    server.wait_until_says("not used, and nothing will be saved: No space left");
     server.connect().set("key", "value");
     server.signal(Signal::Terminate);
     check_ended(&mut server);

@@ -215,6 +215,16 @@ impl Server {
         self.stderr.text()
     }
 
+    /// Waits until it has said so: what it says is on its way to this process for a moment.
+    #[track_caller]
+    pub fn wait_until_says(&self, text: &str) {
+        let deadline = Instant::now() + START_TIMEOUT;
+        while !self.stderr().contains(text) {
+            assert!(Instant::now() < deadline, "no word of {text:?}: {}", self.stderr());
+            thread::sleep(POLL_INTERVAL);
+        }
+    }
+
     /// Whether the process still runs.
     pub fn is_running(&mut self) -> bool {
         self.child.try_wait().expect("a child of ours can be asked").is_none()
