@@ -105,8 +105,8 @@ struct Line {
     end: End,
 }
 
-/// A connection's lines of keys of which others answer some: other nodes, and where items have copies other shards, too. The first failure of a line takes the place of its end: whoever
-/// reads values up to an end or an error stays in step with the stream.
+/// A connection's lines of keys of which others answer some: other nodes, and where items have copies other shards, too. The first
+/// failure of a line takes the place of its end: whoever reads values up to an end or an error stays in step with the stream.
 #[derive(Debug)]
 pub struct Lines {
     lines: VecDeque<Line>,
@@ -225,8 +225,8 @@ impl Lines {
 }
 
 impl Dispatcher {
-    /// Keeps a place for what another shard of this node will answer. It may refuse a key for now where items have copies, and an error has no
-    /// place between the values of a line.
+    /// Keeps a place for what another shard of this node will answer. Where items have copies it may refuse a key for now, and an
+    /// error has no place between the values of a line.
     pub fn keep_for_shard(&self, client: &mut Connection, request: &Request<'_>) -> ReturnAddress {
         if !self.executor.replicates() {
             return ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
