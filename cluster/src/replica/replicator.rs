@@ -9,8 +9,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::message::{Garbled, Message, Sender, decode, encode};
-use super::store::{Content, Cursor, Portion, Record, Store};
+use super::store::{Bytes, Content, Cursor, Portion, Record, Store};
 use super::stream::{Stream, WriteId, record_bytes};
+use super::tenures::Tenures;
 use super::{PeerShard, Version, VersionClock};
 use crate::jump::mix;
 use crate::link::AWAY_MIN;
@@ -107,7 +108,7 @@ pub struct Write<T> {
     /// [`crate::placement::hash_key`] of the key.
     pub hash: u64,
     /// The key.
-    pub key: Vec<u8>,
+    pub key: Bytes,
     /// The item; `None` deletes.
     pub content: Option<Content>,
     /// In [`Mode::Inval`]: it makes values that clients hold invalid, so it waits for the copies.
@@ -118,10 +119,10 @@ pub struct Write<T> {
 
 /// A partition that this node is primary of.
 #[derive(Clone, Debug)]
-struct Tenure {
+pub(super) struct Tenure {
     since: Epoch,
-    receivers: Vec<SlotId>,
-    learners: Vec<SlotId>,
+    receivers: Box<[SlotId]>,
+    learners: Box<[SlotId]>,
     is_gutter: bool,
     /// It began with nothing.
     is_heir: bool,
@@ -160,17 +161,17 @@ struct Source {
     /// An entry was not taken: all after it must be sent again.
     has_gap: bool,
     granted_at: Option<Micros>,
-    /// Entries whose keys are in doubt.
-    doubted: VecDeque<(u64, Vec<u8>)>,
+    /// Entries whose keys are in doubt, and the keys' hashes.
+    doubted: VecDeque<(u64, u64)>,
 }
 
 /// A key whose state came from a primary, perhaps this node, that may not have brought it to everybody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Doubt {
     of: PeerShard,
     stream: u64,
     sequence: u64,
-    hash: u64,
+    key: Bytes,
 }
 
 /// See the module. `T` says whose a write is.
@@ -183,7 +184,7 @@ pub struct Replicator<T> {
     ring: Option<Arc<Ring>>,
     me: Option<SlotId>,
     clock: VersionClock,
-    tenures: BTreeMap<PartitionId, Tenure>,
+    tenures: Tenures,
     fences: BTreeMap<PartitionId, Vec<Fence>>,
     /// The last ring by which another than the primary of now was primary: what the primary sent under it or before is void.
     rivals: BTreeMap<PartitionId, Epoch>,
@@ -196,11 +197,12 @@ pub struct Replicator<T> {
     streams: BTreeMap<PeerShard, Stream>,
     streams_made: u64,
     sources: BTreeMap<PeerShard, Source>,
-    doubts: BTreeMap<Vec<u8>, Doubt>,
+    /// By the hashes of their keys. Of two keys with the same one is dropped.
+    doubts: BTreeMap<u64, Doubt>,
     open: BTreeMap<WriteId, Open<T>>,
     writes_made: WriteId,
-    /// Keys whose state is not to be seen or changed until it is with everybody.
-    pending: BTreeMap<Vec<u8>, WriteId>,
+    /// Keys whose state is not to be seen or changed until it is with everybody, by their hashes: another key of the same waits too.
+    pending: BTreeMap<u64, WriteId>,
     connected: BTreeSet<PeerShard>,
     heard: BTreeMap<SlotId, Micros>,
     /// The last turn, and the first after the last time that there was none for long: nobody can be heard of by who does not run.
@@ -227,11 +229,11 @@ impl<T: Copy> Replicator<T> {
         Self {
             incarnation,
             shard,
+            tenures: Tenures::new(&scope),
             scope,
             ring: None,
             me: None,
             clock: VersionClock::default(),
-            tenures: BTreeMap::new(),
             fences: BTreeMap::new(),
             rivals: BTreeMap::new(),
             unsettled: BTreeSet::new(),
@@ -387,7 +389,7 @@ impl<T: Copy> Replicator<T> {
             ends.peek().is_some() && ends.all(|stream| stream.is_ready(partition))
         };
         let mut ready = PartitionSet::default();
-        for (&partition, tenure) in &self.tenures {
+        for (partition, tenure) in self.tenures.iter() {
             let matters = tenure.is_gutter || !tenure.learners.is_empty();
             let has_filled = || tenure.learners.iter().all(|&learner| is_filled(partition, learner));
             if matters && is_settled(&partition) && has_filled() {
@@ -426,8 +428,8 @@ impl<T: Copy> Replicator<T> {
         self.streams.values().for_each(Stream::check_invariants);
         assert!(self.open.len() <= WRITES_MAX, "{} writes are open", self.open.len());
         assert!(self.doubts.len() <= backup::DOUBTS_MAX, "{} keys are in doubt", self.doubts.len());
-        for (key, write) in &self.pending {
-            assert_eq!(&self.open[write].record.key, key, "what is pending is open");
+        for (hash, write) in &self.pending {
+            assert_eq!(&self.open[write].record.hash, hash, "what is pending is open");
         }
     }
 }

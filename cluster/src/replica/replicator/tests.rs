@@ -124,11 +124,11 @@ impl Pair {
         dies_at: Option<Micros>,
     ) -> Result<Version, Refused> {
         let End { replicator, store } = &mut self.ends[at];
-        let content = Content { value: value.as_bytes().to_vec(), dies_at, ..Content::default() };
+        let content = Content { value: value.as_bytes().into(), dies_at, ..Content::default() };
         let write = Write {
             token: 0,
             hash: hash_key(key),
-            key: key.to_vec(),
+            key: key.into(),
             content: Some(content),
             invalidates: false,
             deadline: self.now + Micros::from_millis(250),
@@ -171,12 +171,12 @@ fn scrubbing_makes_spoilt_stale_and_unknown_copies_what_the_primary_has() {
     pair.pass(100);
     let right = pair.read(0, &key).unwrap();
     assert_eq!(pair.read(1, &key).as_ref(), Some(&right));
-    let (now, spoilt) = (pair.now, Content { value: b"spoilt".to_vec(), ..Content::default() });
+    let (now, spoilt) = (pair.now, Content { value: Bytes::from(*b"spoilt"), ..Content::default() });
     let wrong = Record { version: Version(u64::MAX), content: Some(spoilt), ..right.clone() };
     let mut strangers = (0_u32..).map(|n| format!("x{n}").into_bytes());
     let is_first = |key: &Vec<u8>| pair.ring.primary(partition_of(hash_key(key))) == SlotId(0);
     let unknown_key = strangers.find(is_first).unwrap();
-    let unknown = Record { key: unknown_key.clone(), hash: hash_key(&unknown_key), ..wrong.clone() };
+    let unknown = Record { key: Bytes::from(&unknown_key[..]), hash: hash_key(&unknown_key), ..wrong.clone() };
     pair.ends[1].store.apply(now, &wrong);
     pair.ends[1].store.apply(now, &unknown);
     pair.pass(10_000);
