@@ -420,6 +420,21 @@ impl Executor {
         }
     }
 
+    /// Answers the get of a line of one key, with the line's end, and copies the value however large it is.
+    #[inline]
+    pub fn get_line(&mut self, now: Seconds, key: &[u8], hash: KeyHash, connection: u32, out: &mut Vec<u8>) {
+        if self.attention.looks() {
+            self.execute_and_look(now, &Request::get(key, false), connection, out);
+            reply::end(out);
+        } else if let Some(lent) = self.get_plain(now, key, hash, out) {
+            let (place, mut lent) = *lent;
+            let behind = out.split_off(place);
+            lent.copy_to(&self.shard, usize::MAX, out);
+            lent.give_back(&mut self.shard);
+            out.extend_from_slice(&behind);
+        }
+    }
+
     /// Executes a plain request whose key has this hash in the shard, as [`Executor::execute_lending`] would, with the end of the
     /// line of a get.
     #[inline]

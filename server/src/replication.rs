@@ -15,13 +15,15 @@ use std::sync::Arc;
 
 use slabring_cluster::placement::hash_key;
 use slabring_cluster::replica::message::Garbled;
-use slabring_cluster::replica::{Bytes, Effect, Outcome, PeerShard, Refused, Replicator, VersionClock, Write};
+use slabring_cluster::replica::{
+    Bytes, Effect, Outcome, PeerShard, Refused, Replicator, VersionClock, Write,
+};
 use slabring_cluster::report::ShardReport;
 use slabring_cluster::ring::{Mode, Ring};
 use slabring_cluster::table::SlotId;
 use slabring_cluster::time::Micros;
 use slabring_engine::{KeyHash, Seconds, WARM_KEYS_MAX};
-use slabring_protocol::{ErrorReply, KEY_SIZE_MAX, Request, reply};
+use slabring_protocol::{ErrorReply, KEY_SIZE_MAX, Request};
 use slabring_reactor::clock::Moment;
 
 use crate::cluster::Cluster;
@@ -353,8 +355,7 @@ impl Replication {
             if self.waiting.is_busy(*hash) || out.len() - start > REPLIES_TOGETHER_BYTES {
                 break;
             }
-            executor.get_whole(now, &Request::get(key, false), shard_hash, connection, out);
-            reply::end(out);
+            executor.get_line(now, key, shard_hash, connection, out);
             done += 1;
         }
         let at = self.clock();

@@ -1,6 +1,7 @@
 //! What the two ends of a stream say to each other, and its bytes. `docs/wire.md` has the tables. Never a connection.
 
 use super::store::{Bytes, Content, Record};
+use super::stream::FEED_ENTRIES_MAX;
 use super::{PeerShard, Version};
 use crate::names::Incarnation;
 use crate::placement::{PartitionId, hash_key, partition_of};
@@ -11,6 +12,9 @@ use crate::time::Micros;
 
 /// Bytes of a key.
 const KEY_BYTES_MAX: usize = 250;
+
+/// What a small entry takes: for the room to read entries into.
+const ENTRY_BYTES_GUESSED: usize = 64;
 
 /// Bytes of the partition sets in entries.
 const SET_TEXT_BYTES_MAX: usize = 4 << 10;
@@ -146,22 +150,14 @@ const DIES: u8 = 1 << 1;
 
 /// Appends a message. `now` is the sender's clock: what dies travels as the time that is left.
 pub fn encode(now: Micros, sender: &Sender, message: &Message, output: &mut Vec<u8>) {
-    output.push(match message {
+    let kind = match message {
         Message::Feed(_) => FEED,
         Message::Ack(_) => ACK,
         Message::Check(_) => CHECK,
-    });
-    put(output, &sender.peer.slot.0.to_le_bytes());
-    put(output, &sender.peer.shard.to_le_bytes());
-    put(output, &sender.incarnation.0.to_le_bytes());
-    put(output, &sender.epoch.0.to_le_bytes());
+    };
+    encode_head(kind, sender, output);
     match message {
-        Message::Feed(feed) => {
-            for number in [feed.stream, feed.sent_at.0, feed.unknown, feed.stable, feed.sent] {
-                put(output, &number.to_le_bytes());
-            }
-            feed.entries.iter().for_each(|entry| encode_entry(now, entry, output));
-        }
+        Message::Feed(feed) => encode_feed(now, feed, feed.entries.iter(), output),
         Message::Ack(ack) => {
             let granted = if ack.grant.is_some() { GRANTED } else { 0 };
             output.push(granted | if ack.wants_again { AGAIN } else { 0 });
@@ -177,6 +173,38 @@ pub fn encode(now: Micros, sender: &Sender, message: &Message, output: &mut Vec<
             }
         }
     }
+}
+
+/// As [`encode`], for a feed of which the entries are elsewhere.
+pub fn encode_feed_of<'e>(
+    now: Micros,
+    sender: &Sender,
+    feed: &Feed,
+    entries: impl Iterator<Item = &'e Numbered>,
+    output: &mut Vec<u8>,
+) {
+    encode_head(FEED, sender, output);
+    encode_feed(now, feed, entries, output);
+}
+
+fn encode_head(kind: u8, sender: &Sender, output: &mut Vec<u8>) {
+    output.push(kind);
+    put(output, &sender.peer.slot.0.to_le_bytes());
+    put(output, &sender.peer.shard.to_le_bytes());
+    put(output, &sender.incarnation.0.to_le_bytes());
+    put(output, &sender.epoch.0.to_le_bytes());
+}
+
+fn encode_feed<'e>(
+    now: Micros,
+    feed: &Feed,
+    entries: impl Iterator<Item = &'e Numbered>,
+    output: &mut Vec<u8>,
+) {
+    for number in [feed.stream, feed.sent_at.0, feed.unknown, feed.stable, feed.sent] {
+        put(output, &number.to_le_bytes());
+    }
+    entries.for_each(|entry| encode_entry(now, entry, output));
 }
 
 fn put(output: &mut Vec<u8>, bytes: &[u8]) {
@@ -265,7 +293,8 @@ pub fn decode(now: Micros, bytes: &[u8]) -> Result<(Sender, Message), Garbled> {
 fn decode_feed(now: Micros, reader: &mut Reader<'_>) -> Result<Feed, Garbled> {
     let (stream, sent_at) = (reader.u64()?, Micros(reader.u64()?));
     let (unknown, stable, sent) = (reader.u64()?, reader.u64()?, reader.u64()?);
-    let mut entries = Vec::new();
+    let guess = reader.rest.len() / ENTRY_BYTES_GUESSED;
+    let mut entries = Vec::with_capacity(guess.min(FEED_ENTRIES_MAX));
     while !reader.rest.is_empty() {
         entries.push(decode_entry(now, reader)?);
     }

@@ -4,9 +4,11 @@
 //! The owner calls what happened ([`Replicator::adopt`], [`Replicator::received`], [`Replicator::write`], ...), then
 //! [`Replicator::turn`], then [`Replicator::next_effect`] until it gives `None`: once a turn of its own.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
+
+use ahash::RandomState;
 
 use super::message::{Garbled, Message, Sender, decode, encode};
 use super::store::{Bytes, Content, Cursor, Portion, Record, Store};
@@ -128,6 +130,14 @@ pub(super) struct Tenure {
     is_heir: bool,
 }
 
+#[cfg(test)]
+impl Tenure {
+    /// With nobody else, for tests of where tenures are kept.
+    pub(super) fn of_nobody(since: Epoch) -> Self {
+        Self { since, receivers: Box::default(), learners: Box::default(), is_gutter: false, is_heir: false }
+    }
+}
+
 /// A shard of an earlier primary that may still believe that it is.
 #[derive(Clone, Copy, Debug)]
 struct Fence {
@@ -174,6 +184,15 @@ struct Doubt {
     key: Bytes,
 }
 
+/// Found by a key's hash, which clients can choose: it is hashed again.
+type ByHash<V> = HashMap<u64, V, RandomState>;
+
+/// In tests a seed stands for one history.
+fn by_hash<V>() -> ByHash<V> {
+    let is_repeatable = cfg!(test);
+    HashMap::with_hasher(if is_repeatable { RandomState::with_seeds(1, 2, 3, 4) } else { RandomState::new() })
+}
+
 /// See the module. `T` says whose a write is.
 #[derive(Debug)]
 pub struct Replicator<T> {
@@ -198,11 +217,11 @@ pub struct Replicator<T> {
     streams_made: u64,
     sources: BTreeMap<PeerShard, Source>,
     /// By the hashes of their keys. Of two keys with the same one is dropped.
-    doubts: BTreeMap<u64, Doubt>,
+    doubts: ByHash<Doubt>,
     open: BTreeMap<WriteId, Open<T>>,
     writes_made: WriteId,
     /// Keys whose state is not to be seen or changed until it is with everybody, by their hashes: another key of the same waits too.
-    pending: BTreeMap<u64, WriteId>,
+    pending: ByHash<WriteId>,
     connected: BTreeSet<PeerShard>,
     heard: BTreeMap<SlotId, Micros>,
     /// The last turn, and the first after the last time that there was none for long: nobody can be heard of by who does not run.
@@ -242,10 +261,10 @@ impl<T: Copy> Replicator<T> {
             streams: BTreeMap::new(),
             streams_made: 0,
             sources: BTreeMap::new(),
-            doubts: BTreeMap::new(),
+            doubts: by_hash(),
             open: BTreeMap::new(),
             writes_made: 0,
-            pending: BTreeMap::new(),
+            pending: by_hash(),
             connected: BTreeSet::new(),
             heard: BTreeMap::new(),
             turned_at: Micros::default(),
@@ -414,10 +433,14 @@ impl<T: Copy> Replicator<T> {
         mix(self.incarnation.0 ^ u64::from(self.shard) << 48) ^ self.streams_made
     }
 
+    /// What every message begins with; a node without a place in the ring says nothing.
+    fn sender(&self) -> Option<Sender> {
+        let peer = PeerShard { slot: self.me?, shard: self.shard };
+        Some(Sender { peer, incarnation: self.incarnation, epoch: self.epoch() })
+    }
+
     fn send(&mut self, now: Micros, to: PeerShard, message: &Message) {
-        let Some(slot) = self.me else { return };
-        let peer = PeerShard { slot, shard: self.shard };
-        let sender = Sender { peer, incarnation: self.incarnation, epoch: self.epoch() };
+        let Some(sender) = self.sender() else { return };
         let mut bytes = Vec::new();
         encode(now, &sender, message, &mut bytes);
         self.effects.push_back(Effect::Send { to, bytes });

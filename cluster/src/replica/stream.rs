@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::message::{Ack, Entry, FENCES_MAX, Feed, Fences, Numbered};
+use super::message::{Ack, Entry, FENCES_MAX, Feed, Fences, Numbered, Sender, encode_feed_of};
 use super::standings::{Standing, Standings};
 use super::store::{Cursor, Portion, Record, Store};
 use crate::names::Incarnation;
@@ -26,7 +26,9 @@ pub(super) const QUEUE_ENTRIES_MAX: usize = 4 * 4_096;
 /// Bulk goes on while less than this waits before it.
 const BULK_BYTES_BEFORE: usize = 64 << 10;
 /// Entries of one message.
-const FEED_ENTRIES_MAX: usize = 256;
+pub(super) const FEED_ENTRIES_MAX: usize = 256;
+/// Bytes of a message but for its entries, about.
+const HEAD_BYTES: usize = 64;
 /// Bytes of an entry but for its key and value.
 const ENTRY_BYTES: usize = 48;
 /// A source with nothing to say says that this often.
@@ -451,14 +453,21 @@ impl Stream {
         self.beat_at = Micros::default();
     }
 
-    /// The next message, if there is something to say or the other end has not heard for a while.
-    pub(super) fn next_feed(&mut self, now: Micros, is_open: impl Fn(WriteId) -> bool) -> Option<Feed> {
+    /// Appends the next message, if there is something to say or the other end has not heard for a while.
+    pub(super) fn next_feed(
+        &mut self,
+        now: Micros,
+        sender: &Sender,
+        is_open: impl Fn(WriteId) -> bool,
+        output: &mut Vec<u8>,
+    ) -> bool {
         if !self.is_connected {
-            return None;
+            return false;
         }
-        let entries = self.next_entries();
-        if entries.is_empty() && now < self.beat_at {
-            return None;
+        let (before, bytes_before) = (self.sent, self.sent_bytes);
+        self.send_next();
+        if self.sent == before && now < self.beat_at {
+            return false;
         }
         self.beat_at = now + BEAT_EVERY;
         while self.open.front().is_some_and(|&(_, write)| !is_open(write)) {
@@ -466,24 +475,31 @@ impl Stream {
         }
         let stable = self.open.front().map_or(self.made, |&(sequence, _)| sequence - 1);
         let Self { id, unknown, sent, .. } = *self;
-        Some(Feed { stream: id, sent_at: now, unknown, stable: stable.max(unknown), sent, entries })
+        let stable = stable.max(unknown);
+        let feed = Feed { stream: id, sent_at: now, unknown, stable, sent, entries: Vec::new() };
+        let entries = self.queue.range(self.place_behind(before)..self.place_behind(sent));
+        output.reserve(HEAD_BYTES + self.sent_bytes - bytes_before);
+        encode_feed_of(now, sender, &feed, entries.map(|queued| &queued.numbered), output);
+        true
     }
 
-    fn next_entries(&mut self) -> Vec<Numbered> {
-        let mut entries = Vec::new();
+    /// Where in the queue what follows an entry lies.
+    fn place_behind(&self, sequence: u64) -> usize {
+        usize::try_from(sequence - self.acked).expect("what was sent is kept")
+    }
+
+    /// Counts as sent what goes with the next message.
+    fn send_next(&mut self) {
         let first = self.acked + 1;
-        let sent = usize::try_from(self.sent - self.acked).expect("what was sent is kept");
-        for queued in self.queue.range(sent..) {
+        for queued in self.queue.range(self.place_behind(self.sent)..).take(FEED_ENTRIES_MAX) {
             let sequence = queued.numbered.sequence;
             let bytes = self.sent_bytes + queued.bytes;
             let fits = sequence < first + WINDOW_ENTRIES && (bytes <= WINDOW_BYTES || sequence == first);
-            if !fits || entries.len() == FEED_ENTRIES_MAX {
+            if !fits {
                 break;
             }
-            entries.push(queued.numbered.clone());
             (self.sent, self.sent_bytes) = (sequence, bytes);
         }
-        entries
     }
 
     pub(super) fn check_invariants(&self) {

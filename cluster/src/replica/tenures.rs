@@ -67,3 +67,31 @@ impl Index<PartitionId> for Tenures {
         self.get(partition).expect("whoever asks has seen that there is one")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use rand::{RngExt, SeedableRng, rngs::SmallRng};
+
+    use super::*;
+    use crate::ring::Epoch;
+
+    #[test]
+    fn a_tenure_is_where_its_partition_was_put_and_nowhere_else() {
+        let mut random = SmallRng::seed_from_u64(1);
+        let (mut tenures, mut twin) = (Tenures::new(&(10..30)), BTreeSet::new());
+        for _ in 0..2_000 {
+            let partition = PartitionId::new(random.random_range(0..40));
+            if random.random_bool(0.5) {
+                tenures.remove(partition);
+                twin.remove(&partition);
+            } else if (10..30).contains(&partition.index()) {
+                tenures.insert(partition, Tenure::of_nobody(Epoch(1)));
+                twin.insert(partition);
+            }
+            assert_eq!((tenures.contains(partition), tenures.len()), (twin.contains(&partition), twin.len()));
+            assert!(tenures.iter().map(|(partition, _)| partition).eq(twin.iter().copied()));
+        }
+    }
+}

@@ -1,12 +1,12 @@
 //! The backup's side: what it takes from whom, the leases that it grants, and what it does about other nodes' unfinished
 //! business when it becomes primary.
 
-use std::collections::btree_map;
+use std::collections::hash_map;
 
 use super::*;
 use crate::replica::message::{Ack, Entry, Feed, Numbered};
 
-/// Keys in doubt. With more, items are dropped, in the order of their hashes: a miss is always right.
+/// Keys in doubt. With more, items are dropped, whichever: a miss is always right.
 pub(super) const DOUBTS_MAX: usize = 64 << 10;
 
 impl Source {
@@ -90,9 +90,7 @@ impl<T: Copy> Replicator<T> {
             return is_void;
         }
         let is_sure = |record: &Record| {
-            sequence > feed.unknown
-                && sequence <= feed.stable
-                && !self.tenures.contains(record.partition())
+            sequence > feed.unknown && sequence <= feed.stable && !self.tenures.contains(record.partition())
         };
         match &numbered.entry {
             Entry::Live(record) if is_sure(record) => self.put(now, store, record, None),
@@ -157,7 +155,10 @@ impl<T: Copy> Replicator<T> {
         let same = self.doubts.insert(hash, doubt).filter(|other| other.key != key);
         let dropped = match same {
             Some(other) => Some((hash, other)),
-            None if self.doubts.len() > DOUBTS_MAX => self.doubts.pop_first(),
+            None if self.doubts.len() > DOUBTS_MAX => {
+                let any = self.doubts.keys().next().copied();
+                any.and_then(|hash| self.doubts.remove_entry(&hash))
+            }
             None => None,
         };
         if let Some((hash, Doubt { key, .. })) = dropped {
@@ -198,7 +199,7 @@ impl<T: Copy> Replicator<T> {
             if sequence <= feed.unknown || self.tenures.contains(partition_of(hash)) {
                 continue;
             }
-            if let btree_map::Entry::Occupied(known) = self.doubts.entry(hash)
+            if let hash_map::Entry::Occupied(known) = self.doubts.entry(hash)
                 && (known.get().of, known.get().stream, known.get().sequence) == (peer, feed.stream, sequence)
             {
                 known.remove();

@@ -4,6 +4,10 @@ use super::*;
 use crate::placement::shard_of;
 use crate::replica::message::{Ack, Fences};
 use crate::replica::stream::{QUEUE_BYTES_MAX, QUEUE_BYTES_MIN};
+use crate::table::REPLICA_COUNT_MAX;
+
+/// Nodes that get the states of one key: owners of now and to come.
+const RECEIVERS_MAX: usize = 2 * REPLICA_COUNT_MAX;
 
 impl<T: Copy> Replicator<T> {
     /// Whether what was read of a key may be answered: asked after reading, since the lease must hold then.
@@ -165,23 +169,29 @@ impl<T: Copy> Replicator<T> {
         let (write, epoch) = (self.writes_made, self.epoch());
         let partition = open.record.partition();
         let tenure = &self.tenures[partition];
-        let peers: Vec<_> = self.receivers(open.record.hash, tenure).map(|(peer, _)| peer).collect();
+        let mut peers = [PeerShard { slot: SlotId(0), shard: 0 }; RECEIVERS_MAX];
+        let mut peer_count = 0;
+        for (place, (peer, _)) in peers.iter_mut().zip(self.receivers(open.record.hash, tenure)) {
+            *place = peer;
+            peer_count += 1;
+        }
         let bytes_max = self.queue_bytes_max();
         let is_hidden = open.is_pending || (open.settles && self.mode() == Mode::Sync);
         if is_hidden {
             let before = self.pending.insert(open.record.hash, write);
             assert!(before.is_none(), "a key that is pending is not written");
         }
-        for &peer in &peers {
-            let stream = &self.streams[&peer];
+        for &peer in &peers[..peer_count] {
+            let stream = self.streams.get_mut(&peer).expect("a receiver has a stream");
             let counts = stream.counts(partition);
             open.missing += u32::from(counts);
-            let has_room = stream.has_room(record_bytes(&open.record), bytes_max);
-            if !has_room {
-                self.break_off(peer, Some(write).filter(|_| counts && !is_hidden));
+            if stream.has_room(record_bytes(&open.record), bytes_max) {
+                stream.push_write(epoch, open.record.clone(), write, counts);
+                continue;
             }
+            self.break_off(peer, Some(write).filter(|_| counts && !is_hidden));
             // Otherwise the item is in the store: the bulk will bring it.
-            if has_room || is_hidden {
+            if is_hidden {
                 let stream = self.streams.get_mut(&peer).expect("a receiver has a stream");
                 stream.push_write(epoch, open.record.clone(), write, counts);
             }
@@ -320,14 +330,12 @@ impl<T: Copy> Replicator<T> {
 
     /// Says what there is to say to whom it is due.
     pub(super) fn send_feeds(&mut self, now: Micros) {
-        let mut feeds = Vec::new();
-        for (&peer, stream) in &mut self.streams {
-            while let Some(feed) = stream.next_feed(now, |write| self.open.contains_key(&write)) {
-                feeds.push((peer, Message::Feed(feed)));
+        let Some(sender) = self.sender() else { return };
+        for (&to, stream) in &mut self.streams {
+            let mut bytes = Vec::new();
+            while stream.next_feed(now, &sender, |write| self.open.contains_key(&write), &mut bytes) {
+                self.effects.push_back(Effect::Send { to, bytes: std::mem::take(&mut bytes) });
             }
-        }
-        for (peer, feed) in feeds {
-            self.send(now, peer, &feed);
         }
     }
 }

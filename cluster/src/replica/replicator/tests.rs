@@ -176,7 +176,8 @@ fn scrubbing_makes_spoilt_stale_and_unknown_copies_what_the_primary_has() {
     let mut strangers = (0_u32..).map(|n| format!("x{n}").into_bytes());
     let is_first = |key: &Vec<u8>| pair.ring.primary(partition_of(hash_key(key))) == SlotId(0);
     let unknown_key = strangers.find(is_first).unwrap();
-    let unknown = Record { key: Bytes::from(&unknown_key[..]), hash: hash_key(&unknown_key), ..wrong.clone() };
+    let unknown =
+        Record { key: Bytes::from(&unknown_key[..]), hash: hash_key(&unknown_key), ..wrong.clone() };
     pair.ends[1].store.apply(now, &wrong);
     pair.ends[1].store.apply(now, &unknown);
     pair.pass(10_000);
@@ -452,4 +453,22 @@ fn a_new_primary_forgets_what_the_one_before_says_behind_a_flush() {
     assert!(pair.read(1, &key).is_some());
     pair.pass(5_000);
     assert_eq!((pair.read(0, &key), pair.read(1, &key)), (None, None));
+}
+
+/// Hashes that are equal can be made: a client may choose keys so.
+#[test]
+fn of_two_keys_in_doubt_with_one_hash_a_copy_keeps_the_later() {
+    let mut pair = Pair::new(2, Mode::Async);
+    pair.pass(2_000);
+    let (now, End { replicator, store }) = (pair.now, &mut pair.ends[1]);
+    let [first, second] = [Bytes::from(*b"first"), Bytes::from(*b"second")];
+    for key in [&first, &second, &second] {
+        let content = Some(Content { value: Bytes::from(*b"value"), ..Content::default() });
+        let record = Record { key: Bytes::clone(key), hash: 7, version: Version(1), content };
+        store.apply(now, &record);
+        let of = PeerShard { slot: SlotId(0), shard: 0 };
+        replicator.doubt(now, store, 7, Doubt { of, stream: 1, sequence: 1, key: record.key });
+    }
+    assert!(store.read(now, 7, &first).is_none() && store.read(now, 7, &second).is_some());
+    assert_eq!(replicator.doubts.get(&7).map(|doubt| &doubt.key), Some(&second));
 }
