@@ -351,7 +351,11 @@ fn clients_that_stop_in_the_middle_of_large_values_cost_little_more_than_the_cac
             let limit_kib = (64 << 10) + OVERHEAD_MAX_KIB / 2 + CLIENTS as u64 * HALF_SENT_KIB_MAX;
             assert!(size_kib < limit_kib, "{args:?}: {size_kib} KiB, at most {limit_kib}");
             for len in [5, 300, 3_000] {
-                assert_eq!(try_set(&mut healthy, "small", &value_of("small", len)), "STORED", "{args:?}: {len}");
+                assert_eq!(
+                    try_set(&mut healthy, "small", &value_of("small", len)),
+                    "STORED",
+                    "{args:?}: {len}"
+                );
             }
             set_whole_values(&mut healthy, "late", SIZE);
             for client in [among, behind] {
