@@ -395,9 +395,9 @@ impl World {
             shard.store.evict(hash, &bytes);
         }
         let epoch = shard.replicator.ring().map_or(0, |ring| ring.epoch().0);
-        let may_read = shard.replicator.may_read(now, hash, &bytes);
+        let may_read = shard.replicator.may_read(now, hash);
         if may_read.is_ok() {
-            self.look_who_serves(hash, &bytes);
+            self.look_who_serves(hash);
         }
         let shard = self.shard_mut(owner, index);
         if did == Did::Get {
@@ -416,18 +416,18 @@ impl World {
             }
             return self.happen_in(stop, Happens::Replies { op, life });
         }
-        if shard.replicator.may_write(now, hash, &bytes).is_err() {
+        if shard.replicator.may_write(now, hash).is_err() {
             return self.happen_in(retry, Happens::Tries { op });
         }
         let found = shard.store.read(now, hash, &bytes);
         if did == Did::Change && found.is_none() {
             return;
         }
-        let content = Content { value: op.to_string().into_bytes(), ..Content::default() };
+        let content = Content { value: op.to_string().into_bytes().into(), ..Content::default() };
         let write = Write {
             token: op,
             hash,
-            key: bytes,
+            key: bytes.into(),
             content: (did != Did::Delete).then_some(content),
             invalidates: did != Did::Set,
             deadline: now + CLIENT_TIME_MAX,
@@ -447,11 +447,11 @@ impl World {
     }
 
     /// Takes note of nodes that would both answer now, each by its own clock, those included that stand still.
-    fn look_who_serves(&mut self, hash: u64, key: &[u8]) {
+    fn look_who_serves(&mut self, hash: u64) {
         let serves = |&index: &usize| {
             let shard = shard_of(hash, self.shard_counts[index]);
             let shard = self.nodes[index].as_ref().map(|node| &node.shards[usize::from(shard)]);
-            shard.is_some_and(|shard| shard.replicator.may_read(self.local(index), hash, key).is_ok())
+            shard.is_some_and(|shard| shard.replicator.may_read(self.local(index), hash).is_ok())
         };
         let serving: Vec<_> = (0..self.nodes.len()).filter(serves).collect();
         if serving.len() > 1 && self.served_twice.is_none() {
@@ -463,11 +463,10 @@ impl World {
     fn replies(&mut self, op: usize, life: u64) {
         let Op { key, node: owner, .. } = self.history.ops[op];
         let now = self.local(owner);
-        let Key { bytes, hash } = &self.keys[key];
-        let (bytes, hash) = (bytes.clone(), *hash);
+        let hash = self.keys[key].hash;
         let Some(node) = self.node(owner, life) else { return };
         let index = shard_of(hash, u16::try_from(node.shards.len()).unwrap());
-        let is_good = node.shards[usize::from(index)].replicator.may_read(now, hash, &bytes).is_ok();
+        let is_good = node.shards[usize::from(index)].replicator.may_read(now, hash).is_ok();
         if is_good || !holds(Safeguard::LeaseIsChecked) {
             self.say(|| format!("op {op} get of {key} at n{owner}: {:?}", self.history.ops[op].seen));
             self.history.end(op, self.now, true);
@@ -579,7 +578,7 @@ impl World {
                 (shard, self.local(index))
             };
             let (primary, now) = read(assignment.primary);
-            let served = primary.replicator.may_read(now, *hash, bytes);
+            let served = primary.replicator.may_read(now, *hash);
             let primary_slot = assignment.primary;
             assert_eq!(served, Ok(()), "key {key} is not served by {primary_slot:?}");
             let newest = primary.store.read(now, *hash, bytes);
