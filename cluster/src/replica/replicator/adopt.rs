@@ -8,7 +8,7 @@ use crate::ring::Assignment;
 impl<T: Copy> Replicator<T> {
     /// Follows a newer ring. `me` is this node's slot, if the ring means it in its present life.
     ///
-    /// A look at every partition: a millisecond or two.
+    /// A look at every partition, and a step for each whose parts have changed: a millisecond or two.
     pub fn adopt(&mut self, now: Micros, store: &mut impl Store, ring: &Arc<Ring>, me: Option<SlotId>) {
         assert!(self.ring.as_ref().is_none_or(|old| old.epoch() < ring.epoch()), "rings only go forward");
         let old = self.ring.replace(Arc::clone(ring));
@@ -20,7 +20,9 @@ impl<T: Copy> Replicator<T> {
             self.begin_as_member(now, store);
         }
         let mut freed = self.drop_streams_of_others(ring, old.as_deref());
-        for partition in self.scope.clone().map(PartitionId::new) {
+        let keeps_parts = old.as_deref().filter(|_| was == me).map(|old| ring.keeps_parts(old));
+        let is_kept = |partition: &PartitionId| keeps_parts.as_ref().is_some_and(|keeps| keeps(*partition));
+        for partition in self.scope.clone().map(PartitionId::new).filter(|partition| !is_kept(partition)) {
             let before = old.as_deref().filter(|_| was == me);
             let before = before.map(|old| (old.primary(partition), old.epoch()));
             freed.append(&mut self.follow(now, store, ring, partition, before));

@@ -455,6 +455,45 @@ fn a_new_primary_forgets_what_the_one_before_says_behind_a_flush() {
     assert_eq!((pair.read(0, &key), pair.read(1, &key)), (None, None));
 }
 
+/// `cargo test --release -p slabring-cluster --lib how_long -- --ignored --nocapture`
+#[test]
+#[ignore = "it measures"]
+fn how_long_a_shard_takes_to_follow_rings() {
+    for nodes in [4, 100] {
+        let node = |n| {
+            format!("[[node]]\npeer = \"10.0.{n}.1:7000\"\nclient = \"10.0.{n}.1:11211\"\nincarnation = 1\n")
+        };
+        let text: String = (1..=nodes).map(node).collect();
+        let document = RingDocument::from_toml(&format!("replicas = 2\n{text}")).unwrap();
+        let mut ring = Ring::new(migrate::upgrade(&Ring::new(document).unwrap()).unwrap()).unwrap();
+        let mut end = End::begin(0, 1);
+        let mut took: BTreeMap<&str, Vec<u128>> = BTreeMap::new();
+        let mut follow = |what, ring: &Ring| {
+            let (at, ring) = (std::time::Instant::now(), Arc::new(ring.clone()));
+            end.replicator.adopt(Micros::from_millis(1_000), &mut end.store, &ring, Some(SlotId(0)));
+            took.entry(what).or_default().push(at.elapsed().as_micros());
+        };
+        follow("the first", &ring);
+        let mut weights = vec![256; nodes];
+        weights[1] = 128;
+        let mut next = migrate::begin(&ring, weights);
+        while let Some(document) = next {
+            ring = Ring::new(document).unwrap();
+            follow("a movement", &ring);
+            next = migrate::flip(&ring, |_| true, |_| false).or_else(|| migrate::finish(&ring));
+        }
+        ring = Ring::new(migrate::remove(&ring, SlotId(2)).unwrap()).unwrap();
+        follow("a removal", &ring);
+        ring = Ring::new(migrate::bring_back(&ring, SlotId(2), Incarnation(2)).unwrap()).unwrap();
+        follow("a return", &ring);
+        for (what, mut times) in took {
+            times.sort_unstable();
+            let (median, most) = (times[times.len() / 2], times[times.len() - 1]);
+            println!("{nodes} nodes, {what}: median {median} us, most {most} us of {}", times.len());
+        }
+    }
+}
+
 /// Hashes that are equal can be made: a client may choose keys so.
 #[test]
 fn of_two_keys_in_doubt_with_one_hash_a_copy_keeps_the_later() {
