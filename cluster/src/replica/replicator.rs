@@ -227,8 +227,6 @@ pub struct Replicator<T> {
     /// The last turn, and the first after the last time that there was none for long: nobody can be heard of by who does not run.
     turned_at: Micros,
     back_at: Micros,
-    /// Before this moment nobody need look at single leases: all streams are granted under the ring of now. Others are looked at.
-    granted_until: Micros,
     /// Since when each member is one in its present life.
     member_since: BTreeMap<SlotId, Micros>,
     confirmed_at: Micros,
@@ -271,7 +269,6 @@ impl<T: Copy> Replicator<T> {
             heard: BTreeMap::new(),
             turned_at: Micros::default(),
             back_at: Micros::default(),
-            granted_until: Micros::default(),
             confirmed_at: Micros::default(),
             member_since: BTreeMap::new(),
             give_up_at: Micros::default(),
@@ -364,9 +361,6 @@ impl<T: Copy> Replicator<T> {
         if now.since(std::mem::replace(&mut self.turned_at, now)) >= AWAY_MIN {
             self.back_at = now;
         }
-        let epoch = self.epoch();
-        let granted = self.streams.values().map(|stream| stream.granted_until(epoch)).min();
-        self.granted_until = granted.unwrap_or_default();
         self.lift_fences(now, store);
         self.give_up(now, store);
         self.fill(now, store);

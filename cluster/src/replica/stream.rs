@@ -411,11 +411,6 @@ impl Stream {
         self.grant.is_some_and(|grant| grant.epoch >= since && grant.until > now)
     }
 
-    /// Until when the other end grants so, whatever this node is primary of by the ring of `epoch`.
-    pub(super) fn granted_until(&self, epoch: Epoch) -> Micros {
-        self.grant.filter(|grant| grant.epoch >= epoch).map(|grant| grant.until).unwrap_or_default()
-    }
-
     /// Takes what the other end says. Gives the writes that it has now.
     pub(super) fn acked(&mut self, ack: &Ack, epoch: Epoch) -> Vec<WriteId> {
         let mut arrived = Vec::new();

@@ -13,7 +13,6 @@ impl<T: Copy> Replicator<T> {
         assert!(self.ring.as_ref().is_none_or(|old| old.epoch() < ring.epoch()), "rings only go forward");
         let old = self.ring.replace(Arc::clone(ring));
         let was = std::mem::replace(&mut self.me, me);
-        self.granted_until = Micros::default();
         self.clock.enter(ring.term());
         self.note_members(now, ring, old.as_deref());
         if was != me {

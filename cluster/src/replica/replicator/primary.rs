@@ -38,7 +38,7 @@ impl<T: Copy> Replicator<T> {
         if self.is_isolated(now) {
             return Err(Refused::NoLease);
         }
-        if now < self.granted_until || self.mode() != Mode::Sync || !holds(Safeguard::LeaseIsChecked) {
+        if self.mode() != Mode::Sync || !holds(Safeguard::LeaseIsChecked) {
             return Ok(());
         }
         let granted = |stream: &Stream| stream.is_granted(now, tenure.since);
