@@ -1,4 +1,5 @@
 use slabring_engine::Config;
+use slabring_protocol::{Limits, Parser, Step};
 
 use super::*;
 use crate::attention::SAMPLED_OF;
@@ -61,4 +62,24 @@ fn a_reset_of_the_counters_leaves_what_there_is_now() {
     let ShardReport { commands, traffic, .. } = executor.report();
     let left = Traffic { peer_links: 1, forwards_pending: 2, buffer_bytes: 3, ..Traffic::default() };
     assert_eq!((commands, traffic), (CommandCounters::default(), left));
+}
+
+#[test]
+fn a_value_that_would_be_lent_is_copied_between_its_line_and_the_end() {
+    let mut executor = executor();
+    for bytes in [0, 1, LENT_BYTES_MIN - 1, LENT_BYTES_MIN, 300_000] {
+        let value = "x".repeat(bytes);
+        let line = format!("set key 5 0 {bytes}\r\n{value}\r\n");
+        let Step::Request { request, .. } = Parser::default().next(line.as_bytes(), &Limits::default())
+        else {
+            panic!("a set of {bytes} bytes")
+        };
+        let (mut out, mut reply) = (Vec::new(), b"before".to_vec());
+        executor.execute(NOW, &request, 0, &mut out);
+        let hash = executor.shard().hash_of(b"key");
+        executor.get_line(NOW, b"key", hash, 0, &mut reply);
+        let expected = format!("beforeVALUE key 5 {bytes}\r\n{value}\r\nEND\r\n");
+        assert!(reply == expected.as_bytes(), "{bytes} bytes");
+        assert_eq!(executor.shard().memory().held, 0);
+    }
 }
