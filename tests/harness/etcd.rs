@@ -82,7 +82,8 @@ impl Etcd {
         let member = format!("http://{}:{MEMBER_PORT}", self.place.ip(250));
         let url = self.url();
         let mut command = Command::new(ETCD_PATH);
-        command.arg("--data-dir").arg(&self.data);
+        // Every step of a ring is a write that etcd waits for, and the disk is the compilers' too. What a kill leaves is in the page cache.
+        command.arg("--unsafe-no-fsync").arg("--data-dir").arg(&self.data);
         command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
         command.args(["--listen-peer-urls", &member, "--initial-advertise-peer-urls", &member]);
         command.args(["--initial-cluster", &format!("default={member}")]).args(&self.args);
