@@ -12,7 +12,7 @@ use crate::link::{CloseReason, Credit, Event, Expected, Identity, Inbound, Link,
 use crate::names::{Address, NodeId};
 use crate::placement::{partition_of, shard_of};
 use crate::replica::PeerShard;
-use crate::ring::{Epoch, Ring, SlotEntry};
+use crate::ring::{Epoch, NodeState, Ring, SlotEntry};
 use crate::table::SlotId;
 use crate::time::Micros;
 use crate::wire::{Flags, Header, Kind, Status};
@@ -442,10 +442,11 @@ impl<P: Copy> Peers<P> {
         Credit { operations: NODE_SHARE.operations / lanes, bytes: NODE_SHARE.bytes / lanes }
     }
 
-    /// The other nodes that serve.
+    /// The other nodes that hold items: those that serve, and those that are being filled, which may serve before long.
     pub fn others(&self) -> impl Iterator<Item = SlotId> {
         let slots = self.ring.iter().flat_map(|ring| &ring.document().slots);
-        let serves = |(_, entry): &(SlotId, &SlotEntry)| entry.state.serves();
+        let serves =
+            |(_, entry): &(SlotId, &SlotEntry)| entry.state.serves() || entry.state == NodeState::Syncing;
         let is_other = |slot: &SlotId| Some(*slot) != self.me;
         (0..).map(SlotId).zip(slots).filter(serves).map(|(slot, _)| slot).filter(is_other)
     }

@@ -330,6 +330,18 @@ fn two_rings_of_one_epoch_are_noticed() {
 }
 
 #[test]
+fn who_is_being_filled_is_told_what_all_who_hold_items_are_told() {
+    let mut pair = Pair::linked();
+    let states = [(NodeState::Syncing, true), (NodeState::Draining, true), (NodeState::Down, false)];
+    for (epoch, (state, is_told)) in (2..).zip(states) {
+        let mut document = ring(epoch, [256, 256]).document().clone();
+        document.slots[1].state = state;
+        pair.adopt(0, Arc::new(Ring::new(document).unwrap()));
+        assert_eq!(pair.sides[0].others().eq([SlotId(1)]), is_told, "{state:?}");
+    }
+}
+
+#[test]
 fn a_node_that_left_the_ring_is_let_go() {
     let mut pair = Pair::linked();
     let mut document = ring(2, [256, 256]).document().clone();

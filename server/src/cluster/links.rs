@@ -244,7 +244,7 @@ impl Links {
         self.peers.must_wait(self.now, hash, request_bytes + PART_BYTES_BEYOND_KEY)
     }
 
-    /// The other nodes that serve.
+    /// The other nodes that hold items.
     pub fn others(&self) -> Vec<SlotId> {
         self.peers.others().collect()
     }
