@@ -376,7 +376,6 @@ impl Replication {
             executor.execute_for(now, request, asker, out);
             return self.check_read(hash, key, start, out).map(|()| Executed::Now);
         }
-        executor.look(request, key);
         if evaluate::names_cas(request) {
             return Ok(Executed::Refused(ErrorReply::CasIsVersion));
         }
@@ -387,6 +386,8 @@ impl Replication {
             return Err(Refused::Wait);
         }
         let version = self.replicator.peek_version().ok_or(Refused::WornOut)?;
+        // Not before: who waits for the key comes by again and again.
+        executor.look(request, key);
         let fence = fence_named(request);
         let known = fence.and_then(|_| executor.shard().fence_of(key));
         if !executor.admits(request, key) {
