@@ -286,6 +286,33 @@ fn sync_tells_when_a_copy_is_silent_and_shows_nobody_what_is_not_everywhere() {
 }
 
 #[test]
+fn a_plain_get_through_a_third_node_is_refused_as_the_owner_refuses_it() {
+    let cluster = of_peers(3, "2", "sync", "1");
+    let mut owner = cluster.nodes[0].connect();
+    assert_eq!(owner.command("config set redirect on"), "OK");
+    cluster.nodes[2].signal(Signal::Stop);
+    let mut of_both = None;
+    wait_until("the end of a grant", || {
+        of_both =
+            (0..KEYS).map(|n| format!("key{n}")).find(|key| owner.command(&format!("mg {key}")) == SILENT);
+        of_both.is_some()
+    });
+    let key = of_both.expect("seen just now");
+    let mut third = cluster.nodes[1].connect();
+    assert_eq!(third.command(&format!("mg {key}")), SILENT);
+    // In place of the end of a line there is room for one error only, and none for whose.
+    for command in ["get", "gets", "gat 0"] {
+        assert_eq!(
+            third.command(&format!("{command} {key}")),
+            "SERVER_ERROR the key's node is busy",
+            "{command}"
+        );
+    }
+    cluster.nodes[2].signal(Signal::Continue);
+    wait_until("a grant", || third.command(&format!("get {key}")) == "END");
+}
+
+#[test]
 fn inval_waits_for_the_copies_where_a_value_becomes_invalid_and_nowhere_else() {
     let cluster = of_peers(2, "2", "inval", "1");
     let [own, _] = keys_of(&cluster);
