@@ -116,6 +116,11 @@ pub enum Effect<P> {
         /// The link it came on.
         link: LinkId,
     },
+    /// A message about reads is [`Peers::body`]. See [`crate::touches`].
+    Touches {
+        /// The link it came on.
+        link: LinkId,
+    },
     /// The node at the other end follows another ring of the same epoch: somebody gave them different lists.
     RingDiffers {
         /// The link.
@@ -516,8 +521,7 @@ impl<P: Copy> Peers<P> {
     /// Sends a message about copies to a shard of another node, behind those sent there before. False: there is no link to it
     /// that is up; [`Effect::Up`] tells when there is.
     pub fn send_replica(&mut self, to: PeerShard, message: &[u8]) -> bool {
-        let lanes = self.dialled.range((to.slot, 0)..=(to.slot, u8::MAX)).map(|(_, &id)| id);
-        let Some(id) = lanes.into_iter().find(|&id| self.leads_to(id) == Some(to)) else { return false };
+        let Some(id) = self.lane_of(to) else { return false };
         let link = self.link_mut(id).filter(|link| link.is_up());
         let is_sent = link.is_some();
         link.into_iter().for_each(|link| link.send_replica(message));
@@ -530,7 +534,19 @@ impl<P: Copy> Peers<P> {
         link.into_iter().for_each(|link| link.send_grants(message));
     }
 
-    /// The message of an [`Effect::Replica`] or [`Effect::Grants`] is none: ends its link.
+    /// Sends a message about reads to a shard of another node. False: it cannot be sent now, and need not be later.
+    pub fn send_touches(&mut self, to: PeerShard, message: &[u8]) -> bool {
+        let link = self.lane_of(to).and_then(|id| self.link_mut(id)).filter(|link| link.is_up());
+        link.is_some_and(|link| link.send_touches(message))
+    }
+
+    /// The dialled link that leads to a shard of another node.
+    fn lane_of(&self, to: PeerShard) -> Option<LinkId> {
+        let lanes = self.dialled.range((to.slot, 0)..=(to.slot, u8::MAX)).map(|(_, &id)| id);
+        lanes.into_iter().find(|&id| self.leads_to(id) == Some(to))
+    }
+
+    /// The message of an [`Effect::Replica`], [`Effect::Grants`] or [`Effect::Touches`] is none: ends its link.
     pub fn refuse_message(&mut self, link: LinkId) {
         self.link_mut(link).into_iter().for_each(Link::refuse_message);
     }
@@ -619,6 +635,7 @@ impl<P: Copy> Peers<P> {
             Event::RingDiffers => Some(Effect::RingDiffers { link: id }),
             Event::Replica => Some(Effect::Replica { link: id }),
             Event::Grants => Some(Effect::Grants { link: id }),
+            Event::Touches => Some(Effect::Touches { link: id }),
             Event::Request(_) | Event::Response { .. } => unreachable!("they are heard where they come"),
         }
     }

@@ -72,6 +72,8 @@ pub struct Replication {
     waiting: Waiting,
     /// What is to be sent, in order.
     sends: Vec<(PeerShard, Vec<u8>)>,
+    /// What the copies are to hear of reads, whenever.
+    touches: Vec<(PeerShard, Vec<u8>)>,
     /// What is answered.
     finished: Vec<Finished>,
     start: Moment,
@@ -113,6 +115,7 @@ impl Replication {
             bench: Bench::new(&node.settings)?,
             waiting: Waiting::default(),
             sends: Vec::new(),
+            touches: Vec::new(),
             finished: Vec::new(),
             start,
             start_unix: node.clock.unix_microseconds().saturating_sub(clock_of(start).0),
@@ -148,6 +151,7 @@ impl Replication {
             self.replicator.adopt(at, &mut items, ring, me);
             items.settle();
             self.word_at = at;
+            executor.gather_touches(self.mode() != Mode::Rf1);
         }
     }
 
@@ -287,6 +291,14 @@ impl Replication {
         }
         items.settle();
         self.collect(None);
+        if let Some(touches) = executor.touches() {
+            self.touches = touches.take(self.now, |hash| self.replicator.copies_of(hash));
+        }
+    }
+
+    /// What the copies are to hear of reads: it may get lost.
+    pub fn take_touches(&mut self) -> Vec<(PeerShard, Vec<u8>)> {
+        std::mem::take(&mut self.touches)
     }
 
     /// What there is to say to the conductor, when it is time.

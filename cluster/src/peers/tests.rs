@@ -124,7 +124,7 @@ impl Pair {
                 self.sides[side].connected(self.now, link, [2; NONCE_BYTES]);
             }
             Effect::Up { .. } | Effect::RingReceived | Effect::RingDiffers { .. } => {}
-            Effect::Replica { .. } | Effect::Grants { .. } => {
+            Effect::Replica { .. } | Effect::Grants { .. } | Effect::Touches { .. } => {
                 self.copies.push(self.sides[side].body().to_vec());
             }
             Effect::Closed { link, .. } => {
