@@ -402,7 +402,9 @@ fn check_hot_writes(mode: &str) {
 #[test]
 fn a_key_of_half_of_the_writes_is_told_as_such_where_items_have_copies() {
     std::thread::scope(|scope| {
-        MODES.map(|mode| scope.spawn(move || check_hot_writes(mode)));
+        for mode in MODES {
+            scope.spawn(move || check_hot_writes(mode));
+        }
     });
 }
 

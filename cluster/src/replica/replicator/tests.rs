@@ -463,7 +463,7 @@ fn who_did_not_run_calls_nobody_silent_for_what_it_did_not_hear_meanwhile() {
         assert_eq!([report.silent.len(), report.heard.len()].iter().sum::<usize>(), 1, "it is a member");
         if report.silent.is_empty() { "heard" } else { "silent" }
     };
-    let mut runs_alone = |pair: &mut Pair, millis: u64| {
+    let runs_alone = |pair: &mut Pair, millis: u64| {
         pair.now = pair.now + Micros::from_millis(millis);
         pair.say(0);
     };
