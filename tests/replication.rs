@@ -286,6 +286,33 @@ fn sync_tells_when_a_copy_is_silent_and_shows_nobody_what_is_not_everywhere() {
 }
 
 #[test]
+fn a_plain_get_through_a_third_node_is_refused_as_the_owner_refuses_it() {
+    let cluster = of_peers(3, "2", "sync", "1");
+    let mut owner = cluster.nodes[0].connect();
+    assert_eq!(owner.command("config set redirect on"), "OK");
+    cluster.nodes[2].signal(Signal::Stop);
+    let mut of_both = None;
+    wait_until("the end of a grant", || {
+        of_both =
+            (0..KEYS).map(|n| format!("key{n}")).find(|key| owner.command(&format!("mg {key}")) == SILENT);
+        of_both.is_some()
+    });
+    let key = of_both.expect("seen just now");
+    let mut third = cluster.nodes[1].connect();
+    assert_eq!(third.command(&format!("mg {key}")), SILENT);
+    // In place of the end of a line there is room for one error only, and none for whose.
+    for command in ["get", "gets", "gat 0"] {
+        assert_eq!(
+            third.command(&format!("{command} {key}")),
+            "SERVER_ERROR the key's node is busy",
+            "{command}"
+        );
+    }
+    cluster.nodes[2].signal(Signal::Continue);
+    wait_until("a grant", || third.command(&format!("get {key}")) == "END");
+}
+
+#[test]
 fn inval_waits_for_the_copies_where_a_value_becomes_invalid_and_nowhere_else() {
     let cluster = of_peers(2, "2", "inval", "1");
     let [own, _] = keys_of(&cluster);
@@ -324,6 +351,117 @@ fn async_waits_for_nobody() {
     let copied = || own.len() as u64 * 2 == sum(&cluster, "curr_items");
     cluster.nodes[1].signal(Signal::Continue);
     wait_until("the copies", copied);
+}
+
+/// Sends requests whose answers are of one line each, and says how many began so.
+fn ask_many(connection: &mut Connection, requests: &[String], beginning: &str) -> usize {
+    requests.chunks(256).fold(0, |count, requests| {
+        connection.send(requests.concat()).expect("a server that reads");
+        let answers = requests.iter().map(|_| connection.read_line().expect("an answer"));
+        count + answers.filter(|answer| answer.starts_with(beginning.as_bytes())).count()
+    })
+}
+
+/// `stats hotkeys`: the hottest key of the last whole second, its requests, and those of all keys.
+fn hottest(connection: &mut Connection) -> Option<(String, f64, f64)> {
+    connection.send("stats hotkeys\r\n").expect("a server that reads");
+    let read = || String::from_utf8(connection.read_line().expect("a line")).expect("text");
+    let lines: Vec<_> = std::iter::repeat_with(read).take_while(|line| line != "END").collect();
+    let told = |name: &str| lines.iter().find_map(|line| line.strip_prefix(&format!("STAT hot:1:{name} ")));
+    let number = |name: &str| told(name).and_then(|number| number.parse::<f64>().ok());
+    let (requests, percent) = (number("requests")?, number("percent")?);
+    Some((told("key")?.to_owned(), requests, 100.0 * requests / percent))
+}
+
+fn check_hot_writes(mode: &str) {
+    let cluster = of_peers(2, "2", mode, "1");
+    let [own, _] = keys_of(&cluster);
+    let (hot, others) = own.split_first().expect("some are its own");
+    let write = |key: &String| format!("set {key} 0 0 1\r\n1\r\n");
+    let lines: Vec<_> = others.iter().cycle().take(500).flat_map(|key| [write(hot), write(key)]).collect();
+    let (mut front, mut asker) = (cluster.nodes[0].connect(), cluster.nodes[0].connect());
+    let (mut requests, mut all, mut seconds, mut last) = (0.0, 0.0, 0, None);
+    wait_until("some hundred samples", || {
+        assert_eq!(ask_many(&mut front, &lines, "STORED"), lines.len(), "{mode}");
+        let told = hottest(&mut asker).filter(|(key, ..)| key == hot);
+        if told != last {
+            seconds += u32::from(told.is_some());
+            last = told;
+            // In the first second something else went before.
+            if let Some((_, of_it, of_all)) = last.as_ref().filter(|_| seconds > 1) {
+                (requests, all) = (requests + of_it, all + of_all);
+            }
+        }
+        requests > 12_800.0
+    });
+    let percent = 100.0 * requests / all;
+    println!("{mode}: {percent:.1} % of {all:.0}");
+    assert!((38.0..62.0).contains(&percent), "{mode}: {percent:.1} % of {all:.0}");
+}
+
+#[test]
+fn a_key_of_half_of_the_writes_is_told_as_such_where_items_have_copies() {
+    std::thread::scope(|scope| {
+        for mode in MODES {
+            scope.spawn(move || check_hot_writes(mode));
+        }
+    });
+}
+
+/// Hits among reads of which those at the beginning of a list have the most. `seed` says which reads.
+fn hits(connection: &mut Connection, keys: &[String], reads: usize, seed: &mut u64) -> usize {
+    let mut random = |below: usize| {
+        *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from(*seed >> 33).expect("31 bits") % below
+    };
+    let mut read = || {
+        let among = random(keys.len()) + 1;
+        format!("mg {}\r\n", keys[random(among)])
+    };
+    let lines: Vec<_> = (0..reads).map(|_| read()).collect();
+    ask_many(connection, &lines, "HD")
+}
+
+/// Copies see no reads, and what is written all the time would push out what is read all the time.
+#[test]
+fn who_takes_over_has_what_was_read_most() {
+    let place = Neighbourhood::new();
+    let file = File::new(&ring(place, "async", "1", 1, [256, 256]));
+    let mut cluster = Cluster::start(place, 2, &["-t", "1", "-m", "16", "--cluster", file.path()]);
+    let mut front = cluster.nodes[0].connect();
+    wait_until("a write", || (0..100).all(|n| set(&mut front, &format!("begin{n}"), "x") == "STORED"));
+    let ([own, _], mut seed) = (keys_of(&cluster), 1);
+    let value = "x".repeat(1_000);
+    let write = |key: &str| format!("set {key} 0 0 {}\r\n{value}\r\n", value.len());
+    own.iter().for_each(|key| assert_eq!(set(&mut front, key, &value), "STORED"));
+    let taken = || cluster.nodes[1].connect().stat("slabring_replication_touches_taken");
+    assert_eq!(hits(&mut front, &own, 40_000, &mut seed), 40_000);
+    wait_until("the copy to hear of it", || taken() > 50);
+    // More than three times what a node has room for.
+    let all_again: Vec<_> = own.iter().map(|key| write(key).replacen("set", "add", 1)).collect();
+    let (mut found, mut written, mut stored_again) = (0, 0, 0);
+    for round in 0..40 {
+        let news: Vec<_> = (0..1_000).map(|n| write(&format!("news{round}:{n}"))).collect();
+        written += ask_many(&mut front, &news, "STORED");
+        // A page that leaves its size class takes what is read with it: who misses stores again.
+        stored_again += ask_many(&mut front, &all_again, "STORED");
+        wait_until("the copies", || sum(&cluster, "slabring_replication_lag_entries") == 0);
+        found += hits(&mut front, &own, 10_000, &mut seed);
+    }
+    println!("{written} written, {stored_again} that are read had to be written again");
+    assert!(sum(&cluster, "evictions") > 30_000, "nothing presses");
+    assert_eq!(cluster.nodes[1].connect().stat("get_hits"), 0, "its clients have read nothing");
+
+    file.write(&ring(place, "async", "1", 2, [0, 256]));
+    cluster.nodes.iter().for_each(|node| node.signal(Signal::Reload));
+    let mut heir = cluster.nodes[1].connect();
+    wait_until("the ring", || heir.stat("slabring_ring_epoch") == 2);
+    drop(cluster.nodes.remove(0));
+    wait_until("an answer", || own.iter().all(|key| !seen(&mut heir, key).0.starts_with("SERVER_ERROR")));
+    let kept = hits(&mut heir, &own, 10_000, &mut seed);
+    println!("{found} of 400000 reads hit at the primary, {kept} of 10000 at who took over");
+    // Without a word of the reads it is nothing.
+    assert!(kept > 2_000, "{kept} of 10000 reads hit at who took over, {found} of 400000 at the primary");
 }
 
 /// Of a list nobody changes the ring when a node begins a new life, so its versions must not begin anew.

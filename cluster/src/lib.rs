@@ -20,6 +20,7 @@
 //! | [`ownership`] | what a node of a ring of one copy may still hold that is old |
 //! | [`grants`] | copies of hot keys at nodes that do not own them |
 //! | [`replica`] | copies of partitions: streams, leases, hand-overs |
+//! | [`touches`] | what is read where copies do not see it |
 //! | [`migrate`] | the documents that remove, return, fill and move members step by step |
 //! | [`coordinator`], [`conductor`], [`control`], [`report`] | how nodes agree on the next ring |
 //!
@@ -46,6 +47,7 @@ pub mod ring;
 mod safeguard;
 pub mod table;
 pub mod time;
+pub mod touches;
 pub mod wire;
 
 #[cfg(test)]

@@ -19,7 +19,8 @@ use crate::ring::Epoch;
 use crate::safeguard::{self, Safeguard};
 use crate::time::Micros;
 use crate::wire::{
-    BATCH_VERSION, BODY_BYTES_MAX, FRAME_BYTES_MAX, Flags, GREETING_BYTES_MAX, Header, Kind, Status, Versions,
+    BATCH_VERSION, BODY_BYTES_MAX, FRAME_BYTES_MAX, Flags, GREETING_BYTES_MAX, Header, Kind, Status,
+    TOUCHES_VERSION, Versions,
 };
 
 mod close;
@@ -168,6 +169,8 @@ pub enum Event {
     Replica,
     /// A message about hot keys is [`Link::body`].
     Grants,
+    /// A message about reads is [`Link::body`].
+    Touches,
 }
 
 /// No credit for a request now: nothing was sent.
@@ -519,6 +522,16 @@ impl Link {
         }
     }
 
+    /// Gathers a message about reads: dialler only, while up. False: the other side knows none, or much waits already.
+    pub(crate) fn send_touches(&mut self, message: &[u8]) -> bool {
+        assert!(self.side == Side::Dialler && self.is_up(), "messages go out on dialled links that are up");
+        let is_sent = self.version >= TOUCHES_VERSION && self.output_bytes() < OUTPUT_STALL_BYTES;
+        if is_sent {
+            self.output.append_cut(Header::new(Kind::Touches, self.epoch), message);
+        }
+        is_sent
+    }
+
     /// The last event was a message that is none.
     pub(crate) fn refuse_message(&mut self) {
         self.close(CloseReason::Message);
@@ -715,6 +728,7 @@ impl Link {
             (Kind::RingDocument, _) => Ok(Some(Event::RingDocument)),
             (Kind::Replica, Side::Acceptor) => Ok(Some(Event::Replica)),
             (Kind::Grants, _) => Ok(Some(Event::Grants)),
+            (Kind::Touches, Side::Acceptor) if self.version >= TOUCHES_VERSION => Ok(Some(Event::Touches)),
             (Kind::Request, Side::Acceptor) => self.take_request(header),
             (Kind::Response, Side::Dialler) => take_response(header, self.input.skipped_bytes()).map(Some),
             (kind, _) => Err(CloseReason::Unexpected(kind)),

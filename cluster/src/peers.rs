@@ -12,7 +12,7 @@ use crate::link::{CloseReason, Credit, Event, Expected, Identity, Inbound, Link,
 use crate::names::{Address, NodeId};
 use crate::placement::{partition_of, shard_of};
 use crate::replica::PeerShard;
-use crate::ring::{Epoch, Ring, SlotEntry};
+use crate::ring::{Epoch, NodeState, Ring, SlotEntry};
 use crate::table::SlotId;
 use crate::time::Micros;
 use crate::wire::{Flags, Header, Kind, Status};
@@ -113,6 +113,11 @@ pub enum Effect<P> {
     },
     /// A message about hot keys is [`Peers::body`]. See [`crate::grants`].
     Grants {
+        /// The link it came on.
+        link: LinkId,
+    },
+    /// A message about reads is [`Peers::body`]. See [`crate::touches`].
+    Touches {
         /// The link it came on.
         link: LinkId,
     },
@@ -442,10 +447,11 @@ impl<P: Copy> Peers<P> {
         Credit { operations: NODE_SHARE.operations / lanes, bytes: NODE_SHARE.bytes / lanes }
     }
 
-    /// The other nodes that serve.
+    /// The other nodes that hold items: those that serve, and those that are being filled, which may serve before long.
     pub fn others(&self) -> impl Iterator<Item = SlotId> {
         let slots = self.ring.iter().flat_map(|ring| &ring.document().slots);
-        let serves = |(_, entry): &(SlotId, &SlotEntry)| entry.state.serves();
+        let serves =
+            |(_, entry): &(SlotId, &SlotEntry)| entry.state.serves() || entry.state == NodeState::Syncing;
         let is_other = |slot: &SlotId| Some(*slot) != self.me;
         (0..).map(SlotId).zip(slots).filter(serves).map(|(slot, _)| slot).filter(is_other)
     }
@@ -515,8 +521,7 @@ impl<P: Copy> Peers<P> {
     /// Sends a message about copies to a shard of another node, behind those sent there before. False: there is no link to it
     /// that is up; [`Effect::Up`] tells when there is.
     pub fn send_replica(&mut self, to: PeerShard, message: &[u8]) -> bool {
-        let lanes = self.dialled.range((to.slot, 0)..=(to.slot, u8::MAX)).map(|(_, &id)| id);
-        let Some(id) = lanes.into_iter().find(|&id| self.leads_to(id) == Some(to)) else { return false };
+        let Some(id) = self.lane_of(to) else { return false };
         let link = self.link_mut(id).filter(|link| link.is_up());
         let is_sent = link.is_some();
         link.into_iter().for_each(|link| link.send_replica(message));
@@ -529,7 +534,19 @@ impl<P: Copy> Peers<P> {
         link.into_iter().for_each(|link| link.send_grants(message));
     }
 
-    /// The message of an [`Effect::Replica`] or [`Effect::Grants`] is none: ends its link.
+    /// Sends a message about reads to a shard of another node. False: it cannot be sent now, and need not be later.
+    pub fn send_touches(&mut self, to: PeerShard, message: &[u8]) -> bool {
+        let link = self.lane_of(to).and_then(|id| self.link_mut(id)).filter(|link| link.is_up());
+        link.is_some_and(|link| link.send_touches(message))
+    }
+
+    /// The dialled link that leads to a shard of another node.
+    fn lane_of(&self, to: PeerShard) -> Option<LinkId> {
+        let lanes = self.dialled.range((to.slot, 0)..=(to.slot, u8::MAX)).map(|(_, &id)| id);
+        lanes.into_iter().find(|&id| self.leads_to(id) == Some(to))
+    }
+
+    /// The message of an [`Effect::Replica`], [`Effect::Grants`] or [`Effect::Touches`] is none: ends its link.
     pub fn refuse_message(&mut self, link: LinkId) {
         self.link_mut(link).into_iter().for_each(Link::refuse_message);
     }
@@ -618,6 +635,7 @@ impl<P: Copy> Peers<P> {
             Event::RingDiffers => Some(Effect::RingDiffers { link: id }),
             Event::Replica => Some(Effect::Replica { link: id }),
             Event::Grants => Some(Effect::Grants { link: id }),
+            Event::Touches => Some(Effect::Touches { link: id }),
             Event::Request(_) | Event::Response { .. } => unreachable!("they are heard where they come"),
         }
     }

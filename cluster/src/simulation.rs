@@ -514,7 +514,9 @@ impl World {
                 self.execute(index, &request);
                 self.answer(place, None);
             }
-            Effect::Replica { .. } | Effect::Grants { .. } => unreachable!("one copy is all there is"),
+            Effect::Replica { .. } | Effect::Grants { .. } | Effect::Touches { .. } => {
+                unreachable!("one copy is all there is")
+            }
             Effect::RingDiffers { .. } => {
                 assert!(self.etcd.rings_before > 0, "etcd gives one ring for each epoch");
                 node.control.differs();

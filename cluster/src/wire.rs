@@ -24,16 +24,19 @@ pub const BATCH_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a frame.
 pub const FRAME_BYTES_MAX: usize = HEADER_BYTES + BODY_BYTES_MAX + CHECKSUM_BYTES;
 
-/// The versions of the protocol that this build speaks: its own and the one before. The header and the greeting are the same in
-/// all of them.
-pub const VERSIONS: Versions = Versions { lowest: 1, highest: 2 };
+/// The versions of the protocol that this build speaks: its own and at least the one before. The header and the greeting are the same
+/// in all of them.
+pub const VERSIONS: Versions = Versions { lowest: 1, highest: 3 };
 
 /// The version that began to know [`Kind::Batch`].
 pub const BATCH_VERSION: u8 = 2;
 
+/// The version that began to know [`Kind::Touches`].
+pub const TOUCHES_VERSION: u8 = 3;
+
 const _: () = assert!(BATCH_BYTES_MAX <= BODY_BYTES_MAX);
 const _: () =
-    assert!(VERSIONS.highest - VERSIONS.lowest == 1, "a build speaks its own version and the one before");
+    assert!(VERSIONS.highest > VERSIONS.lowest, "a build speaks its own version and at least the one before");
 const _: () = assert!(DOCUMENT_BYTES_MAX <= BODY_BYTES_MAX);
 const _: () = {
     let mut index = 0;
@@ -94,10 +97,13 @@ pub enum Kind {
     Batch = 11,
     /// Copies of hot keys: offered, granted, called back. [`crate::grants`] knows what it means.
     Grants = 12,
+    /// Dialler to acceptor: what was read of whose copies the acceptor's shard may have. [`crate::touches`] knows what it means. From
+    /// [`TOUCHES_VERSION`] on.
+    Touches = 13,
 }
 
 impl Kind {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Hello,
         Self::Challenge,
         Self::Proof,
@@ -110,6 +116,7 @@ impl Kind {
         Self::Replica,
         Self::Batch,
         Self::Grants,
+        Self::Touches,
     ];
 
     fn of(byte: u8) -> Option<Self> {

@@ -7,6 +7,7 @@
 mod classic;
 mod meta;
 
+use slabring_cluster::touches::{Touch, Touches};
 use slabring_engine::{
     Arithmetic, ArithmeticOutcome, CLASSES_MAX, ClassId, Delete, DeleteOutcome, EvictedItem, Extension,
     KeyHash, Place, Seconds, Shard, Store, StoreMode as EngineMode, StoreOutcome,
@@ -17,7 +18,7 @@ use slabring_protocol::{
 };
 use slabring_reactor::{IoCounters, LoanId};
 
-use crate::attention::Attention;
+use crate::attention::{Attention, SAMPLED_OF};
 use crate::batch::{Deferring, ReturnAddress};
 use crate::cluster::old::Old;
 use crate::exptime::{expiry_of, ttl_of};
@@ -60,6 +61,8 @@ pub struct Executor {
     hot_keys: HotKeys,
     /// A request for this key was a sample, and the key is hot: its hash.
     hot_sample: Option<u64>,
+    /// Sampled reads, where items have copies that are to hear of them.
+    touches: Option<Box<Touches>>,
     /// Who has copies of values.
     tracking: Tracking,
     me: ShardId,
@@ -132,6 +135,7 @@ impl Executor {
             attention: Attention::new(seed),
             hot_keys: HotKeys::default(),
             hot_sample: None,
+            touches: None,
             tracking: Tracking::new(memory_bytes),
             me: ShardId(0),
             shard,
@@ -236,15 +240,20 @@ impl Executor {
     #[cold]
     #[inline(never)]
     fn execute_and_look(&mut self, now: Seconds, request: &Request<'_>, connection: u32, out: &mut Vec<u8>) {
-        if self.attention.is_sample() {
+        let is_sample = self.attention.is_sample();
+        if is_sample {
             let mut scratch = [0; KEY_SIZE_MAX];
             let key = request.decoded_key(&mut scratch);
             self.sample(request, key);
         }
+        let hits_before = self.commands.get_hits;
         if self.observed {
             self.execute_observed(now, request, connection, out);
         } else {
             self.execute_unobserved(now, request, out);
+        }
+        if is_sample && self.commands.get_hits > hits_before {
+            self.note_touch(request.decoded_key(&mut [0; KEY_SIZE_MAX]));
         }
         self.note_write(request);
     }
@@ -256,6 +265,30 @@ impl Executor {
         if self.front.is_some() {
             self.hot_sample = self.hot_keys.is_hot(hash).then_some(hash);
         }
+    }
+
+    /// The copies are to hear of a sampled read.
+    fn note_touch(&mut self, key: &[u8]) {
+        self.touches.iter_mut().for_each(|touches| touches.note(key));
+    }
+
+    /// From here on sampled reads are gathered for the copies, or not.
+    pub fn gather_touches(&mut self, wanted: bool) {
+        if wanted != self.touches.is_some() {
+            self.touches = wanted.then(Box::default);
+        }
+    }
+
+    /// Those gathered so far, if any are wanted.
+    pub fn touches(&mut self) -> Option<&mut Touches> {
+        self.touches.as_deref_mut()
+    }
+
+    /// Copies of a key were read so often: as many requests as the samples stand for.
+    pub fn touched(&mut self, now: Seconds, touch: Touch<'_>) {
+        let reads = u32::from(touch.samples) * SAMPLED_OF;
+        let is_there = self.shard.note_reads(now, touch.key, reads);
+        self.traffic.touches_taken += u64::from(is_there);
     }
 
     /// Looks at a request that is executed elsewhere, as [`Executor::execute`] does at its own.
@@ -274,6 +307,9 @@ impl Executor {
     /// Other nodes have answered so many reads of a key of this shard.
     pub fn count_reads_elsewhere(&mut self, key: &[u8], reads: u32) {
         self.hot_keys.count_reads(self.shard.hash(key), key, reads);
+        if reads > 0 {
+            self.note_touch(key);
+        }
     }
 
     /// This shard has answered a read of another node's key.
@@ -678,9 +714,10 @@ impl Executor {
         self.watch_log.fetch(ticket, out);
     }
 
-    /// Memory of what waits for watchers and trackers.
+    /// Memory of what waits for watchers, for trackers, and to be told to copies.
     pub fn log_capacity_bytes(&self) -> usize {
-        self.watch_log.capacity_bytes() + self.tracking.capacity_bytes()
+        let touches = self.touches.as_ref().map_or(0, |touches| touches.buffer_bytes());
+        self.watch_log.capacity_bytes() + self.tracking.capacity_bytes() + touches
     }
 
     /// Whether anybody watches this.

@@ -76,6 +76,8 @@ pub struct Replication {
     waiting: Waiting,
     /// What is to be sent, in order.
     sends: Vec<(PeerShard, Vec<u8>)>,
+    /// What the copies are to hear of reads, whenever.
+    touches: Vec<(PeerShard, Vec<u8>)>,
     /// What is answered.
     finished: Vec<Finished>,
     start: Moment,
@@ -117,6 +119,7 @@ impl Replication {
             bench: Bench::new(&node.settings)?,
             waiting: Waiting::default(),
             sends: Vec::new(),
+            touches: Vec::new(),
             finished: Vec::new(),
             start,
             start_unix: node.clock.unix_microseconds().saturating_sub(clock_of(start).0),
@@ -152,6 +155,7 @@ impl Replication {
             self.replicator.adopt(at, &mut items, ring, me);
             items.settle();
             self.word_at = at;
+            executor.gather_touches(self.mode() != Mode::Rf1);
         }
     }
 
@@ -291,6 +295,14 @@ impl Replication {
         }
         items.settle();
         self.collect(None);
+        if let Some(touches) = executor.touches() {
+            self.touches = touches.take(self.now, |hash| self.replicator.copies_of(hash));
+        }
+    }
+
+    /// What the copies are to hear of reads: it may get lost.
+    pub fn take_touches(&mut self) -> Vec<(PeerShard, Vec<u8>)> {
+        std::mem::take(&mut self.touches)
     }
 
     /// What there is to say to the conductor, when it is time.
@@ -409,7 +421,6 @@ impl Replication {
             executor.execute_for(now, request, asker, out);
             return self.check_read(hash, start, out).map(|()| Executed::Now);
         }
-        executor.look(request, key);
         if evaluate::names_cas(request) {
             return Ok(Executed::Refused(ErrorReply::CasIsVersion));
         }
@@ -420,6 +431,8 @@ impl Replication {
             return Err(Refused::Wait);
         }
         let version = self.replicator.peek_version().ok_or(Refused::WornOut)?;
+        // Not before: who waits for the key comes by again and again.
+        executor.look(request, key);
         let fence = fence_named(request);
         let known = fence.and_then(|_| executor.shard().fence_of(key));
         if !executor.admits(request, key) {

@@ -85,6 +85,8 @@ counters! {
         /// Copies that other nodes had compared with what this one has as primary, those that it did not have any more, and those that
         /// differed; and whether this shard is having all of its own compared.
         scrub_compared, scrub_gone, scrub_differed, scrub_open,
+        /// Messages to copies about reads, and items here that others' messages told of.
+        touches_sent, touches_taken,
         /// Reads of other nodes' keys that were answered from copies, copies granted to others, held here now, and called back, and
         /// writes that had to wait for that.
         front_hits, grants_given, grants_held, revocations, revocation_waits,

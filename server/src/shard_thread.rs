@@ -329,6 +329,10 @@ impl<I: Io> ShardThread<I> {
         for (to, message) in replication.take_sends() {
             links.send_replica(to, &message);
         }
+        for (to, message) in replication.take_touches() {
+            let is_sent = links.send_touches(to, &message);
+            self.dispatcher.executor.traffic.touches_sent += u64::from(is_sent);
+        }
         replication.take_word().into_iter().for_each(|word| links.say(word));
         let finished = replication.take_finished();
         self.dispatcher.executor.replication = Some(replication);

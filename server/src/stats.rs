@@ -322,6 +322,8 @@ fn cluster_fields(out: &mut Vec<u8>, cluster: &Cluster, report: &ShardReport) {
             ("slabring_replication_scrub_gone", traffic.scrub_gone),
             ("slabring_replication_scrub_differed", traffic.scrub_differed),
             ("slabring_replication_scrub_open", traffic.scrub_open),
+            ("slabring_replication_touches_sent", traffic.touches_sent),
+            ("slabring_replication_touches_taken", traffic.touches_taken),
         ],
     );
 }

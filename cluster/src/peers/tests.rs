@@ -124,7 +124,7 @@ impl Pair {
                 self.sides[side].connected(self.now, link, [2; NONCE_BYTES]);
             }
             Effect::Up { .. } | Effect::RingReceived | Effect::RingDiffers { .. } => {}
-            Effect::Replica { .. } | Effect::Grants { .. } => {
+            Effect::Replica { .. } | Effect::Grants { .. } | Effect::Touches { .. } => {
                 self.copies.push(self.sides[side].body().to_vec());
             }
             Effect::Closed { link, .. } => {
@@ -327,6 +327,18 @@ fn two_rings_of_one_epoch_are_noticed() {
     pair.ask(1).unwrap();
     pair.run();
     assert_eq!(pair.answers, [(1, Err(Failure::Disagreement))]);
+}
+
+#[test]
+fn who_is_being_filled_is_told_what_all_who_hold_items_are_told() {
+    let mut pair = Pair::linked();
+    let states = [(NodeState::Syncing, true), (NodeState::Draining, true), (NodeState::Down, false)];
+    for (epoch, (state, is_told)) in (2..).zip(states) {
+        let mut document = ring(epoch, [256, 256]).document().clone();
+        document.slots[1].state = state;
+        pair.adopt(0, Arc::new(Ring::new(document).unwrap()));
+        assert_eq!(pair.sides[0].others().eq([SlotId(1)]), is_told, "{state:?}");
+    }
 }
 
 #[test]

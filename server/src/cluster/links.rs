@@ -19,6 +19,7 @@ use slabring_cluster::ring::Ring;
 use slabring_cluster::ring::partitions::PartitionSet;
 use slabring_cluster::table::SlotId;
 use slabring_cluster::time::Micros;
+use slabring_cluster::touches;
 use slabring_engine::Seconds;
 use slabring_protocol::Limits;
 use slabring_reactor::clock::Moment;
@@ -244,7 +245,7 @@ impl Links {
         self.peers.must_wait(self.now, hash, request_bytes + PART_BYTES_BEYOND_KEY)
     }
 
-    /// The other nodes that serve.
+    /// The other nodes that hold items.
     pub fn others(&self) -> Vec<SlotId> {
         self.peers.others().collect()
     }
@@ -258,6 +259,13 @@ impl Links {
     /// Sends a message about copies. What cannot be sent now is sent again by those who wait for its answer.
     pub fn send_replica(&mut self, to: PeerShard, message: &[u8]) {
         self.has_news |= self.peers.send_replica(to, message);
+    }
+
+    /// Sends a message about reads. False: it cannot be sent now, and need not be later.
+    pub fn send_touches(&mut self, to: PeerShard, message: &[u8]) -> bool {
+        let is_sent = self.peers.send_touches(to, message);
+        self.has_news |= is_sent;
+        is_sent
     }
 
     /// When the coordinator was last heard of.
@@ -468,6 +476,7 @@ impl Links {
                 Effect::Up { link } => self.came_up(link, dispatcher),
                 Effect::Replica { link } => self.take_replica(link, dispatcher),
                 Effect::Grants { link } => self.take_grants(link, dispatcher),
+                Effect::Touches { link } => self.take_touches(link, dispatcher),
                 Effect::Closed { link, reason, was_up } => {
                     self.closed(io, link, &reason, was_up, dispatcher);
                 }
@@ -527,6 +536,16 @@ impl Links {
             self.peers.refuse_message(link);
         }
         executor.replication = Some(replication);
+    }
+
+    /// Another node has answered reads of what this one may have copies of.
+    fn take_touches(&mut self, link: LinkId, dispatcher: &mut Dispatcher) {
+        let now = dispatcher.now;
+        let touches = touches::decode(self.peers.body());
+        let outcome = touches.map(|all| all.for_each(|touch| dispatcher.executor.touched(now, touch)));
+        if outcome.is_err() {
+            self.peers.refuse_message(link);
+        }
     }
 
     fn tell_copies(&self, link: LinkId, is_up: bool, dispatcher: &mut Dispatcher) {

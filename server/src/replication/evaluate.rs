@@ -132,7 +132,9 @@ pub fn may_change(shard: &Shard, now: Seconds, request: &Request<'_>, key: &[u8]
         Command::MetaGet(_) => request.meta_numbers(),
         _ => return true,
     };
-    let Some(item) = shard.peek(now, key) else { return numbers.creation_exptime().is_some() };
+    let Some(item) = shard.peek(now, key) else {
+        return numbers.creation_exptime().is_some() || removes(request);
+    };
     let left = match item.expiry() {
         Expiry::At(at) => i64::from(at.0.saturating_sub(now.0)),
         Expiry::Never => i64::MAX,
@@ -170,6 +172,7 @@ fn removes(request: &Request<'_>) -> bool {
     match request.command {
         Command::Delete { .. } | Command::MetaDelete(_) => true,
         Command::Touch { exptime } | Command::GetAndTouch { exptime, .. } => exptime < 0,
+        Command::MetaGet(_) => request.meta_numbers().exptime.is_some_and(|exptime| exptime < 0),
         // A value that is too large, or dead already.
         Command::Store { mode, .. } => brings(mode),
         Command::StoreTooLarge { removes } => removes,
@@ -366,16 +369,26 @@ mod tests {
             "md k C7\r\n",
             "touch k -1\r\n",
             "gat -1 k\r\n",
+            "mg k T-1\r\n",
+            "mg k v q T-1\r\n",
             "set k 0 -1 1\r\n1\r\n",
             "ms k 1 T-1\r\n1\r\n",
         ];
-        let leave = ["touch k 1\r\n", "gat 1 k\r\n", "incr k 1\r\n", "replace k 0 0 1\r\n1\r\n"];
+        let leave =
+            ["touch k 1\r\n", "gat 1 k\r\n", "mg k T1\r\n", "incr k 1\r\n", "replace k 0 0 1\r\n1\r\n"];
         let mut pair = Pair::new();
         let mut outcome = |line: &str| {
             let shard = pair.copied.shard();
             pair.bench.evaluate(shard, pair.now, &request(line), b"k", 1 << 60, &mut Vec::new())
         };
         for line in ends {
+            let request = request(line);
+            assert!(may_change(
+                &Shard::new(&Config::with_memory(MEMORY_BYTES)).unwrap(),
+                Seconds(NOW),
+                &request,
+                b"k"
+            ));
             assert!(matches!(outcome(line), Evaluated::Changed(None)), "{line:?}");
         }
         for line in leave {

@@ -218,3 +218,40 @@ fn requests_of_a_batch_take_credit_each() {
     let refused = Event::Closed { reason: CloseReason::CreditExceeded, was_up: true };
     assert_eq!(pair.b.next(pair.now), Some(refused));
 }
+
+#[test]
+fn a_node_of_a_version_before_is_told_of_no_reads() {
+    for [of_a, of_b] in [[3, 2], [2, 3], [3, 1], [3, 3]] {
+        let mut pair = Pair::of(speaking("a", of_a), speaking("b", of_b), expected("b"));
+        pair.run();
+        let knows = [of_a, of_b] == [3, 3];
+        assert_eq!(pair.a.send_touches(b"\x01\x01k"), knows, "{of_a} and {of_b}");
+        let sent = pair.a.take_output(pair.now, Vec::new());
+        assert_eq!(sent.is_some(), knows);
+        sent.into_iter().for_each(|bytes| pair.b.receive(pair.now, &bytes));
+        let heard: Vec<_> = std::iter::from_fn(|| pair.b.next(pair.now)).collect();
+        assert_eq!(heard.contains(&Event::Touches), knows, "{heard:?}");
+        assert!(pair.b.is_up());
+    }
+}
+
+#[test]
+fn reads_that_the_other_side_may_not_tell_of_end_the_link() {
+    for [of_a, of_b] in [[3, 2], [2, 3]] {
+        let mut pair = Pair::of(speaking("a", of_a), speaking("b", of_b), expected("b"));
+        pair.run();
+        let mut bytes = Vec::new();
+        wire::encode(&Header::new(Kind::Touches, Epoch(3)), b"\x01\x01k", &mut bytes);
+        pair.b.receive(pair.now, &bytes);
+        let reason = CloseReason::Unexpected(Kind::Touches);
+        assert_eq!(pair.b.next(pair.now), Some(Event::Closed { reason, was_up: true }));
+    }
+}
+
+#[test]
+fn nobody_is_told_of_reads_while_much_waits_to_be_sent() {
+    let mut pair = Pair::up();
+    assert!(pair.a.send_touches(b"\x01\x01k"));
+    pair.a.send_replica(&vec![0; OUTPUT_STALL_BYTES]);
+    assert!(!pair.a.send_touches(b"\x01\x01k"));
+}

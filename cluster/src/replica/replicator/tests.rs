@@ -511,3 +511,33 @@ fn of_two_keys_in_doubt_with_one_hash_a_copy_keeps_the_later() {
     assert!(store.read(now, 7, &first).is_none() && store.read(now, 7, &second).is_some());
     assert_eq!(replicator.doubts.get(&7).map(|doubt| &doubt.key), Some(&second));
 }
+
+#[test]
+fn who_did_not_run_calls_nobody_silent_for_what_it_did_not_hear_meanwhile() {
+    let mut pair = Pair::new(2, Mode::Sync);
+    (0..20).for_each(|_| pair.pass(100));
+    let said_of_the_other = |pair: &Pair| {
+        let report = pair.ends[0].replicator.report(pair.now);
+        assert_eq!([report.silent.len(), report.heard.len()].iter().sum::<usize>(), 1, "it is a member");
+        if report.silent.is_empty() { "heard" } else { "silent" }
+    };
+    let runs_alone = |pair: &mut Pair, millis: u64| {
+        pair.now = pair.now + Micros::from_millis(millis);
+        pair.say(0);
+    };
+    assert_eq!(said_of_the_other(&pair), "heard");
+    // All of the machine stops for a minute, and this one is the first to run again.
+    runs_alone(&mut pair, 60_000);
+    for _ in 0..14 {
+        assert_eq!(said_of_the_other(&pair), "heard");
+        runs_alone(&mut pair, 100);
+    }
+    assert_eq!(said_of_the_other(&pair), "heard");
+    runs_alone(&mut pair, 100);
+    assert_eq!(said_of_the_other(&pair), "silent", "it ran for as long as that takes");
+    // What it was away for before does not count twice, and a pause that is none changes nothing.
+    runs_alone(&mut pair, 499);
+    assert_eq!(said_of_the_other(&pair), "silent");
+    pair.pass(1);
+    assert_eq!(said_of_the_other(&pair), "heard");
+}
