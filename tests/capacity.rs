@@ -13,6 +13,9 @@ use slabring_tests::{Connection, Server};
 /// Memory a server may need beside its items: code, stacks, buffers, index.
 const OVERHEAD_MAX_KIB: u64 = 64 << 10;
 
+/// Bytes of values that are sent before their answers are read.
+const PIPELINE_BYTES: usize = 16 << 10;
+
 /// Runs a case against memcached where it is installed and against Slabring, both with these arguments.
 fn check(args: &[&str], case: impl Fn(&Server)) {
     if let Some(memcached) = Server::memcached(args) {
@@ -32,6 +35,24 @@ fn value_of(key: &str, size: usize) -> Vec<u8> {
 fn try_set(connection: &mut Connection, key: &str, value: &[u8]) -> String {
     let value = std::str::from_utf8(value).expect("values here are text");
     connection.command(&format!("set {key} 0 0 {}\r\n{value}", value.len()))
+}
+
+/// Sets keys to values of one size, which must all be stored: small ones many at a time.
+#[track_caller]
+fn set_all(connection: &mut Connection, keys: &[String], size: usize) {
+    for keys in keys.chunks((PIPELINE_BYTES / size).max(1)) {
+        let mut requests = Vec::new();
+        for key in keys {
+            requests.extend(format!("set {key} 0 0 {size}\r\n").into_bytes());
+            requests.extend(value_of(key, size));
+            requests.extend(b"\r\n");
+        }
+        connection.send(requests).expect("sets are taken");
+        for key in keys {
+            let answer = connection.read_line().expect("a set is answered");
+            assert_eq!(answer, b"STORED", "{key}, {size} bytes: {}", answer.escape_ascii());
+        }
+    }
 }
 
 #[test]
@@ -87,13 +108,11 @@ fn values_of_changing_sizes_find_room_in_a_full_cache() {
     check(&["-t", "2", "-m", "32"], |server| {
         let mut connection = server.connect();
         for (round, size) in [100, 500_000, 3_000, 60_000, 100, 900_000].into_iter().enumerate() {
-            for n in 0..80_000_000 / (size + 400) {
-                let key = format!("round:{round}:{n}");
-                let answer = try_set(&mut connection, &key, &value_of(&key, size));
-                assert_eq!(answer, "STORED", "{key}, {size} bytes");
-            }
-            let last = format!("round:{round}:{}", 80_000_000 / (size + 400) - 1);
-            assert!(connection.get(&last) == Some(value_of(&last, size)), "{last} was set last");
+            let count = 80_000_000 / (size + 400);
+            let keys: Vec<_> = (0..count).map(|n| format!("round:{round}:{n}")).collect();
+            set_all(&mut connection, &keys, size);
+            let last = keys.last().expect("many");
+            assert!(connection.get(last) == Some(value_of(last, size)), "{last} was set last");
         }
     });
 }
@@ -376,7 +395,13 @@ fn clients_that_stop_in_the_middle_of_large_values_cost_little_more_than_the_cac
             let size_kib = resident_kib_max(&server);
             let limit_kib = (64 << 10) + OVERHEAD_MAX_KIB / 2 + CLIENTS as u64 * HALF_SENT_KIB_MAX;
             assert!(size_kib < limit_kib, "{args:?}: {size_kib} KiB, at most {limit_kib}");
-            healthy.set("small", "value");
+            for len in [5, 300, 3_000] {
+                assert_eq!(
+                    try_set(&mut healthy, "small", &value_of("small", len)),
+                    "STORED",
+                    "{args:?}: {len}"
+                );
+            }
             set_whole_values(&mut healthy, "late", SIZE);
             for client in [among, behind] {
                 client.join().expect("it is answered, and goes on");

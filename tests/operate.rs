@@ -12,7 +12,7 @@ use slabring_cluster::ring::{NodeState, Ring, RingDocument};
 use slabring_tests::cluster::Neighbourhood;
 use slabring_tests::etcd::Etcd;
 use slabring_tests::process::Finished;
-use slabring_tests::{Connection, Server, cli, wait_until};
+use slabring_tests::{Connection, Server, Signal, cli, wait_until};
 
 /// Members from the start; one more stands by.
 const NODES: u8 = 3;
@@ -23,6 +23,7 @@ const KEPT: usize = 2_000;
 const KEYS: usize = 100;
 
 struct Scene {
+    place: Neighbourhood,
     etcd: Etcd,
     nodes: Vec<Server>,
 }
@@ -34,7 +35,7 @@ impl Scene {
         cli::command();
         let place = Neighbourhood::new();
         let etcd = Etcd::start(place)?;
-        let mut scene = Self { etcd, nodes: Vec::new() };
+        let mut scene = Self { place, etcd, nodes: Vec::new() };
         for number in 1..=STANDBY {
             let more: &[&str] = if number == STANDBY { &["--weight", "0"] } else { &[] };
             let (url, peer) = (scene.etcd.url(), place.peer(number).to_string());
@@ -302,6 +303,81 @@ fn what_would_do_harm_is_refused_and_says_why() {
     is_refused(&scene, "weight n4 9 --yes", "n4 is not a member");
     is_refused(&scene, "scrub", "has no copies");
     is_refused(&scene, "down n1 --cluster-id other --yes", "--cluster-id");
+}
+
+/// The one who stands by gets its place while it stands still, and dies: with a lease of five seconds a slow machine may need some attempts.
+fn join_and_kill(scene: &Scene) {
+    let dying = &scene.nodes[usize::from(STANDBY) - 1];
+    let has_place =
+        |scene: &Scene| scene.ring().document().slots.iter().any(|slot| slot.node.0.as_str() == "n4");
+    for _ in 0..20 {
+        wait_until("a node that stands by", || scene.done("status").contains("not a member, and here: n4"));
+        dying.signal(Signal::Stop);
+        let joins = scene.run("join n4 --no-wait").status.success();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while joins && Instant::now() < deadline {
+            if has_place(scene) {
+                return dying.signal(Signal::Kill);
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        dying.signal(Signal::Continue);
+    }
+    panic!("a node that stood still was never taken in");
+}
+
+#[test]
+fn a_movement_to_a_node_that_died_says_whom_it_waits_for_and_turns_back_when_told() {
+    let Some(mut scene) = Scene::new(&["-t", "1", "--replicas", "2"]) else { return };
+    let (url, own) = (scene.etcd.url(), scene.place.peer(9).to_string());
+    let elsewhere = scene.place.peer(10).to_string();
+    let args = ["--etcd", &url, "--peer-listen", &own, "--peer-advertise", &elsewhere, "--node-id", "n9"];
+    scene.nodes.push(Server::start_on(scene.place.client(9), &args).expect("a node starts"));
+    let mut front = scene.nodes[0].connect();
+    for key in 0..KEPT {
+        wait_until("a write", || front.command(&format!("set kept{key} 0 0 5\r\nvalue")) == "STORED");
+    }
+
+    join_and_kill(&scene);
+    let mut status = String::new();
+    wait_until("a word of whom it waits for", || {
+        status = scene.done("status");
+        status.contains("waits for n4, which is down, until")
+    });
+    assert!(status.contains("when what has moved goes back") && status.contains("moving: "), "{status}");
+    assert!(status.contains("n9 gets no place: n") && status.contains(&elsewhere), "{status}");
+    let told = scene.done("status --json");
+    assert!(told.contains(r#""turns_back":true"#) && told.contains("\"not_reached\":{\"n9\":"), "{told}");
+    let printed = scene.done("weight n4 0");
+    assert!(printed.contains("n4 holds nothing and has left"), "{printed}");
+    assert_eq!((scene.ring().document().slots.len(), members(&scene.nodes[0])), (3, 3));
+    assert_eq!(scene.kept(), KEPT);
+
+    // Others need not wait for it, and are told what they leave.
+    let asked = scene.run("down n3");
+    assert!(
+        asked.stdout.contains("leaves 1 copy of what it holds where the ring wants 2"),
+        "{}",
+        asked.stdout
+    );
+    let asked = scene.run("drain n3 --json");
+    assert!(
+        asked.stdout.contains(r#""copies_left":2"#) && asked.stdout.lines().count() == 1,
+        "{}",
+        asked.stdout
+    );
+    scene.done("drain n3 --yes");
+    let asked = scene.run("weight n2 0");
+    assert_eq!(asked.status.code(), Some(2), "{}", asked.stdout);
+    assert!(
+        asked.stdout.contains("leaves 1 copy of each partition where the ring wants 2"),
+        "{}",
+        asked.stdout
+    );
+    scene.done("drain n2 --yes");
+    let refused = scene.run("weight n1 0 --yes");
+    assert!(refused.stderr.contains("the only node"), "{}", refused.stderr);
+    assert_eq!(scene.kept(), KEPT);
 }
 
 /// What is written for a node that is out, and had the only copy, lives where it would go next, and not for long.

@@ -305,8 +305,8 @@ pub(crate) enum ClusterCommand {
     Weight {
         #[command(flatten)]
         node: NodeArguments,
-        /// Its share, in 256ths of a full node
-        #[arg(value_name = "PARTS", value_parser = clap::value_parser!(u16).range(1..=256))]
+        /// Its share, in 256ths of a full node; with 0 it holds nothing and stays a member
+        #[arg(value_name = "PARTS", value_parser = clap::value_parser!(u16).range(0..=256))]
         weight: u16,
     },
     /// Compare all copies with what their primaries have, now; what differs is mended

@@ -13,6 +13,7 @@ use slabring_etcd::Standing;
 
 use crate::failure::Failure;
 use crate::table::Table;
+use crate::waits::{self, Wait};
 
 /// One node's part of a ring.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -114,6 +115,7 @@ fn changes(ring: &Ring, standing: Option<&Standing>) -> String {
         lines.push(format!("moving: {moved} of {moving} partitions have their new owners"));
     }
     if let Some(standing) = standing {
+        lines.extend(waits::line(&waits::waits(ring, standing)));
         let conductor = standing.conductor.as_ref();
         lines.push(conductor.map_or_else(
             || "nobody decides on changes of the ring now".to_owned(),
@@ -122,6 +124,7 @@ fn changes(ring: &Ring, standing: Option<&Standing>) -> String {
         let wish = |(node, wish): (&NodeId, &Wish)| format!("wished for {node}: {}", words(*wish));
         lines.extend(standing.wishes.iter().map(wish));
         lines.extend(standing_by(ring, standing).map(|node| format!("not a member, and here: {node}")));
+        lines.extend(standing.nodes.keys().filter_map(|node| waits::unreached(standing, node)));
     }
     if lines.is_empty() { String::new() } else { format!("\n{}\n", lines.join("\n")) }
 }
@@ -182,6 +185,10 @@ pub(crate) fn status_json(
         let wish = |(node, wish): (&NodeId, &Wish)| (node.to_string(), words(*wish).into());
         json["conductor"] = standing.conductor.as_ref().map(ToString::to_string).into();
         json["wishes"] = Value::Object(standing.wishes.iter().map(wish).collect());
+        let unreached = standing.waits.unreached.iter();
+        let unreached = unreached.map(|told| (told.node.to_string(), told.why.clone().into()));
+        json["waits_for"] = waits::waits(ring, standing).iter().map(Wait::json).collect();
+        json["not_reached"] = Value::Object(unreached.collect());
         json["not_members"] = standing_by(ring, standing).map(ToString::to_string).collect();
     }
     json

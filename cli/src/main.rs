@@ -28,6 +28,7 @@ mod operate;
 mod scrub;
 mod show;
 mod table;
+mod waits;
 
 /// What the exit status says of a command that worked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

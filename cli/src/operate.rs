@@ -9,7 +9,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 use slabring_client::cluster::migrate::{self, FLIPS_MAX};
 use slabring_client::cluster::names::NodeId;
-use slabring_client::cluster::placement::PARTITION_COUNT;
+use slabring_client::cluster::placement::{PARTITION_COUNT, PartitionId};
 use slabring_client::cluster::replica::COPIED_ITEM_BYTES_MAX;
 use slabring_client::cluster::report::Wish;
 use slabring_client::cluster::ring::{Mode, NodeState, Ring, RingDocument, SlotEntry};
@@ -20,7 +20,8 @@ use slabring_etcd::{ClusterKeys, Standing};
 use crate::args::{NodeArguments, Target};
 use crate::cluster::{percent, state, words};
 use crate::failure::Failure;
-use crate::show::{Moment, Show};
+use crate::show::{Moment, Plan, Show};
+use crate::waits;
 use crate::{Verdict, is_confirmed};
 
 /// Time from one look to the next.
@@ -95,8 +96,9 @@ impl<'a> Operation<'a> {
     pub(crate) fn carry_out(mut self, mut show: Show) -> Result<Verdict, Failure> {
         let is_interrupted = Arc::new(AtomicBool::new(false));
         if self.is_to_be_wished() {
-            show.announce(&self.announcement())?;
-            if self.needs_consent() && !self.arguments.yes && !is_confirmed("Go on?")? {
+            let plan = self.announcement();
+            show.announce(&plan)?;
+            if self.needs_consent(plan.copies) && !self.arguments.yes && !is_confirmed("Go on?")? {
                 return Err(Failure::NotWanted);
             }
         }
@@ -152,12 +154,16 @@ impl<'a> Operation<'a> {
         let is_done =
             self.is_done() && (self.standing.wishes.get(&self.node) == Some(&self.wish) || self.is_quiet());
         let what = if is_done { self.result() } else { self.doing() };
-        Moment { epoch: document.epoch.0, what, progress: self.ring.progress(), is_done }
+        let waits = if is_done { Vec::new() } else { waits::waits(&self.ring, &self.standing) };
+        Moment { epoch: document.epoch.0, what, progress: self.ring.progress(), waits, is_done }
     }
 
     fn result(&self) -> String {
         let node = &self.node;
         match self.wish {
+            Wish::Weight(_) if self.member().is_none() => {
+                format!("{node} holds nothing and has left; `join` takes it in again")
+            }
             Wish::Weight(weight) => format!("{node} serves with weight {weight}"),
             Wish::Drain => {
                 format!("{node} holds nothing any more and may be stopped; `join` takes it in again")
@@ -172,6 +178,12 @@ impl<'a> Operation<'a> {
         }
         if self.ring.progress().is_some() {
             return "moving".to_owned();
+        }
+        if self.member().is_none() && !self.standing.nodes.contains_key(&self.node) {
+            return format!("{} is not there any more: it joins when it is started again", self.node);
+        }
+        if let Some(why) = waits::unreached(&self.standing, &self.node) {
+            return why;
         }
         let is_away = |slot: &SlotEntry| slot.state.is_away();
         if let Some((_, slot)) = members(self.ring.document()).find(|(_, slot)| is_away(slot)) {
@@ -192,27 +204,64 @@ impl<'a> Operation<'a> {
             (Wish::Weight(weight), Some((_, slot))) => {
                 is_still && slot.state == NodeState::Up && slot.weight == weight
             }
-            (Wish::Weight(_), None) => false,
+            // Who is to have nothing and is down leaves.
+            (Wish::Weight(weight), None) => is_still && weight == 0,
             (Wish::Drain, member) => is_still && member.is_none(),
             (Wish::Down, member) => member.is_none_or(|(_, slot)| slot.state == NodeState::Down),
         }
     }
 
     fn is_to_be_wished(&self) -> bool {
-        // Who is not a member and is to stay out must be told so, or it joins.
-        let needs_word = self.member().is_none() && self.standing.nodes.contains_key(&self.node);
+        // Who is out and is to stay so must be told, or it returns.
+        let needs_word = self.wish == Wish::Down
+            || self.member().is_none() && self.standing.nodes.contains_key(&self.node);
         let is_there = self.is_done() && self.is_quiet() && !needs_word;
         self.standing.wishes.get(&self.node) != Some(&self.wish) && !is_there
     }
 
     /// Whether it takes something away, or cannot be taken back.
-    fn needs_consent(&self) -> bool {
+    fn needs_consent(&self, (wanted, left): (usize, usize)) -> bool {
         let is_first = self.ring.document().replication.is_none();
-        matches!(self.wish, Wish::Drain | Wish::Down) || is_first
+        matches!(self.wish, Wish::Drain | Wish::Down) || is_first || left < wanted
+    }
+
+    /// Members beside the node that hold something, or will.
+    fn others(&self) -> impl Iterator<Item = &SlotEntry> {
+        let movement = self.ring.document().replication.as_ref().and_then(|known| known.movement.as_ref());
+        let weight = move |(slot, entry): &(SlotId, &SlotEntry)| {
+            movement.map_or(entry.weight, |movement| movement.weights[usize::from(slot.0)])
+        };
+        let is_to_go = |node: &NodeId| {
+            let wish = self.standing.wishes.get(node);
+            matches!(wish, Some(Wish::Drain | Wish::Down | Wish::Weight(0)))
+        };
+        let others = members(self.ring.document()).filter(move |member| weight(member) > 0);
+        others.map(|(_, entry)| entry).filter(move |entry| entry.node != self.node && !is_to_go(&entry.node))
+    }
+
+    /// Copies that each partition should have, and how many that with the fewest has afterwards.
+    fn copies(&self) -> (usize, usize) {
+        let wanted = usize::from(self.ring.document().replicas);
+        let left = match self.wish {
+            Wish::Weight(1..) => wanted,
+            Wish::Weight(0) | Wish::Drain => wanted.min(self.others().count()),
+            Wish::Down => self.copies_without(),
+        };
+        (wanted, left)
+    }
+
+    /// The fewest copies of a partition that are served when the node is not.
+    fn copies_without(&self) -> usize {
+        let serves = |slot: &&SlotId| {
+            let entry = self.ring.slot(**slot);
+            entry.state.serves() && entry.node != self.node
+        };
+        let copies = |partition| self.ring.owners(partition).iter().filter(serves).count();
+        PartitionId::all().map(copies).min().unwrap_or_default()
     }
 
     /// What is going to happen.
-    fn announcement(&self) -> String {
+    fn announcement(&self) -> Plan {
         let node = &self.node;
         let mut text = match self.wish {
             Wish::Weight(weight) if self.is_join => format!("{node} joins with weight {weight}"),
@@ -223,7 +272,16 @@ impl<'a> Operation<'a> {
             }
             Wish::Down => format!("{node} is taken out at once; what it holds is lost"),
         };
-        if let Some(progress) = self.plan().as_ref().and_then(Ring::progress) {
+        let (wanted, left) = self.copies();
+        if left < wanted && wanted > 1 {
+            text += &format!(
+                ", which leaves {left} cop{} of {} where the ring wants {wanted}",
+                if left == 1 { "y" } else { "ies" },
+                if self.wish == Wish::Down { "what it holds" } else { "each partition" },
+            );
+        }
+        let progress = self.plan().as_ref().and_then(Ring::progress);
+        if let Some(progress) = progress {
             text += &format!(
                 ": {} of {PARTITION_COUNT} partitions ({:.1}%) change owners, in batches of at most {FLIPS_MAX}; {} copies are made",
                 progress.moving,
@@ -235,7 +293,7 @@ impl<'a> Operation<'a> {
             text += "\nFrom the first such change on this ring keeps account of what moves, so that nothing is lost by it: \
                      writes cost more from then on, and values have at most 8 MiB.";
         }
-        text
+        Plan { text, progress, copies: (wanted, left) }
     }
 
     /// The ring when the movement has begun; none if that cannot be told now.
@@ -271,6 +329,14 @@ impl<'a> Operation<'a> {
         let is_leaving = matches!(self.wish, Wish::Drain | Wish::Down);
         if is_leaving && self.member().is_some() && others.count() == 0 {
             return refuse(format!("{node} is the only node that serves"));
+        }
+        if matches!(self.wish, Wish::Drain | Wish::Weight(0))
+            && self.member().is_some()
+            && self.others().count() == 0
+        {
+            return refuse(format!(
+                "{node} is the only node that is to hold anything: nobody could take what it gives away"
+            ));
         }
         if let (Wish::Down, Some((slot, entry))) = (self.wish, self.member())
             && document.mode == Mode::Sync

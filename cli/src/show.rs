@@ -7,6 +7,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use slabring_client::cluster::ring::Progress;
 
+use crate::waits::{self, Wait};
+
 /// One moment of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Moment {
@@ -16,8 +18,34 @@ pub(crate) struct Moment {
     pub(crate) what: String,
     /// What moves, if something does.
     pub(crate) progress: Option<Progress>,
+    /// Whom it waits for.
+    pub(crate) waits: Vec<Wait>,
     /// Whether nothing is left to do.
     pub(crate) is_done: bool,
+}
+
+/// What is going to happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// In words.
+    pub(crate) text: String,
+    /// What moves, as far as it can be told.
+    pub(crate) progress: Option<Progress>,
+    /// Copies of a partition that the ring wants, and how many the worst has afterwards.
+    pub(crate) copies: (usize, usize),
+}
+
+impl Plan {
+    fn json(&self) -> Value {
+        json!({
+            "plan": self.text,
+            "partitions": self.progress.map(|progress| progress.moving),
+            "copies_made": self.progress.map(|progress| progress.copies),
+            "copies_wanted": self.copies.0,
+            "copies_left": self.copies.1,
+            "done": false,
+        })
+    }
 }
 
 /// Where it is shown.
@@ -41,9 +69,12 @@ impl Show {
         }
     }
 
-    /// Tells people what comes before anything happens; programs know it.
-    pub(crate) fn announce(&self, text: &str) -> io::Result<()> {
-        if matches!(self, Self::Json) { Ok(()) } else { writeln!(io::stdout(), "{text}") }
+    /// Tells what comes before anything happens.
+    pub(crate) fn announce(&self, plan: &Plan) -> io::Result<()> {
+        match self {
+            Self::Json => writeln!(io::stdout(), "{}", plan.json()),
+            Self::Lines | Self::Bar(_) => writeln!(io::stdout(), "{}", plan.text),
+        }
     }
 
     /// Shows a moment that differs from the one before.
@@ -73,7 +104,7 @@ fn draw(bar: &mut Option<ProgressBar>, moment: &Moment) -> io::Result<()> {
     shown.set_style(ProgressStyle::with_template(template).expect("a template that is good once is good"));
     shown.set_length(length(moving));
     shown.set_position(length(moved));
-    shown.set_message(moment.what.clone());
+    shown.set_message(what_of(moment));
     shown.tick();
     Ok(())
 }
@@ -83,7 +114,13 @@ fn line_of(moment: &Moment) -> String {
     let moved = moved.map_or_else(String::new, |Progress { moving, moved, .. }| {
         format!(", {moved} of {moving} partitions")
     });
-    format!("epoch {}: {}{moved}", moment.epoch, moment.what)
+    let waits = waits::line(&moment.waits).map_or_else(String::new, |waits| format!("; {waits}"));
+    format!("epoch {}: {}{moved}{waits}", moment.epoch, moment.what)
+}
+
+fn what_of(moment: &Moment) -> String {
+    waits::line(&moment.waits)
+        .map_or_else(|| moment.what.clone(), |waits| format!("{}; {waits}", moment.what))
 }
 
 fn json_of(moment: &Moment) -> Value {
@@ -92,6 +129,7 @@ fn json_of(moment: &Moment) -> Value {
         "what": moment.what,
         "partitions": moment.progress.map(|progress| progress.moving),
         "moved": moment.progress.map(|progress| progress.moved),
+        "waits_for": moment.waits.iter().map(Wait::json).collect::<Vec<_>>(),
         "done": moment.is_done,
     })
 }
@@ -103,13 +141,20 @@ mod tests {
     #[test]
     fn a_moment_is_one_line_for_people_and_one_for_programs() {
         let progress = Some(Progress { moving: 4_000, moved: 256, copies: 4_000 });
-        let moment = Moment { epoch: 9, what: "n3 is draining".to_owned(), progress, is_done: false };
+        let moment = Moment {
+            epoch: 9,
+            what: "n3 is draining".to_owned(),
+            progress,
+            waits: Vec::new(),
+            is_done: false,
+        };
         assert_eq!(line_of(&moment), "epoch 9: n3 is draining, 256 of 4000 partitions");
         let expected = json!({
-            "epoch": 9, "what": "n3 is draining", "partitions": 4_000, "moved": 256, "done": false,
+            "epoch": 9, "what": "n3 is draining", "partitions": 4_000, "moved": 256, "waits_for": [], "done": false,
         });
         assert_eq!(json_of(&moment), expected);
-        let done = Moment { epoch: 10, what: "done".to_owned(), progress: None, is_done: true };
+        let done =
+            Moment { epoch: 10, what: "done".to_owned(), progress: None, waits: Vec::new(), is_done: true };
         assert_eq!(line_of(&done), "epoch 10: done");
     }
 }

@@ -98,7 +98,7 @@ fn errors_say_what_to_do_and_end_with_their_own_status() {
         ("127.0.0.1:1", &["cluster", "drain", "n1", "--yes"], 2, "say --etcd"),
         ("127.0.0.1:1", &["cluster", "join", "n1", "--etcd", "127.0.0.1:2379"], 2, "http://HOST:PORT"),
         ("127.0.0.1:1", &["cluster", "down", "n1", "--etcd", "http://127.0.0.1:1"], 3, "does not answer"),
-        ("127.0.0.1:1", &["cluster", "weight", "n1", "0", "--etcd", "http://127.0.0.1:1"], 2, "1..=256"),
+        ("127.0.0.1:1", &["cluster", "weight", "n1", "257", "--etcd", "http://127.0.0.1:1"], 2, "0..=256"),
     ] {
         let (code, out, err) = run(server, arguments, "");
         assert!(code == status && err.contains(words) && out.is_empty(), "{arguments:?}: {code} {out}{err}");

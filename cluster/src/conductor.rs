@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::coordinator::{NodeDescription, View};
 use crate::migrate;
 use crate::names::{ClusterId, NodeId};
+use crate::report::{Awaited, Unreached, WAITS_MAX, WHY_CHARACTERS_MAX, Waits};
 use crate::ring::document::{FORMAT, FORMAT_REPLICATED};
 use crate::ring::{Epoch, Mode, NodeState, Replication, Ring, RingDocument, SlotEntry, Term};
 use crate::table::SLOT_COUNT_MAX;
@@ -48,6 +49,8 @@ pub struct Judgement {
     pub forgets_after: Micros,
     /// A member with copies that is down for longer gives up its place.
     pub grace: Micros,
+    /// A movement turns back when a member that is to get something by it is down for longer.
+    pub turn_back_after: Micros,
     /// Roles are levelled in a ring that did not change for this long.
     pub level_after: Micros,
 }
@@ -63,6 +66,7 @@ impl Default for Judgement {
             first_mode: None,
             forgets_after: Micros::from_millis(600_000),
             grace: Micros::from_millis(600_000),
+            turn_back_after: Micros::from_millis(60_000),
             level_after: Micros::from_millis(5_000),
         }
     }
@@ -78,8 +82,12 @@ pub struct Conductor {
     /// Those that were reached where they say that they are, and when each was last tried.
     reached: BTreeMap<NodeId, NodeDescription>,
     tried: BTreeMap<NodeId, Micros>,
+    /// Why others were not.
+    unreached: BTreeMap<NodeId, String>,
     /// Since when each member has been missing.
     absent: BTreeMap<NodeId, Micros>,
+    /// Since when the ring calls each member down that it calls so.
+    down: BTreeMap<NodeId, Micros>,
     /// Who was removed last because it did not answer.
     removed: Option<(NodeId, Micros)>,
     /// How often, and when last, members were removed.
@@ -99,7 +107,9 @@ impl Conductor {
             present: BTreeMap::new(),
             reached: BTreeMap::new(),
             tried: BTreeMap::new(),
+            unreached: BTreeMap::new(),
             absent: BTreeMap::new(),
+            down: BTreeMap::new(),
             removed: None,
             removals: BTreeMap::new(),
             ring_since: (Epoch::NONE, Micros::default()),
@@ -111,6 +121,7 @@ impl Conductor {
     pub fn look_away(&mut self) {
         self.present.clear();
         self.absent.clear();
+        self.down.clear();
     }
 
     /// Looks at who is registered.
@@ -123,6 +134,7 @@ impl Conductor {
         self.present.retain(|node, (described, _)| nodes.get(node) == Some(described));
         self.reached.retain(|node, described| nodes.get(node) == Some(described));
         self.tried.retain(|node, _| nodes.contains_key(node));
+        self.unreached.retain(|node, _| nodes.contains_key(node));
         for (node, described) in nodes {
             self.present.entry(node.clone()).or_insert_with(|| (described.clone(), now));
         }
@@ -133,6 +145,13 @@ impl Conductor {
         self.absent.retain(|node, _| missing.contains(node));
         for node in missing {
             self.absent.entry(node.clone()).or_insert(now);
+        }
+        let slots = ring.into_iter().flat_map(|ring| &ring.slots);
+        let down: BTreeSet<_> =
+            slots.filter(|slot| slot.state == NodeState::Down).map(|slot| &slot.node).collect();
+        self.down.retain(|node, _| down.contains(node));
+        for node in down {
+            self.down.entry(node.clone()).or_insert(now);
         }
     }
 
@@ -150,9 +169,37 @@ impl Conductor {
 
     /// A node was reached as it is described: it is what it says, and has the cluster's secret.
     pub fn reached(&mut self, described: &NodeDescription) {
+        self.unreached.remove(&described.node);
         if !self.is_reached(described) {
             self.reached.insert(described.node.clone(), described.clone());
         }
+    }
+
+    /// A node was not reached as it is described, and why. It is tried again, and told of meanwhile.
+    pub fn not_reached(&mut self, described: &NodeDescription, why: &str) {
+        self.unreached.insert(described.node.clone(), why.chars().take(WHY_CHARACTERS_MAX).collect());
+    }
+
+    /// What it waits for, when its own clock showed 0 at the Unix second `began`. A look at every partition while a movement waits.
+    pub fn waits(&self, view: &View, ring: Option<&Ring>, began: u64) -> Waits {
+        let asks = |node: &NodeId| {
+            let described = view.nodes.get(node);
+            described.is_some_and(|described| {
+                !self.is_reached(described)
+                    && ring.is_none_or(|ring| !is_welcomed(ring.document(), described))
+            })
+        };
+        let unreached = self.unreached.iter().filter(|(node, _)| asks(node)).take(WAITS_MAX);
+        let unreached =
+            unreached.map(|(node, why)| Unreached { node: node.clone(), why: why.clone() }).collect();
+        let until = |at: Micros| began + at.0.div_ceil(1_000_000);
+        let mut awaited = ring.map_or_else(Vec::new, |ring| self.awaited(ring));
+        awaited.truncate(WAITS_MAX);
+        let awaited = awaited
+            .into_iter()
+            .map(|(node, at, turns_back)| Awaited { node, until: until(at), turns_back })
+            .collect();
+        Waits { awaited, unreached }
     }
 
     fn is_reached(&self, described: &NodeDescription) -> bool {
@@ -240,10 +287,11 @@ impl Conductor {
             .absent
             .values()
             .flat_map(|&since| [since + self.judgement.down_after, since + self.judgement.grace]);
+        let turns = self.down.values().map(|&since| since + self.judgement.turn_back_after);
         let calm = self.removals.keys().filter_map(|node| self.calm_at(node));
         let level = self.ring_since.1 + self.judgement.level_after;
         let tries = self.tried.values().map(|at| *at + REACH_EVERY);
-        let times = ready.chain(gone).chain(pause_ends).chain(calm).chain(tries).chain([level]);
+        let times = ready.chain(gone).chain(pause_ends).chain(calm).chain(turns).chain(tries).chain([level]);
         times.filter(|&at| at > now).min().unwrap_or(Micros::NEVER)
     }
 

@@ -9,7 +9,7 @@ use crate::coordinator::{
     Answer, CallId, Coordinator, Fence, Leader, Need, NodeDescription, Order, Revision,
 };
 use crate::names::{Incarnation, NodeId};
-use crate::report::Report;
+use crate::report::{Report, Waits};
 use crate::ring::{Epoch, NodeState, Offered, Refusal, Ring, RingDocument, RingHolder};
 use crate::time::Micros;
 
@@ -57,6 +57,10 @@ pub struct Control<C> {
     /// Since when the coordinator seems to have lost the ring.
     lost_since: Option<Micros>,
     vacant_since: Option<Micros>,
+    /// What the shards have to say, and what this node waits for as conductor.
+    said: Report,
+    /// The Unix second in which the clock of its calls began.
+    began: u64,
     effects: VecDeque<Effect>,
 }
 
@@ -76,8 +80,15 @@ impl<C: Coordinator> Control<C> {
             has_twin: false,
             lost_since: None,
             vacant_since: None,
+            said: Report { incarnation, ..Report::default() },
+            began: 0,
             effects: VecDeque::new(),
         }
+    }
+
+    /// With a clock that began in this Unix second: so it can tell people until when it waits.
+    pub fn beginning_at(self, began: u64) -> Self {
+        Self { began, ..self }
     }
 
     /// As [`Self::new`], rings made by `make_ring`.
@@ -105,7 +116,20 @@ impl<C: Coordinator> Control<C> {
     /// What this node's shards have to say to the conductor: see [`crate::report::ReportBoard`]. As often as it likes: only what
     /// is new goes out.
     pub fn report(&mut self, report: &Report) {
-        self.coordinator.report(report, self.is_out());
+        let waits = self.said.waits.take();
+        self.said = Report { waits, ..report.clone() };
+        self.coordinator.report(&self.said, self.is_out());
+    }
+
+    /// Tells people what it waits for as conductor, if that is news.
+    fn tell_waits(&mut self) {
+        let (view, ring) = (self.coordinator.view(), self.written.as_ref().map(|(_, ring)| &**ring));
+        let waits = self.leading.map(|_| self.conductor.waits(view, ring, self.began));
+        let waits = waits.filter(|waits| *waits != Waits::default()).map(Box::new);
+        if self.said.waits != waits {
+            self.said.waits = waits;
+            self.coordinator.report(&self.said, self.is_out());
+        }
     }
 
     /// Whether the ring says that this node is down: it says whatever it has to say under that ring, which shows that it lives.
@@ -122,6 +146,11 @@ impl<C: Coordinator> Control<C> {
     /// The node of an [`Effect::Reach`] was reached: it introduced itself as described, and both sides proved that they belong.
     pub fn reached(&mut self, described: &NodeDescription) {
         self.conductor.reached(described);
+    }
+
+    /// It was not, and why.
+    pub fn not_reached(&mut self, described: &NodeDescription, why: &str) {
+        self.conductor.not_reached(described, why);
     }
 
     /// A shard heard of a node that follows another ring of the same epoch, which it would follow for ever: the conductor writes its own
@@ -159,6 +188,7 @@ impl<C: Coordinator> Control<C> {
     pub fn next(&mut self, now: Micros) -> Option<Effect> {
         self.read_ring();
         self.lead(now);
+        self.tell_waits();
         if let Some(effect) = self.effects.pop_front() {
             return Some(effect);
         }

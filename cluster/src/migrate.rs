@@ -4,6 +4,7 @@
 //! ```text
 //! a member:  Up --remove--> Down --bring_back--> Syncing --admit, when it holds everything--> Up
 //! weights:   begin, or join with new members --flip, 256 partitions at a time, those whose learners hold everything--> finish
+//!                                       \--turn_back: the same, the other way
 //! ```
 
 use crate::names::Incarnation;
@@ -94,7 +95,7 @@ pub fn begin(ring: &Ring, weights: Vec<u16>) -> Option<RingDocument> {
         return None;
     }
     let flipped = PartitionSet::default();
-    replication.movement = Some(Movement { since, weights, flipped, joined_from: None });
+    replication.movement = Some(Movement { since, weights, flipped, joined_from: None, left_from: None });
     document.validate().is_ok().then_some(document)
 }
 
@@ -110,7 +111,7 @@ pub fn join(ring: &Ring, joiners: impl IntoIterator<Item = SlotEntry>) -> Option
         return None;
     }
     let (flipped, joined_from) = (PartitionSet::default(), u16::try_from(before).ok());
-    replication.movement = Some(Movement { since, weights, flipped, joined_from });
+    replication.movement = Some(Movement { since, weights, flipped, joined_from, left_from: None });
     let mut has_joined = false;
     for joiner in joiners {
         let joined = with_member(&document, joiner).filter(|joined| joined.validate().is_ok());
@@ -157,16 +158,13 @@ pub fn flip(
     is_given_up: impl Fn(SlotId) -> bool,
 ) -> Option<RingDocument> {
     let serves = |slot: &&SlotId| ring.slot(**slot).state.serves();
-    let is_kept = |before: &[SlotId], coming: &[SlotId]| {
-        let is_awaited = |slot: &&SlotId| !serves(slot) && !is_given_up(**slot);
-        let loses = coming.iter().filter(serves).count() < before.iter().filter(serves).count();
-        !loses || !coming.iter().any(|slot| is_awaited(&slot))
-    };
     let can_flip = |&partition: &PartitionId| {
-        let Some(coming) = ring.coming_owners(partition) else { return false };
+        if ring.coming_owners(partition).is_none() || !ring.awaited_for(partition).all(&is_given_up) {
+            return false;
+        }
         let assignment = ring.assignment(partition);
         let waits = assignment.is_gutter || !assignment.learners.is_empty();
-        is_kept(ring.owners(partition), coming) && (!waits || is_ready(partition))
+        !waits || is_ready(partition)
     };
     let stays = |&partition: &PartitionId| ring.coming_owners(partition) == Some(ring.owners(partition));
     let (mut flips, moving): (Vec<_>, Vec<_>) = PartitionId::all().filter(can_flip).partition(stays);
@@ -187,6 +185,26 @@ pub fn flip(
     Some(document)
 }
 
+/// Turns a movement back: partitions that did not flip stay with their owners, those that did are filled anew where they were, and
+/// flip. Who was to have something first by this movement leaves with it, and so do the slots that were made for it.
+pub fn turn_back(ring: &Ring) -> Option<RingDocument> {
+    let mut document = next(ring)?;
+    let since = document.epoch;
+    let movement = document.replication.as_mut()?.movement.as_mut()?;
+    movement.since = since;
+    movement.flipped = movement.flipped.others();
+    std::mem::swap(&mut movement.joined_from, &mut movement.left_from);
+    for (slot, weight) in document.slots.iter_mut().zip(&mut movement.weights) {
+        std::mem::swap(&mut slot.weight, weight);
+        match slot.state {
+            NodeState::Up if *weight == 0 && slot.weight > 0 => slot.state = NodeState::Draining,
+            NodeState::Draining if *weight > 0 => slot.state = NodeState::Up,
+            _ => {}
+        }
+    }
+    document.validate().is_ok().then_some(document)
+}
+
 /// Ends a movement whose partitions all have their new owners. A member without a weight that drains, or is down, has left.
 pub fn finish(ring: &Ring) -> Option<RingDocument> {
     let mut document = next(ring)?;
@@ -201,6 +219,9 @@ pub fn finish(ring: &Ring) -> Option<RingDocument> {
             slot.state = NodeState::Left;
         }
     }
+    let stay = movement.left_from.map_or(document.slots.len(), usize::from);
+    document.slots.truncate(stay);
+    document.replication.as_mut()?.since.truncate(stay);
     document.validate().is_ok().then_some(document)
 }
 

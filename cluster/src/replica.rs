@@ -17,13 +17,15 @@ pub mod message;
 mod replicator;
 #[cfg(test)]
 mod simulation;
+mod standings;
 pub mod store;
 mod stream;
+mod tenures;
 mod version;
 
 pub use message::Fences;
 pub use replicator::{Counts, Effect, Outcome, Refused, Replicator, Write};
-pub use store::{Content, Cursor, Portion, Record, Store};
+pub use store::{Bytes, Content, Cursor, Portion, Record, Store};
 pub use stream::WINDOW_BYTES;
 pub use version::{Version, VersionClock};
 

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::names::Incarnation;
+use crate::names::{Incarnation, NodeId};
 use crate::ring::Epoch;
 use crate::ring::partitions::PartitionSet;
 use crate::table::SlotId;
@@ -11,7 +11,13 @@ use crate::table::SlotId;
 /// Members that one node calls silent. One that hears nobody of more has said enough.
 pub const SILENT_MAX: usize = 64;
 
-/// What one node says: at most 3 KiB of JSON.
+/// What the conductor tells of each kind that it waits for.
+pub const WAITS_MAX: usize = 8;
+
+/// Of why a node is not reached.
+pub const WHY_CHARACTERS_MAX: usize = 160;
+
+/// What one node says: at most 3 KiB of JSON, and as much again of what a conductor waits for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Report {
@@ -23,13 +29,45 @@ pub struct Report {
     pub ready: PartitionSet,
     /// Slots of members that it was to hear of and did not: at most [`SILENT_MAX`].
     pub silent: Vec<u16>,
+    /// What this node waits for as conductor, if for anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<Box<Waits>>,
 }
 
 impl Report {
-    /// Whether it says anything that the conductor acts on.
+    /// Whether it says anything.
     pub fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.silent.is_empty()
+        self.ready.is_empty() && self.silent.is_empty() && self.waits.is_none()
     }
+}
+
+/// What the conductor waits for: for people who look on, never for a node. At most [`WAITS_MAX`] of each kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Waits {
+    /// Members that are down and that the movement waits for.
+    pub awaited: Vec<Awaited>,
+    /// Nodes that ask for a place and were not reached.
+    pub unreached: Vec<Unreached>,
+}
+
+/// A member that a movement waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Awaited {
+    /// Who.
+    pub node: NodeId,
+    /// The Unix second until which it is waited for, by the clock of who waits.
+    pub until: u64,
+    /// Whether the movement turns back then; otherwise it goes on without the member.
+    pub turns_back: bool,
+}
+
+/// A node that asks for a place in the ring and does not get it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unreached {
+    /// Who.
+    pub node: NodeId,
+    /// Why, in at most [`WHY_CHARACTERS_MAX`] characters.
+    pub why: String,
 }
 
 /// What an operator wishes for a member. It stands until the operator takes it back: the conductor leads the ring there, step by
@@ -89,7 +127,7 @@ impl ReportBoard {
         silent.sort_unstable();
         silent.dedup();
         silent.truncate(SILENT_MAX);
-        Report { incarnation: self.incarnation, epoch, ready, silent }
+        Report { incarnation: self.incarnation, epoch, ready, silent, waits: None }
     }
 }
 

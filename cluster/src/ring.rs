@@ -57,7 +57,7 @@ impl Ring {
         if let Some(replication) = &ring.document.replication {
             if let Some(movement) = &replication.movement {
                 let coming = movement_slots(&ring.document, &movement.weights);
-                ring.coming = Some(build(&coming, replicas));
+                ring.coming = Some(build(&coming[..ring.document.slots_after()], replicas));
             }
             if ring.document.slots.iter().any(|slot| slot.state.is_away()) {
                 let mut heirs = placement_slots(&ring.document, |_, _| 0);

@@ -12,6 +12,7 @@ use crate::header::{Chunk, FREQUENCY_MAX, Header};
 use crate::policy::{Order, Rule, Score};
 use crate::shadow::sampled_bits;
 use crate::shard::Shard;
+use crate::sketch::COUNT_MAX;
 use crate::slab::ClassId;
 use crate::window::BLOCK_SIZE;
 
@@ -52,6 +53,15 @@ impl Shard {
             && !self.has_ample_room
         {
             sketch.increment(hash);
+        }
+    }
+
+    /// Counts requests for a key that were answered elsewhere.
+    pub(crate) fn count_reads(&mut self, hash: u64, reads: u32) {
+        if let Some(sketch) = &mut self.sketch
+            && !self.has_ample_room
+        {
+            (0..reads.min(COUNT_MAX.into())).for_each(|_| sketch.increment(hash));
         }
     }
 

@@ -99,6 +99,11 @@ impl Holds {
         self.heads.len()
     }
 
+    /// Bytes of the chunks held, those included that a writer has not taken yet.
+    pub(crate) fn chunk_bytes(&self) -> usize {
+        self.chunk_bytes
+    }
+
     /// Bytes of the chunks held that belong to no item.
     pub(crate) fn orphan_bytes(&self) -> usize {
         self.orphan_bytes

@@ -11,6 +11,8 @@ use crate::slab::{ClassId, PageId};
 const EXTERNAL_SHARE: usize = 2;
 /// Bytes of empty pages that are given up for external bytes at once, a tenth of a millisecond's work.
 const EXTERNAL_BYTES_AT_ONCE: usize = PAGE_SIZE_MAX;
+/// So much of the budget stays for items that may go, whatever is held and whatever the caller uses: what is small finds room.
+const UNHELD_SHARE: usize = 16;
 /// A lower limit on memory is honoured down to this part of the budget.
 const LIMIT_SHARE: usize = 16;
 
@@ -25,8 +27,9 @@ pub(crate) struct Chunks {
 impl Shard {
     /// Takes note of memory the caller uses on this shard's behalf and gives up items for it if need be.
     ///
-    /// At most half of the budget is honoured, and without eviction only what no item needs. What does not fit at
-    /// once is honoured as pages leave their classes: with stores, and in [`Shard::maintain`].
+    /// At most half of the budget is honoured, nothing that would leave no room beside what is [held](Shard::pin_at), and without
+    /// eviction only what no item needs. What does not fit at once is honoured as pages leave their classes: with stores, and in
+    /// [`Shard::maintain`].
     pub fn set_external_bytes(&mut self, bytes: usize) {
         self.external_reported = bytes;
         self.withhold_external_bytes();
@@ -42,7 +45,8 @@ impl Shard {
 
     fn withhold_external_bytes(&mut self) {
         let limit = self.memory_bytes - self.withheld_bytes;
-        self.external_wanted = self.withheld_bytes + self.external_reported.min(limit / EXTERNAL_SHARE);
+        let external = self.external_reported.min(limit / EXTERNAL_SHARE).min(self.unheld_bytes());
+        self.external_wanted = self.withheld_bytes + external;
         self.external_bytes = self.external_bytes.min(self.external_wanted);
         self.take_external_bytes();
         let pages = EXTERNAL_BYTES_AT_ONCE / self.slabs.page_size();
@@ -55,6 +59,14 @@ impl Shard {
             self.arena.discard(self.slabs.bytes_of_page(page));
             self.take_external_bytes();
         }
+    }
+
+    /// Bytes of the budget, as far as it is limited, that are neither held nor promised to who holds, nor needed for others.
+    fn unheld_bytes(&self) -> usize {
+        let pages_held = self.slabs.pages_held() * self.slabs.page_size();
+        let kept = self.memory_bytes / UNHELD_SHARE + self.slabs.page_size();
+        let taken = self.withheld_bytes + self.index.bytes() + self.policy_bytes() + kept;
+        self.memory_bytes.saturating_sub(taken + self.holds.chunk_bytes().max(pages_held))
     }
 
     /// Counts as much of the external bytes as fits.

@@ -15,7 +15,7 @@ use crate::expiry::{Expiry, Seconds};
 use crate::fences::Fences;
 use crate::ghost::Ghost;
 use crate::group::Groups;
-use crate::header::{Head, Header, HeaderSize, VERSION_COMPACT_MAX, VERSION_MAX};
+use crate::header::{FREQUENCY_MAX, Head, Header, HeaderSize, VERSION_COMPACT_MAX, VERSION_MAX};
 use crate::held::Holds;
 use crate::index::Index;
 use crate::item::Item;
@@ -250,6 +250,23 @@ impl Shard {
     /// Gives the item another expiry, counting an access. Returns its CAS value, which does not change.
     pub fn touch(&mut self, now: Seconds, key: &[u8], expiry: Expiry) -> Option<u64> {
         self.get_and_touch(now, key, expiry).map(|item| item.cas())
+    }
+
+    /// Notes that an item was read so often where its original is: what decides who has to go believes that it was read here, and nothing
+    /// else changes, no counter either. False if it is not there. O(1): more reads than a policy counts cost no more.
+    pub fn note_reads(&mut self, now: Seconds, key: &[u8], reads: u32) -> bool {
+        check_key(key);
+        let hash = self.hash(key);
+        let Some(location) = self.find(hash, key) else { return false };
+        let before = self.arena.header(location);
+        if self.death(location, before, now).is_some() {
+            return false;
+        }
+        self.count_reads(hash, reads);
+        let after = (0..reads.min(FREQUENCY_MAX)).fold(before, |header, _| header.after_hit(now));
+        self.update_header(location, before, after);
+        self.note_use(location);
+        true
     }
 
     /// The item, leaving no trace of the access.

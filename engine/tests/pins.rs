@@ -3,8 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use slabring_engine::{
-    Arithmetic, Config, Delete, DeleteMode, EXTENDED_AT_ONCE_MAX, Expiry, Extended, Pin, Room, Seconds,
-    Shard, Store, StoreMode, StoreOutcome,
+    Arithmetic, Config, Delete, DeleteMode, EXTENDED_AT_ONCE_MAX, Expiry, Extended, Pin, Reservation, Room,
+    Seconds, Shard, Store, StoreMode, StoreOutcome,
 };
 
 const NOW: Seconds = Seconds(1_700_000_000);
@@ -120,6 +120,49 @@ fn no_more_is_held_than_leaves_room_to_go_on() {
     let reservation = shard.reserve(NOW, &request, 3_000).unwrap();
     shard.abandon(reservation);
     shard.check_invariants();
+}
+
+/// Fills so much of a value.
+fn fill(shard: &mut Shard, reservation: &mut Reservation, mut bytes: usize) {
+    while bytes > 0 {
+        match shard.space(NOW, reservation) {
+            Room::Here(space) => {
+                let filled = space.len().min(bytes);
+                shard.filled(reservation, filled);
+                bytes -= filled;
+            }
+            Room::Later => {}
+            Room::NoMemory => break,
+        }
+    }
+}
+
+#[test]
+fn half_written_values_and_external_bytes_leave_room_for_what_others_store() {
+    const VALUE_BYTES: usize = 900_000;
+    for memory_bytes in [8 << 20, 21 << 20, 64 << 20] {
+        let mut shard = shard(memory_bytes);
+        let request = Store::set(b"large", &[], Expiry::Never);
+        let mut half_written = Vec::new();
+        while let Some(reservation) = shard.reserve(NOW, &request, VALUE_BYTES) {
+            half_written.push(reservation);
+        }
+        assert!(half_written.len() * VALUE_BYTES > memory_bytes / 2, "{}", half_written.len());
+        shard.set_external_bytes(memory_bytes);
+        for reservation in &mut half_written {
+            fill(&mut shard, reservation, VALUE_BYTES / 9 * 8);
+        }
+        for len in [5, 300, 3_000, 50_000] {
+            set(&mut shard, b"small", &vec![1; len]);
+        }
+        shard.check_invariants();
+        half_written.into_iter().for_each(|reservation| shard.abandon(reservation));
+        while shard.maintain(NOW, 100) {}
+        shard.set_external_bytes(memory_bytes);
+        while shard.maintain(NOW, 100) {}
+        assert_eq!(shard.memory().external, memory_bytes / 2);
+        shard.check_invariants();
+    }
 }
 
 #[test]

@@ -106,6 +106,49 @@ fn a_working_set_that_shifts_is_taken_up_again_under_every_policy_but_the_purely
     }
 }
 
+/// Of what a primary finds, how much in a hundred a copy has too that is given all stores and told of one read in 64, or of none.
+fn percent_at_a_copy(policy: PolicyKind, is_told: bool) -> u32 {
+    const SAMPLED_OF: u32 = 64;
+    let mut random = SmallRng::seed_from_u64(5);
+    let [mut primary, mut copy] = [(); 2].map(|()| limited(policy, ITEMS));
+    let (mut hits, mut there) = (0, 0);
+    for step in 0..400_000 {
+        let key = skewed(&mut random, 20_000.0);
+        let id = &key.to_le_bytes();
+        if !ask(&mut primary, key) {
+            copy.store(NOW, &Store::set(id, b"", Expiry::Never));
+            continue;
+        }
+        if is_told && random.random_ratio(1, SAMPLED_OF) {
+            copy.note_reads(NOW, id, SAMPLED_OF);
+        }
+        if step > 300_000 {
+            hits += 1;
+            there += u32::from(copy.peek(NOW, id).is_some());
+        }
+    }
+    copy.check_invariants();
+    100 * there / hits
+}
+
+#[test]
+fn a_copy_that_is_told_of_a_sample_of_the_reads_keeps_what_is_read_most() {
+    // Who keeps what was there first needs no telling, and the list of last use would have to be told of nearly all.
+    let gains = [
+        (PolicyKind::TinyLfu, 30),
+        (PolicyKind::S3Fifo, 30),
+        (PolicyKind::Clock, 10),
+        (PolicyKind::Lru, 0),
+        (PolicyKind::WTinyLfu, -3),
+        (PolicyKind::Lfu, -3),
+    ];
+    for (policy, gain) in gains {
+        let [untold, told] = [false, true].map(|is_told| percent_at_a_copy(policy, is_told).cast_signed());
+        println!("{policy:?}: {untold} % without, {told} % with");
+        assert!(told >= untold + gain, "{policy:?}: {told} % with, {untold} % without");
+    }
+}
+
 #[test]
 fn the_adaptive_policy_is_never_far_from_the_better_of_its_fixed_relatives() {
     for (seed, spread) in [(0, 4_000.0), (1, 20_000.0), (2, 100_000.0), (3, 1e6)] {

@@ -15,7 +15,7 @@ use slabring_cluster::coordinator::gateway::{
 };
 use slabring_cluster::coordinator::{Fence, NodeDescription};
 use slabring_cluster::names::{ClusterId, NodeId};
-use slabring_cluster::report::Wish;
+use slabring_cluster::report::{Report, Waits, Wish};
 use slabring_cluster::ring::RingDocument;
 
 pub use access::EtcdAccess;
@@ -32,6 +32,8 @@ pub struct Standing {
     pub nodes: BTreeMap<NodeId, NodeDescription>,
     /// What the operator wishes for members.
     pub wishes: BTreeMap<NodeId, Wish>,
+    /// What the conductor waits for.
+    pub waits: Waits,
 }
 
 /// The keys of one cluster.
@@ -51,10 +53,12 @@ impl ClusterKeys {
     pub fn read(&self) -> Result<Standing, Failure> {
         let body = self.gateway.call(RANGE, &range(&self.prefix))?;
         let read: Ranged = read_answer(&body).ok_or_else(|| self.gateway.rubbish(&body))?;
-        let mut standing = Standing::default();
+        let (mut standing, mut reports) = (Standing::default(), BTreeMap::new());
         for key in &read.keys {
-            self.show(&mut standing, key)?;
+            self.show(&mut standing, &mut reports, key)?;
         }
+        let report: Option<Report> = standing.conductor.as_ref().and_then(|node| reports.remove(node));
+        standing.waits = report.and_then(|report| report.waits).map_or_else(Waits::default, |waits| *waits);
         Ok(standing)
     }
 
@@ -68,7 +72,12 @@ impl ClusterKeys {
         format!("{}wish/{node}", self.prefix)
     }
 
-    fn show(&self, standing: &mut Standing, key: &KeyValue) -> Result<(), Failure> {
+    fn show(
+        &self,
+        standing: &mut Standing,
+        reports: &mut BTreeMap<NodeId, Report>,
+        key: &KeyValue,
+    ) -> Result<(), Failure> {
         let name = std::str::from_utf8(&key.key).ok().and_then(|name| name.strip_prefix(&self.prefix));
         match name.map(|name| name.split_once('/').unwrap_or((name, ""))) {
             Some(("ring", "")) => {
@@ -79,6 +88,7 @@ impl ClusterKeys {
                 standing.conductor = leader(&key.value, Fence(key.create_revision)).map(|leader| leader.node);
             }
             Some(("node", node)) => show_of(&mut standing.nodes, node, &key.value),
+            Some(("report", node)) => show_of(reports, node, &key.value),
             Some(("wish", node)) => show_of(&mut standing.wishes, node, &key.value),
             _ => {}
         }

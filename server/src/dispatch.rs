@@ -432,7 +432,7 @@ impl Dispatcher {
     }
 
     /// Executes a request for an item that has copies on other nodes: the reply may come later.
-    fn execute_copied(&mut self, client: &mut Connection, request: &Request<'_>) {
+    pub fn execute_copied(&mut self, client: &mut Connection, request: &Request<'_>) {
         let connection = self.shards.connection_number(self.shards.me, client.id.slot);
         let asker = Asker { connection, is_local: true };
         let (executor, now) = (&mut self.executor, self.now);

@@ -339,6 +339,20 @@ impl Executor {
         executed
     }
 
+    /// Answers gets of items that have copies on other nodes: see [`Replication::get_together`].
+    pub fn get_copied<'k>(
+        &mut self,
+        now: Seconds,
+        keys: impl Iterator<Item = (&'k [u8], KeyHash)>,
+        connection: u32,
+        out: &mut Vec<u8>,
+    ) -> usize {
+        let replication = self.replication.take().expect("only who has copies asks");
+        let done = replication.get_together(self, now, keys, connection, out);
+        self.replication = Some(replication);
+        done
+    }
+
     /// As [`Executor::execute`], for one of whom more is known.
     pub fn execute_for(&mut self, now: Seconds, request: &Request<'_>, asker: Asker, out: &mut Vec<u8>) {
         self.is_local = asker.is_local;
@@ -403,6 +417,21 @@ impl Executor {
             self.execute_and_look(now, request, connection, out);
         } else {
             self.get(now, request, hash, out);
+        }
+    }
+
+    /// Answers the get of a line of one key, with the line's end, and copies the value however large it is.
+    #[inline]
+    pub fn get_line(&mut self, now: Seconds, key: &[u8], hash: KeyHash, connection: u32, out: &mut Vec<u8>) {
+        if self.attention.looks() {
+            self.execute_and_look(now, &Request::get(key, false), connection, out);
+            reply::end(out);
+        } else if let Some(lent) = self.get_plain(now, key, hash, out) {
+            let (place, mut lent) = *lent;
+            let behind = out.split_off(place);
+            lent.copy_to(&self.shard, usize::MAX, out);
+            lent.give_back(&mut self.shard);
+            out.extend_from_slice(&behind);
         }
     }
 
@@ -792,6 +821,26 @@ impl Executor {
             // memcached's answer to an append that would make an item too large.
             (EngineMode::Append | EngineMode::Prepend, StoreOutcome::TooLarge) => StoreOutcome::NotStored,
             _ => outcome,
+        }
+    }
+
+    /// Counts and answers a store that is made elsewhere and does not fail.
+    pub fn reply_stored(&mut self, request: &Request<'_>, cas: u64, out: &mut Vec<u8>) {
+        self.commands.cmd_set += 1;
+        let value_len = request.value.len();
+        reply_to_store(request, value_len, StoreOutcome::Stored { cas, value_len }, out);
+    }
+
+    /// Counts and answers a removal that is made elsewhere.
+    pub fn reply_deleted(&mut self, request: &Request<'_>, was_there: bool, out: &mut Vec<u8>) {
+        let (count, status, outcome) = match was_there {
+            true => (&mut self.commands.delete_hits, MetaStatus::Stored, Outcome::Deleted),
+            false => (&mut self.commands.delete_misses, MetaStatus::NotFound, Outcome::NotFound),
+        };
+        *count += 1;
+        match request.command {
+            Command::MetaDelete(_) => reply::meta_status(out, request, status, &MetaItem::default()),
+            _ => reply::outcome(out, request, outcome),
         }
     }
 

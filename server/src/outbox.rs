@@ -239,6 +239,9 @@ impl Outbox {
         let value = write(&mut self.held).map(|lent| (lent.0, Value::Here(lent.1)));
         let end = self.held.len();
         let lends = value.is_some();
+        if start == end && !lends {
+            return false;
+        }
         self.value_bytes += value.as_ref().map_or(0, |(_, value)| value.left());
         match self.waiting.back_mut() {
             Some(last) if last.missing == 0 && last.held.end == start => {

@@ -1,7 +1,7 @@
 //! Requests of a pipeline that are taken together: the keys of a line, and plain gets and sets. Their memory is fetched at the same
 //! time, and they need no step of the parser each. Everything else goes through `dispatch.rs`, one by one.
 
-use slabring_engine::WARM_KEYS_MAX;
+use slabring_engine::{KeyHash, WARM_KEYS_MAX};
 use slabring_protocol::{KEY_SIZE_MAX, KeysTaken, Plain, PlainTaken, PlainWork, Request};
 
 use crate::batch::ReturnAddress;
@@ -58,8 +58,7 @@ impl Dispatcher {
 
     /// Executes some more requests that are plain, if nothing about them is special. Returns their bytes.
     pub fn execute_plain(&mut self, client: &mut Connection, rest: &[u8]) -> Option<usize> {
-        let waits = self.executor.replicates() || self.executor.has_parked();
-        if !Plain::may_begin(rest) || waits || !self.may_get_freely(client) {
+        if !Plain::may_begin(rest) || self.executor.has_parked() || !self.may_get_freely(client) {
             return None;
         }
         let mut requests = [Plain::NONE; WARM_KEYS_MAX];
@@ -97,6 +96,9 @@ impl Dispatcher {
         let requests = &requests[..count];
         let mine = requests.iter().zip(&owners).filter(|&(_, owner)| *owner == self.shards.me);
         let hashes = self.executor.shard().warm(mine.map(|(plain, _)| plain.key));
+        if self.executor.replicates() {
+            return self.execute_copied_group(client, requests, &owners, &hashes);
+        }
         let connection = self.shards.connection_number(self.shards.me, client.id.slot);
         let mut hashes = hashes.into_iter();
         // Small replies of this shard change nothing about what may be executed.
@@ -126,6 +128,50 @@ impl Dispatcher {
             }
         }
         count
+    }
+
+    /// As [`Self::execute_group`], where items have copies: gets that follow each other are answered together.
+    fn execute_copied_group(
+        &mut self,
+        client: &mut Connection,
+        requests: &[Plain<'_>],
+        owners: &[ShardId],
+        mut hashes: &[KeyHash],
+    ) -> usize {
+        let mut done = 0;
+        while done < requests.len() {
+            if done > 0 && !(self.may_execute(client) && self.may_get_freely(client)) {
+                return done;
+            }
+            let (rest, is_mine) = (&requests[done..], owners[done] == self.shards.me);
+            let is_get = |&(plain, owner): &(&Plain<'_>, &ShardId)| {
+                plain.work == PlainWork::Get && *owner == self.shards.me
+            };
+            let gets = rest.iter().zip(&owners[done..]).take_while(is_get).count();
+            let answered = match is_mine {
+                true if gets > 0 => self.get_together(client, &rest[..gets], hashes),
+                true => {
+                    self.execute_copied(client, &rest[0].request());
+                    1
+                }
+                false => usize::from(self.forward_freely(client, done, rest[0].key)),
+            };
+            if answered == 0 {
+                return done;
+            }
+            done += answered;
+            hashes = &hashes[if is_mine { answered } else { 0 }..];
+        }
+        done
+    }
+
+    /// Answers gets of items that have copies. Returns how many, or 0 if the first must wait, or none may be answered.
+    fn get_together(&mut self, client: &mut Connection, gets: &[Plain<'_>], hashes: &[KeyHash]) -> usize {
+        let connection = self.shards.connection_number(self.shards.me, client.id.slot);
+        let keys = gets.iter().map(|get| get.key).zip(hashes.iter().copied());
+        let (executor, now, mut done) = (&mut self.executor, self.now, 0);
+        client.outbox.local(|out| done = executor.get_copied(now, keys, connection, out));
+        done
     }
 
     /// Has a get go to another node, if that needs no thought: the request of this number.

@@ -15,12 +15,14 @@ use std::sync::Arc;
 
 use slabring_cluster::placement::hash_key;
 use slabring_cluster::replica::message::Garbled;
-use slabring_cluster::replica::{Effect, Outcome, PeerShard, Refused, Replicator, VersionClock, Write};
+use slabring_cluster::replica::{
+    Bytes, Effect, Outcome, PeerShard, Refused, Replicator, VersionClock, Write,
+};
 use slabring_cluster::report::ShardReport;
 use slabring_cluster::ring::{Mode, Ring};
 use slabring_cluster::table::SlotId;
 use slabring_cluster::time::Micros;
-use slabring_engine::Seconds;
+use slabring_engine::{KeyHash, Seconds, WARM_KEYS_MAX};
 use slabring_protocol::{ErrorReply, KEY_SIZE_MAX, Request};
 use slabring_reactor::clock::Moment;
 
@@ -52,6 +54,8 @@ const SCRUB_EVERY: Micros = Micros::from_millis(100);
 const SCRUB_HURRIED_EVERY: Micros = Micros::from_millis(5);
 /// Signs of life on the links are counted this often.
 const HEAR_EVERY: Micros = Micros::from_millis(200);
+/// Above this what is read together is answered before more is read.
+const REPLIES_TOGETHER_BYTES: usize = 64 << 10;
 const _: () = assert!(WRITE_TIME_MAX.0 > 10 * RETRY_EVERY.0);
 
 /// What became of a request.
@@ -333,6 +337,35 @@ impl Replication {
         }
     }
 
+    /// Reads keys of this shard that are asked for together, a line each, and answers all of them or none: whether it may is looked at
+    /// once, when all are read. Returns how many: fewer where replies get large, 0 where the first must wait or none may be answered,
+    /// and nothing is appended then.
+    pub fn get_together<'k>(
+        &self,
+        executor: &mut Executor,
+        now: Seconds,
+        keys: impl Iterator<Item = (&'k [u8], KeyHash)>,
+        connection: u32,
+        out: &mut Vec<u8>,
+    ) -> usize {
+        let (start, mut done) = (out.len(), 0);
+        let mut hashes = [0; WARM_KEYS_MAX];
+        for ((key, shard_hash), hash) in keys.zip(&mut hashes) {
+            *hash = hash_key(key);
+            if self.waiting.is_busy(*hash) || out.len() - start > REPLIES_TOGETHER_BYTES {
+                break;
+            }
+            executor.get_line(now, key, shard_hash, connection, out);
+            done += 1;
+        }
+        let at = self.clock();
+        if hashes[..done].iter().all(|&hash| self.replicator.may_read(at, hash).is_ok()) {
+            return done;
+        }
+        out.truncate(start);
+        0
+    }
+
     fn park(&mut self, request: &Request<'_>, hash: u64, asker: Asker) -> Executed {
         let deadline = self.clock() + WRITE_TIME_MAX;
         match self.waiting.park(Owned::new(request, asker), hash, deadline) {
@@ -374,7 +407,7 @@ impl Replication {
         let start = out.len();
         if !evaluate::may_change(executor.shard(), now, request, key) {
             executor.execute_for(now, request, asker, out);
-            return self.check_read(hash, key, start, out).map(|()| Executed::Now);
+            return self.check_read(hash, start, out).map(|()| Executed::Now);
         }
         executor.look(request, key);
         if evaluate::names_cas(request) {
@@ -382,7 +415,7 @@ impl Replication {
         }
         let at = self.clock();
         self.flush_if_due(now);
-        self.replicator.may_write(at, hash, key)?;
+        self.replicator.may_write(at, hash)?;
         if executor.is_read_elsewhere(key) {
             return Err(Refused::Wait);
         }
@@ -397,7 +430,7 @@ impl Replication {
         raised.into_iter().for_each(|fence| self.replicator.tell_fence(hash, fence));
         let content = match self.bench.evaluate(executor.shard(), now, request, key, version.0, out) {
             Evaluated::Unchanged if raised.is_none() => {
-                return self.check_read(hash, key, start, out).map(|()| Executed::Now);
+                return self.check_read(hash, start, out).map(|()| Executed::Now);
             }
             // The copies must have the fence before it is answered: what there is is said again.
             Evaluated::Unchanged => executor.shard().peek(now, key).map(|item| Kept::of(&item)),
@@ -405,7 +438,7 @@ impl Replication {
         };
         let content = content.map(|content| content.dated(self.start_unix));
         let invalidates = evaluate::invalidates(request) || fence.is_some();
-        let (key, deadline) = (key.to_vec(), at + WRITE_TIME_MAX);
+        let (key, deadline) = (Bytes::from(key), at + WRITE_TIME_MAX);
         let write = Write { token: id, hash, key, content, invalidates, deadline };
         let mut items = self.items(executor, now);
         let written = self.replicator.write(at, &mut items, write);
@@ -432,8 +465,8 @@ impl Replication {
     }
 
     /// Whether what was read since `start` may be answered: only now, because the lease must hold after the reading.
-    fn check_read(&self, hash: u64, key: &[u8], start: usize, out: &mut Vec<u8>) -> Result<(), Refused> {
-        let allowed = self.replicator.may_read(self.clock(), hash, key);
+    fn check_read(&self, hash: u64, start: usize, out: &mut Vec<u8>) -> Result<(), Refused> {
+        let allowed = self.replicator.may_read(self.clock(), hash);
         if allowed.is_err() {
             out.truncate(start);
         }
@@ -445,8 +478,8 @@ impl Replication {
         let hash = hash_key(key);
         let at = self.clock() + span;
         !self.waiting.is_busy(hash)
-            && self.replicator.may_write(at, hash, key).is_ok()
-            && self.replicator.may_read(at, hash, key).is_ok()
+            && self.replicator.may_write(at, hash).is_ok()
+            && self.replicator.may_read(at, hash).is_ok()
     }
 
     /// What waits for its key is tried in the next turn.

@@ -121,7 +121,9 @@ impl Conductor {
             let is_unwished = view.wishes.get(&entry.node) == Some(&Wish::Down);
             // The life that the ring means is over, whatever else: nobody is served by it.
             let is_new = !entry.incarnation.admits(described.incarnation) && !is_down;
-            if !is_unwished && (is_new || (is_down && is_calm() && is_heard())) {
+            // Who has nothing when this movement is over need not be filled for it: it leaves then, and joins anew.
+            let may_return = is_down && !leaves(ring, slot);
+            if !is_unwished && (is_new || (may_return && is_calm() && is_heard())) {
                 return return_of(ring, slot, described);
             }
         }
@@ -130,7 +132,9 @@ impl Conductor {
 
     /// Takes in those who are there and have no place.
     fn take_in(&self, now: Micros, view: &View, ring: &Ring) -> Option<RingDocument> {
+        let is_calm = |node: &NodeId| self.calm_at(node).is_some_and(|at| at <= now);
         let joiners = self.ready(now).filter(|described| !has_place(ring.document(), &described.node));
+        let joiners = joiners.filter(|described| is_calm(&described.node));
         let joiners = joiners.filter_map(|described| match view.wishes.get(&described.node) {
             None if described.stands_by() => None,
             None => Some(entry(described)),
@@ -153,20 +157,53 @@ impl Conductor {
     /// gives its place to others.
     fn go_on(&self, now: Micros, view: &View, ring: &Ring) -> Option<RingDocument> {
         ring.document().replication.as_ref()?.movement.as_ref()?;
+        if self.turns_back(now, view, ring) {
+            return migrate::turn_back(ring);
+        }
         let words = Words::of(view, ring);
         let is_unwanted = |entry: &SlotEntry| {
             let wish = view.wishes.get(&entry.node);
-            entry.state == NodeState::Down && matches!(wish, Some(Wish::Drain | Wish::Weight(0)))
+            entry.state == NodeState::Down && wish.is_some_and(is_nothing)
         };
         let is_given_up = |slot| self.is_given_up(now, ring.slot(slot)) || is_unwanted(ring.slot(slot));
         migrate::flip(ring, |partition| words.is_ready(partition), is_given_up)
             .or_else(|| migrate::finish(ring))
     }
 
+    /// Whether the movement that is under way is to turn back: it waits for a member that was to get more by it and is down for too long, or
+    /// is to have nothing. Not when the way back needs one that is down as well.
+    fn turns_back(&self, now: Micros, view: &View, ring: &Ring) -> bool {
+        let is_over = |since: &Micros| now.since(*since) >= self.judgement.turn_back_after;
+        let is_lost = |entry: &SlotEntry| {
+            let is_unwanted =
+                view.wishes.get(&entry.node).is_some_and(|wish| *wish == Wish::Down || is_nothing(wish));
+            is_unwanted || self.down.get(&entry.node).is_some_and(is_over)
+        };
+        let mut lost = newcomers_down(ring);
+        lost.retain(|slot| is_lost(ring.slot(*slot)));
+        !lost.is_empty() && ring.awaited().iter().any(|slot| lost.contains(slot))
+    }
+
+    /// Members that are down and that the movement waits for: until when, and whether it turns back then.
+    pub(super) fn awaited(&self, ring: &Ring) -> Vec<(NodeId, Micros, bool)> {
+        let newcomers = newcomers_down(ring);
+        let told = |slot: SlotId| {
+            let node = &ring.slot(slot).node;
+            let turn = self.down.get(node).map(|&since| since + self.judgement.turn_back_after);
+            let end = self.absent.get(node).map(|&since| since + self.judgement.grace);
+            let turns_back = newcomers.contains(&slot);
+            Some((node.clone(), if turns_back { turn } else { end }?, turns_back))
+        };
+        let down = |slot: &SlotId| ring.slot(*slot).state == NodeState::Down;
+        ring.awaited().into_iter().filter(down).filter_map(told).collect()
+    }
+
     /// Begins to move to the weights that are wished for. Who was down for too long weighs nothing.
     fn reweigh(&self, now: Micros, view: &View, ring: &Ring) -> Option<RingDocument> {
         let wished = |entry: &SlotEntry| match view.wishes.get(&entry.node) {
             _ if self.is_given_up(now, entry) => 0,
+            // Who is down gets no more: it would be waited for.
+            Some(Wish::Weight(weight)) if entry.state == NodeState::Down => entry.weight.min(*weight),
             Some(Wish::Weight(weight)) => *weight,
             Some(Wish::Drain) => 0,
             Some(Wish::Down) | None => entry.weight,
@@ -202,6 +239,29 @@ impl Conductor {
 fn members(ring: &Ring) -> impl Iterator<Item = (SlotId, &SlotEntry)> {
     let slots = (0..).map(SlotId).zip(&ring.document().slots);
     slots.filter(|(_, entry)| entry.state.serves() || entry.state == NodeState::Syncing)
+}
+
+fn is_nothing(wish: &Wish) -> bool {
+    matches!(wish, Wish::Drain | Wish::Weight(0))
+}
+
+/// Members that are down and were to get more by the movement that is under way. None where one that is down as well had more before: the
+/// way back would need it.
+fn newcomers_down(ring: &Ring) -> Vec<SlotId> {
+    let movement = ring.document().replication.as_ref().and_then(|known| known.movement.as_ref());
+    let weights = movement.into_iter().flat_map(|movement| &movement.weights);
+    let all = (0..).map(SlotId).zip(&ring.document().slots).zip(weights);
+    let down = all.filter(|((_, entry), _)| entry.state == NodeState::Down);
+    let changes: Vec<_> = down.map(|((slot, entry), weight)| (slot, weight.cmp(&entry.weight))).collect();
+    let has_way_back = !changes.iter().any(|(_, change)| change.is_lt());
+    let newcomers = changes.into_iter().filter(|(_, change)| has_way_back && change.is_gt());
+    newcomers.map(|(slot, _)| slot).collect()
+}
+
+/// Whether a member has nothing when the movement that is under way is over.
+fn leaves(ring: &Ring, slot: SlotId) -> bool {
+    let movement = ring.document().replication.as_ref().and_then(|known| known.movement.as_ref());
+    movement.is_some_and(|movement| movement.weights[usize::from(slot.0)] == 0)
 }
 
 fn is_pair(ring: &Ring) -> bool {

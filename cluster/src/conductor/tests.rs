@@ -198,6 +198,28 @@ fn who_is_registered_and_not_reached_gets_no_place_and_holds_up_nobody() {
 }
 
 #[test]
+fn people_are_told_who_asks_for_a_place_and_is_not_reached_and_why() {
+    let mut office = Office::new(2);
+    office.out_of_reach = Some(3);
+    office.watch(10, &registered(&[1, 2, 3]));
+    let waits = |office: &Office| {
+        let ring = office.ring.clone().map(|ring| Ring::new(ring).unwrap());
+        office.conductor.waits(&office.view, ring.as_ref(), 0).unreached
+    };
+    assert_eq!(waits(&office), []);
+    office.conductor.not_reached(&described(3, 1), &"x".repeat(9_999));
+    let told = waits(&office);
+    assert_eq!((told.len(), &told[0].node), (1, &described(3, 1).node));
+    assert_eq!(told[0].why.len(), WHY_CHARACTERS_MAX);
+    office.out_of_reach = None;
+    office.watch(10, &registered(&[1, 2, 3]));
+    assert_eq!(waits(&office), [], "it is reached");
+    office.conductor.not_reached(&described(4, 1), "it is gone");
+    office.watch(1, &registered(&[1, 2, 3]));
+    assert_eq!(waits(&office), []);
+}
+
+#[test]
 fn a_ring_that_the_coordinator_lost_is_written_again_beyond_all_that_may_have_been_lost() {
     let mut office = Office::new(2);
     office.watch(10, &registered(&[1, 2]));

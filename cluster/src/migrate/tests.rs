@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ring::Term;
+use crate::simulation::dice::Dice;
 
 fn ring(nodes: u16, replicas: u8, mode: Mode) -> Ring {
     let nodes: String = (1..=nodes)
@@ -16,7 +17,17 @@ fn ring(nodes: u16, replicas: u8, mode: Mode) -> Ring {
 fn step(ring: &mut Ring, next: Option<RingDocument>) {
     let next = next.expect("the step can be made");
     next.may_follow(ring.document()).unwrap();
-    *ring = Ring::new(next).unwrap();
+    let next = Ring::new(next).unwrap();
+    let keeps_parts = next.keeps_parts(ring);
+    for partition in PartitionId::all().step_by(11).filter(|&partition| keeps_parts(partition)) {
+        assert_eq!(
+            next.assignment(partition),
+            ring.assignment(partition),
+            "{partition:?} is said to be as before"
+        );
+    }
+    drop(keeps_parts);
+    *ring = next;
 }
 
 fn loads(ring: &Ring) -> Vec<u32> {
@@ -168,4 +179,83 @@ fn what_may_lose_data_may_also_lose_its_last_copy() {
         true
     };
     assert!(removed_all_but_one(Mode::Inval) && !removed_all_but_one(Mode::Sync));
+}
+
+/// A movement to random weights of a random ring, with somebody who joins or leaves, gone on for a while; some have died meanwhile.
+fn interrupted(dice: &mut Dice) -> (Ring, Ring) {
+    let replicas = 1 + u8::try_from(dice.index(3)).unwrap();
+    let mut ring = ring(4, replicas, if replicas == 1 { Mode::Rf1 } else { Mode::Inval });
+    let mut without = next(&ring).unwrap();
+    without.slots[1].weight = 128;
+    if dice.chance(500) {
+        without.slots[3].state = NodeState::Left;
+        without.slots[3].weight = 0;
+    }
+    step(&mut ring, Some(without));
+    let before = ring.clone();
+    let joiner = SlotEntry {
+        node: crate::names::NodeId("joiner".parse().unwrap()),
+        client: "10.0.9.1:11211".parse().unwrap(),
+        peer: "10.0.9.1:7000".parse().unwrap(),
+        ..ring.slot(SlotId(0)).clone()
+    };
+    let begun = match dice.index(3) {
+        0 => begin(&ring, vec![256, 256, 64, ring.slot(SlotId(3)).weight]),
+        _ => join(&ring, [joiner]),
+    };
+    step(&mut ring, begun);
+    for _ in 0..dice.index(30) {
+        let flipped = flip(&ring, |_| true, |_| true);
+        if flipped.is_some() {
+            step(&mut ring, flipped);
+        }
+    }
+    if dice.chance(700) {
+        let slot = SlotId(u16::try_from(dice.index(ring.document().slots.len())).unwrap());
+        let removed = remove(&ring, slot).filter(|_| ring.slot(slot).state.serves());
+        if removed.is_some() {
+            step(&mut ring, removed);
+        }
+    }
+    (before, ring)
+}
+
+#[test]
+fn a_movement_that_turned_back_leaves_everything_where_it_was_and_takes_nothing_from_anybody_on_the_way() {
+    for seed in 0..40 {
+        let (before, mut ring) = interrupted(&mut Dice(seed));
+        let turned = turn_back(&ring);
+        let was = ring.clone();
+        step(&mut ring, turned);
+        assert!(
+            PartitionId::all().all(|partition| was.owners(partition) == ring.owners(partition)),
+            "seed {seed}"
+        );
+        assert!(
+            PartitionId::all().all(|partition| was.primary(partition) == ring.primary(partition)),
+            "seed {seed}"
+        );
+        let again = turn_back(&ring).and_then(|document| Ring::new(document).ok()).unwrap();
+        assert!(
+            PartitionId::all().all(|partition| {
+                (again.owners(partition), again.coming_owners(partition))
+                    == (was.owners(partition), was.coming_owners(partition))
+            }),
+            "seed {seed}: the way there again"
+        );
+        while finish(&ring).is_none() {
+            let flipped = flip(&ring, |_| true, |_| true);
+            step(&mut ring, flipped);
+        }
+        let finished = finish(&ring);
+        step(&mut ring, finished);
+        assert!(
+            PartitionId::all().all(|partition| before.owners(partition) == ring.owners(partition)),
+            "seed {seed}"
+        );
+        let weights = |ring: &Ring| ring.document().slots.iter().map(|slot| slot.weight).collect::<Vec<_>>();
+        assert_eq!(weights(&ring), weights(&before), "seed {seed}");
+        assert_eq!(RingDocument::from_json(ring.json().as_bytes()).as_ref(), Ok(ring.document()));
+        assert!(turn_back(&ring).is_none(), "nothing moves");
+    }
 }

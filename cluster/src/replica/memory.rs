@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::store::{Cursor, Portion, Record, Store};
+use super::store::{Bytes, Cursor, Portion, Record, Store};
 use crate::placement::PartitionId;
 use crate::replica::{Fences, Version};
 use crate::time::Micros;
@@ -11,13 +11,13 @@ const SCAN_STEP: usize = 3;
 
 #[derive(Debug, Default)]
 pub(crate) struct MemoryStore {
-    items: BTreeMap<(u64, Vec<u8>), Record>,
+    items: BTreeMap<(u64, Bytes), Record>,
     fences: BTreeMap<u64, u64>,
 }
 
 impl MemoryStore {
     pub(crate) fn evict(&mut self, hash: u64, key: &[u8]) {
-        self.items.remove(&(hash, key.to_vec()));
+        self.items.remove(&(hash, Bytes::from(key)));
     }
 
     /// As on a client's `flush_all`.
@@ -36,7 +36,7 @@ impl Store for MemoryStore {
     }
 
     fn read(&self, now: Micros, hash: u64, key: &[u8]) -> Option<Record> {
-        self.items.get(&(hash, key.to_vec())).filter(|record| is_live(now, record)).cloned()
+        self.items.get(&(hash, Bytes::from(key))).filter(|record| is_live(now, record)).cloned()
     }
 
     fn apply(&mut self, _: Micros, record: &Record) {
@@ -59,7 +59,7 @@ impl Store for MemoryStore {
         show: &mut dyn FnMut(Record),
     ) -> bool {
         // The cursor is the lowest hash that was not passed; keys of one hash are shown together.
-        let mut rest = self.items.range((cursor.0, Vec::new())..).map(|(_, record)| record);
+        let mut rest = self.items.range((cursor.0, Bytes::default())..).map(|(_, record)| record);
         let mut last = None;
         for record in rest.by_ref().take(SCAN_STEP) {
             last = Some(record.hash);

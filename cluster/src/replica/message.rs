@@ -1,6 +1,7 @@
 //! What the two ends of a stream say to each other, and its bytes. `docs/wire.md` has the tables. Never a connection.
 
-use super::store::{Content, Record};
+use super::store::{Bytes, Content, Record};
+use super::stream::FEED_ENTRIES_MAX;
 use super::{PeerShard, Version};
 use crate::names::Incarnation;
 use crate::placement::{PartitionId, hash_key, partition_of};
@@ -11,6 +12,9 @@ use crate::time::Micros;
 
 /// Bytes of a key.
 const KEY_BYTES_MAX: usize = 250;
+
+/// What a small entry takes: for the room to read entries into.
+const ENTRY_BYTES_GUESSED: usize = 64;
 
 /// Bytes of the partition sets in entries.
 const SET_TEXT_BYTES_MAX: usize = 4 << 10;
@@ -107,7 +111,7 @@ pub struct Check {
     /// Every key is answered for, also where both are equal.
     pub wants_all: bool,
     /// Keys and the versions that the backup holds; 0: it does not have the key.
-    pub keys: Vec<(Vec<u8>, Version)>,
+    pub keys: Vec<(Bytes, Version)>,
 }
 
 /// One of them.
@@ -146,22 +150,14 @@ const DIES: u8 = 1 << 1;
 
 /// Appends a message. `now` is the sender's clock: what dies travels as the time that is left.
 pub fn encode(now: Micros, sender: &Sender, message: &Message, output: &mut Vec<u8>) {
-    output.push(match message {
+    let kind = match message {
         Message::Feed(_) => FEED,
         Message::Ack(_) => ACK,
         Message::Check(_) => CHECK,
-    });
-    put(output, &sender.peer.slot.0.to_le_bytes());
-    put(output, &sender.peer.shard.to_le_bytes());
-    put(output, &sender.incarnation.0.to_le_bytes());
-    put(output, &sender.epoch.0.to_le_bytes());
+    };
+    encode_head(kind, sender, output);
     match message {
-        Message::Feed(feed) => {
-            for number in [feed.stream, feed.sent_at.0, feed.unknown, feed.stable, feed.sent] {
-                put(output, &number.to_le_bytes());
-            }
-            feed.entries.iter().for_each(|entry| encode_entry(now, entry, output));
-        }
+        Message::Feed(feed) => encode_feed(now, feed, feed.entries.iter(), output),
         Message::Ack(ack) => {
             let granted = if ack.grant.is_some() { GRANTED } else { 0 };
             output.push(granted | if ack.wants_again { AGAIN } else { 0 });
@@ -177,6 +173,38 @@ pub fn encode(now: Micros, sender: &Sender, message: &Message, output: &mut Vec<
             }
         }
     }
+}
+
+/// As [`encode`], for a feed of which the entries are elsewhere.
+pub fn encode_feed_of<'e>(
+    now: Micros,
+    sender: &Sender,
+    feed: &Feed,
+    entries: impl Iterator<Item = &'e Numbered>,
+    output: &mut Vec<u8>,
+) {
+    encode_head(FEED, sender, output);
+    encode_feed(now, feed, entries, output);
+}
+
+fn encode_head(kind: u8, sender: &Sender, output: &mut Vec<u8>) {
+    output.push(kind);
+    put(output, &sender.peer.slot.0.to_le_bytes());
+    put(output, &sender.peer.shard.to_le_bytes());
+    put(output, &sender.incarnation.0.to_le_bytes());
+    put(output, &sender.epoch.0.to_le_bytes());
+}
+
+fn encode_feed<'e>(
+    now: Micros,
+    feed: &Feed,
+    entries: impl Iterator<Item = &'e Numbered>,
+    output: &mut Vec<u8>,
+) {
+    for number in [feed.stream, feed.sent_at.0, feed.unknown, feed.stable, feed.sent] {
+        put(output, &number.to_le_bytes());
+    }
+    entries.for_each(|entry| encode_entry(now, entry, output));
 }
 
 fn put(output: &mut Vec<u8>, bytes: &[u8]) {
@@ -265,7 +293,8 @@ pub fn decode(now: Micros, bytes: &[u8]) -> Result<(Sender, Message), Garbled> {
 fn decode_feed(now: Micros, reader: &mut Reader<'_>) -> Result<Feed, Garbled> {
     let (stream, sent_at) = (reader.u64()?, Micros(reader.u64()?));
     let (unknown, stable, sent) = (reader.u64()?, reader.u64()?, reader.u64()?);
-    let mut entries = Vec::new();
+    let guess = reader.rest.len() / ENTRY_BYTES_GUESSED;
+    let mut entries = Vec::with_capacity(guess.min(FEED_ENTRIES_MAX));
     while !reader.rest.is_empty() {
         entries.push(decode_entry(now, reader)?);
     }
@@ -290,7 +319,7 @@ fn decode_check(reader: &mut Reader<'_>) -> Result<Check, Garbled> {
     };
     let mut keys = Vec::new();
     while !reader.rest.is_empty() {
-        keys.push((reader.key()?.to_vec(), Version(reader.u64()?)));
+        keys.push((reader.key()?.into(), Version(reader.u64()?)));
     }
     Ok(Check { wants_all, keys })
 }
@@ -334,7 +363,7 @@ fn decode_partition(reader: &mut Reader<'_>) -> Result<PartitionId, Garbled> {
 }
 
 fn decode_record(now: Micros, reader: &mut Reader<'_>) -> Result<Record, Garbled> {
-    let key = reader.key()?.to_vec();
+    let key = Bytes::from(reader.key()?);
     let version = Version(reader.u64()?);
     let flags = reader.byte()?;
     let content = match flags {
@@ -342,7 +371,7 @@ fn decode_record(now: Micros, reader: &mut Reader<'_>) -> Result<Record, Garbled
         _ if flags & !(HAS_CONTENT | DIES) == 0 && flags & HAS_CONTENT != 0 => {
             let left = if flags & DIES != 0 { Some(Micros(reader.u64()?)) } else { None };
             let (marks, client_flags) = (reader.byte()?, reader.u32()?);
-            let value = reader.sized(usize::MAX)?.to_vec();
+            let value = reader.sized(usize::MAX)?.into();
             Some(Content { value, client_flags, marks, dies_at: left.map(|left| now + left) })
         }
         _ => return Err(Garbled),
@@ -410,7 +439,7 @@ mod tests {
     fn record() -> impl Strategy<Value = Record> {
         let content = (any::<Vec<u8>>(), any::<(u32, u8)>(), prop::option::of(NOW.0..1 << 60)).prop_map(
             |(value, (client_flags, marks), dies_at)| Content {
-                value,
+                value: value.into(),
                 client_flags,
                 marks,
                 dies_at: dies_at.map(Micros),
@@ -419,7 +448,7 @@ mod tests {
         let key = prop::collection::vec(any::<u8>(), 1..=KEY_BYTES_MAX);
         (key, any::<u64>(), prop::option::of(content)).prop_map(|(key, version, content)| Record {
             hash: hash_key(&key),
-            key,
+            key: key.into(),
             version: Version(version),
             content,
         })
@@ -460,7 +489,7 @@ mod tests {
                 Message::Ack(Ack { stream, applied, grant: grant.map(Micros), wants_again })
             });
         let key = prop::collection::vec(any::<u8>(), 1..=KEY_BYTES_MAX);
-        let keys = prop::collection::vec((key, any::<u64>().prop_map(Version)), 0..4);
+        let keys = prop::collection::vec((key.prop_map(Bytes::from), any::<u64>().prop_map(Version)), 0..4);
         let check =
             (any::<bool>(), keys).prop_map(|(wants_all, keys)| Message::Check(Check { wants_all, keys }));
         prop_oneof![feed, ack, check]
@@ -489,9 +518,9 @@ mod tests {
 
     #[test]
     fn messages_lie_as_the_tables_say() {
-        let key = b"k".to_vec();
+        let key = Bytes::from(*b"k");
         let content =
-            Content { value: b"va".to_vec(), client_flags: 9, marks: 1, dies_at: Some(Micros(1_007)) };
+            Content { value: Bytes::from(*b"va"), client_flags: 9, marks: 1, dies_at: Some(Micros(1_007)) };
         let record = Record { hash: hash_key(&key), key, version: Version(6), content: Some(content) };
         let numbered = Numbered { sequence: 8, epoch: Epoch(5), entry: Entry::Live(record) };
         let feed = Feed {
@@ -518,7 +547,7 @@ mod tests {
         let head = [&[2, 1, 2, 3, 0][..], &number(4), &number(5), &[3]].concat();
         assert_eq!(bytes, [head, number(0x11).into(), number(8).into(), number(0x22).into()].concat());
 
-        let check = Check { wants_all: true, keys: vec![(b"k".to_vec(), Version(6))] };
+        let check = Check { wants_all: true, keys: vec![(Bytes::from(*b"k"), Version(6))] };
         let mut bytes = Vec::new();
         encode(NOW, &sender(), &Message::Check(check), &mut bytes);
         let head = [&[3, 1, 2, 3, 0][..], &number(4), &number(5), &[1]].concat();
@@ -528,7 +557,7 @@ mod tests {
     #[test]
     fn a_time_to_live_only_gets_shorter_on_the_way() {
         let content = Content { dies_at: Some(Micros(50_000)), ..Content::default() };
-        let key = b"k".to_vec();
+        let key = Bytes::from(*b"k");
         let record = Record { hash: hash_key(&key), key, version: Version(1), content: Some(content) };
         let numbered = Numbered { sequence: 1, epoch: Epoch(1), entry: Entry::Bulk(record) };
         let feed =

@@ -4,13 +4,16 @@
 //! The owner calls what happened ([`Replicator::adopt`], [`Replicator::received`], [`Replicator::write`], ...), then
 //! [`Replicator::turn`], then [`Replicator::next_effect`] until it gives `None`: once a turn of its own.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
+use ahash::RandomState;
+
 use super::message::{Garbled, Message, Sender, decode, encode};
-use super::store::{Content, Cursor, Portion, Record, Store};
+use super::store::{Bytes, Content, Cursor, Portion, Record, Store};
 use super::stream::{Stream, WriteId, record_bytes};
+use super::tenures::Tenures;
 use super::{PeerShard, Version, VersionClock};
 use crate::jump::mix;
 use crate::link::AWAY_MIN;
@@ -107,7 +110,7 @@ pub struct Write<T> {
     /// [`crate::placement::hash_key`] of the key.
     pub hash: u64,
     /// The key.
-    pub key: Vec<u8>,
+    pub key: Bytes,
     /// The item; `None` deletes.
     pub content: Option<Content>,
     /// In [`Mode::Inval`]: it makes values that clients hold invalid, so it waits for the copies.
@@ -118,13 +121,21 @@ pub struct Write<T> {
 
 /// A partition that this node is primary of.
 #[derive(Clone, Debug)]
-struct Tenure {
+pub(super) struct Tenure {
     since: Epoch,
-    receivers: Vec<SlotId>,
-    learners: Vec<SlotId>,
+    receivers: Box<[SlotId]>,
+    learners: Box<[SlotId]>,
     is_gutter: bool,
     /// It began with nothing.
     is_heir: bool,
+}
+
+#[cfg(test)]
+impl Tenure {
+    /// With nobody else, for tests of where tenures are kept.
+    pub(super) fn of_nobody(since: Epoch) -> Self {
+        Self { since, receivers: Box::default(), learners: Box::default(), is_gutter: false, is_heir: false }
+    }
 }
 
 /// A shard of an earlier primary that may still believe that it is.
@@ -160,17 +171,26 @@ struct Source {
     /// An entry was not taken: all after it must be sent again.
     has_gap: bool,
     granted_at: Option<Micros>,
-    /// Entries whose keys are in doubt.
-    doubted: VecDeque<(u64, Vec<u8>)>,
+    /// Entries whose keys are in doubt, and the keys' hashes.
+    doubted: VecDeque<(u64, u64)>,
 }
 
 /// A key whose state came from a primary, perhaps this node, that may not have brought it to everybody.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Doubt {
     of: PeerShard,
     stream: u64,
     sequence: u64,
-    hash: u64,
+    key: Bytes,
+}
+
+/// Found by a key's hash, which clients can choose: it is hashed again.
+type ByHash<V> = HashMap<u64, V, RandomState>;
+
+/// In tests a seed stands for one history.
+fn by_hash<V>() -> ByHash<V> {
+    let is_repeatable = cfg!(test);
+    HashMap::with_hasher(if is_repeatable { RandomState::with_seeds(1, 2, 3, 4) } else { RandomState::new() })
 }
 
 /// See the module. `T` says whose a write is.
@@ -183,7 +203,7 @@ pub struct Replicator<T> {
     ring: Option<Arc<Ring>>,
     me: Option<SlotId>,
     clock: VersionClock,
-    tenures: BTreeMap<PartitionId, Tenure>,
+    tenures: Tenures,
     fences: BTreeMap<PartitionId, Vec<Fence>>,
     /// The last ring by which another than the primary of now was primary: what the primary sent under it or before is void.
     rivals: BTreeMap<PartitionId, Epoch>,
@@ -196,11 +216,12 @@ pub struct Replicator<T> {
     streams: BTreeMap<PeerShard, Stream>,
     streams_made: u64,
     sources: BTreeMap<PeerShard, Source>,
-    doubts: BTreeMap<Vec<u8>, Doubt>,
+    /// By the hashes of their keys. Of two keys with the same one is dropped.
+    doubts: ByHash<Doubt>,
     open: BTreeMap<WriteId, Open<T>>,
     writes_made: WriteId,
-    /// Keys whose state is not to be seen or changed until it is with everybody.
-    pending: BTreeMap<Vec<u8>, WriteId>,
+    /// Keys whose state is not to be seen or changed until it is with everybody, by their hashes: another key of the same waits too.
+    pending: ByHash<WriteId>,
     connected: BTreeSet<PeerShard>,
     heard: BTreeMap<SlotId, Micros>,
     /// The last turn, and the first after the last time that there was none for long: nobody can be heard of by who does not run.
@@ -227,11 +248,11 @@ impl<T: Copy> Replicator<T> {
         Self {
             incarnation,
             shard,
+            tenures: Tenures::new(&scope),
             scope,
             ring: None,
             me: None,
             clock: VersionClock::default(),
-            tenures: BTreeMap::new(),
             fences: BTreeMap::new(),
             rivals: BTreeMap::new(),
             unsettled: BTreeSet::new(),
@@ -240,10 +261,10 @@ impl<T: Copy> Replicator<T> {
             streams: BTreeMap::new(),
             streams_made: 0,
             sources: BTreeMap::new(),
-            doubts: BTreeMap::new(),
+            doubts: by_hash(),
             open: BTreeMap::new(),
             writes_made: 0,
-            pending: BTreeMap::new(),
+            pending: by_hash(),
             connected: BTreeSet::new(),
             heard: BTreeMap::new(),
             turned_at: Micros::default(),
@@ -387,7 +408,7 @@ impl<T: Copy> Replicator<T> {
             ends.peek().is_some() && ends.all(|stream| stream.is_ready(partition))
         };
         let mut ready = PartitionSet::default();
-        for (&partition, tenure) in &self.tenures {
+        for (partition, tenure) in self.tenures.iter() {
             let matters = tenure.is_gutter || !tenure.learners.is_empty();
             let has_filled = || tenure.learners.iter().all(|&learner| is_filled(partition, learner));
             if matters && is_settled(&partition) && has_filled() {
@@ -412,10 +433,14 @@ impl<T: Copy> Replicator<T> {
         mix(self.incarnation.0 ^ u64::from(self.shard) << 48) ^ self.streams_made
     }
 
+    /// What every message begins with; a node without a place in the ring says nothing.
+    fn sender(&self) -> Option<Sender> {
+        let peer = PeerShard { slot: self.me?, shard: self.shard };
+        Some(Sender { peer, incarnation: self.incarnation, epoch: self.epoch() })
+    }
+
     fn send(&mut self, now: Micros, to: PeerShard, message: &Message) {
-        let Some(slot) = self.me else { return };
-        let peer = PeerShard { slot, shard: self.shard };
-        let sender = Sender { peer, incarnation: self.incarnation, epoch: self.epoch() };
+        let Some(sender) = self.sender() else { return };
         let mut bytes = Vec::new();
         encode(now, &sender, message, &mut bytes);
         self.effects.push_back(Effect::Send { to, bytes });
@@ -426,8 +451,8 @@ impl<T: Copy> Replicator<T> {
         self.streams.values().for_each(Stream::check_invariants);
         assert!(self.open.len() <= WRITES_MAX, "{} writes are open", self.open.len());
         assert!(self.doubts.len() <= backup::DOUBTS_MAX, "{} keys are in doubt", self.doubts.len());
-        for (key, write) in &self.pending {
-            assert_eq!(&self.open[write].record.key, key, "what is pending is open");
+        for (hash, write) in &self.pending {
+            assert_eq!(&self.open[write].record.hash, hash, "what is pending is open");
         }
     }
 }

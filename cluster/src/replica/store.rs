@@ -3,15 +3,20 @@
 //! The engine's shard can be one: a version is the explicit CAS of a store, [`Store::scan`] is its walk by hashes, and a flushed
 //! partition is a floor under the shard's own sequence of stores, compared when an item is found.
 
+use std::sync::Arc;
+
 use crate::placement::{PartitionId, partition_of};
 use crate::replica::{Fences, Version};
 use crate::time::Micros;
+
+/// Bytes of a key or a value: whoever keeps them shares them.
+pub type Bytes = Arc<[u8]>;
 
 /// The state of one key: what is replicated, rather than the operation that made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// 1 to 250 bytes.
-    pub key: Vec<u8>,
+    pub key: Bytes,
     /// [`crate::placement::hash_key`] of the key.
     pub hash: u64,
     /// Which state of the key it is.
@@ -31,7 +36,7 @@ impl Record {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Content {
     /// The value.
-    pub value: Vec<u8>,
+    pub value: Bytes,
     /// The client's flags.
     pub client_flags: u32,
     /// What else the server keeps of an item, one bit each: its own business.

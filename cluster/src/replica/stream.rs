@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::message::{Ack, Entry, FENCES_MAX, Feed, Fences, Numbered};
+use super::message::{Ack, Entry, FENCES_MAX, Feed, Fences, Numbered, Sender, encode_feed_of};
+use super::standings::{Standing, Standings};
 use super::store::{Cursor, Portion, Record, Store};
 use crate::names::Incarnation;
 use crate::placement::{PartitionId, partition_of};
@@ -25,7 +26,9 @@ pub(super) const QUEUE_ENTRIES_MAX: usize = 4 * 4_096;
 /// Bulk goes on while less than this waits before it.
 const BULK_BYTES_BEFORE: usize = 64 << 10;
 /// Entries of one message.
-const FEED_ENTRIES_MAX: usize = 256;
+pub(super) const FEED_ENTRIES_MAX: usize = 256;
+/// Bytes of a message but for its entries, about.
+const HEAD_BYTES: usize = 64;
 /// Bytes of an entry but for its key and value.
 const ENTRY_BYTES: usize = 48;
 /// A source with nothing to say says that this often.
@@ -45,8 +48,10 @@ pub(super) type WriteId = u64;
 struct Queued {
     numbered: Numbered,
     bytes: usize,
-    /// Told when this entry is acknowledged. More than one after the stream was broken.
-    writes: Vec<WriteId>,
+    /// Told when this entry is acknowledged.
+    write: Option<WriteId>,
+    /// The same, after the stream was broken.
+    more_writes: Vec<WriteId>,
 }
 
 impl Queued {
@@ -60,6 +65,11 @@ impl Queued {
 
     fn is_of(&self, partition: PartitionId) -> bool {
         self.partition() == Some(partition)
+    }
+
+    /// Those who are told, and not again.
+    fn take_writes(&mut self) -> impl Iterator<Item = WriteId> + use<> {
+        self.write.take().into_iter().chain(std::mem::take(&mut self.more_writes))
     }
 }
 
@@ -75,21 +85,6 @@ struct Bulk {
     partitions: PartitionSet,
 }
 
-/// How a partition stands at the other end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// It will be filled after what is being filled now.
-    Waits,
-    /// It is being filled, and gets what is written.
-    Fills,
-    /// It was filled: writes wait for it from now on. The end of it has this number.
-    Joined(u64),
-    /// It holds everything.
-    InSync,
-    /// It held everything until the stream broke. Writes wait for it.
-    Refills,
-}
-
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) id: u64,
@@ -98,7 +93,7 @@ pub(super) struct Stream {
     pub(super) is_connected: bool,
     /// The life of the other end that was heard of last.
     life: Option<Incarnation>,
-    standings: BTreeMap<PartitionId, (Standing, Epoch)>,
+    standings: Standings,
     queue: VecDeque<Queued>,
     queue_bytes: usize,
     /// Bytes of what was sent of it.
@@ -127,10 +122,8 @@ pub(super) struct Backlog {
 
 impl Stream {
     pub(super) fn backlog(&self) -> Backlog {
-        let lacks = |(standing, _): &(Standing, Epoch)| {
-            matches!(standing, Standing::Waits | Standing::Fills | Standing::Refills)
-        };
-        let is_out_of_sync = self.standings.values().any(lacks);
+        let lacks = |(_, standing)| matches!(standing, Standing::Waits | Standing::Fills | Standing::Refills);
+        let is_out_of_sync = self.standings.iter().any(lacks);
         Backlog { entries: self.queue.len(), bytes: self.queue_bytes, is_out_of_sync }
     }
 
@@ -145,7 +138,7 @@ impl Stream {
             portion,
             is_connected: false,
             life: None,
-            standings: BTreeMap::new(),
+            standings: Standings::default(),
             queue: VecDeque::new(),
             queue_bytes: 0,
             sent_bytes: 0,
@@ -163,21 +156,18 @@ impl Stream {
 
     /// Whether what is written in a partition goes into this stream.
     pub(super) fn gets(&self, partition: PartitionId) -> bool {
-        !matches!(self.standings.get(&partition), None | Some((Standing::Waits, _)))
+        self.standings.gets(partition)
     }
 
     /// Whether writes and reads of a partition wait for the other end.
     pub(super) fn counts(&self, partition: PartitionId) -> bool {
-        matches!(
-            self.standings.get(&partition),
-            Some((Standing::Joined(_) | Standing::InSync | Standing::Refills, _))
-        )
+        self.standings.counts(partition)
     }
 
     /// Whether the other end has everything of a partition.
     pub(super) fn is_ready(&self, partition: PartitionId) -> bool {
-        match self.standings.get(&partition) {
-            Some((Standing::Joined(end), _)) => *end <= self.acked,
+        match self.standings.get(partition) {
+            Some((Standing::Joined(end), _)) => end <= self.acked,
             Some((Standing::InSync, _)) => true,
             _ => false,
         }
@@ -189,17 +179,16 @@ impl Stream {
 
     /// The other end is in sync by the ring.
     pub(super) fn count_in(&mut self, partition: PartitionId, since: Epoch) {
-        let standing = self.standings.entry(partition).or_insert((Standing::InSync, since));
-        if standing.0 != Standing::Refills {
-            *standing = (Standing::InSync, since);
+        if self.standings.get(partition).is_none_or(|(standing, _)| standing != Standing::Refills) {
+            self.standings.set(partition, Standing::InSync, since);
         }
     }
 
     /// The other end is to be filled, unless it was since the same epoch.
     pub(super) fn fill(&mut self, partition: PartitionId, since: Epoch) {
-        let known = self.standings.get(&partition);
-        if known.is_none_or(|(standing, at)| *at != since || *standing == Standing::InSync) {
-            self.standings.insert(partition, (Standing::Waits, since));
+        let known = self.standings.get(partition);
+        if known.is_none_or(|(standing, at)| at != since || standing == Standing::InSync) {
+            self.standings.set(partition, Standing::Waits, since);
             self.may_begin = true;
         }
     }
@@ -207,13 +196,13 @@ impl Stream {
     /// The partition is not the other end's business any more: what waits to be said of it is not said. Gives the writes that
     /// wait for it here.
     pub(super) fn leave(&mut self, partition: PartitionId) -> Vec<WriteId> {
-        if self.standings.remove(&partition).is_none() {
+        if !self.standings.remove(partition) {
             return Vec::new();
         }
         let mut freed = Vec::new();
         for queued in self.queue.iter_mut().filter(|queued| queued.is_of(partition)) {
             queued.numbered.entry = Entry::Void;
-            freed.append(&mut queued.writes);
+            freed.extend(queued.take_writes());
         }
         freed
     }
@@ -221,11 +210,11 @@ impl Stream {
     /// This node is not primary of the partition any more: what it did say before is said to the end, and waited for by nobody.
     /// True: something was waited for.
     pub(super) fn resign(&mut self, partition: PartitionId) -> bool {
-        self.standings.remove(&partition);
+        self.standings.remove(partition);
         let its = self.queue.iter_mut().filter(|queued| queued.is_of(partition));
         let mut was_waited_for = false;
         for queued in its {
-            was_waited_for |= !std::mem::take(&mut queued.writes).is_empty();
+            was_waited_for |= queued.take_writes().count() > 0;
         }
         was_waited_for
     }
@@ -233,7 +222,7 @@ impl Stream {
     /// What was said of such partitions and has not arrived is not said any more. Nobody may wait for it.
     pub(super) fn retract(&mut self, is_such: impl Fn(PartitionId) -> bool) {
         for queued in self.queue.iter_mut().filter(|queued| queued.partition().is_some_and(&is_such)) {
-            assert!(queued.writes.is_empty(), "who resigned waits for nothing");
+            assert!(queued.take_writes().next().is_none(), "who resigned waits for nothing");
             queued.numbered.entry = Entry::Void;
         }
     }
@@ -285,7 +274,7 @@ impl Stream {
         self.push(epoch, Entry::Live(record));
         self.open.push_back((self.made, write));
         if counts && let Some(queued) = self.queue.back_mut() {
-            queued.writes.push(write);
+            queued.write = Some(write);
         }
     }
 
@@ -294,7 +283,7 @@ impl Stream {
         let bytes = entry_bytes(&entry);
         self.queue_bytes += bytes;
         let numbered = Numbered { sequence: self.made, epoch, entry };
-        self.queue.push_back(Queued { numbered, bytes, writes: Vec::new() });
+        self.queue.push_back(Queued { numbered, bytes, write: None, more_writes: Vec::new() });
     }
 
     /// What is known of fences, in as many entries as that takes: before all that is said from now on.
@@ -323,7 +312,7 @@ impl Stream {
         is_open: impl Fn(&WriteId) -> bool,
         pending: impl IntoIterator<Item = (WriteId, &'a Record)>,
     ) {
-        let kept = self.queue.drain(..).flat_map(|queued| queued.writes).filter(is_open);
+        let kept = self.queue.drain(..).flat_map(|mut queued| queued.take_writes()).filter(is_open);
         let mut waiting = BTreeMap::new();
         kept.chain(write).for_each(|write| *waiting.entry(write).or_default() += 1);
         let standings = std::mem::take(&mut self.standings);
@@ -333,18 +322,18 @@ impl Stream {
             Standing::Waits | Standing::Fills => Standing::Waits,
             Standing::Joined(_) | Standing::InSync | Standing::Refills => Standing::Refills,
         };
-        let refilled = |(partition, (standing, since))| (partition, (refill(standing), since));
-        self.standings = standings.into_iter().map(refilled).collect();
+        self.standings = standings;
+        self.standings.change_all(refill);
         self.begin_bulk(epoch);
         for (write, record) in pending {
             if self.gets(record.partition()) && self.portion.contains(record.hash) {
                 self.push_write(epoch, record.clone(), write, false);
                 let said = self.queue.back_mut().expect("just pushed");
-                said.writes = vec![write; waiting.remove(&write).unwrap_or(0)];
+                said.more_writes = vec![write; waiting.remove(&write).unwrap_or(0)];
             }
         }
         if let Some(begin) = self.queue.front_mut() {
-            begin.writes = waiting.into_iter().flat_map(|(write, times)| vec![write; times]).collect();
+            begin.more_writes = waiting.into_iter().flat_map(|(write, times)| vec![write; times]).collect();
         }
     }
 
@@ -353,15 +342,12 @@ impl Stream {
         if self.bulk.is_some() || !std::mem::take(&mut self.may_begin) {
             return Vec::new();
         }
-        let mut begun = Vec::new();
-        for (&partition, (standing, _)) in &mut self.standings {
-            if matches!(standing, Standing::Waits | Standing::Refills) {
-                begun.push(partition);
-            }
-            if *standing == Standing::Waits {
-                *standing = Standing::Fills;
-            }
-        }
+        let begins = |(_, standing): &(_, Standing)| matches!(standing, Standing::Waits | Standing::Refills);
+        let begun: Vec<_> = self.standings.iter().filter(begins).map(|(partition, _)| partition).collect();
+        self.standings.change_all(|standing| match standing {
+            Standing::Waits => Standing::Fills,
+            other => other,
+        });
         if !begun.is_empty() {
             let mut partitions = PartitionSet::default();
             begun.iter().for_each(|&partition| assert!(partitions.insert(partition)));
@@ -412,13 +398,12 @@ impl Stream {
     }
 
     fn join(&mut self) {
-        for (standing, _) in self.standings.values_mut() {
-            *standing = match *standing {
-                Standing::Fills => Standing::Joined(self.made),
-                Standing::Refills => Standing::InSync,
-                other => other,
-            };
-        }
+        let made = self.made;
+        self.standings.change_all(|standing| match standing {
+            Standing::Fills => Standing::Joined(made),
+            Standing::Refills => Standing::InSync,
+            other => other,
+        });
     }
 
     /// Whether the other end grants, under the ring of `since` or a later one, that this node is primary.
@@ -438,10 +423,10 @@ impl Stream {
             self.grant = self.grant.filter(|known| !is_better(*known)).or(Some(grant));
         }
         while self.queue.front().is_some_and(|queued| queued.numbered.sequence <= ack.applied) {
-            let queued = self.queue.pop_front().expect("just seen");
+            let mut queued = self.queue.pop_front().expect("just seen");
             self.queue_bytes -= queued.bytes;
             self.sent_bytes -= if queued.numbered.sequence <= self.sent { queued.bytes } else { 0 };
-            arrived.extend(queued.writes);
+            arrived.extend(queued.take_writes());
         }
         self.acked = self.acked.max(ack.applied);
         self.sent = self.sent.max(self.acked);
@@ -468,14 +453,21 @@ impl Stream {
         self.beat_at = Micros::default();
     }
 
-    /// The next message, if there is something to say or the other end has not heard for a while.
-    pub(super) fn next_feed(&mut self, now: Micros, is_open: impl Fn(WriteId) -> bool) -> Option<Feed> {
+    /// Appends the next message, if there is something to say or the other end has not heard for a while.
+    pub(super) fn next_feed(
+        &mut self,
+        now: Micros,
+        sender: &Sender,
+        is_open: impl Fn(WriteId) -> bool,
+        output: &mut Vec<u8>,
+    ) -> bool {
         if !self.is_connected {
-            return None;
+            return false;
         }
-        let entries = self.next_entries();
-        if entries.is_empty() && now < self.beat_at {
-            return None;
+        let (before, bytes_before) = (self.sent, self.sent_bytes);
+        self.send_next();
+        if self.sent == before && now < self.beat_at {
+            return false;
         }
         self.beat_at = now + BEAT_EVERY;
         while self.open.front().is_some_and(|&(_, write)| !is_open(write)) {
@@ -483,27 +475,35 @@ impl Stream {
         }
         let stable = self.open.front().map_or(self.made, |&(sequence, _)| sequence - 1);
         let Self { id, unknown, sent, .. } = *self;
-        Some(Feed { stream: id, sent_at: now, unknown, stable: stable.max(unknown), sent, entries })
+        let stable = stable.max(unknown);
+        let feed = Feed { stream: id, sent_at: now, unknown, stable, sent, entries: Vec::new() };
+        let entries = self.queue.range(self.place_behind(before)..self.place_behind(sent));
+        output.reserve(HEAD_BYTES + self.sent_bytes - bytes_before);
+        encode_feed_of(now, sender, &feed, entries.map(|queued| &queued.numbered), output);
+        true
     }
 
-    fn next_entries(&mut self) -> Vec<Numbered> {
-        let mut entries = Vec::new();
+    /// Where in the queue what follows an entry lies.
+    fn place_behind(&self, sequence: u64) -> usize {
+        usize::try_from(sequence - self.acked).expect("what was sent is kept")
+    }
+
+    /// Counts as sent what goes with the next message.
+    fn send_next(&mut self) {
         let first = self.acked + 1;
-        let sent = usize::try_from(self.sent - self.acked).expect("what was sent is kept");
-        for queued in self.queue.range(sent..) {
+        for queued in self.queue.range(self.place_behind(self.sent)..).take(FEED_ENTRIES_MAX) {
             let sequence = queued.numbered.sequence;
             let bytes = self.sent_bytes + queued.bytes;
             let fits = sequence < first + WINDOW_ENTRIES && (bytes <= WINDOW_BYTES || sequence == first);
-            if !fits || entries.len() == FEED_ENTRIES_MAX {
+            if !fits {
                 break;
             }
-            entries.push(queued.numbered.clone());
             (self.sent, self.sent_bytes) = (sequence, bytes);
         }
-        entries
     }
 
     pub(super) fn check_invariants(&self) {
+        self.standings.check_invariants();
         assert!(self.acked <= self.sent && self.sent <= self.made);
         let bytes: usize = self.queue.iter().map(|queued| queued.bytes).sum();
         assert_eq!(bytes, self.queue_bytes);

@@ -62,6 +62,36 @@ impl Ring {
         Assignment { primary, is_gutter: in_sync.is_empty(), in_sync, learners }
     }
 
+    /// Tells which partitions have the parts that they had by `before`, held by the same lives of the same nodes since the same epochs. Those
+    /// of which nobody is in sync are not among them. Much cheaper than comparing assignments: 16 384 answers take a millisecond.
+    pub(crate) fn keeps_parts<'r>(&'r self, before: &'r Self) -> impl Fn(PartitionId) -> bool + 'r {
+        let life = |ring: &Self, index: usize| {
+            let slot = ring.document().slots.get(index)?;
+            let since = ring.document().replication.as_ref()?.since[index];
+            Some((slot.state, slot.incarnation, slot.shards, since))
+        };
+        let is_kept = |index| life(self, index).is_some_and(|is| Some(is) == life(before, index));
+        let kept: Vec<_> = (0..self.document().slots.len()).map(is_kept).collect();
+        let is_same_movement = self.movement_since() == before.movement_since();
+        move |partition| {
+            let (owners, gaining) = self.owners_and_gaining(partition);
+            let are_kept = |slots: &[SlotId]| slots.iter().all(|slot| kept[usize::from(slot.0)]);
+            (owners, gaining) == before.owners_and_gaining(partition)
+                && (gaining.is_empty() || is_same_movement)
+                && are_kept(owners)
+                && are_kept(gaining)
+                && self.primary(partition) == before.primary(partition)
+                && owners.iter().any(|&slot| self.state(slot).serves())
+        }
+    }
+
+    /// The owners, and those that it is to have after the movement, if they are others.
+    fn owners_and_gaining(&self, partition: PartitionId) -> (&[SlotId], &[SlotId]) {
+        let owners = self.owners(partition);
+        let gaining = self.coming_owners(partition).filter(|coming| *coming != owners);
+        (owners, gaining.unwrap_or_default())
+    }
+
     /// The term of the versions that its primaries give.
     pub fn term(&self) -> Term {
         self.document().term

@@ -345,6 +345,12 @@ impl RingDocument {
         movement.and_then(|movement| movement.joined_from).map_or(self.slots.len(), usize::from)
     }
 
+    /// Slots that the walk of after the movement knows; without one, all.
+    pub(super) fn slots_after(&self) -> usize {
+        let movement = self.replication.as_ref().and_then(|known| known.movement.as_ref());
+        movement.and_then(|movement| movement.left_from).map_or(self.slots.len(), usize::from)
+    }
+
     fn validate_copies(&self) -> Result<(), Refusal> {
         if !(1..=REPLICA_COUNT_MAX).contains(&usize::from(self.replicas)) {
             return Err(Refusal::Replicas(self.replicas));

@@ -61,6 +61,11 @@ impl PartitionSet {
         self.bytes.iter_mut().zip(&other.bytes).for_each(|(byte, kept)| *byte &= kept);
     }
 
+    /// Those that are not in it.
+    pub fn others(&self) -> Self {
+        Self { bytes: self.bytes.iter().map(|byte| !byte).collect() }
+    }
+
     /// The partitions in it, in order.
     pub fn iter(&self) -> impl Iterator<Item = PartitionId> + '_ {
         PartitionId::all().filter(|&partition| self.contains(partition))

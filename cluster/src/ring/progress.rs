@@ -1,7 +1,10 @@
 //! How far a movement has come. A look at every partition: for people who wait, never for a request.
 
+use std::collections::BTreeSet;
+
 use super::Ring;
 use crate::placement::PartitionId;
+use crate::table::SlotId;
 
 /// Of the partitions that get other owners, how many have them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +32,21 @@ impl Ring {
             progress.copies += gained;
         }
         Some(progress)
+    }
+
+    /// The members that partitions wait for which have not moved yet: fewer would hold them without.
+    pub fn awaited(&self) -> BTreeSet<SlotId> {
+        let may_wait = self.coming.is_some() && self.heirs.is_some();
+        let all = PartitionId::all().filter(|_| may_wait);
+        all.flat_map(|partition| self.awaited_for(partition)).collect()
+    }
+
+    /// Those that one partition waits for.
+    pub(crate) fn awaited_for(&self, partition: PartitionId) -> impl Iterator<Item = SlotId> + '_ {
+        let serves = |slot: &&SlotId| self.state(**slot).serves();
+        let (before, after) = (self.owners(partition), self.coming_owners(partition).unwrap_or_default());
+        let loses = after.iter().filter(serves).count() < before.iter().filter(serves).count();
+        after.iter().filter(move |slot| loses && !serves(slot)).copied()
     }
 }
 

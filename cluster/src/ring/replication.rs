@@ -38,6 +38,10 @@ pub struct Movement {
     /// also while it weighs nothing. Unless given: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub joined_from: Option<u16>,
+    /// Slots behind so many end with this movement, which turns back one that they joined with: the walk of afterwards does not know
+    /// them. Unless given: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left_from: Option<u16>,
 }
 
 impl Replication {
@@ -62,6 +66,8 @@ impl Replication {
         let (before, joined) = document.slots.split_at_checked(document.slots_before()).unwrap_or_default();
         let is_placed = before.iter().any(|slot| is_member(slot) && slot.weight > 0);
         let is_placed = is_placed && joined.iter().all(|slot| slot.weight == 0);
+        let leaving = weights.split_at_checked(document.slots_after()).map(|(_, leaving)| leaving);
+        let fits = fits && leaving.is_some_and(|leaving| leaving.iter().all(|&weight| weight == 0));
         if fits && has_heirs && in_range && is_placed { Ok(()) } else { Err(Refusal::Replication) }
     }
 }

@@ -174,7 +174,8 @@ fn the_longest_document_fits() {
         flipped.insert(partition);
     });
     let weights = vec![256; crate::table::SLOT_COUNT_MAX];
-    let movement = Some(Movement { since: Epoch::MAX, weights, flipped, joined_from: Some(u16::MAX) });
+    let movement =
+        Some(Movement { since: Epoch::MAX, weights, flipped, joined_from: Some(u16::MAX), left_from: None });
     let since = vec![Epoch::MAX; crate::table::SLOT_COUNT_MAX];
     document.replication = Some(Box::new(Replication { since, roles, movement }));
     let json = document.to_json();

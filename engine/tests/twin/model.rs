@@ -76,6 +76,7 @@ impl Pair {
             88..92 => self.fill_one(),
             92..95 => self.scan(),
             95..97 => self.pass_time(),
+            97 if self.random.random() => self.note_reads(&key),
             97 => self.maintain(),
             98 if self.random.random() => self.flush_group(&key),
             98 => self.put_image(&key),
@@ -83,6 +84,15 @@ impl Pair {
             _ => self.get(&key),
         }
         self.reconcile(&key);
+    }
+
+    /// Changes nothing that anybody sees but that the item was fetched.
+    fn note_reads(&mut self, key: &[u8]) {
+        let (reads, counted) = (self.random.random_range(1..100), *self.shard.counters());
+        let is_there = self.shard.note_reads(self.now, key, reads);
+        assert_eq!(is_there, self.twin.contains_key(key));
+        self.twin.entry(key.to_vec()).and_modify(|item| item.fetched = true);
+        assert_eq!(*self.shard.counters(), counted);
     }
 
     /// Forgets in the twin what died or was evicted, and compares the rest.

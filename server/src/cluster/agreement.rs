@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use slabring_cluster::conductor::{Conductor, Judgement};
@@ -76,7 +76,8 @@ fn agree(node: &Node, cluster: &Cluster, sender: &SyncSender<News>, news: &Recei
                 ..Judgement::default()
             };
             let control =
-                Control::new(settings.node.clone(), cluster.incarnation, etcd, conductor(judgement));
+                Control::new(settings.node.clone(), cluster.incarnation, etcd, conductor(judgement))
+                    .beginning_at(unix_second_of(cluster.start));
             Agreement::new(node, cluster, control, Caller::new(urls, access, sender)).run(news);
         }
     }
@@ -207,6 +208,7 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
             self.unreached_told.remove(node);
             return self.control.reached(described);
         };
+        self.control.not_reached(described, &trouble);
         if self.unreached_told.insert(node.clone(), *incarnation) != Some(*incarnation) {
             warn!(
                 "{node} is registered and not reached at {peer}, so it gets no place in the ring: {trouble}"
@@ -301,6 +303,12 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
             }
         }
     }
+}
+
+/// The Unix second of a moment that has passed, as far as the wall clock has not been set since.
+fn unix_second_of(moment: Moment) -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.saturating_sub(Duration::from_nanos(Moment::now().since_ns(moment))).as_secs()
 }
 
 fn addresses_of(ring: &Ring) -> impl Iterator<Item = &Address> {

@@ -1,13 +1,13 @@
 //! What a command would make of an item, before anything is changed: it is executed on a bench beside the shard, a shard of its own
 //! that holds this one item, if any, for as long as that takes. So every command of every protocol means what it means
-//! without copies.
+//! without copies. What sets or removes a key whatever is there needs no bench: it says itself what comes of it.
 
 use anyhow::Context;
-use slabring_engine::{Config, Delete, DeleteMode, Expiry, Image, Item, PolicyKind, Seconds, Shard};
+use slabring_engine::{Config, Delete, DeleteMode, Expiry, Image, Item, PolicyKind, Seconds, Shard, Store};
 use slabring_protocol::{Command, Request, StoreMode};
 
 use super::items::Kept;
-use crate::execute::Executor;
+use crate::execute::{Executor, store_of};
 use crate::options::Settings;
 
 /// Items of the largest size that the bench has room for: an item and its successor, each with what chunks of their class waste.
@@ -62,7 +62,15 @@ impl Bench {
         version: u64,
         out: &mut Vec<u8>,
     ) -> Evaluated {
+        if let Some(kept) = set_anyway(now, request, key) {
+            self.executor.reply_stored(request, version, out);
+            return Evaluated::Changed(Some(kept));
+        }
         let before = shard.peek(now, key);
+        if is_removal(request) {
+            self.executor.reply_deleted(request, before.is_some(), out);
+            return Evaluated::Changed(None);
+        }
         let bench = self.executor.shard_mut();
         bench.fix_cas(version);
         if let Some(item) = before.filter(|_| !is_plain_set(request)) {
@@ -170,12 +178,34 @@ fn removes(request: &Request<'_>) -> bool {
     }
 }
 
+/// What a request sets a key to whatever is there; `None` where something else is to be known, or the value is dead already.
+fn set_anyway(now: Seconds, request: &Request<'_>, key: &[u8]) -> Option<Kept> {
+    if !is_plain_set(request) {
+        return None;
+    }
+    let Store { value, client_flags, expiry, binary_key, .. } = store_of(now, request, key);
+    let is_dead = matches!(expiry, Expiry::At(at) if at <= now);
+    (!is_dead).then(|| Kept::brought(value, client_flags, expiry, binary_key))
+}
+
+/// Whether a request removes whatever is there.
+fn is_removal(request: &Request<'_>) -> bool {
+    match request.command {
+        Command::Delete { compare } => compare.is_none(),
+        Command::MetaDelete(flags) => {
+            !flags.has(b'x') && !flags.has(b'I') && request.meta_numbers().compare.is_none()
+        }
+        _ => false,
+    }
+}
+
 /// Whether it does not matter to a request what is there.
 fn is_plain_set(request: &Request<'_>) -> bool {
     match request.command {
         Command::Store { mode: StoreMode::Set, compare: None, .. } => true,
         Command::MetaStore(flags) => {
-            flags.store_mode() == StoreMode::Set && request.meta_numbers().compare.is_none()
+            let marks = flags.has(b'I');
+            flags.store_mode() == StoreMode::Set && !marks && request.meta_numbers().compare.is_none()
         }
         _ => false,
     }

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use slabring_cluster::placement::{PartitionId, hash_key, partition_of};
-use slabring_cluster::replica::{Content, Cursor, Fences, Portion, Record, Store, Version};
+use slabring_cluster::replica::{Bytes, Content, Cursor, Fences, Portion, Record, Store, Version};
 use slabring_cluster::time::Micros;
 use slabring_engine::{Delete, DeleteMode, Expiry, Image, Item, Scan, ScanStep, Seconds, Shard};
 
@@ -25,7 +25,7 @@ const MICROS_PER_SECOND: u64 = 1_000_000;
 /// An item but for its key and version, with its death as the engine says it.
 #[derive(Debug)]
 pub struct Kept {
-    value: Vec<u8>,
+    value: Bytes,
     client_flags: u32,
     marks: u8,
     expiry: Expiry,
@@ -34,9 +34,21 @@ pub struct Kept {
 impl Kept {
     /// All of an item.
     pub fn of(item: &Item<'_>) -> Self {
-        let mut value = Vec::new();
-        item.value().copy_to(&mut value);
+        let value = item.value().as_slice().map_or_else(
+            || {
+                let mut value = Vec::with_capacity(item.value_len());
+                item.value().copy_to(&mut value);
+                value.into()
+            },
+            Bytes::from,
+        );
         Self { value, client_flags: item.client_flags(), marks: marks_of(item), expiry: item.expiry() }
+    }
+
+    /// What a client brings, without any mark but this.
+    pub fn brought(value: &[u8], client_flags: u32, expiry: Expiry, binary_key: bool) -> Self {
+        let marks = if binary_key { BINARY_KEY } else { 0 };
+        Self { value: value.into(), client_flags, marks, expiry }
     }
 
     /// The same as the engine takes it.
@@ -107,7 +119,7 @@ impl<'s> Items<'s> {
     fn record(&self, item: &Item<'_>, hash: u64) -> Record {
         let content = Kept::of(item).dated(self.start_unix);
         let version = Version(item.cas());
-        Record { key: item.key().to_vec(), hash, version, content: Some(content) }
+        Record { key: item.key().into(), hash, version, content: Some(content) }
     }
 
     /// Only nodes of different numbers of shards come to this: a walk over everything.
@@ -239,8 +251,8 @@ mod tests {
     const START_UNIX: u64 = 1_699_999_990_400_000;
 
     fn record(key: &[u8], version: u64, marks: u8, dies_at: Option<Micros>) -> Record {
-        let content = Content { value: b"value".to_vec(), client_flags: 7, marks, dies_at };
-        Record { key: key.to_vec(), hash: hash_key(key), version: Version(version), content: Some(content) }
+        let content = Content { value: Bytes::from(*b"value"), client_flags: 7, marks, dies_at };
+        Record { key: key.into(), hash: hash_key(key), version: Version(version), content: Some(content) }
     }
 
     fn items(shard: &mut Shard, shards: u16) -> Items<'_> {
@@ -296,7 +308,8 @@ mod tests {
             let (mut cursor, mut seen) = (Cursor::default(), Vec::new());
             while items.scan(Micros(0), &mut cursor, &|_| true, &mut |record| seen.push(record.key)) {}
             seen.sort();
-            let mut left: Vec<_> = keys.iter().filter(|key| is_left(key)).cloned().collect();
+            let mut left: Vec<Bytes> =
+                keys.iter().filter(|key| is_left(key)).map(|key| key[..].into()).collect();
             left.sort();
             assert_eq!(seen, left);
             items.drop_partial();

@@ -1,8 +1,9 @@
 //! Replies that wait for copies, and requests that wait for their keys, in the order of their coming. Bounded. Knows nobody who
 //! waits but by name.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
+use ahash::RandomState;
 use slabring_cluster::peers::Asked;
 use slabring_cluster::time::Micros;
 use slabring_protocol::{Command, Dialect, DialectError, ErrorReply, Request, reply};
@@ -126,13 +127,20 @@ struct Entry {
     cost: usize,
 }
 
+/// Who stands in line for a key that only one at a time may ask for.
+#[derive(Debug)]
+struct Line {
+    first: WaitId,
+    behind: VecDeque<WaitId>,
+}
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Waiting {
-    entries: BTreeMap<WaitId, Entry>,
+    entries: HashMap<WaitId, Entry, RandomState>,
     last_id: WaitId,
-    /// For keys that only one at a time may ask for: who stands in line, the first one in front.
-    lines: BTreeMap<u64, VecDeque<WaitId>>,
+    /// By the hashes of their keys.
+    lines: HashMap<u64, Line, RandomState>,
     /// Parked requests that are to be tried.
     to_go: VecDeque<WaitId>,
     parked: usize,
@@ -204,7 +212,9 @@ impl Waiting {
     fn insert(&mut self, id: WaitId, entry: Entry) {
         self.bytes += entry.cost;
         if let Some(hash) = entry.line {
-            self.lines.entry(hash).or_default().push_back(id);
+            let line = self.lines.entry(hash);
+            line.and_modify(|line| line.behind.push_back(id))
+                .or_insert_with(|| Line { first: id, behind: VecDeque::new() });
         }
         let before = self.entries.insert(id, entry);
         assert!(before.is_none(), "a name is given once");
@@ -217,8 +227,11 @@ impl Waiting {
 
     /// Lets every parked request that is first in its line be tried.
     pub fn all_may_go(&mut self) {
+        if self.parked == 0 {
+            return self.to_go.clear();
+        }
         let (lines, entries) = (&self.lines, &self.entries);
-        let first = lines.values().filter_map(|line| line.front().copied());
+        let first = lines.values().map(|line| line.first);
         let is_parked = |id: &WaitId| matches!(entries.get(id), Some(Entry { what: What::Parked(..), .. }));
         self.to_go = first.filter(is_parked).collect();
     }
@@ -261,9 +274,14 @@ impl Waiting {
 
     fn leave(&mut self, hash: u64, id: WaitId) {
         let line = self.lines.get_mut(&hash).expect("it stands in a line");
-        line.retain(|other| *other != id);
-        match line.front() {
-            Some(&next) => self.to_go.push_back(next),
+        if line.first != id {
+            return line.behind.retain(|other| *other != id);
+        }
+        match line.behind.pop_front() {
+            Some(next) => {
+                line.first = next;
+                self.to_go.push_back(next);
+            }
             None => {
                 self.lines.remove(&hash);
             }
@@ -273,6 +291,8 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
     use super::*;

@@ -4,7 +4,7 @@ use super::*;
 use crate::coordinator::{Fence, Leader};
 use crate::migrate::FLIPS_MAX;
 use crate::placement::{PARTITION_COUNT, PartitionId};
-use crate::report::{Report, Wish};
+use crate::report::{Report, Waits, Wish};
 use crate::ring::partitions::PartitionSet;
 
 /// Nodes that say what they are told to, and a conductor that looks ten times a second.
@@ -53,7 +53,8 @@ impl Cluster {
                 continue;
             };
             let silent = self.silent.iter().filter(|(by, _)| *by == n).map(|(_, whom)| whom - 1).collect();
-            let report = Report { incarnation: *incarnation, epoch, ready: self.ready.clone(), silent };
+            let report =
+                Report { incarnation: *incarnation, epoch, ready: self.ready.clone(), silent, waits: None };
             self.view.reports.insert(node.clone(), report);
         }
     }
@@ -336,22 +337,126 @@ fn copies_are_not_given_up_for_a_joiner_that_died_and_it_may_return() {
     }
 }
 
+/// As [`dead_joiner`], some partitions have moved to it when it dies. Also the ring before it came.
+fn dead_in_the_middle(replicas: u8, mode: Mode) -> (Cluster, Ring) {
+    let mut cluster = Cluster::new(3, replicas, mode);
+    cluster.wish(1, Wish::Weight(255));
+    cluster.watch(60_000);
+    let before = cluster.ring.clone();
+    cluster.view.nodes.insert(described(4, 1).node, described(4, 1));
+    while cluster.ring.progress().is_none_or(|progress| progress.moved == 0) {
+        cluster.watch(100);
+    }
+    cluster.view.nodes.remove(&described(4, 1).node);
+    cluster.watch(10_000);
+    assert_eq!((cluster.states(), cluster.is_moving()), (vec![Up, Up, Up, Down], true));
+    (cluster, before)
+}
+
 #[test]
-fn a_joiner_that_died_is_given_up_after_ten_minutes_or_when_it_is_to_have_nothing() {
-    for (replicas, mode) in [(1, Mode::Rf1), (2, Mode::Sync)] {
-        for wish in [None, Some(Wish::Drain)] {
-            let mut cluster = dead_joiner(replicas, mode);
-            if let Some(wish) = wish {
-                cluster.wish(4, wish);
-            } else {
-                cluster.watch(560_000);
-                assert!(cluster.is_moving() && is_whole(&cluster, replicas.into()), "{mode:?}");
+fn what_moves_to_a_joiner_that_died_turns_back_after_a_minute_or_at_once_when_it_is_to_have_nothing() {
+    for (replicas, mode) in [(1, Mode::Rf1), (2, Mode::Inval), (2, Mode::Sync)] {
+        for wish in [None, Some(Wish::Drain), Some(Wish::Weight(0)), Some(Wish::Down)] {
+            let (mut cluster, before) = dead_in_the_middle(replicas, mode);
+            match wish {
+                Some(wish) => cluster.wish(4, wish),
+                None => {
+                    cluster.watch(45_000);
+                    assert!(cluster.is_moving(), "it may be back soon");
+                    cluster.watch(5_000);
+                }
             }
-            cluster.watch(60_000);
-            assert_eq!((cluster.states(), cluster.is_moving()), (vec![Up, Up, Up, Left], false), "{mode:?}");
-            assert!(is_whole(&cluster, replicas.into()), "{mode:?}");
+            cluster.watch(10_000);
+            assert_eq!((cluster.states(), cluster.is_moving()), (vec![Up; 3], false), "{mode:?} {wish:?}");
+            assert!(is_whole(&cluster, replicas.into()));
+            let owned = |ring: &Ring| {
+                PartitionId::all().map(|partition| ring.owners(partition).to_vec()).collect::<Vec<_>>()
+            };
+            assert!(owned(&cluster.ring) == owned(&before), "{mode:?} {wish:?}");
+            // Others do not wait for it, and it may come again.
+            cluster.wish(2, Wish::Weight(128));
+            cluster.watch(20_000);
+            assert_eq!(cluster.ring.document().slots[1].weight, 128);
+            cluster.wish(4, Wish::Weight(256));
+            cluster.view.nodes.insert(described(4, 1).node, described(4, 9));
+            cluster.watch(100_000);
+            assert_eq!((cluster.states(), cluster.is_moving()), (vec![Up; 4], false), "{mode:?} {wish:?}");
         }
     }
+}
+
+#[test]
+fn nothing_is_lost_while_a_movement_turns_back_and_nobody_who_died_is_needed_for_it() {
+    let (mut cluster, _) = dead_in_the_middle(2, Mode::Inval);
+    let held = |cluster: &Cluster| -> Vec<usize> {
+        PartitionId::all().map(|partition| cluster.ring.assignment(partition).in_sync.len()).collect()
+    };
+    cluster.wish(4, Wish::Drain);
+    let mut before = held(&cluster);
+    while cluster.is_moving() {
+        cluster.watch(100);
+        let now = held(&cluster);
+        assert!(before.iter().zip(&now).all(|(before, now)| before <= now));
+        before = now;
+    }
+    assert!(before.iter().all(|copies| *copies == 2));
+}
+
+#[test]
+fn a_member_that_is_to_get_more_and_dies_keeps_what_it_had_and_is_not_waited_for_again() {
+    let mut cluster = Cluster::new(4, 2, Mode::Inval);
+    cluster.wish(4, Wish::Weight(64));
+    cluster.watch(60_000);
+    cluster.wish(4, Wish::Weight(256));
+    cluster.ready = PartitionSet::default();
+    cluster.watch(1_000);
+    cluster.view.nodes.remove(&described(4, 1).node);
+    cluster.watch(5_000);
+    PartitionId::all().for_each(|partition| assert!(cluster.ready.insert(partition)));
+    assert!(cluster.is_moving());
+    cluster.watch(70_000);
+    assert_eq!((cluster.states(), cluster.is_moving()), (vec![Up, Up, Up, Down], false));
+    assert_eq!(cluster.ring.document().slots[3].weight, 64);
+    assert_eq!(cluster.watch(60_000), 0, "who is down gets no more");
+    cluster.view.nodes.insert(described(4, 1).node, described(4, 9));
+    cluster.watch(60_000);
+    assert_eq!(cluster.ring.document().slots[3].weight, 256, "the wish stands");
+}
+
+#[test]
+fn people_are_told_whom_a_movement_waits_for_and_until_when() {
+    let (mut cluster, _) = dead_in_the_middle(2, Mode::Inval);
+    let waits = |cluster: &Cluster| cluster.conductor.waits(&cluster.view, Some(&cluster.ring), 1_000);
+    let told = waits(&cluster);
+    let [awaited] = &told.awaited[..] else { panic!("{told:?}") };
+    let left = awaited.until - 1_000 - cluster.now.0 / 1_000_000;
+    assert_eq!((&awaited.node, awaited.turns_back), (&described(4, 1).node, true));
+    assert!((45..=60).contains(&left), "{left} s");
+    cluster.watch(70_000);
+    assert_eq!(waits(&cluster), Waits::default());
+}
+
+#[test]
+fn who_goes_and_comes_with_each_attempt_to_join_waits_longer_and_longer() {
+    let mut cluster = dead_joiner(2, Mode::Inval);
+    let mut pauses = Vec::new();
+    for life in 10..13 {
+        // It is there again, and gone when it has its place.
+        while cluster.is_moving() {
+            cluster.watch(1_000);
+        }
+        cluster.view.nodes.insert(described(4, 1).node, described(4, life));
+        let began = cluster.now;
+        while !cluster.is_moving() {
+            cluster.watch(100);
+        }
+        pauses.push(cluster.now.since(began).0 / 1_000_000);
+        cluster.ready = PartitionSet::default();
+        cluster.view.nodes.remove(&described(4, 1).node);
+        cluster.watch(5_000);
+        PartitionId::all().for_each(|partition| assert!(cluster.ready.insert(partition)));
+    }
+    assert_eq!(pauses, [1, 2, 4]);
 }
 
 #[test]

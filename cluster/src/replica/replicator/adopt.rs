@@ -8,7 +8,7 @@ use crate::ring::Assignment;
 impl<T: Copy> Replicator<T> {
     /// Follows a newer ring. `me` is this node's slot, if the ring means it in its present life.
     ///
-    /// A look at every partition: a millisecond or two.
+    /// A look at every partition, and a step for each whose parts have changed: a millisecond or two.
     pub fn adopt(&mut self, now: Micros, store: &mut impl Store, ring: &Arc<Ring>, me: Option<SlotId>) {
         assert!(self.ring.as_ref().is_none_or(|old| old.epoch() < ring.epoch()), "rings only go forward");
         let old = self.ring.replace(Arc::clone(ring));
@@ -19,13 +19,15 @@ impl<T: Copy> Replicator<T> {
             self.begin_as_member(now, store);
         }
         let mut freed = self.drop_streams_of_others(ring, old.as_deref());
-        for partition in self.scope.clone().map(PartitionId::new) {
+        let keeps_parts = old.as_deref().filter(|_| was == me).map(|old| ring.keeps_parts(old));
+        let is_kept = |partition: &PartitionId| keeps_parts.as_ref().is_some_and(|keeps| keeps(*partition));
+        for partition in self.scope.clone().map(PartitionId::new).filter(|partition| !is_kept(partition)) {
             let before = old.as_deref().filter(|_| was == me);
             let before = before.map(|old| (old.primary(partition), old.epoch()));
             freed.append(&mut self.follow(now, store, ring, partition, before));
         }
         let began = |partition: PartitionId| {
-            self.tenures.get(&partition).is_some_and(|tenure| tenure.since == ring.epoch())
+            self.tenures.get(partition).is_some_and(|tenure| tenure.since == ring.epoch())
         };
         // What this node said when it was primary of these before has been overtaken.
         self.streams.values_mut().for_each(|stream| stream.retract(began));
@@ -52,7 +54,7 @@ impl<T: Copy> Replicator<T> {
 
     /// Another place in the ring: nothing that was held counts.
     fn begin_as_member(&mut self, now: Micros, store: &mut impl Store) {
-        let lost: Vec<_> = self.tenures.keys().copied().collect();
+        let lost: Vec<_> = self.tenures.iter().map(|(partition, _)| partition).collect();
         lost.into_iter().for_each(|partition| self.step_down(now, store, partition));
         self.fences.clear();
         self.rivals.clear();
@@ -71,8 +73,8 @@ impl<T: Copy> Replicator<T> {
         let mut freed = Vec::new();
         for peer in peers {
             let mut stream = self.streams.remove(&peer).expect("it was just seen");
-            let mine = self.tenures.keys();
-            freed.extend(mine.flat_map(|&partition| stream.leave(partition)));
+            let mine = self.tenures.iter();
+            freed.extend(mine.flat_map(|(partition, _)| stream.leave(partition)));
         }
         freed
     }
@@ -93,7 +95,7 @@ impl<T: Copy> Replicator<T> {
                 self.fence(now, ring, partition, before);
             }
         }
-        if !is_mine && self.tenures.contains_key(&partition) {
+        if !is_mine && self.tenures.contains(partition) {
             self.step_down(now, store, partition);
             self.hand_off(ring, partition, assignment.primary);
         }
@@ -109,7 +111,7 @@ impl<T: Copy> Replicator<T> {
             return Vec::new();
         }
         let (receivers, is_gutter) = (assignment.receivers().collect(), assignment.is_gutter);
-        let known = self.tenures.get(&partition).map(|tenure| (tenure.since, tenure.is_heir));
+        let known = self.tenures.get(partition).map(|tenure| (tenure.since, tenure.is_heir));
         if known.is_none() {
             self.unsettled.insert(partition);
             if before.is_none() || is_gutter {
@@ -125,7 +127,7 @@ impl<T: Copy> Replicator<T> {
     /// Whether others may have held a partition that this node is heir of, by a ring between the last one and this that it did not
     /// see: what it has is of before.
     fn may_have_missed_owners(&self, ring: &Ring, partition: PartitionId, epoch: Epoch) -> bool {
-        let was_heir = self.tenures.get(&partition).is_some_and(|tenure| tenure.is_gutter);
+        let was_heir = self.tenures.get(partition).is_some_and(|tenure| tenure.is_gutter);
         let since = ring.document().replication.as_ref().map(|known| &known.since);
         let has_changed = |slot: &SlotId| since.is_some_and(|since| since[usize::from(slot.0)] > epoch);
         let has_skipped = epoch.next() != Some(ring.epoch());
@@ -142,7 +144,7 @@ impl<T: Copy> Replicator<T> {
     ) {
         let filled_since = assignment.learner_since(me);
         let holds_it = assignment.in_sync.contains(&me)
-            || (assignment.primary == me && self.tenures.contains_key(&partition));
+            || (assignment.primary == me && self.tenures.contains(partition));
         let is_filling = filled_since.is_some() && self.filling.get(&partition).copied() == filled_since;
         if !holds_it && !is_filling && holds(Safeguard::FillingEmptiesFirst) {
             self.flush(store, partition, Portion::ALL);
@@ -155,7 +157,7 @@ impl<T: Copy> Replicator<T> {
 
     pub(super) fn flush(&mut self, store: &mut impl Store, partition: PartitionId, portion: Portion) {
         store.flush(partition, portion);
-        self.doubts.retain(|_, doubt| partition_of(doubt.hash) != partition || !portion.contains(doubt.hash));
+        self.doubts.retain(|&hash, _| partition_of(hash) != partition || !portion.contains(hash));
     }
 
     /// The node that was primary may believe so for a while.
@@ -190,7 +192,7 @@ impl<T: Copy> Replicator<T> {
 
     /// Ends being primary of a partition. What is open stays unknown to its clients.
     fn step_down(&mut self, now: Micros, store: &mut impl Store, partition: PartitionId) {
-        self.tenures.remove(&partition);
+        self.tenures.remove(partition);
         self.unsettled.remove(&partition);
         self.flushed.remove(&partition);
         let mut has_lost = false;
@@ -201,11 +203,12 @@ impl<T: Copy> Replicator<T> {
         let lost: Vec<_> = self.open.keys().filter(is_its).copied().collect();
         for write in lost {
             has_lost = true;
-            let (key, hash) = (self.open[&write].record.key.clone(), self.open[&write].record.hash);
+            let Record { ref key, hash, .. } = self.open[&write].record;
+            let key = Bytes::clone(key);
             self.close(write, Outcome::Unknown);
             if let Some(slot) = self.me {
                 let of = PeerShard { slot, shard: self.shard };
-                self.doubt(now, store, key, Doubt { of, stream: 0, sequence: 0, hash });
+                self.doubt(now, store, hash, Doubt { of, stream: 0, sequence: 0, key });
             }
         }
         if has_lost {

@@ -1,10 +1,12 @@
 //! The backup's side: what it takes from whom, the leases that it grants, and what it does about other nodes' unfinished
 //! business when it becomes primary.
 
+use std::collections::hash_map;
+
 use super::*;
 use crate::replica::message::{Ack, Entry, Feed, Numbered};
 
-/// Keys in doubt. With more, items are dropped, in the order of their keys: a miss is always right.
+/// Keys in doubt. With more, items are dropped, whichever: a miss is always right.
 pub(super) const DOUBTS_MAX: usize = 64 << 10;
 
 impl Source {
@@ -88,14 +90,13 @@ impl<T: Copy> Replicator<T> {
             return is_void;
         }
         let is_sure = |record: &Record| {
-            sequence > feed.unknown
-                && sequence <= feed.stable
-                && !self.tenures.contains_key(&record.partition())
+            sequence > feed.unknown && sequence <= feed.stable && !self.tenures.contains(record.partition())
         };
         match &numbered.entry {
             Entry::Live(record) if is_sure(record) => self.put(now, store, record, None),
             Entry::Live(record) => {
-                let doubt = Doubt { of: peer, stream: feed.stream, sequence, hash: record.hash };
+                let (stream, key) = (feed.stream, Bytes::clone(&record.key));
+                let doubt = Doubt { of: peer, stream, sequence, key };
                 self.put(now, store, record, Some(doubt));
             }
             Entry::Bulk(record) => self.put(now, store, record, None),
@@ -119,7 +120,7 @@ impl<T: Copy> Replicator<T> {
         let partition = record.partition();
         // Only of whom this node took over from: what an earlier primary says has been overtaken. An heir took over nothing:
         // it was not told all, and would give what it was told before for the newest.
-        let tenure = self.tenures.get(&partition).filter(|tenure| !tenure.is_heir);
+        let tenure = self.tenures.get(partition).filter(|tenure| !tenure.is_heir);
         let since = tenure.map(|tenure| tenure.since);
         let is_last = |fence: &Fence| fence.of == peer && Some(fence.epoch) == since;
         let fences = self.fences.get(&partition).filter(|_| numbered.epoch < self.epoch());
@@ -136,22 +137,33 @@ impl<T: Copy> Replicator<T> {
 
     fn put(&mut self, now: Micros, store: &mut impl Store, record: &Record, doubt: Option<Doubt>) {
         store.apply(now, record);
-        let Some(doubt) = doubt else {
-            self.doubts.remove(&record.key);
-            return;
-        };
-        self.doubt(now, store, record.key.clone(), doubt);
-        let source = self.sources.get_mut(&doubt.of).expect("it is fed");
-        source.doubted.push_back((doubt.sequence, record.key.clone()));
+        match doubt {
+            Some(doubt) => {
+                let source = self.sources.get_mut(&doubt.of).expect("it is fed");
+                source.doubted.push_back((doubt.sequence, record.hash));
+                self.doubt(now, store, record.hash, doubt);
+            }
+            None if self.doubts.get(&record.hash).is_some_and(|doubt| doubt.key == record.key) => {
+                self.doubts.remove(&record.hash);
+            }
+            None => {}
+        }
     }
 
-    pub(super) fn doubt(&mut self, now: Micros, store: &mut impl Store, key: Vec<u8>, doubt: Doubt) {
-        if self.doubts.len() == DOUBTS_MAX
-            && let Some((key, doubt)) = self.doubts.pop_first()
-        {
-            store.apply(now, &Record { key, hash: doubt.hash, version: Version(0), content: None });
+    pub(super) fn doubt(&mut self, now: Micros, store: &mut impl Store, hash: u64, doubt: Doubt) {
+        let key = Bytes::clone(&doubt.key);
+        let same = self.doubts.insert(hash, doubt).filter(|other| other.key != key);
+        let dropped = match same {
+            Some(other) => Some((hash, other)),
+            None if self.doubts.len() > DOUBTS_MAX => {
+                let any = self.doubts.keys().next().copied();
+                any.and_then(|hash| self.doubts.remove_entry(&hash))
+            }
+            None => None,
+        };
+        if let Some((hash, Doubt { key, .. })) = dropped {
+            store.apply(now, &Record { key, hash, version: Version(0), content: None });
         }
-        self.doubts.insert(key, doubt);
     }
 
     /// Forgets what one shard of a primary has said of such partitions.
@@ -159,14 +171,14 @@ impl<T: Copy> Replicator<T> {
         let Some(ring) = self.ring.clone() else { return };
         let portion = Portion::of_shard(peer.shard, ring.slot(peer.slot).shards);
         let its = |partition: &PartitionId| {
-            ring.primary(*partition) == peer.slot && !self.tenures.contains_key(partition)
+            ring.primary(*partition) == peer.slot && !self.tenures.contains(*partition)
         };
         let scope = self.scope.clone().map(PartitionId::new);
         let emptied: BTreeSet<_> = scope.filter(|partition| is_such(*partition)).filter(its).collect();
         if holds(Safeguard::FillingEmptiesFirst) {
             emptied.iter().for_each(|&partition| store.flush(partition, portion));
             let is_empty = |hash| emptied.contains(&partition_of(hash)) && portion.contains(hash);
-            self.doubts.retain(|_, doubt| !is_empty(doubt.hash));
+            self.doubts.retain(|&hash, _| !is_empty(hash));
         }
     }
 
@@ -182,14 +194,15 @@ impl<T: Copy> Replicator<T> {
         while let Some((sequence, _)) = source.doubted.front()
             && *sequence <= feed.stable
         {
-            let (sequence, key) = source.doubted.pop_front().expect("just seen");
-            let is_it =
-                |doubt: &Doubt| (doubt.of, doubt.stream, doubt.sequence) == (peer, feed.stream, sequence);
+            let (sequence, hash) = source.doubted.pop_front().expect("just seen");
             // This node's own receivers may be others than the source's.
-            let is_mine = |doubt: &Doubt| self.tenures.contains_key(&partition_of(doubt.hash));
-            let known = self.doubts.get(&key).filter(|doubt| is_it(doubt) && !is_mine(doubt));
-            if sequence > feed.unknown && known.is_some() {
-                self.doubts.remove(&key);
+            if sequence <= feed.unknown || self.tenures.contains(partition_of(hash)) {
+                continue;
+            }
+            if let hash_map::Entry::Occupied(known) = self.doubts.entry(hash)
+                && (known.get().of, known.get().stream, known.get().sequence) == (peer, feed.stream, sequence)
+            {
+                known.remove();
             }
         }
     }
@@ -215,15 +228,14 @@ impl<T: Copy> Replicator<T> {
     /// Says again what an earlier primary may have said to this node only: whoever reads it here must find it elsewhere
     /// afterwards. False: there is more, and no room now.
     fn settle(&mut self, now: Micros, store: &mut impl Store, partition: PartitionId) -> bool {
-        let is_its = |(_, doubt): &(&Vec<u8>, &Doubt)| partition_of(doubt.hash) == partition;
-        let its: Vec<_> =
-            self.doubts.iter().filter(is_its).map(|(key, doubt)| (key.clone(), doubt.hash)).collect();
-        for (key, hash) in its {
+        let is_its = |hash: &&u64| partition_of(**hash) == partition;
+        let its: Vec<_> = self.doubts.keys().filter(is_its).copied().collect();
+        for hash in its {
             self.forget_until(WRITES_MAX / 2);
             if self.open.len() >= WRITES_MAX / 2 {
                 return false;
             }
-            self.doubts.remove(&key);
+            let Doubt { key, .. } = self.doubts.remove(&hash).expect("seen just now");
             if !holds(Safeguard::DoubtsAreSettled) {
                 continue;
             }

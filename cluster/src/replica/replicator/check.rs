@@ -11,7 +11,7 @@ const CHECK_DOUBTS_EVERY: Micros = Micros::from_millis(300);
 /// Keys of one message.
 const CHECK_KEYS_MAX: usize = 128;
 
-type Asked = BTreeMap<PeerShard, Vec<(Vec<u8>, Version)>>;
+type Asked = BTreeMap<PeerShard, Vec<(Bytes, Version)>>;
 
 impl<T: Copy> Replicator<T> {
     /// Lets the next step of [`Self::scrub`] be the first of a walk.
@@ -42,10 +42,10 @@ impl<T: Copy> Replicator<T> {
         }
         self.check_at = now + CHECK_DOUBTS_EVERY;
         let mut asked = Asked::new();
-        for (key, doubt) in &self.doubts {
-            let to = self.primary_elsewhere(doubt.hash).filter(|to| !self.may_resolve(to.slot, doubt));
+        for (&hash, doubt) in &self.doubts {
+            let to = self.primary_elsewhere(hash).filter(|to| !self.may_resolve(to.slot, doubt));
             if let Some(to) = to {
-                asked.entry(to).or_default().push((key.clone(), Version(0)));
+                asked.entry(to).or_default().push((doubt.key.clone(), Version(0)));
             }
         }
         self.ask(now, asked, true);
@@ -82,7 +82,7 @@ impl<T: Copy> Replicator<T> {
         for (key, version) in check.keys {
             let hash = hash_key(&key);
             // What is being written is on its way there already.
-            if self.may_serve_soon(hash).is_err() || self.pending.contains_key(&key) {
+            if self.may_serve_soon(hash).is_err() || self.pending.contains_key(&hash) {
                 continue;
             }
             let Some(stream) = self.streams.get_mut(&sender.peer) else { return };

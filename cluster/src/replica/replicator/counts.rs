@@ -66,7 +66,7 @@ impl<T: Copy> Replicator<T> {
         let (Some(ring), Some(me)) = (&self.ring, self.me) else { return 0 };
         let is_held = |partition: &PartitionId| {
             let serves = ring.slot(me).state.serves();
-            serves && ring.owners(*partition).contains(&me) && !self.tenures.contains_key(partition)
+            serves && ring.owners(*partition).contains(&me) && !self.tenures.contains(*partition)
         };
         as_u64(self.scope.clone().map(PartitionId::new).filter(is_held).count())
     }

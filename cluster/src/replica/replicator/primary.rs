@@ -4,25 +4,29 @@ use super::*;
 use crate::placement::shard_of;
 use crate::replica::message::{Ack, Fences};
 use crate::replica::stream::{QUEUE_BYTES_MAX, QUEUE_BYTES_MIN};
+use crate::table::REPLICA_COUNT_MAX;
+
+/// Nodes that get the states of one key: owners of now and to come.
+const RECEIVERS_MAX: usize = 2 * REPLICA_COUNT_MAX;
 
 impl<T: Copy> Replicator<T> {
     /// Whether what was read of a key may be answered: asked after reading, since the lease must hold then.
-    pub fn may_read(&self, now: Micros, hash: u64, key: &[u8]) -> Result<(), Refused> {
+    pub fn may_read(&self, now: Micros, hash: u64) -> Result<(), Refused> {
         self.may_serve(now, hash)?;
-        let write = self.pending.get(key).map(|write| &self.open[write]);
+        let write = self.pending.get(&hash).map(|write| &self.open[write]);
         if write.is_some_and(|open| open.settles) { Err(Refused::Wait) } else { Ok(()) }
     }
 
     /// Whether a key may be written: asked before what is there is looked at.
-    pub fn may_write(&self, now: Micros, hash: u64, key: &[u8]) -> Result<(), Refused> {
+    pub fn may_write(&self, now: Micros, hash: u64) -> Result<(), Refused> {
         self.may_serve(now, hash)?;
-        if self.pending.contains_key(key) { Err(Refused::Wait) } else { Ok(()) }
+        if self.pending.contains_key(&hash) { Err(Refused::Wait) } else { Ok(()) }
     }
 
     /// Whether this node says what a key is, and nobody before it does any more.
     pub(super) fn may_serve_soon(&self, hash: u64) -> Result<&Tenure, Refused> {
         let partition = partition_of(hash);
-        let tenure = self.tenures.get(&partition).ok_or(Refused::NotPrimary)?;
+        let tenure = self.tenures.get(partition).ok_or(Refused::NotPrimary)?;
         if self.fences.contains_key(&partition) || self.unsettled.contains(&partition) {
             return Err(Refused::Wait);
         }
@@ -84,13 +88,13 @@ impl<T: Copy> Replicator<T> {
         store: &mut impl Store,
         mut write: Write<T>,
     ) -> Result<Version, Refused> {
-        self.may_write(now, write.hash, &write.key)?;
+        self.may_write(now, write.hash)?;
         self.forget_until(WRITES_MAX);
         if self.open.len() >= WRITES_MAX {
             return Err(Refused::Overloaded);
         }
         if let Some(content) = &mut write.content
-            && self.tenures[&partition_of(write.hash)].is_gutter
+            && self.tenures[partition_of(write.hash)].is_gutter
         {
             let latest = now + GUTTER_TTL_MAX;
             content.dies_at = Some(content.dies_at.map_or(latest, |dies_at| dies_at.min(latest)));
@@ -98,7 +102,7 @@ impl<T: Copy> Replicator<T> {
         let record = Record { key: write.key, hash: write.hash, version: Version(0), content: write.content };
         let bytes_max = self.queue_bytes_max();
         let is_full = |(_, stream): (_, &Stream)| !stream.has_room(record_bytes(&record), bytes_max);
-        let tenure = &self.tenures[&record.partition()];
+        let tenure = &self.tenures[record.partition()];
         if self.mode() == Mode::Sync && self.receivers(record.hash, tenure).any(is_full) {
             return Err(Refused::Overloaded);
         }
@@ -127,7 +131,7 @@ impl<T: Copy> Replicator<T> {
     /// they have waits for that next one.
     pub fn tell_fence(&mut self, hash: u64, fence: u64) {
         let (epoch, partition) = (self.epoch(), partition_of(hash));
-        let Some(tenure) = self.tenures.get(&partition) else { return };
+        let Some(tenure) = self.tenures.get(partition) else { return };
         let peers: Vec<_> = self.receivers(hash, tenure).map(|(peer, _)| peer).collect();
         let bytes_max = self.queue_bytes_max();
         for peer in peers {
@@ -164,24 +168,30 @@ impl<T: Copy> Replicator<T> {
         self.writes_made += 1;
         let (write, epoch) = (self.writes_made, self.epoch());
         let partition = open.record.partition();
-        let tenure = &self.tenures[&partition];
-        let peers: Vec<_> = self.receivers(open.record.hash, tenure).map(|(peer, _)| peer).collect();
+        let tenure = &self.tenures[partition];
+        let mut peers = [PeerShard { slot: SlotId(0), shard: 0 }; RECEIVERS_MAX];
+        let mut peer_count = 0;
+        for (place, (peer, _)) in peers.iter_mut().zip(self.receivers(open.record.hash, tenure)) {
+            *place = peer;
+            peer_count += 1;
+        }
         let bytes_max = self.queue_bytes_max();
         let is_hidden = open.is_pending || (open.settles && self.mode() == Mode::Sync);
         if is_hidden {
-            let before = self.pending.insert(open.record.key.clone(), write);
+            let before = self.pending.insert(open.record.hash, write);
             assert!(before.is_none(), "a key that is pending is not written");
         }
-        for &peer in &peers {
-            let stream = &self.streams[&peer];
+        for &peer in &peers[..peer_count] {
+            let stream = self.streams.get_mut(&peer).expect("a receiver has a stream");
             let counts = stream.counts(partition);
             open.missing += u32::from(counts);
-            let has_room = stream.has_room(record_bytes(&open.record), bytes_max);
-            if !has_room {
-                self.break_off(peer, Some(write).filter(|_| counts && !is_hidden));
+            if stream.has_room(record_bytes(&open.record), bytes_max) {
+                stream.push_write(epoch, open.record.clone(), write, counts);
+                continue;
             }
+            self.break_off(peer, Some(write).filter(|_| counts && !is_hidden));
             // Otherwise the item is in the store: the bulk will bring it.
-            if has_room || is_hidden {
+            if is_hidden {
                 let stream = self.streams.get_mut(&peer).expect("a receiver has a stream");
                 stream.push_write(epoch, open.record.clone(), write, counts);
             }
@@ -271,8 +281,8 @@ impl<T: Copy> Replicator<T> {
     /// Ends a write.
     pub(super) fn close(&mut self, write: WriteId, outcome: Outcome) {
         let Some(open) = self.open.remove(&write) else { return };
-        if self.pending.get(&open.record.key) == Some(&write) {
-            self.pending.remove(&open.record.key);
+        if self.pending.get(&open.record.hash) == Some(&write) {
+            self.pending.remove(&open.record.hash);
         }
         if let Some(token) = open.token {
             self.effects.push_back(Effect::Answer { token, outcome });
@@ -313,21 +323,19 @@ impl<T: Copy> Replicator<T> {
                     }
                 }
             }
-            steps = stream.step_bulk(now, epoch, store, steps, |record| pending.contains_key(&record.key));
+            steps = stream.step_bulk(now, epoch, store, steps, |record| pending.contains_key(&record.hash));
         }
         self.is_filling_on = steps == 0;
     }
 
     /// Says what there is to say to whom it is due.
     pub(super) fn send_feeds(&mut self, now: Micros) {
-        let mut feeds = Vec::new();
-        for (&peer, stream) in &mut self.streams {
-            while let Some(feed) = stream.next_feed(now, |write| self.open.contains_key(&write)) {
-                feeds.push((peer, Message::Feed(feed)));
+        let Some(sender) = self.sender() else { return };
+        for (&to, stream) in &mut self.streams {
+            let mut bytes = Vec::new();
+            while stream.next_feed(now, &sender, |write| self.open.contains_key(&write), &mut bytes) {
+                self.effects.push_back(Effect::Send { to, bytes: std::mem::take(&mut bytes) });
             }
-        }
-        for (peer, feed) in feeds {
-            self.send(now, peer, &feed);
         }
     }
 }

@@ -124,11 +124,11 @@ impl Pair {
         dies_at: Option<Micros>,
     ) -> Result<Version, Refused> {
         let End { replicator, store } = &mut self.ends[at];
-        let content = Content { value: value.as_bytes().to_vec(), dies_at, ..Content::default() };
+        let content = Content { value: value.as_bytes().into(), dies_at, ..Content::default() };
         let write = Write {
             token: 0,
             hash: hash_key(key),
-            key: key.to_vec(),
+            key: key.into(),
             content: Some(content),
             invalidates: false,
             deadline: self.now + Micros::from_millis(250),
@@ -171,12 +171,13 @@ fn scrubbing_makes_spoilt_stale_and_unknown_copies_what_the_primary_has() {
     pair.pass(100);
     let right = pair.read(0, &key).unwrap();
     assert_eq!(pair.read(1, &key).as_ref(), Some(&right));
-    let (now, spoilt) = (pair.now, Content { value: b"spoilt".to_vec(), ..Content::default() });
+    let (now, spoilt) = (pair.now, Content { value: Bytes::from(*b"spoilt"), ..Content::default() });
     let wrong = Record { version: Version(u64::MAX), content: Some(spoilt), ..right.clone() };
     let mut strangers = (0_u32..).map(|n| format!("x{n}").into_bytes());
     let is_first = |key: &Vec<u8>| pair.ring.primary(partition_of(hash_key(key))) == SlotId(0);
     let unknown_key = strangers.find(is_first).unwrap();
-    let unknown = Record { key: unknown_key.clone(), hash: hash_key(&unknown_key), ..wrong.clone() };
+    let unknown =
+        Record { key: Bytes::from(&unknown_key[..]), hash: hash_key(&unknown_key), ..wrong.clone() };
     pair.ends[1].store.apply(now, &wrong);
     pair.ends[1].store.apply(now, &unknown);
     pair.pass(10_000);
@@ -452,4 +453,61 @@ fn a_new_primary_forgets_what_the_one_before_says_behind_a_flush() {
     assert!(pair.read(1, &key).is_some());
     pair.pass(5_000);
     assert_eq!((pair.read(0, &key), pair.read(1, &key)), (None, None));
+}
+
+/// `cargo test --release -p slabring-cluster --lib how_long -- --ignored --nocapture`
+#[test]
+#[ignore = "it measures"]
+fn how_long_a_shard_takes_to_follow_rings() {
+    for nodes in [4, 100] {
+        let node = |n| {
+            format!("[[node]]\npeer = \"10.0.{n}.1:7000\"\nclient = \"10.0.{n}.1:11211\"\nincarnation = 1\n")
+        };
+        let text: String = (1..=nodes).map(node).collect();
+        let document = RingDocument::from_toml(&format!("replicas = 2\n{text}")).unwrap();
+        let mut ring = Ring::new(migrate::upgrade(&Ring::new(document).unwrap()).unwrap()).unwrap();
+        let mut end = End::begin(0, 1);
+        let mut took: BTreeMap<&str, Vec<u128>> = BTreeMap::new();
+        let mut follow = |what, ring: &Ring| {
+            let (at, ring) = (std::time::Instant::now(), Arc::new(ring.clone()));
+            end.replicator.adopt(Micros::from_millis(1_000), &mut end.store, &ring, Some(SlotId(0)));
+            took.entry(what).or_default().push(at.elapsed().as_micros());
+        };
+        follow("the first", &ring);
+        let mut weights = vec![256; nodes];
+        weights[1] = 128;
+        let mut next = migrate::begin(&ring, weights);
+        while let Some(document) = next {
+            ring = Ring::new(document).unwrap();
+            follow("a movement", &ring);
+            next = migrate::flip(&ring, |_| true, |_| false).or_else(|| migrate::finish(&ring));
+        }
+        ring = Ring::new(migrate::remove(&ring, SlotId(2)).unwrap()).unwrap();
+        follow("a removal", &ring);
+        ring = Ring::new(migrate::bring_back(&ring, SlotId(2), Incarnation(2)).unwrap()).unwrap();
+        follow("a return", &ring);
+        for (what, mut times) in took {
+            times.sort_unstable();
+            let (median, most) = (times[times.len() / 2], times[times.len() - 1]);
+            println!("{nodes} nodes, {what}: median {median} us, most {most} us of {}", times.len());
+        }
+    }
+}
+
+/// Hashes that are equal can be made: a client may choose keys so.
+#[test]
+fn of_two_keys_in_doubt_with_one_hash_a_copy_keeps_the_later() {
+    let mut pair = Pair::new(2, Mode::Async);
+    pair.pass(2_000);
+    let (now, End { replicator, store }) = (pair.now, &mut pair.ends[1]);
+    let [first, second] = [Bytes::from(*b"first"), Bytes::from(*b"second")];
+    for key in [&first, &second, &second] {
+        let content = Some(Content { value: Bytes::from(*b"value"), ..Content::default() });
+        let record = Record { key: Bytes::clone(key), hash: 7, version: Version(1), content };
+        store.apply(now, &record);
+        let of = PeerShard { slot: SlotId(0), shard: 0 };
+        replicator.doubt(now, store, 7, Doubt { of, stream: 1, sequence: 1, key: record.key });
+    }
+    assert!(store.read(now, 7, &first).is_none() && store.read(now, 7, &second).is_some());
+    assert_eq!(replicator.doubts.get(&7).map(|doubt| &doubt.key), Some(&second));
 }

@@ -37,6 +37,7 @@ impl Office {
             up_after: Micros::from_millis(100),
             removal_pause: Micros::from_millis(500),
             forgets_after: Micros::from_millis(3_000),
+            turn_back_after: Micros::from_millis(1_500),
             level_after: Micros::from_millis(2_000),
             ..Judgement::default()
         };

@@ -50,7 +50,7 @@ pub(super) struct History {
 fn seen(found: Option<&Record>) -> Option<(Version, usize)> {
     let record = found?;
     let value = &record.content.as_ref().expect("it was read").value;
-    Some((record.version, String::from_utf8(value.clone()).unwrap().parse().unwrap()))
+    Some((record.version, str::from_utf8(value).unwrap().parse().unwrap()))
 }
 
 impl History {

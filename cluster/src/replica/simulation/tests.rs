@@ -88,6 +88,11 @@ fn without_the_wait_before_promotion_a_read_is_stale() {
 }
 
 #[test]
+fn without_the_wait_before_promotion_two_nodes_serve() {
+    check_missed(Safeguard::PromotionWaits, Mode::Sync, 300, "two serve");
+}
+
+#[test]
 fn without_the_fence_at_backups_an_old_primary_writes() {
     check_missed(Safeguard::BackupsFence, Mode::Sync, 300, "");
 }

@@ -36,6 +36,7 @@ fn moving() -> RingDocument {
             weights: vec![256, 256, 256, 256, 0],
             flipped,
             joined_from: None,
+            left_from: None,
         });
     })
 }

@@ -182,7 +182,7 @@ impl Links {
         let count = take_gets(self.peers.body(), &self.limits, &mut plain);
         let plain = &plain[..count];
         executor.traffic.peer_requests += (count as u64).saturating_sub(1);
-        let waits = executor.replicates() || executor.has_parked();
+        let waits = executor.has_parked();
         let hashes = executor.shard().warm(plain.iter().map(|plain| plain.key));
         let connection = self.shards.connection_number(self.shards.me, ERRAND_SLOTS);
         let mut later = 0_u16;
@@ -196,10 +196,21 @@ impl Links {
                 continue;
             }
             let request = Request::get(plain.key, false);
+            let (start, now, mut done) = (self.reply.len(), dispatcher.now, 1);
             append_reply(&mut self.reply, |out| {
-                executor.get_whole(dispatcher.now, &request, hash, connection, out);
-                reply::end(out);
+                if executor.replicates() {
+                    done = executor.get_copied(now, [(plain.key, hash)].into_iter(), connection, out);
+                } else {
+                    executor.get_whole(now, &request, hash, connection, out);
+                    reply::end(out);
+                }
             });
+            if done == 0 {
+                self.reply.truncate(start);
+                append_later(&mut self.reply);
+                later |= 1 << number;
+                continue;
+            }
             offer(executor, asked, &request);
         }
         if later == 0 {
