@@ -328,6 +328,7 @@ impl Links {
 }
 
 /// What has come of a request of another node.
+#[derive(Clone, Copy)]
 enum Attempt {
     Done,
     Refused(Manner, ErrorReply),
