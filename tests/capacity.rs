@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
+use slabring_tests::cluster::Cluster;
 use slabring_tests::{Connection, Server};
 
 /// Memory a server may need beside its items: code, stacks, buffers, index.
@@ -114,6 +115,31 @@ fn values_of_changing_sizes_find_room_in_a_full_cache() {
             assert!(connection.get(last) == Some(value_of(last, size)), "{last} was set last");
         }
     });
+}
+
+/// The sum of the README, with a program of a debug build.
+#[test]
+fn large_values_on_their_way_between_nodes_and_to_copies_take_what_is_said() {
+    const MEMORY_MIB: u64 = 64;
+    const ITEM_MIB: u64 = 8;
+    const PROGRAM_MIB: u64 = 16;
+    for (copies, beside_mib) in [("1", 5 * ITEM_MIB), ("2", (5 + 4) * ITEM_MIB + 4)] {
+        let cluster =
+            Cluster::of_peers(2, &["-t", "1", "-m", "64", "-I", "8m", "--io", "epoll", "--replicas", copies]);
+        let write = |client: usize| {
+            let mut connection = cluster.nodes[client % 2].connect();
+            for n in 0..5 {
+                // A machine that is busy may be late for the other node's patience: what is in memory then is the same.
+                let _stored_or_late =
+                    try_set(&mut connection, &format!("{client}.{n}"), &[b'v'; 7_900 << 10]);
+            }
+        };
+        std::thread::scope(|scope| (0..4).for_each(|client| drop(scope.spawn(move || write(client)))));
+        for node in &cluster.nodes {
+            let (kib, mib) = (node.resident_peak_kib(), MEMORY_MIB + PROGRAM_MIB + beside_mib);
+            assert!(kib < mib << 10, "{copies} copies: {kib} KiB of {mib} MiB");
+        }
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Real nodes in one cluster: any of them takes any key, whatever happens to the others.
 
+use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -7,6 +8,8 @@ use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
 use slabring_tests::cluster::{Cluster, File, Neighbourhood};
 use slabring_tests::process::run_to_end;
 use slabring_tests::replay::{ABOUT_THE_NODE, Cuts, check_all};
@@ -118,6 +121,45 @@ fn what_stands_behind_gets_of_large_values_does_not_overtake_them() {
             if kept == "old" {
                 keys.iter().for_each(|_| assert_eq!(answer_line(&mut connection), "STORED"));
             }
+        }
+    }
+}
+
+/// Gets of a pipeline go together to a node, and come back together where their values are small. The twin is a map.
+#[test]
+fn pipelines_of_gets_and_sets_through_any_node_are_answered_in_order_whatever_the_values() {
+    const LENGTHS: [usize; 6] = [0, 20, 20, 20, 3_000, 40_000];
+    let seed = 7;
+    let mut random = SmallRng::seed_from_u64(seed);
+    for threads in ["1", "2"] {
+        let cluster = Cluster::of_peers(3, &["-t", threads]);
+        let mut connection = cluster.nodes[0].connect();
+        let mut values = HashMap::new();
+        for round in 0..40 {
+            let (mut requests, mut expected) = (Vec::new(), Vec::new());
+            for step in 0..64 {
+                let key = format!("key{}", random.random_range(0..60));
+                if random.random_range(0..100) < [0, 5, 50][round % 3] {
+                    let value =
+                        format!("{round}.{step}.").repeat(LENGTHS[random.random_range(0..LENGTHS.len())] / 6);
+                    requests.extend(format!("set {key} 0 0 {}\r\n{value}\r\n", value.len()).bytes());
+                    expected.extend(b"STORED\r\n");
+                    values.insert(key, value);
+                } else {
+                    requests.extend(format!("get {key}\r\n").bytes());
+                    let value = values.get(&key);
+                    let shown = value.map(|value| format!("VALUE {key} 0 {}\r\n{value}\r\n", value.len()));
+                    expected.extend(format!("{}END\r\n", shown.unwrap_or_default()).bytes());
+                }
+            }
+            connection.send(&requests).unwrap();
+            let got = connection.read_exact(expected.len()).unwrap();
+            let differ = got.iter().zip(&expected).position(|(got, expected)| got != expected);
+            assert_eq!(
+                differ.map(|at| String::from_utf8_lossy(&got[at.saturating_sub(60)..]).into_owned()),
+                None,
+                "seed {seed}, round {round}"
+            );
         }
     }
 }

@@ -38,6 +38,10 @@ pub const PARK_TIME_MAX: Micros = Micros::from_millis(50);
 /// Capacity for a request's bytes that an empty place keeps.
 const BYTES_KEPT: usize = 256;
 
+/// Larger buffers that are kept for requests that need them, and their capacity: that of a run of the longest keys.
+const SPARES_MAX: usize = 64;
+const SPARE_BYTES_MAX: usize = 5 << 10;
+
 /// Between two looks at all deadlines is at least this time: an answer may be late by so much.
 const EXPIRY_PAUSE: Micros = Micros::from_millis(5);
 
@@ -142,7 +146,8 @@ pub(crate) fn admit(
 pub struct Forward<'a> {
     /// [`crate::placement::hash_key`] of its key.
     pub hash: u64,
-    /// The client's facts: [`Flags::AUTHENTICATED`], [`Flags::PART`], [`Flags::BINARY`], [`Flags::NODE`].
+    /// The client's facts: [`Flags::AUTHENTICATED`], [`Flags::PART`], [`Flags::BINARY`], [`Flags::NODE`],
+    /// [`Flags::RUN`].
     pub flags: Flags,
     /// When the client is given up on.
     pub deadline: Micros,
@@ -172,6 +177,10 @@ pub(crate) struct Pending<P> {
     pub(crate) flags: Flags,
     pub(crate) deadline: Micros,
     pub(crate) bytes: Vec<u8>,
+    /// Of a run: a bit for each get that is not answered.
+    pub(crate) gets: u16,
+    /// Of a run: it has given its credit back.
+    pub(crate) is_settled: bool,
 }
 
 #[derive(Debug)]
@@ -187,6 +196,8 @@ struct Cell<P> {
 pub(crate) struct PendingTable<P> {
     cells: Vec<Cell<P>>,
     free: Vec<u16>,
+    /// Empty buffers of more than [`BYTES_KEPT`].
+    spares: Vec<Vec<u8>>,
     bytes: usize,
     /// No request's time is over before.
     expire_at: Micros,
@@ -206,7 +217,14 @@ impl Opaque {
 
 impl<P: Copy> PendingTable<P> {
     pub(crate) fn new() -> Self {
-        Self { cells: Vec::new(), free: Vec::new(), bytes: 0, expire_at: Micros::NEVER, moved_at: Micros(0) }
+        Self {
+            cells: Vec::new(),
+            free: Vec::new(),
+            spares: Vec::new(),
+            bytes: 0,
+            expire_at: Micros::NEVER,
+            moved_at: Micros(0),
+        }
     }
 
     /// Requests in it.
@@ -238,10 +256,16 @@ impl<P: Copy> PendingTable<P> {
         assert!(cell.pending.is_none(), "a free place is empty");
         cell.generation += 1;
         let mut bytes = std::mem::take(&mut cell.spare);
+        if request.bytes.len() > bytes.capacity().max(BYTES_KEPT) {
+            bytes = self.spares.pop().unwrap_or(bytes);
+        }
         bytes.extend_from_slice(request.bytes);
         self.bytes += bytes.len();
         let Forward { hash, flags, deadline, .. } = *request;
-        cell.pending = Some(Pending { place: Some(place), stage, hop: 1, hash, flags, deadline, bytes });
+        let place = Some(place);
+        let pending =
+            Pending { place, stage, hop: 1, hash, flags, deadline, bytes, gets: 0, is_settled: false };
+        cell.pending = Some(pending);
         let opaque = Opaque(cell.generation << INDEX_BITS | u64::from(index));
         if self.len() == 1 {
             self.moved_at = now;
@@ -264,29 +288,27 @@ impl<P: Copy> PendingTable<P> {
         self.moved_at = now;
         std::mem::swap(taken, &mut pending.bytes);
         pending.bytes.clear();
-        if pending.bytes.capacity() <= BYTES_KEPT {
-            cell.spare = pending.bytes;
-        }
+        keep(pending.bytes, cell, &mut self.spares);
         self.free.push(u16::try_from(opaque.index()).expect("PENDING_MAX fits"));
     }
 
-    /// Takes a request out that was sent on a link and whose client waits. Gives its place and its length.
+    /// Takes a request out that was sent on a link and whose client waits, if nobody needs its bytes any more. Gives its place and its
+    /// length.
     #[inline]
     pub(crate) fn take_sent(&mut self, now: Micros, opaque: Opaque, on: LinkId) -> Option<(P, usize)> {
         let cell =
             self.cells.get_mut(opaque.index()).filter(|cell| cell.generation == opaque.0 >> INDEX_BITS)?;
         let pending = cell.pending.as_mut()?;
         let place = pending.place?;
-        if !matches!(pending.stage, Stage::Sent { link, .. } if link == on) {
+        let is_run = pending.flags.has(Flags::RUN);
+        if is_run || !matches!(pending.stage, Stage::Sent { link, .. } if link == on) {
             return None;
         }
         let mut bytes = std::mem::take(&mut pending.bytes);
         let length = bytes.len();
         cell.pending = None;
-        if bytes.capacity() <= BYTES_KEPT {
-            bytes.clear();
-            cell.spare = bytes;
-        }
+        bytes.clear();
+        keep(bytes, cell, &mut self.spares);
         self.bytes -= length;
         self.moved_at = now;
         self.free.push(u16::try_from(opaque.index()).expect("PENDING_MAX fits"));
@@ -332,11 +354,22 @@ impl<P: Copy> PendingTable<P> {
         self.expire_at
     }
 
-    /// What the requests on a link cost together.
+    /// What the requests on a link cost together. A run that has given its credit back costs nothing.
     pub(crate) fn under_way(&self, on: LinkId) -> (u32, u32) {
         let on_link = |pending: &&Pending<P>| matches!(pending.stage, Stage::Sent { link, .. } if link == on);
-        let sent = self.cells.iter().filter_map(|cell| cell.pending.as_ref()).filter(on_link);
+        let pending = self.cells.iter().filter_map(|cell| cell.pending.as_ref());
+        let sent = pending.filter(on_link).filter(|pending| !pending.is_settled);
         sent.fold((0, 0), |(count, cost), pending| (count + 1, cost + cost_bytes(pending.bytes.len())))
+    }
+}
+
+/// Keeps an empty buffer for a request to come.
+#[inline]
+fn keep<P>(bytes: Vec<u8>, cell: &mut Cell<P>, spares: &mut Vec<Vec<u8>>) {
+    match bytes.capacity() {
+        ..=BYTES_KEPT => cell.spare = bytes,
+        ..=SPARE_BYTES_MAX if spares.len() < SPARES_MAX => spares.push(bytes),
+        _ => {}
     }
 }
 

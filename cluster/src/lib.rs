@@ -44,6 +44,7 @@ pub mod placement;
 pub mod replica;
 pub mod report;
 pub mod ring;
+pub mod run;
 mod safeguard;
 pub mod table;
 pub mod time;

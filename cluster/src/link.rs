@@ -19,7 +19,7 @@ use crate::ring::Epoch;
 use crate::safeguard::{self, Safeguard};
 use crate::time::Micros;
 use crate::wire::{
-    BATCH_VERSION, BODY_BYTES_MAX, FRAME_BYTES_MAX, Flags, GREETING_BYTES_MAX, Header, Kind, Status,
+    BODY_BYTES_MAX, FRAME_BYTES_MAX, Flags, GREETING_BYTES_MAX, Header, Kind, RUN_VERSION, Status,
     TOUCHES_VERSION, Versions,
 };
 
@@ -130,6 +130,15 @@ pub struct Owed {
     session: u32,
     opaque: u64,
     cost: u32,
+    /// Of one get of a run: its place there, from 1 on. The run as a whole has been answered.
+    part: u8,
+}
+
+impl Owed {
+    /// That of one of several gets, counted from 0, when the response to all of them has said that it comes by itself.
+    pub(crate) fn part(self, number: usize) -> Self {
+        Self { cost: 0, part: u8::try_from(number + 1).expect("a few"), ..self }
+    }
 }
 
 /// What to do next, or what was heard.
@@ -156,6 +165,8 @@ pub enum Event {
         opaque: u64,
         /// What became of it.
         status: Status,
+        /// Of one get of a run: its place there, from 1 on. Otherwise 0.
+        part: u8,
         /// The peer's ring.
         epoch: Epoch,
     },
@@ -330,6 +341,11 @@ impl Link {
         matches!(self.state, State::Up) && self.closing.is_none()
     }
 
+    /// Whether the other side knows [`Flags::RUN`].
+    pub(crate) fn takes_runs(&self) -> bool {
+        self.version >= RUN_VERSION
+    }
+
     /// When bytes came last.
     pub fn received_at(&self) -> Micros {
         self.received_at
@@ -491,7 +507,7 @@ impl Link {
         self.used.take(cost);
         let left = u32::try_from(deadline.since(now).0).unwrap_or(u32::MAX);
         let header = Header { kind: Kind::Request, epoch: self.epoch, deadline_micros: left, ..header };
-        self.output.append_message(header, body, self.version >= BATCH_VERSION);
+        self.output.append_message(header, body);
         Ok(())
     }
 
@@ -501,10 +517,16 @@ impl Link {
             return;
         }
         assert!(status == Status::Done || body.is_empty(), "only what was executed has a reply");
-        self.used.give_back(owed.cost);
-        let header =
-            Header { opaque: owed.opaque, detail: status as u8, ..Header::new(Kind::Response, self.epoch) };
-        self.output.append_message(header, body, self.version >= BATCH_VERSION);
+        if owed.part == 0 {
+            self.used.give_back(owed.cost);
+        }
+        let header = Header {
+            opaque: owed.opaque,
+            detail: status as u8,
+            shard: owed.part,
+            ..Header::new(Kind::Response, self.epoch)
+        };
+        self.output.append_message(header, body);
     }
 
     /// Gathers a message about copies: dialler only, while up. Takes no credit: its senders wait for acknowledgements of their own.
@@ -516,10 +538,7 @@ impl Link {
     /// Gathers a message about hot keys, while up: either side, behind what it said before.
     pub(crate) fn send_grants(&mut self, message: &[u8]) {
         assert!(self.is_up(), "messages go out on links that are up");
-        // A node of the version before knows none: it is offered nothing, so it never asks.
-        if self.version >= BATCH_VERSION {
-            self.output.append_cut(Header::new(Kind::Grants, self.epoch), message);
-        }
+        self.output.append_cut(Header::new(Kind::Grants, self.epoch), message);
     }
 
     /// Gathers a message about reads: dialler only, while up. False: the other side knows none, or much waits already.
@@ -702,8 +721,7 @@ impl Link {
                 return Ok(None);
             }
             let body_bytes_max = if self.is_up() { BODY_BYTES_MAX } else { GREETING_BYTES_MAX };
-            let knows_batches = self.version >= BATCH_VERSION;
-            let Some(header) = self.input.next_frame(body_bytes_max, knows_batches)? else { return Ok(None) };
+            let Some(header) = self.input.next_frame(body_bytes_max)? else { return Ok(None) };
             if let Some(event) = self.hear(now, header)? {
                 return Ok(Some(event));
             }
@@ -747,7 +765,7 @@ impl Link {
             return Err(CloseReason::CreditExceeded);
         }
         self.used.take(cost);
-        let owed = Owed { session: self.session, opaque: header.opaque, cost };
+        let owed = Owed { session: self.session, opaque: header.opaque, cost, part: 0 };
         if skipped_bytes > 0 {
             self.send_response(owed, Status::TooLarge, &[]);
             return Ok(None);
@@ -786,7 +804,7 @@ impl Link {
 fn take_response(header: Header, skipped_bytes: usize) -> Result<Event, CloseReason> {
     let status = Status::of(header.detail).ok_or(CloseReason::Message)?;
     let status = if skipped_bytes > 0 { Status::TooLarge } else { status };
-    Ok(Event::Response { opaque: header.opaque, status, epoch: header.epoch })
+    Ok(Event::Response { opaque: header.opaque, status, part: header.shard, epoch: header.epoch })
 }
 
 #[cfg(test)]

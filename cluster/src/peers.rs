@@ -13,6 +13,7 @@ use crate::names::{Address, NodeId};
 use crate::placement::{partition_of, shard_of};
 use crate::replica::PeerShard;
 use crate::ring::{Epoch, NodeState, Ring, SlotEntry};
+use crate::run;
 use crate::table::SlotId;
 use crate::time::Micros;
 use crate::wire::{Flags, Header, Kind, Status};
@@ -26,6 +27,9 @@ pub const ACCEPTED_MAX: usize = 4_096;
 
 /// Links from one shard to one node, at most.
 pub const LINKS_PER_PEER_MAX: u8 = 8;
+
+/// Capacity for a request that has been given up.
+const SCRATCH_BYTES_KEPT: usize = 64 << 10;
 
 /// A node that is behind asks for the ring this often.
 const ASK_EVERY: Micros = Micros::from_millis(100);
@@ -55,6 +59,13 @@ impl Asked {
     pub fn link(&self) -> LinkId {
         self.link
     }
+
+    /// One get of a [`Flags::RUN`], counted from 0: it is answered by itself, when the response to all of them has said so.
+    #[must_use]
+    pub fn part(self, number: usize) -> Self {
+        let flags = Flags::AUTHENTICATED.with(Flags::PART);
+        Self { owed: self.owed.part(number), flags, ..self }
+    }
 }
 
 /// Where a request goes.
@@ -64,6 +75,17 @@ pub enum Route {
     Here,
     /// The answer will be an [`Effect::Answer`], or [`Effect::ExecuteHere`].
     Sent,
+}
+
+/// What has become of gets that were sent together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunPart {
+    /// [`Peers::body`] is what [`run::Replies`](crate::run::Replies) reads.
+    Replies,
+    /// [`Peers::body`] is the reply to the one get, without its end line.
+    Reply,
+    /// They were not executed: [`Peers::run`] has them, to be [sent one by one](Peers::forward_alone).
+    NotExecuted,
 }
 
 /// What to do next.
@@ -100,6 +122,15 @@ pub enum Effect<P> {
         place: P,
         /// Why there is none.
         outcome: Result<(), Failure>,
+    },
+    /// Some gets of a [`Flags::RUN`] are answered.
+    Run {
+        /// Whose.
+        place: P,
+        /// Which: the lowest bit is the first.
+        gets: u16,
+        /// How, or why not.
+        outcome: Result<RunPart, Failure>,
     },
     /// A request that was sent away belongs here by a newer ring: execute [`Peers::body`].
     ExecuteHere {
@@ -173,6 +204,13 @@ struct Place {
     entry: Option<Box<Entry>>,
 }
 
+/// Where gets go that may share a message: see [`Peers::run_lane`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunLane {
+    link: LinkId,
+    shard: u8,
+}
+
 /// Where the bytes of the last effect are.
 #[derive(Clone, Copy, Debug)]
 enum Body {
@@ -198,9 +236,12 @@ pub struct Peers<P> {
     pending: PendingTable<P>,
     /// Some link may have less room than [`LANE_SHARE_MIN`], or a request that waits for it.
     is_crowded: bool,
-    failed: VecDeque<(P, Failure)>,
+    /// With the gets of a run that it concerns.
+    failed: VecDeque<(P, Failure, u16)>,
     again: VecDeque<Opaque>,
     scratch: Vec<u8>,
+    /// When the client of the run in `scratch` is given up on.
+    run_deadline: Micros,
     body: Body,
     /// The links that something happened to since they were last looked at.
     ready: VecDeque<u32>,
@@ -237,6 +278,7 @@ impl<P: Copy> Peers<P> {
             failed: VecDeque::new(),
             again: VecDeque::new(),
             scratch: Vec::new(),
+            run_deadline: Micros::default(),
             body: Body::Scratch,
             ready: VecDeque::new(),
             to_send: Vec::new(),
@@ -283,6 +325,12 @@ impl<P: Copy> Peers<P> {
             Body::Link(id) => self.link(id).map_or(&[], Link::body),
             Body::Scratch => &self.scratch,
         }
+    }
+
+    /// All gets of the run of which some were [not executed](RunPart::NotExecuted), and when their client is given up on; until the
+    /// next call of any `&mut` function.
+    pub fn run(&self) -> (&[u8], Micros) {
+        (&self.scratch, self.run_deadline)
     }
 
     /// A link, while there is one of that name.
@@ -401,19 +449,53 @@ impl<P: Copy> Peers<P> {
 
     /// Sends a request to its owner, unless that is this node; or says at once why it cannot.
     pub fn forward(&mut self, now: Micros, place: P, request: &Forward<'_>) -> Result<Route, Failure> {
+        self.forward_within(now, place, request, (false, 0))
+    }
+
+    /// As [`Self::forward`], for a get that was one of a [run](Self::run): what others have under way meanwhile is not in its way.
+    pub fn forward_alone(&mut self, now: Micros, place: P, request: &Forward<'_>) -> Result<Route, Failure> {
+        self.forward_within(now, place, request, (true, 0))
+    }
+
+    /// As [`Self::forward`], for so many gets: their answers are [`Effect::Run`]s.
+    pub fn forward_run(
+        &mut self,
+        now: Micros,
+        place: P,
+        request: &Forward<'_>,
+        gets: usize,
+    ) -> Result<Route, Failure> {
+        assert!(request.flags.has(Flags::RUN) && (1..=run::GETS_MAX).contains(&gets));
+        self.forward_within(now, place, request, (false, u16::MAX >> (run::GETS_MAX - gets)))
+    }
+
+    fn forward_within(
+        &mut self,
+        now: Micros,
+        place: P,
+        request: &Forward<'_>,
+        manner: (bool, u16),
+    ) -> Result<Route, Failure> {
         let ring = self.ring.as_ref().ok_or(Failure::NoRing)?;
         let owner = ring.primary(partition_of(request.hash));
         if Some(owner) == self.me {
             return Ok(Route::Here);
         }
-        self.send_to(now, owner, place, request)?;
+        self.send_to(now, owner, place, request, manner)?;
         Ok(Route::Sent)
     }
 
-    /// Whether a request of up to so many bytes need not wait, whoever owns its key: little is under way, and nobody has had to
-    /// wait of late. O(1).
-    pub fn has_room_for_any(&self, request_bytes: usize) -> bool {
-        let count = self.pending.len() + 1;
+    /// Where a get of a key goes, if it may share a message with others that go there. `None`: it goes by itself, or nowhere.
+    pub fn run_lane(&self, hash: u64) -> Option<RunLane> {
+        let owner = self.ring.as_ref()?.primary(partition_of(hash));
+        let (link, shard) = self.lane_to(owner, hash)?;
+        self.link(link)?.takes_runs().then_some(RunLane { link, shard })
+    }
+
+    /// Whether so many requests of so many bytes together need not wait, whoever owns their keys: little is under way, and nobody
+    /// has had to wait of late. O(1).
+    pub fn has_room_for_any(&self, requests: usize, request_bytes: usize) -> bool {
+        let count = self.pending.len() + requests;
         let cost = self.pending.bytes() + request_bytes + count * place_of(cost_bytes(0));
         !self.is_crowded
             && count <= place_of(LANE_SHARE_MIN.operations)
@@ -465,22 +547,30 @@ impl<P: Copy> Peers<P> {
         request: &Forward<'_>,
     ) -> Result<(), Failure> {
         assert!(request.flags.has(Flags::NODE), "a request for a key goes where the key is");
-        self.send_to(now, node, place, request)
+        // It may use what is left of the credit.
+        self.send_to(now, node, place, request, (true, 0))
     }
 
-    fn send_to(&mut self, now: Micros, node: SlotId, place: P, request: &Forward<'_>) -> Result<(), Failure> {
+    fn send_to(
+        &mut self,
+        now: Micros,
+        node: SlotId,
+        place: P,
+        request: &Forward<'_>,
+        (may_use_all, gets): (bool, u16),
+    ) -> Result<(), Failure> {
         let (id, shard) = self.lane_to(node, request.hash).ok_or(Failure::OwnerGone)?;
         let epoch = self.epoch();
         self.touch(id.index);
         let has_ample_room = self.link(id).is_some_and(|link| link.has_ample_room(request.bytes.len()));
         let share = if has_ample_room { LANE_SHARE_MIN } else { self.share(node) };
         let link = &mut self.places[place_of(id.index)].entry.as_mut().expect("the lane is a link").link;
-        // What is for a node and not for a key may use what is left of the credit.
-        let is_within = request.flags.has(Flags::NODE) || link.has_room(request.bytes.len(), share);
+        let is_within = may_use_all || link.has_room(request.bytes.len(), share);
         if !is_within || !self.pending.has_room(request.bytes.len()) {
             return Err(Failure::NoCredit);
         }
         let opaque = self.pending.insert(now, place, request, Stage::Sent { link: id, epoch });
+        self.pending.get(opaque).expect("inserted just now").gets = gets;
         let header = request_header(opaque, request.hash, request.flags, shard, 1);
         if link.send_request(now, header, request.deadline, request.bytes).is_err() {
             self.forget(now, opaque);
@@ -501,6 +591,7 @@ impl<P: Copy> Peers<P> {
     fn forget(&mut self, now: Micros, opaque: Opaque) {
         self.pending.remove(now, opaque, &mut self.scratch);
         self.scratch.clear();
+        self.scratch.shrink_to(SCRATCH_BYTES_KEPT);
     }
 
     /// Answers a request of another node. `Done` with the reply, or another status without.
@@ -571,8 +662,11 @@ impl<P: Copy> Peers<P> {
         }
         self.expire(now);
         loop {
-            if let Some((place, failure)) = self.failed.pop_front() {
-                return Some(Effect::Answer { place, outcome: Err(failure) });
+            if let Some((place, failure, gets)) = self.failed.pop_front() {
+                return Some(match gets {
+                    0 => Effect::Answer { place, outcome: Err(failure) },
+                    gets => Effect::Run { place, gets, outcome: Err(failure) },
+                });
             }
             if let Some(opaque) = self.again.pop_front() {
                 if let Some(effect) = self.send_again(now, opaque) {
@@ -596,8 +690,8 @@ impl<P: Copy> Peers<P> {
         self.body = Body::Link(id);
         match event {
             Event::Request(inbound) => self.take_request(now, id, inbound),
-            Event::Response { opaque, status, epoch } => {
-                self.take_response(now, id, Opaque(opaque), status, epoch)
+            Event::Response { opaque, status, part, epoch } => {
+                self.take_response(now, id, Opaque(opaque), (status, part), epoch)
             }
             event => self.hear_other(now, id, event),
         }

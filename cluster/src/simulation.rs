@@ -4,7 +4,7 @@
 //! Invariants, with the numbers of the cluster design:
 //! * I8: from one ring to the next, a partition moves only from or to a node that changed,
 //! * I9: every queue keeps its bound,
-//! * I10: a request is sent at most twice, and when the faults end all nodes follow the last ring and all keys are served,
+//! * I10: a request is sent at most twice, once more if it was one of several in a message, and when the faults end all nodes follow the last ring and all keys are served,
 //! * I12: while only etcd fails, no request of a client fails,
 //! * and: each request is answered once and in time, executed at most once, and only by the owner by the owner's ring; no
 //!   node's ring goes back; rings are written by the conductor of the moment.
@@ -34,6 +34,7 @@ pub(crate) mod dice;
 mod etcd;
 mod faults;
 mod network;
+mod runs;
 mod tests;
 
 use dice::Dice;
@@ -171,6 +172,9 @@ struct World {
     seed: u64,
     faults: Faults,
     dice: Dice,
+    run_dice: Dice,
+    /// Gets of runs that were answered together, by themselves, and not.
+    run_gets: [u64; 3],
     now: Micros,
     queue: BTreeMap<(Micros, u64), Happens>,
     count: u64,
@@ -226,6 +230,8 @@ impl World {
             seed,
             faults,
             dice,
+            run_dice: Dice(!seed),
+            run_gets: [0; 3],
             now: Micros(0),
             queue: BTreeMap::new(),
             count: 0,
@@ -498,12 +504,14 @@ impl World {
                     self.hang_up(wire, end);
                 }
             }
+            Effect::Execute(asked) if asked.flags.has(Flags::RUN) => self.execute_run(index, asked),
             Effect::Execute(asked) => {
                 let request = node.peers.body().to_vec();
                 let reply = self.execute(index, &request);
                 let node = self.nodes[index].as_mut().unwrap();
                 node.peers.respond(asked, Status::Done, &reply);
             }
+            Effect::Run { place, gets, outcome } => self.answer_run(index, place, gets, outcome),
             Effect::Answer { place, outcome } => {
                 let is_mine = outcome.is_err() || node.peers.body().starts_with(&place.to_le_bytes());
                 assert!(is_mine, "the reply of another request");
@@ -577,6 +585,9 @@ impl World {
         let burst = if self.dice.chance(50) && may_burst { 40 } else { 1 };
         for step in 0..burst {
             self.ask(node, key.wrapping_add(step), is_calm);
+        }
+        if self.run_dice.chance(300) {
+            self.ask_run(node, is_calm);
         }
         self.turn(node);
     }

@@ -24,12 +24,12 @@ pub const BATCH_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a frame.
 pub const FRAME_BYTES_MAX: usize = HEADER_BYTES + BODY_BYTES_MAX + CHECKSUM_BYTES;
 
-/// The versions of the protocol that this build speaks: its own and at least the one before. The header and the greeting are the same
-/// in all of them.
-pub const VERSIONS: Versions = Versions { lowest: 1, highest: 3 };
+/// The versions of the protocol that this build speaks: its own and the one before. The header and the greeting are the same in
+/// all of them.
+pub const VERSIONS: Versions = Versions { lowest: 2, highest: 3 };
 
-/// The version that began to know [`Kind::Batch`].
-pub const BATCH_VERSION: u8 = 2;
+/// The version that began to know [`Flags::RUN`].
+pub const RUN_VERSION: u8 = 3;
 
 /// The version that began to know [`Kind::Touches`].
 pub const TOUCHES_VERSION: u8 = 3;
@@ -93,7 +93,7 @@ pub enum Kind {
     RingDocument = 9,
     /// Dialler to acceptor: what the shards at both ends say about copies. [`crate::replica`] knows what it means.
     Replica = 10,
-    /// Several requests or responses: each with a head of its own, and one checksum for all. From [`BATCH_VERSION`] on.
+    /// Several requests or responses: each with a head of its own, and one checksum for all.
     Batch = 11,
     /// Copies of hot keys: offered, granted, called back. [`crate::grants`] knows what it means.
     Grants = 12,
@@ -152,8 +152,10 @@ impl Flags {
 
     /// Request: it is for the receiver itself and has no key, so that it has no owner.
     pub const NODE: Self = Self(1 << 4);
+    /// Request: several gets, one behind the other; [`crate::run`] is the reply. From [`RUN_VERSION`] on.
+    pub const RUN: Self = Self(1 << 5);
 
-    const ALL: u16 = Self::MORE.0 | Self::AUTHENTICATED.0 | Self::PART.0 | Self::BINARY.0 | Self::NODE.0;
+    const ALL: u16 = (1 << 6) - 1;
 
     /// Whether all of `flags` are set.
     pub fn has(self, flags: Self) -> bool {
@@ -216,7 +218,8 @@ pub struct Header {
     pub opaque: u64,
     /// Request: how often it has been sent, from 1. Response: a [`Status`].
     pub detail: u8,
-    /// Request: the shard of the receiver that owns the key. Hello: the one that the dialler wants.
+    /// Request: the shard of the receiver that owns the key. Hello: the one that the dialler wants. Response to one get of a run: its
+    /// place there, from 1 on.
     pub shard: u8,
     /// Request: microseconds from sending until nobody waits for a reply any more.
     pub deadline_micros: u32,

@@ -22,6 +22,16 @@ pub struct Ticket(u64);
 impl Ticket {
     /// Of no connection: for letters that nobody's order of replies waits for.
     pub const NONE: Self = Self(u64::MAX);
+
+    /// How many places it is behind an earlier one.
+    pub fn behind(self, first: Self) -> u64 {
+        self.0 - first.0
+    }
+
+    /// The one so many places behind.
+    pub fn plus(self, places: u64) -> Self {
+        Self(self.0 + places)
+    }
 }
 
 #[derive(Debug)]

@@ -1,7 +1,6 @@
 //! Requests of a pipeline that are taken together: the keys of a line, and plain gets and sets. Their memory is fetched at the same
 //! time, and they need no step of the parser each. Everything else goes through `dispatch.rs`, one by one.
 
-use slabring_cluster::placement::hash_key;
 use slabring_engine::{KeyHash, WARM_KEYS_MAX};
 use slabring_protocol::{KEY_SIZE_MAX, KeysTaken, Plain, PlainTaken, PlainWork, Request};
 
@@ -81,6 +80,14 @@ impl Dispatcher {
     /// Executes plain requests, posts them to their shards or sends them to their nodes, until the connection has to wait or one needs
     /// more thought. Returns how many.
     fn execute_group(&mut self, client: &mut Connection, requests: &[Plain<'_>]) -> usize {
+        let done = self.execute_each(client, requests);
+        if self.cluster.is_some() {
+            self.send_going(client, requests);
+        }
+        done
+    }
+
+    fn execute_each(&mut self, client: &mut Connection, requests: &[Plain<'_>]) -> usize {
         let mut owners = [self.shards.me; WARM_KEYS_MAX];
         let mut count = requests.len();
         if !self.is_alone() {
@@ -109,7 +116,7 @@ impl Dispatcher {
                 is_sure &= !lends;
             } else if owner == OF_ANOTHER_NODE {
                 is_sure = false;
-                if !self.forward_freely(client, plain.key) {
+                if !self.forward_freely(client, done, plain.key) {
                     return done;
                 }
             } else {
@@ -147,7 +154,7 @@ impl Dispatcher {
                     self.execute_copied(client, &rest[0].request());
                     1
                 }
-                false => usize::from(self.forward_freely(client, rest[0].key)),
+                false => usize::from(self.forward_freely(client, done, rest[0].key)),
             };
             if answered == 0 {
                 return done;
@@ -167,14 +174,14 @@ impl Dispatcher {
         done
     }
 
-    /// Sends a get to another node, if that needs no thought.
+    /// Has a get go to another node, if that needs no thought: the request of this number.
     #[inline(never)]
-    fn forward_freely(&mut self, client: &mut Connection, key: &[u8]) -> bool {
+    fn forward_freely(&mut self, client: &mut Connection, number: usize, key: &[u8]) -> bool {
         let is_free = !client.lines.redirects
             && !self.executor.knows_elsewhere(key)
             && !self.may_wait_for_others(client, key);
         if is_free {
-            self.forward_get(client, key, hash_key(key));
+            self.have_go(client, number, key);
         }
         is_free
     }

@@ -187,9 +187,18 @@ impl Server {
 
     /// Physical memory of the server's process, in KiB.
     pub fn resident_kib(&self) -> u64 {
+        self.status_kib("VmRSS:")
+    }
+
+    /// The most that it has ever been.
+    pub fn resident_peak_kib(&self) -> u64 {
+        self.status_kib("VmHWM:")
+    }
+
+    fn status_kib(&self, name: &str) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(path).expect("Linux shows a child of ours");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells the size");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("Linux tells the size");
         line.trim().trim_end_matches(" kB").parse().expect("a number of KiB")
     }
 

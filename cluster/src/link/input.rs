@@ -103,11 +103,7 @@ impl Input {
     }
 
     /// The next whole frame, or the next message of a batch; its body is [`Self::body`].
-    pub(super) fn next_frame(
-        &mut self,
-        body_bytes_max: usize,
-        knows_batches: bool,
-    ) -> Result<Option<Header>, Garbled> {
+    pub(super) fn next_frame(&mut self, body_bytes_max: usize) -> Result<Option<Header>, Garbled> {
         self.forget_assembled();
         if self.batch_end > 0 {
             return self.next_of_batch().map(Some);
@@ -118,9 +114,6 @@ impl Input {
             return Ok(None);
         };
         if header.kind == Kind::Batch {
-            if !knows_batches {
-                return Err(Garbled::Kind(header.kind as u8));
-            }
             self.consumed += HEADER_BYTES;
             self.batch_end = start + frame_bytes - CHECKSUM_BYTES;
             return self.next_of_batch().map(Some);

@@ -42,8 +42,8 @@ struct Sending {
 
 impl Output {
     /// Gathers a request or response: a small one in a batch with others, a large one in as many frames as it needs.
-    pub(super) fn append_message(&mut self, header: Header, body: &[u8], peer_knows_batches: bool) {
-        if peer_knows_batches && body.len() <= BATCHED_BYTES_MAX {
+    pub(super) fn append_message(&mut self, header: Header, body: &[u8]) {
+        if body.len() <= BATCHED_BYTES_MAX {
             return self.append_batched(header, body);
         }
         self.append_cut(header, body);

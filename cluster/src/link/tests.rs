@@ -172,7 +172,7 @@ fn a_request_and_its_reply_cross_and_the_credit_comes_back() {
     assert_eq!((&pair.bodies[1][..], inbound.hop, inbound.epoch), (&b"get k\r\n"[..], 1, Epoch(3)));
     pair.b.send_response(inbound.owed, Status::Done, b"END\r\n");
     let (by_a, _) = pair.run();
-    assert_eq!(by_a, [Event::Response { opaque: 77, status: Status::Done, epoch: Epoch(4) }]);
+    assert_eq!(by_a, [Event::Response { opaque: 77, status: Status::Done, part: 0, epoch: Epoch(4) }]);
     assert_eq!(pair.bodies[0], b"END\r\n");
     pair.a.settle(pair.now, 7);
     assert_eq!((pair.a.used(), pair.b.used()), (Credit::NONE, Credit::NONE));
@@ -479,7 +479,7 @@ fn what_is_too_long_for_the_other_side_is_answered_and_the_link_stays() {
             pair.b.send_response(inbound.owed, Status::Done, b"done");
             by_a.extend(pair.run().0);
         }
-        assert_eq!(by_a, [Event::Response { opaque, status, epoch: Epoch(4) }]);
+        assert_eq!(by_a, [Event::Response { opaque, status, part: 0, epoch: Epoch(4) }]);
         pair.a.settle(pair.now, body.len());
     }
     let small = Identity { message_bytes_max: 100_000, ..identity("a") };
@@ -489,7 +489,7 @@ fn what_is_too_long_for_the_other_side_is_answered_and_the_link_stays() {
         pair.request(opaque, b"get k").unwrap();
         let [Event::Request(inbound)] = pair.run().1[..] else { panic!("it does not come") };
         pair.b.send_response(inbound.owed, Status::Done, body);
-        assert_eq!(pair.run().0, [Event::Response { opaque, status, epoch: Epoch(4) }]);
+        assert_eq!(pair.run().0, [Event::Response { opaque, status, part: 0, epoch: Epoch(4) }]);
         pair.a.settle(pair.now, 5);
     }
     assert_eq!((pair.a.used(), pair.b.used()), (Credit::NONE, Credit::NONE));

@@ -33,6 +33,8 @@ fn ring(epoch: u64, weights: [u16; 2]) -> Arc<Ring> {
     Arc::new(Ring::new(document).unwrap())
 }
 
+type RunAnswer = (u32, u16, Result<(RunPart, Vec<u8>), Failure>);
+
 struct Pair {
     now: Micros,
     sides: [Peers<u32>; 2],
@@ -43,6 +45,8 @@ struct Pair {
     copies: Vec<Vec<u8>>,
     /// What the clients of `a` got.
     answers: Vec<(u32, Result<Vec<u8>, Failure>)>,
+    /// The same of gets that went together.
+    run_answers: Vec<RunAnswer>,
     answers_at_once: bool,
     held: Vec<Asked>,
 }
@@ -61,6 +65,7 @@ impl Pair {
             executed: Default::default(),
             copies: Vec::new(),
             answers: Vec::new(),
+            run_answers: Vec::new(),
             answers_at_once: true,
             held: Vec::new(),
         }
@@ -143,6 +148,13 @@ impl Pair {
             Effect::Answer { place, outcome } => {
                 let reply = self.sides[side].body().to_vec();
                 self.answers.push((place, outcome.map(|()| reply)));
+            }
+            Effect::Run { place, gets, outcome } => {
+                let bytes = match outcome {
+                    Ok(RunPart::NotExecuted) => self.sides[side].run().0.to_vec(),
+                    _ => self.sides[side].body().to_vec(),
+                };
+                self.run_answers.push((place, gets, outcome.map(|part| (part, bytes))));
             }
             Effect::ExecuteHere { place } => {
                 self.executed[side].push(self.sides[side].body().to_vec());
@@ -403,3 +415,4 @@ fn links_are_looked_at_when_something_happens_and_when_their_time_has_come() {
 }
 
 mod long;
+mod runs;

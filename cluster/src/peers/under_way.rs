@@ -1,12 +1,13 @@
 //! What becomes of the requests that a shard has sent: answered, sent again where the ring says by now, or given up. What may
 //! have been executed is never sent again.
 
-use super::{Body, Effect, LinkId, Peers, place_of, request_header};
+use super::{Body, Effect, LinkId, Peers, RunPart, place_of, request_header};
 use crate::forward::{Failure, Opaque, PARK_TIME_MAX, Stage, Verdict, judge};
 use crate::placement::partition_of;
 use crate::ring::Epoch;
+use crate::run;
 use crate::time::Micros;
-use crate::wire::Status;
+use crate::wire::{Flags, Status};
 
 /// What is late because a long message goes before it, or is one, is looked at again after this time.
 const CARRIED_TIME: Micros = Micros::from_millis(100);
@@ -18,7 +19,7 @@ impl<P: Copy> Peers<P> {
         now: Micros,
         id: LinkId,
         opaque: Opaque,
-        status: Status,
+        (status, part): (Status, u8),
         theirs: Epoch,
     ) -> Option<Effect<P>> {
         if status == Status::Done
@@ -28,7 +29,58 @@ impl<P: Copy> Peers<P> {
             entry.link.settle(now, bytes);
             return Some(Effect::Answer { place, outcome: Ok(()) });
         }
+        if self.pending.get(opaque).is_some_and(|pending| pending.flags.has(Flags::RUN)) {
+            return self.take_run_response(now, id, opaque, status, part);
+        }
         self.judge_response(now, id, opaque, status, theirs)
+    }
+
+    /// The response to several gets, or to one of them that was to come by itself. What was not executed is never sent again as it
+    /// was: its keys may have owners of their own by now.
+    fn take_run_response(
+        &mut self,
+        now: Micros,
+        id: LinkId,
+        opaque: Opaque,
+        status: Status,
+        part: u8,
+    ) -> Option<Effect<P>> {
+        let outcome = match (status, part) {
+            (Status::Done, 0) => Ok(RunPart::Replies),
+            (Status::Done, _) => Ok(RunPart::Reply),
+            (Status::WrongOwner | Status::Behind, _) | (Status::TooLarge, 0) => Ok(RunPart::NotExecuted),
+            (Status::TooLarge, _) => Err(Failure::TooLarge),
+            (Status::Expired, _) => Err(Failure::Expired),
+            (Status::Busy, _) => Err(Failure::Busy),
+        };
+        let named =
+            part.checked_sub(1).map_or(u16::MAX, |number| 1_u16.checked_shl(number.into()).unwrap_or(0));
+        let body = self.places[place_of(id.index)].entry.as_ref().expect("it has just spoken").link.body();
+        let pending = self.pending.get(opaque).expect("the caller has looked");
+        let replied = match outcome {
+            Ok(RunPart::Replies) => run::answered(body, pending.gets.count_ones()),
+            _ => Some(u16::MAX),
+        };
+        let is_sent = matches!(pending.stage, Stage::Sent { link, .. } if link == id);
+        let is_next = is_sent && pending.is_settled != (part == 0) && pending.gets & named != 0;
+        let Some(gets) = replied.map(|replied| pending.gets & named & replied).filter(|_| is_next) else {
+            self.link_mut(id).expect("it has just spoken").refuse_response();
+            return None;
+        };
+        pending.gets &= !gets;
+        pending.is_settled = true;
+        let (is_over, place, bytes) = (pending.gets == 0, pending.place, pending.bytes.len());
+        self.run_deadline = pending.deadline;
+        if part == 0 {
+            self.link_mut(id).expect("it has just spoken").settle(now, bytes);
+        }
+        if is_over {
+            self.pending.remove(now, opaque, &mut self.scratch);
+        } else if outcome == Ok(RunPart::NotExecuted) {
+            let pending = self.pending.get(opaque).expect("seen just now");
+            self.scratch.clone_from(&pending.bytes);
+        }
+        Some(Effect::Run { place: place?, gets, outcome })
     }
 
     /// What is not just a reply that a client waits for.
@@ -126,8 +178,9 @@ impl<P: Copy> Peers<P> {
             Stage::WaitsForRing { .. } => false,
         };
         for opaque in self.pending.select(|pending| on_it(pending.stage)) {
-            let place = self.pending.get(opaque).and_then(|pending| pending.place);
-            self.failed.extend(place.map(|place| (place, Failure::OwnerGone)));
+            let pending = self.pending.get(opaque).expect("it was just selected");
+            let gets = pending.gets;
+            self.failed.extend(pending.place.map(|place| (place, Failure::OwnerGone, gets)));
             self.forget(now, opaque);
         }
     }
@@ -141,7 +194,8 @@ impl<P: Copy> Peers<P> {
             }
             let pending = self.pending.get(opaque).expect("it was just selected");
             let failure = if pending.deadline <= now { Failure::Expired } else { Failure::Unsettled };
-            self.failed.extend(pending.place.take().map(|place| (place, failure)));
+            let gets = pending.gets;
+            self.failed.extend(pending.place.take().map(|place| (place, failure, gets)));
             if !matches!(pending.stage, Stage::Sent { .. }) {
                 self.forget(now, opaque);
             }

@@ -52,6 +52,20 @@ fn the_same_seed_is_the_same_world() {
     }
 }
 
+#[test]
+fn gets_that_go_together_are_answered_together_by_themselves_and_not_at_all() {
+    let mut gets = [0; 3];
+    for seed in 0..100 {
+        let mut world = World::new(seed, false);
+        world.run();
+        gets.iter_mut().zip(world.run_gets).for_each(|(all, some)| *all += some);
+        if gets.iter().all(|gets| *gets > 20) {
+            return;
+        }
+    }
+    panic!("of 100 seeds: {gets:?}");
+}
+
 #[track_caller]
 fn check_missed(safeguard: Safeguard, seeds_max: u64, words: &str) {
     let found = (0..seeds_max).find_map(|seed| without(safeguard, || complaint(seed, false)));

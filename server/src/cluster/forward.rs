@@ -17,7 +17,7 @@ use crate::outbox::{Outbox, Ticket};
 use crate::report::{Answer, Asked, Gathering, Question};
 
 /// A client waits so long for another node, and then is told that there is no answer.
-const PATIENCE: Micros = Micros::from_millis(1_000);
+pub(super) const PATIENCE: Micros = Micros::from_millis(1_000);
 
 /// What a reply of another node may have before any has come: a new connection asks for 16 at first.
 const REPLY_BYTES_FIRST: usize = 64 << 10;
@@ -48,6 +48,8 @@ enum Part {
     Line(u64),
     /// What one node says to a question to all.
     Gathering,
+    /// Several gets: a bit for each place, counted from the first.
+    Run(u32),
 }
 
 impl Place {
@@ -75,6 +77,25 @@ impl Place {
         let to = ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
         let is_large = client.lines.expect_large();
         Self { to, dialect: request.dialect, is_silent: request.noreply, part: Part::Only, is_large }
+    }
+
+    /// That of several gets: a bit of `places` for each that is so far behind the first.
+    pub(super) fn run(first: ReturnAddress, places: u32) -> Self {
+        Self { to: first, dialect: Dialect::Text, is_silent: false, part: Part::Run(places), is_large: false }
+    }
+
+    /// That of one get, whose line's end comes with the reply if that `is_whole`.
+    pub(super) fn get(to: ReturnAddress, is_whole: bool) -> Self {
+        let part = if is_whole { Part::Whole } else { Part::Only };
+        Self { to, dialect: Dialect::Text, is_silent: false, part, is_large: false }
+    }
+
+    /// The places of several gets, in their order; otherwise its own.
+    pub fn each(&self) -> impl Iterator<Item = ReturnAddress> + use<> {
+        let ReturnAddress { connection, ticket } = self.to;
+        let places = if let Part::Run(places) = self.part { places } else { 1 };
+        let taken = (0..u32::BITS).filter(move |place| places >> place & 1 == 1);
+        taken.map(move |place| ReturnAddress { connection, ticket: ticket.plus(place.into()) })
     }
 
     /// The client's facts, as far as they matter to who executes the request.
@@ -200,6 +221,11 @@ impl Lines {
         self.reply_bytes_expected >= OUTPUT_BYTES_HIGH
     }
 
+    /// Whether so many replies may be expected to have at most so many bytes.
+    pub(super) fn expect_within(&self, replies: usize, bytes: usize) -> bool {
+        replies.saturating_mul(self.reply_bytes_expected) <= bytes
+    }
+
     /// A reply of another node has come. What is expected rises at once and falls by an eighth.
     fn learn(&mut self, reply_bytes: usize) {
         let falling = self.reply_bytes_expected - self.reply_bytes_expected / 8;
@@ -266,18 +292,6 @@ impl Dispatcher {
         }
     }
 
-    /// Sends a plain get to the node that owns its key, or says at once that it cannot. The line's end comes with the reply.
-    pub fn forward_get(&mut self, client: &mut Connection, key: &[u8], hash: u64) {
-        let place = Place {
-            to: ReturnAddress { connection: client.id, ticket: client.outbox.expect() },
-            dialect: Dialect::Text,
-            is_silent: false,
-            part: Part::Only,
-            is_large: client.lines.expect_large(),
-        };
-        self.send_part(client, place, hash, |line| client::get_one(line, key, false));
-    }
-
     /// Sends one key of a line as a line of its own, written by `write`.
     fn send_part(
         &mut self,
@@ -294,7 +308,14 @@ impl Dispatcher {
         self.cluster.as_mut().expect("seen just now").line = line;
     }
 
-    fn send_away(&mut self, client: &mut Connection, place: Place, hash: u64, flags: Flags, bytes: &[u8]) {
+    pub(super) fn send_away(
+        &mut self,
+        client: &mut Connection,
+        place: Place,
+        hash: u64,
+        flags: Flags,
+        bytes: &[u8],
+    ) {
         let links = self.cluster.as_mut().expect("who stands alone owns every key");
         let deadline = links.now() + PATIENCE;
         match links.forward(place, &Forward { hash, flags, deadline, bytes }) {
@@ -408,6 +429,7 @@ impl Dispatcher {
 pub fn answer_later(client: &mut Connection, place: Place, outcome: Result<&[u8], ErrorReply>) {
     match (place.part, outcome) {
         (Part::Gathering, _) => unreachable!("it is answered by what all say"),
+        (Part::Run(_), _) => unreachable!("its gets are answered one by one"),
         (Part::Whole, Ok(reply)) => client.outbox.deliver(place.to.ticket, reply),
         (Part::Only, Ok(values)) => client.outbox.deliver_joined(place.to.ticket, [values, reply::END]),
         (Part::Whole | Part::Only, Err(_)) if place.is_silent => client.outbox.deliver(place.to.ticket, b""),

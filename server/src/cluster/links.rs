@@ -45,10 +45,12 @@ use crate::shards::{ShardId, Shards};
 mod errands;
 mod gathered;
 mod grants;
+mod runs;
 
 use errands::Errands;
 pub use errands::is_errand;
 use gathered::{Bound, Gathered};
+pub use runs::Going;
 
 /// Linux's number for a connection that is being made.
 const EINPROGRESS: i32 = 115;
@@ -117,6 +119,8 @@ pub struct Links {
     large_awaited: usize,
     /// Room for a line of one key, lent to who writes one.
     pub line: Vec<u8>,
+    /// Gets of a client for other nodes.
+    pub going: Going,
     /// Gets of other nodes that are executed together.
     gathered: Gathered,
 }
@@ -155,6 +159,7 @@ impl Links {
             holding: VecDeque::new(),
             large_awaited: 0,
             line: Vec::new(),
+            going: Going::default(),
             gathered: Gathered::default(),
         }))
     }
@@ -235,9 +240,11 @@ impl Links {
         self.large_awaited > 0
     }
 
-    /// See [`Peers::has_room_for_any`].
+    /// See [`Peers::has_room_for_any`]: for one request more, beside those that are going.
     pub fn has_room_for_any(&self, request_bytes: usize) -> bool {
-        self.peers.has_room_for_any(request_bytes + PART_BYTES_BEYOND_KEY)
+        let bytes = request_bytes + self.going.key_bytes();
+        let requests = self.going.len() + 1;
+        self.peers.has_room_for_any(requests, bytes + requests * PART_BYTES_BEYOND_KEY)
     }
 
     /// Whether a request had better wait: see [`Peers::must_wait`].
@@ -461,11 +468,18 @@ impl Links {
                         note(client);
                     }
                 }
+                Effect::Run { place, gets, outcome } => {
+                    if let Some(client) = connections.get_mut(place.to.connection) {
+                        self.answer_run(dispatcher, client, place, gets, outcome);
+                        note(client);
+                    }
+                }
                 Effect::Execute(asked) => self.execute(dispatcher, asked),
                 Effect::ExecuteHere { place } => {
                     self.large_awaited -= usize::from(place.is_large);
                     if let Some(client) = connections.get_mut(place.to.connection) {
-                        self.execute_here(dispatcher, client, place);
+                        let body = self.peers.body().to_vec();
+                        self.execute_here(dispatcher, client, place, &body);
                         note(client);
                     }
                 }

@@ -41,13 +41,13 @@ fn small_messages_of_a_turn_share_a_frame_and_stay_in_order_around_others() {
 }
 
 /// All that comes out of pieces of a stream, or why it ends; by few steps where that can be or by all, which must be the same.
-fn read(pieces: &[&[u8]], knows_batches: bool) -> Result<Vec<Message>, CloseReason> {
-    let read = read_by(pieces, knows_batches, false);
-    assert_eq!(read_by(pieces, knows_batches, true), read);
+fn read(pieces: &[&[u8]]) -> Result<Vec<Message>, CloseReason> {
+    let read = read_by(pieces, false);
+    assert_eq!(read_by(pieces, true), read);
     read
 }
 
-fn read_by(pieces: &[&[u8]], knows_batches: bool, by_few_steps: bool) -> Result<Vec<Message>, CloseReason> {
+fn read_by(pieces: &[&[u8]], by_few_steps: bool) -> Result<Vec<Message>, CloseReason> {
     let mut input = Input::new();
     let mut messages = Vec::new();
     for piece in pieces {
@@ -59,7 +59,7 @@ fn read_by(pieces: &[&[u8]], knows_batches: bool, by_few_steps: bool) -> Result<
                     input.check_invariants(MESSAGE_BYTES_MAX);
                 }
             }
-            let Some(header) = input.next_frame(BODY_BYTES_MAX, knows_batches)? else { break };
+            let Some(header) = input.next_frame(BODY_BYTES_MAX)? else { break };
             if let Some(header) = input.assemble(header, MESSAGE_BYTES_MAX)? {
                 messages.push((header, input.body().to_vec()));
             }
@@ -86,12 +86,12 @@ fn message(opaque: u64, kind: Kind, body_bytes: usize) -> Message {
 }
 
 /// What a link would send of messages, a few turns of them.
-fn written(messages: &[Message], turn: usize, peer_knows_batches: bool) -> Vec<u8> {
+fn written(messages: &[Message], turn: usize) -> Vec<u8> {
     let (mut output, mut bytes) = (Output::default(), Vec::new());
     for messages in messages.chunks(turn) {
         for (header, body) in messages {
             match header.kind {
-                Kind::Request | Kind::Response => output.append_message(*header, body, peer_knows_batches),
+                Kind::Request | Kind::Response => output.append_message(*header, body),
                 _ => output.append(*header, body),
             }
         }
@@ -110,7 +110,6 @@ proptest! {
         long in prop::option::of(0..700_000_usize),
         turn in 1..60_usize,
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
-        peer_knows_batches in any::<bool>(),
     ) {
         let sizes = sizes.into_iter().map(|(kind, bytes)| (kind, if kind < 3 { bytes % 100 } else { bytes }));
         let mut messages: Vec<_> = sizes.zip(0..).map(|((kind, bytes), opaque)| match kind {
@@ -119,15 +118,15 @@ proptest! {
             _ => message(opaque, Kind::Request, bytes),
         }).collect();
         messages.extend(long.map(|bytes| message(1_000, Kind::Request, bytes)));
-        let bytes = written(&messages, turn, peer_knows_batches);
+        let bytes = written(&messages, turn);
         let mut cuts: Vec<_> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
         cuts.sort_unstable();
         let starts = std::iter::once(0).chain(cuts.iter().copied());
         let pieces: Vec<_> =
             starts.zip(cuts.iter().copied().chain([bytes.len()])).map(|(start, end)| &bytes[start..end]).collect();
-        prop_assert!(read(&pieces, peer_knows_batches) == Ok(messages), "not what was written");
+        prop_assert!(read(&pieces) == Ok(messages), "not what was written");
         for (header, body) in frames(&bytes) {
-            prop_assert!(header.kind != Kind::Batch || peer_knows_batches && body.len() <= BATCH_BYTES_MAX);
+            prop_assert!(header.kind != Kind::Batch || body.len() <= BATCH_BYTES_MAX);
         }
     }
 
@@ -153,7 +152,7 @@ proptest! {
         }
         let mut bytes = Vec::new();
         wire::encode(&Header::new(Kind::Batch, Epoch(3)), &body, &mut bytes);
-        match read(&[&bytes], true) {
+        match read(&[&bytes]) {
             Ok(messages) => {
                 let read_bytes: usize = messages.iter().map(|(_, body)| HEADER_BYTES + body.len()).sum();
                 prop_assert_eq!(read_bytes, body.len());
@@ -161,44 +160,6 @@ proptest! {
             Err(reason) => prop_assert!(matches!(reason, CloseReason::Garbled(_)), "{:?}", reason),
         }
     }
-}
-
-fn speaking(node: &str, highest: u8) -> Identity {
-    Identity { versions: Versions { highest, ..wire::VERSIONS }, ..identity(node) }
-}
-
-#[test]
-fn a_node_of_the_version_before_is_sent_no_batch_and_both_understand_each_other() {
-    for [of_a, of_b] in [[1, 2], [2, 1], [1, 1], [2, 2]] {
-        let mut pair = Pair::of(speaking("a", of_a), speaking("b", of_b), expected("b"));
-        pair.run();
-        (0..20).for_each(|opaque| pair.request(opaque, b"get k\r\n").unwrap());
-        let bytes = pair.a.take_output(pair.now, Vec::new()).unwrap();
-        pair.a.sent();
-        let has_batch = frames(&bytes).iter().any(|(header, _)| header.kind == Kind::Batch);
-        assert_eq!(has_batch, [of_a, of_b] == [2, 2]);
-        pair.b.receive(pair.now, &bytes);
-        for opaque in 0..20 {
-            let Some(Event::Request(inbound)) = pair.b.next(pair.now) else { panic!("request {opaque}") };
-            pair.b.send_response(inbound.owed, Status::Done, b"END\r\n");
-        }
-        let bytes = pair.b.take_output(pair.now, Vec::new()).unwrap();
-        let has_batch = frames(&bytes).iter().any(|(header, _)| header.kind == Kind::Batch);
-        assert_eq!(has_batch, [of_a, of_b] == [2, 2]);
-        pair.a.receive(pair.now, &bytes);
-        let heard = std::iter::from_fn(|| pair.a.next(pair.now));
-        assert_eq!(heard.filter(|event| matches!(event, Event::Response { .. })).count(), 20);
-    }
-}
-
-#[test]
-fn a_batch_to_who_does_not_know_any_ends_the_link_as_every_unknown_frame() {
-    let mut pair = Pair::of(speaking("a", 1), speaking("b", 2), expected("b"));
-    pair.run();
-    let bytes = written(&[message(1, Kind::Request, 5), message(2, Kind::Request, 5)], 2, true);
-    pair.b.receive(pair.now, &bytes);
-    let reason = CloseReason::Garbled(Garbled::Kind(Kind::Batch as u8));
-    assert_eq!(pair.b.next(pair.now), Some(Event::Closed { reason, was_up: true }));
 }
 
 #[test]

@@ -7,7 +7,8 @@ use slabring_cluster::forward::Failure;
 use slabring_cluster::peers::Asked;
 use slabring_cluster::wire::{Flags, Status};
 use slabring_protocol::{
-    Auth, Command, DialectError, ErrorReply, KEY_SIZE_MAX, Limits, Parser, Protocol, Request, Step, reply,
+    Auth, Command, DialectError, ErrorReply, KEY_SIZE_MAX, Limits, Parser, Protocol, Request, Step, client,
+    reply,
 };
 use slabring_reactor::ConnectionId;
 
@@ -217,6 +218,9 @@ impl Links {
             return;
         }
         self.execute_gathered(dispatcher, Bound::Exceeded);
+        if asked.flags.has(Flags::RUN) {
+            return self.execute_run(dispatcher, asked);
+        }
         if asked.flags.has(Flags::NODE) {
             return self.execute_for_node(dispatcher, asked);
         }
@@ -232,27 +236,35 @@ impl Links {
         let mut scratch = [0; KEY_SIZE_MAX];
         let owner = self.shards.owner_of(request.decoded_key(&mut scratch));
         if owner == self.shards.me {
-            self.reply.clear();
             let connection = self.shards.connection_number(owner, ERRAND_SLOTS);
-            let (executor, now) = (&mut dispatcher.executor, dispatcher.now);
-            if !executor.asks_others(&request) {
-                executor.execute(now, &request, connection, &mut self.reply);
-                offer(executor, asked, &request);
-                return self.peers.respond(asked, Status::Done, &self.reply);
-            }
-            let manner = Manner::of(&request);
-            // The number of a tracker that another node gave out means nothing here.
-            let asker = Asker { connection, is_local: false };
-            let executed = executor.execute_copied(now, &request, asker, &mut self.reply);
-            offer(executor, asked, &request);
-            match executed {
-                Executed::Now => self.peers.respond(asked, Status::Done, &self.reply),
-                Executed::Refused(error) => self.refuse(asked, manner, error),
-                Executed::Later(id) => executor.attend(id, Waiter::Node(asked)),
-            }
+            let attempt = attempt(dispatcher, asked, &request, connection, &mut self.reply);
+            self.answer_attempt(asked, attempt);
         } else {
             let body = body.to_vec();
             self.send_errand(dispatcher, Whose::Node(asked), body);
+        }
+    }
+
+    /// Executes one get of several that cannot be executed together.
+    pub(super) fn get_alone(&mut self, dispatcher: &mut Dispatcher, asked: Asked, key: &[u8]) {
+        let owner = self.shards.owner_of(key);
+        if owner == self.shards.me {
+            let connection = self.shards.connection_number(owner, ERRAND_SLOTS);
+            let request = Request::get(key, false);
+            let attempt = attempt(dispatcher, asked, &request, connection, &mut self.reply);
+            self.answer_attempt(asked, attempt);
+        } else {
+            let mut line = Vec::new();
+            client::get_one(&mut line, key, false);
+            self.send_errand(dispatcher, Whose::Node(asked), line);
+        }
+    }
+
+    fn answer_attempt(&mut self, asked: Asked, attempt: Attempt) {
+        match attempt {
+            Attempt::Done => self.peers.respond(asked, Status::Done, &self.reply),
+            Attempt::Refused(manner, error) => self.refuse(asked, manner, error),
+            Attempt::Waits => {}
         }
     }
 
@@ -288,8 +300,9 @@ impl Links {
         dispatcher: &mut Dispatcher,
         client: &mut Connection,
         place: Place,
+        body: &[u8],
     ) {
-        let Ok(request) = parse(self.peers.body(), place.flags(), &self.limits) else {
+        let Ok(request) = parse(body, place.flags(), &self.limits) else {
             return dispatcher.answer_from_afar(client, place, Err(Failure::Unsettled));
         };
         let mut scratch = [0; KEY_SIZE_MAX];
@@ -309,8 +322,46 @@ impl Links {
                 Executed::Later(id) => executor.attend(id, Waiter::Client(place)),
             }
         } else {
-            let body = self.peers.body().to_vec();
-            self.send_errand(dispatcher, Whose::Client(place), body);
+            self.send_errand(dispatcher, Whose::Client(place), body.to_vec());
+        }
+    }
+}
+
+/// What has come of a request of another node.
+#[derive(Clone, Copy)]
+enum Attempt {
+    Done,
+    Refused(Manner, ErrorReply),
+    /// It is answered later.
+    Waits,
+}
+
+/// Executes a request of another node for a key of this shard; the reply is in `reply`.
+fn attempt(
+    dispatcher: &mut Dispatcher,
+    asked: Asked,
+    request: &Request<'_>,
+    connection: u32,
+    reply: &mut Vec<u8>,
+) -> Attempt {
+    reply.clear();
+    let (executor, now) = (&mut dispatcher.executor, dispatcher.now);
+    if !executor.asks_others(request) {
+        executor.execute(now, request, connection, reply);
+        offer(executor, asked, request);
+        return Attempt::Done;
+    }
+    let manner = Manner::of(request);
+    // The number of a tracker that another node gave out means nothing here.
+    let asker = Asker { connection, is_local: false };
+    let executed = executor.execute_copied(now, request, asker, reply);
+    offer(executor, asked, request);
+    match executed {
+        Executed::Now => Attempt::Done,
+        Executed::Refused(error) => Attempt::Refused(manner, error),
+        Executed::Later(id) => {
+            executor.attend(id, Waiter::Node(asked));
+            Attempt::Waits
         }
     }
 }

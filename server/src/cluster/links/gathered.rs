@@ -12,7 +12,7 @@ use super::errands::{ERRAND_SLOTS, offer};
 use crate::dispatch::Dispatcher;
 
 /// What a node sends with a key of a line.
-const PART_FLAGS: Flags = Flags::AUTHENTICATED.with(Flags::PART);
+pub(super) const PART_FLAGS: Flags = Flags::AUTHENTICATED.with(Flags::PART);
 
 /// How such a request begins.
 const BEGINNING: &[u8] = b"get ";
@@ -44,7 +44,7 @@ struct Get {
 }
 
 impl Gathered {
-    fn push(&mut self, asked: Asked, key: &[u8], turn: u64) {
+    pub(super) fn push(&mut self, asked: Asked, key: &[u8], turn: u64) {
         if self.gets.is_empty() {
             self.turn = turn;
         }
