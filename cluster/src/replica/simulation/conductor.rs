@@ -37,7 +37,7 @@ impl Office {
             up_after: Micros::from_millis(100),
             removal_pause: Micros::from_millis(500),
             forgets_after: Micros::from_millis(3_000),
-            turn_back_after: Micros::from_millis(1_500),
+            turn_back_after: Micros::from_millis(300),
             level_after: Micros::from_millis(2_000),
             ..Judgement::default()
         };
@@ -167,7 +167,8 @@ impl World {
             0 | 1 if may_leave => Wish::Weight(0),
             2 if may_leave => Wish::Drain,
             3 => Wish::Down,
-            _ => Wish::Weight(128),
+            // Up and down, without a throw: seeds that once failed stay what they are.
+            _ => Wish::Weight(if self.count.is_multiple_of(2) { 128 } else { 256 }),
         };
         // Whom nobody serves without his wish stays.
         if wishes.remove(&name(node)).is_none() {
