@@ -586,7 +586,7 @@ impl World {
         for step in 0..burst {
             self.ask(node, key.wrapping_add(step), is_calm);
         }
-        if self.run_dice.chance(300) {
+        if self.run_dice.chance(600) {
             self.ask_run(node, is_calm);
         }
         self.turn(node);
