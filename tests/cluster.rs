@@ -530,10 +530,19 @@ fn strangers_are_refused_counted_and_told() {
     assert!(!matches!(stranger.read_to_end(&mut answer), Ok(1..)), "a stranger is told nothing");
     wait_for("garbled", before);
     // Who says nothing keeps nobody else out.
-    let silent: Vec<_> = (0..20).map(|_| TcpStream::connect(place.peer(1)).expect("it listens")).collect();
+    let connect = || TcpStream::connect(place.peer(1)).expect("it listens");
+    let silent: Vec<_> = (0..20).map(|_| connect()).collect();
     let _friend = start(2, &["--cluster-secret-file", secret.path()]);
     wait_until("a link", || node.connect().stat("slabring_peer_links") >= 2);
     drop(silent);
+    // Nor if he is many: of more than 256 the one who was silent for longest goes.
+    let before = refused();
+    let mut silent = Vec::new();
+    wait_until("the silent to be refused", || {
+        silent.extend((0..100).map(|_| connect()));
+        silent.drain(..silent.len().saturating_sub(600));
+        refused() > before && node.stderr().contains("who says nothing")
+    });
 }
 
 #[test]
