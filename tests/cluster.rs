@@ -99,13 +99,27 @@ fn a_line_of_keys_is_answered_in_its_order_from_all_nodes() {
 /// The owner executes gets together, and more of them than the link has room for replies.
 #[test]
 fn what_stands_behind_gets_of_large_values_does_not_overtake_them() {
+    check_order_behind_large_values(&["-t", "2", "-m", "256"]);
+}
+
+/// More shards than a node has links with another: what is for the others changes shards at the owner, where letters of large values
+/// come back half done.
+#[test]
+fn nodes_with_more_shards_than_links_lose_no_request_behind_large_values() {
+    let cluster = check_order_behind_large_values(&["-t", "10", "-m", "256"]);
+    for node in &cluster.nodes {
+        wait_until("nothing under way", || node.connect().stat("slabring_forwards_pending") == 0);
+    }
+}
+
+fn check_order_behind_large_values(args: &[&str]) -> Cluster {
     const LARGE: usize = 300_000;
     let place = Neighbourhood::new();
     let ring = File::new(&place.ring(1, &FRONT[..2]));
-    let cluster = Cluster::start(place, 2, &["--cluster", ring.path()]);
+    let cluster = Cluster::start(place, 2, &[&["--cluster", ring.path()], args].concat());
     for round in 0..5 {
         let mut connection = cluster.nodes[0].connect();
-        let keys: Vec<_> = (0..10).map(|n| format!("round{round}key{n}")).collect();
+        let keys: Vec<_> = (0..20).map(|n| format!("round{round}key{n}")).collect();
         keys.iter().for_each(|key| connection.set(key, vec![b'o'; LARGE]));
         // A connection that has seen no large reply asks for all at once.
         let mut connection = cluster.nodes[0].connect();
@@ -123,6 +137,7 @@ fn what_stands_behind_gets_of_large_values_does_not_overtake_them() {
             }
         }
     }
+    cluster
 }
 
 /// Gets of a pipeline go together to a node, and come back together where their values are small. The twin is a map.
@@ -557,10 +572,19 @@ fn strangers_are_refused_counted_and_told() {
     assert!(!matches!(stranger.read_to_end(&mut answer), Ok(1..)), "a stranger is told nothing");
     wait_for("garbled", before);
     // Who says nothing keeps nobody else out.
-    let silent: Vec<_> = (0..20).map(|_| TcpStream::connect(place.peer(1)).expect("it listens")).collect();
+    let connect = || TcpStream::connect(place.peer(1)).expect("it listens");
+    let silent: Vec<_> = (0..20).map(|_| connect()).collect();
     let _friend = start(2, &["--cluster-secret-file", secret.path()]);
     wait_until("a link", || node.connect().stat("slabring_peer_links") >= 2);
     drop(silent);
+    // Nor if he is many: of more than 256 the one who was silent for longest goes.
+    let before = refused();
+    let mut silent = Vec::new();
+    wait_until("the silent to be refused", || {
+        silent.extend((0..100).map(|_| connect()));
+        silent.drain(..silent.len().saturating_sub(600));
+        refused() > before && node.stderr().contains("who says nothing")
+    });
 }
 
 #[test]

@@ -277,6 +277,25 @@ fn a_long_value_grows_and_nothing_that_its_client_asks_for_overtakes() {
 }
 
 #[test]
+fn a_flush_waits_for_a_long_value_that_grows_and_for_what_stands_behind_it() {
+    let value = vec![b'v'; 1 << 20];
+    check(|server| {
+        let mut client = server.connect();
+        for n in 0..10 {
+            client.set(&format!("key{n}"), &value);
+            let keys: Vec<_> = (0..8).map(|m| format!("key{n}.{m}")).collect();
+            let sets: String = keys.iter().map(|key| format!("set {key} 0 0 3\r\nold\r\n")).collect();
+            client.send(format!("append key{n} 0 0 3\r\nend\r\n{sets}flush_all\r\n")).expect("it is read");
+            for _ in 0..9 {
+                assert_eq!(client.read_line().expect("an answer"), b"STORED");
+            }
+            assert_eq!(client.read_line().expect("an answer"), b"OK");
+            assert!(keys.iter().all(|key| client.get(key).is_none()), "a flush has overtaken a set");
+        }
+    });
+}
+
+#[test]
 fn whoever_goes_or_writes_while_a_long_value_grows_it_is_whole_and_no_memory_stays_held() {
     let old = vec![b'o'; LONG];
     let appended = |value: &[u8]| [value, b"end"].concat();

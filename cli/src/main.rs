@@ -24,6 +24,7 @@ use crate::table::Table;
 mod args;
 mod cluster;
 mod failure;
+mod loss;
 mod operate;
 mod scrub;
 mod show;

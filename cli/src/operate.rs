@@ -20,6 +20,7 @@ use slabring_etcd::{ClusterKeys, Standing};
 use crate::args::{NodeArguments, Target};
 use crate::cluster::{percent, state, words};
 use crate::failure::Failure;
+use crate::loss::Loss;
 use crate::show::{Moment, Plan, Show};
 use crate::waits;
 use crate::{Verdict, is_confirmed};
@@ -51,6 +52,8 @@ pub(crate) struct Operation<'a> {
     node: NodeId,
     wish: Wish,
     is_join: bool,
+    /// As of the beginning.
+    loss: Loss,
 }
 
 /// The ring of a cluster that has one.
@@ -87,7 +90,8 @@ impl<'a> Operation<'a> {
             Goal::Down => Wish::Down,
         };
         let is_join = matches!(goal, Goal::Join(_));
-        let operation = Self { keys, target, arguments, standing, ring, node, wish, is_join };
+        let loss = Loss::of(&standing, &ring, &node, wish);
+        let operation = Self { keys, target, arguments, standing, ring, node, wish, is_join, loss };
         operation.check()?;
         Ok(operation)
     }
@@ -165,6 +169,9 @@ impl<'a> Operation<'a> {
                 format!("{node} holds nothing and has left; `join` takes it in again")
             }
             Wish::Weight(weight) => format!("{node} serves with weight {weight}"),
+            Wish::Drain if self.loss.is_absent => {
+                format!("{node} has left the ring; it was not there, so what only it had is lost")
+            }
             Wish::Drain => {
                 format!("{node} holds nothing any more and may be stopped; `join` takes it in again")
             }
@@ -266,6 +273,9 @@ impl<'a> Operation<'a> {
         let mut text = match self.wish {
             Wish::Weight(weight) if self.is_join => format!("{node} joins with weight {weight}"),
             Wish::Weight(weight) => format!("{node} gets weight {weight}"),
+            Wish::Drain if self.loss.is_absent => {
+                format!("{node} leaves the ring; it is not there and gives nothing away")
+            }
             Wish::Drain => format!("{node} gives everything away and leaves the ring"),
             Wish::Down if self.ring.document().replicas > 1 => {
                 format!("{node} is taken out at once; others that have copies of what it holds serve it")
@@ -289,6 +299,7 @@ impl<'a> Operation<'a> {
                 progress.copies,
             );
         }
+        text += &self.loss.warning(node);
         if self.ring.document().replication.is_none() {
             text += "\nFrom the first such change on this ring keeps account of what moves, so that nothing is lost by it: \
                      writes cost more from then on, and values have at most 8 MiB.";

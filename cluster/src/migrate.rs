@@ -43,16 +43,20 @@ pub fn upgrade(ring: &Ring) -> Option<RingDocument> {
 /// holds a partition: nobody else has what was acknowledged.
 pub fn remove(ring: &Ring, slot: SlotId) -> Option<RingDocument> {
     let state = ring.slot(slot).state;
-    let is_last = |partition| {
-        let others = ring.owners(partition).iter().filter(|&&other| other != slot);
-        let mut serving = others.filter(|&&other| ring.slot(other).state.serves());
-        ring.owners(partition).contains(&slot) && serving.next().is_none()
-    };
     let keeps_last = ring.document().mode == Mode::Sync && state.serves();
-    if state == NodeState::Down || (keeps_last && PartitionId::all().any(is_last)) {
+    if state == NodeState::Down || (keeps_last && only_at(ring, slot).next().is_some()) {
         return None;
     }
     set_state(ring, slot, NodeState::Down)
+}
+
+/// Partitions that a slot is to hold and no other one serves.
+pub fn only_at(ring: &Ring, slot: SlotId) -> impl Iterator<Item = PartitionId> {
+    PartitionId::all().filter(move |&partition| {
+        let owners = ring.owners(partition);
+        let mut others = owners.iter().filter(|&&other| other != slot);
+        owners.contains(&slot) && !others.any(|&other| ring.slot(other).state.serves())
+    })
 }
 
 /// Lets a member return, in the same life or another. It holds nothing until it is filled; where nobody is left to fill it, it

@@ -31,6 +31,8 @@ pub(crate) enum Failure {
     Export { path: String, error: io::Error },
     #[error("{address} tells no ring: {text}; give a node of a cluster, or another --route")]
     Ring { address: String, text: String },
+    #[error("{address} takes the connection and does not answer: {why}; is it the port for clients?")]
+    Mute { address: String, why: String },
     #[error("agent {agent}: {text}")]
     Agent { agent: String, text: String },
     #[error("{0}; or use --io epoll")]

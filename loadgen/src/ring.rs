@@ -1,7 +1,7 @@
 //! The ring of a cluster, asked for and followed: which servers there are, and which of them has a key. Blocks on its own
 //! sockets; a worker only looks at a number.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -190,10 +190,20 @@ fn ask(target: &Target, access: &Access) -> Result<RingDocument, Failure> {
         None => exchange(&mut stream),
         Some(mut session) => exchange(&mut rustls::Stream::new(&mut *session, &mut stream)),
     };
-    let answer = answer.map_err(failed)?;
+    let answer =
+        answer.map_err(|error| Failure::Mute { address: target.to_string(), why: silence(&error) })?;
     let none = |text: String| Failure::Ring { address: target.to_string(), text };
     let document = document_in(&answer).ok_or_else(|| none(excerpt(&answer)))?;
     RingDocument::from_json(document).map_err(|refusal| none(refusal.to_string()))
+}
+
+/// Why there is no answer, for people: the error of a read that took too long has another name.
+fn silence(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => format!("nothing within {PATIENCE:?}"),
+        ErrorKind::UnexpectedEof => "it closed the connection".to_owned(),
+        _ => error.to_string(),
+    }
 }
 
 fn exchange(stream: &mut (impl Read + Write)) -> std::io::Result<Vec<u8>> {
@@ -223,7 +233,29 @@ fn document_in(answer: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+
+    /// A port for nodes waits for more than the question has.
+    #[test]
+    fn who_takes_a_connection_and_says_nothing_is_told_from_one_who_is_not_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let access = Access { protocol: Protocol::Text, tls: None, login: None };
+        let why = |word: &str| {
+            let seeds = [Target::resolve(&address.to_string()).unwrap()];
+            let told = Follower::discover(&seeds, &access, None).unwrap_err().to_string();
+            assert!(told.contains(word), "{told}");
+        };
+        why("nothing within 1s; is it the port for clients?");
+        std::thread::scope(|scope| {
+            scope.spawn(|| drop((listener.accept(), listener.accept())));
+            why("does not answer");
+        });
+        drop(listener);
+        why("cannot connect");
+    }
 
     #[test]
     fn a_document_is_found_in_its_answer_and_nowhere_else() {

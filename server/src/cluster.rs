@@ -16,7 +16,7 @@ pub mod old;
 mod reach;
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -81,6 +81,13 @@ pub struct View {
     pub discovery: Discovery,
 }
 
+impl View {
+    /// Whether a node of the ring listens at this address.
+    fn has_member_at(&self, address: IpAddr) -> bool {
+        self.addresses.values().any(|member| member.ip().to_canonical() == address)
+    }
+}
+
 /// A node's part in a cluster.
 #[derive(Debug)]
 pub struct Cluster {
@@ -100,6 +107,8 @@ pub struct Cluster {
     message_bytes_max: usize,
     news: SyncSender<News>,
     documents_refused: AtomicU64,
+    /// Connections to the port for nodes that were closed to make room.
+    turned_away: AtomicU64,
     /// Times that a link told of another ring of the same epoch.
     rings_different: AtomicU64,
     /// Milliseconds from the start until the next warning of that.
@@ -132,6 +141,7 @@ impl Cluster {
             message_bytes_max: item_size_max + MESSAGE_BYTES_BEYOND_ITEM,
             news,
             documents_refused: AtomicU64::new(0),
+            turned_away: AtomicU64::new(0),
             rings_different: AtomicU64::new(0),
             difference_warned_until: AtomicU64::new(0),
             start: Moment::now(),
@@ -185,6 +195,11 @@ impl Cluster {
     /// Ring documents that were not followed.
     pub fn documents_refused(&self) -> u64 {
         self.documents_refused.load(Ordering::Relaxed)
+    }
+
+    /// Connections of those who said nothing that were closed to make room for others.
+    pub fn turned_away(&self) -> u64 {
+        self.turned_away.load(Ordering::Relaxed)
     }
 
     /// Times that another node was heard of to follow another ring of the same epoch: once a minute for each link.

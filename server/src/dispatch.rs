@@ -40,6 +40,9 @@ const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What a binary request begins with.
 const BINARY_MAGIC: u8 = 0x80;
+/// And what follows if it flushes, loudly or quietly.
+const BINARY_FLUSH: u8 = 0x08;
+const BINARY_FLUSH_QUIETLY: u8 = 0x18;
 
 /// What one send takes.
 #[derive(Debug)]
@@ -385,16 +388,19 @@ impl Dispatcher {
 
     /// Whether the next of these requests may be a flush that has to wait: a guess that costs one look.
     fn may_be_flush(&self, client: &Connection, rest: &[u8]) -> bool {
-        let begins_like_it = matches!(rest.first(), Some(&(b'f' | b' ' | BINARY_MAGIC)));
-        begins_like_it && self.cluster.is_some() && client.outbox.waiting() > 0
+        let begins_like_it = match rest {
+            [BINARY_MAGIC, opcode, ..] => matches!(*opcode, BINARY_FLUSH | BINARY_FLUSH_QUIETLY),
+            _ => matches!(rest.first(), Some(b'f' | b' ')),
+        };
+        begins_like_it && client.outbox.waiting() > 0
     }
 
-    /// Whether a flush would overtake requests of the same client: those that wait for their copies, and those that are on their way to
-    /// other nodes, where it goes by ways of its own.
+    /// Whether a flush would overtake requests of the same client: those that another shard has deferred, those that wait for their
+    /// copies, and those that are on their way to other nodes, where it goes by ways of its own.
     fn must_wait_for_answers(&self, client: &Connection, step: &Step<'_>) -> bool {
         let Step::Request { request, .. } = step else { return false };
         let is_flush = matches!(request.command, Command::FlushAll { .. });
-        is_flush && self.cluster.is_some() && client.outbox.waiting() > 0
+        is_flush && client.outbox.waiting() > 0
     }
 
     /// Decides who executes a request: this shard, its owner, or all.

@@ -6,7 +6,7 @@
 //!
 //! An owner does not make more replies than a letter should hold: the rest *bounces*, and so does every later letter of
 //! that sender, since nothing may overtake. When all of them have come back, the sender posts the bounced requests again, those of
-//! connections that read their replies first, and says that it *resumes*. So a connection that asks for large
+//! connections that read their replies first and those of other nodes, and says that it *resumes*. So a connection that asks for large
 //! values and does not read them costs its own memory and nobody else's time.
 
 use std::sync::Arc;

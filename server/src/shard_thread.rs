@@ -477,7 +477,8 @@ impl<I: Io> ShardThread<I> {
                     self.deliver(&batch);
                     self.keep_deferred(place, &batch);
                     let turn = self.io.counters().turns;
-                    let mut senders = Resending { connections: &mut self.connections, turn };
+                    let links = self.dispatcher.cluster.as_deref_mut();
+                    let mut senders = Resending { connections: &mut self.connections, links, turn };
                     self.dispatcher.post.recycle(place, batch, &mut senders);
                 }
             }
@@ -603,7 +604,8 @@ impl<I: Io> ShardThread<I> {
     /// Sends this turn's letters. Bounced requests go again for connections that read their replies, a few at a time.
     fn publish_letters(&mut self) {
         let turn = self.io.counters().turns;
-        let mut senders = Resending { connections: &mut self.connections, turn };
+        let links = self.dispatcher.cluster.as_deref_mut();
+        let mut senders = Resending { connections: &mut self.connections, links, turn };
         self.dispatcher.post.publish(&mut self.io, &mut senders);
     }
 
@@ -755,14 +757,26 @@ fn list_if_stalled(stalled: &mut Vec<ConnectionId>, client: &mut Connection) {
     }
 }
 
-/// What the post office must know of connections whose requests bounced.
+/// What the post office must know of connections and errands whose requests bounced.
 struct Resending<'a> {
     connections: &'a mut Connections,
+    links: Option<&'a mut Links>,
     turn: u64,
+}
+
+impl Resending<'_> {
+    fn links(&mut self) -> &mut Links {
+        self.links.as_mut().expect("only a node of several runs errands")
+    }
 }
 
 impl Senders for Resending<'_> {
     fn gate(&mut self, id: ConnectionId, feeds: bool) -> Gate {
+        if is_errand(id) {
+            // Its reply goes to another node, whose credit bounds what it may have asked for.
+            self.links().errand_goes_again();
+            return Gate::Send;
+        }
         let Some(client) = self.connections.get_mut(id) else { return Gate::Drop };
         if client.resent_turn != self.turn {
             (client.resent_turn, client.resent) = (self.turn, 0);
@@ -781,7 +795,9 @@ impl Senders for Resending<'_> {
     }
 
     fn bounced(&mut self, id: ConnectionId) {
-        if let Some(client) = self.connections.get_mut(id) {
+        if is_errand(id) {
+            self.links().errand_bounced();
+        } else if let Some(client) = self.connections.get_mut(id) {
             client.bounced += 1;
         }
     }

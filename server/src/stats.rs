@@ -277,7 +277,7 @@ fn cluster_fields(out: &mut Vec<u8>, cluster: &Cluster, report: &ShardReport) {
             ("slabring_rings_different", cluster.rings_different()),
             ("slabring_peer_links", traffic.peer_links),
             ("slabring_peer_links_lost", traffic.peer_links_lost),
-            ("slabring_peer_links_refused", traffic.peer_links_refused),
+            ("slabring_peer_links_refused", traffic.peer_links_refused + cluster.turned_away()),
             ("slabring_forwarded", traffic.forwarded),
             ("slabring_forwards_failed", traffic.forwards_failed),
             ("slabring_forwards_refused", traffic.forwards_refused),

@@ -2,21 +2,25 @@
 //! nothing away and judges nothing else: that is the link's part.
 
 use std::io::ErrorKind;
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use slabring_cluster::link::GREETING_TIME_MAX;
+use slabring_cluster::time::Micros;
 use slabring_cluster::wire::{HEADER_BYTES, hello_shard};
+use slabring_reactor::clock::Moment;
 use socket2::SockRef;
 use tracing::warn;
 
 use super::Cluster;
+use super::complaints::Complaints;
 use crate::node::Node;
 
-/// Connections that have not said yet whom they want; more are closed.
+/// Connections that have not said yet whom they want. With more the oldest is closed, which had the most time: what a node has to
+/// say is on its way when it connects.
 const WAITING_MAX: usize = 256;
 /// How often those are looked at.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -25,6 +29,7 @@ const BACK_OFF: Duration = Duration::from_millis(50);
 
 struct Waiting {
     stream: TcpStream,
+    from: IpAddr,
     since: Instant,
 }
 
@@ -57,22 +62,46 @@ impl Cluster {
 
 fn accept_all(node: &Node, cluster: &Cluster) {
     let mut waiting: Vec<Waiting> = Vec::new();
+    let mut complaints = Complaints::default();
     while !node.stopping.load(Ordering::Acquire) {
         // While somebody is to speak, nobody sleeps in `accept`.
         if let Err(error) = cluster.listener.set_nonblocking(!waiting.is_empty()) {
             return warn!("other nodes cannot be accepted any more: {error}");
         }
         match cluster.listener.accept() {
-            Ok((stream, _)) if waiting.len() < WAITING_MAX => {
+            Ok((stream, from)) => {
                 let is_ready = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)).is_ok();
-                waiting.extend(is_ready.then(|| Waiting { stream, since: Instant::now() }));
+                let from = from.ip().to_canonical();
+                waiting.extend(is_ready.then(|| Waiting { stream, from, since: Instant::now() }));
             }
-            Ok(_) => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(PAUSE),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(_) => std::thread::sleep(BACK_OFF),
         }
         waiting = waiting.into_iter().filter_map(|one| hand_over(node, cluster, one)).collect();
+        if waiting.len() > WAITING_MAX {
+            let view = cluster.view.now();
+            let is_member = |from| view.iter().any(|view| view.has_member_at(from));
+            let place = dispensable(waiting.iter().map(|one| one.from), is_member);
+            turn_away(cluster, &mut complaints, &waiting.remove(place));
+        }
+    }
+}
+
+/// Who goes when all places are taken: a stranger rather than a member, and who was here first in `addresses`.
+fn dispensable(mut addresses: impl Iterator<Item = IpAddr>, is_member: impl Fn(IpAddr) -> bool) -> usize {
+    addresses.position(|from| !is_member(from)).unwrap_or(0)
+}
+
+/// Counts one who is closed for others, and says so now and then.
+fn turn_away(cluster: &Cluster, complaints: &mut Complaints<()>, one: &Waiting) {
+    cluster.turned_away.fetch_add(1, Ordering::Relaxed);
+    let now = Micros(Moment::now().since_ns(cluster.start) / 1_000);
+    if let Some(count) = complaints.refused(now, ()) {
+        warn!(
+            "who says nothing on the port for other nodes is closed, for more than {WAITING_MAX} do: {count} since the last line, the last from {}",
+            one.from
+        );
     }
 }
 
@@ -105,5 +134,21 @@ fn wanted(stream: &TcpStream, shards: usize) -> Wanted {
             Wanted::NotYet
         }
         Err(_) => Wanted::Nobody,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_go_before_members_and_who_waits_longest_before_others() {
+        let ip = |number| IpAddr::from([10, 0, 0, number]);
+        let first_gone = |numbers: &[u8]| {
+            dispensable(numbers.iter().copied().map(ip), |from| [ip(1), ip(2)].contains(&from))
+        };
+        assert_eq!(first_gone(&[9, 8, 1]), 0);
+        assert_eq!(first_gone(&[1, 2, 9, 8]), 2);
+        assert_eq!(first_gone(&[2, 1, 2]), 0);
     }
 }

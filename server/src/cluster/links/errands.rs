@@ -35,9 +35,7 @@ struct Errand {
     whose: Option<Whose>,
     /// Shards that have not answered yet.
     missing: u16,
-    /// One of several shards had no room.
-    has_bounced: bool,
-    /// The request, to be posted again if it bounces; empty if all shards are asked.
+    /// The request while it waits to be posted.
     request: Vec<u8>,
 }
 
@@ -46,13 +44,11 @@ struct Errand {
 pub(super) struct Errands {
     all: Vec<Errand>,
     free: Vec<u32>,
-    /// Those whose request is still to be posted, in order, and those that have bounced, which go first.
+    /// Those whose request is still to be posted, in order.
     waiting: VecDeque<u32>,
-    bounced: Vec<u32>,
-    /// How many are posted, and the turn in which they were.
-    out: usize,
-    turn: u64,
-    /// Memory of all their requests.
+    /// Letters' entries of errands that have bounced, and that the post office has not sent again yet.
+    bounced: usize,
+    /// Memory of the requests that wait.
     pub(super) bytes: usize,
 }
 
@@ -102,39 +98,33 @@ impl Links {
         note: impl FnOnce(&mut Connection),
     ) {
         let Some(index) = to.connection.slot.checked_sub(ERRAND_SLOTS) else { return };
+        // What bounced was not executed, and the post office sends it again.
+        if matches!(outcome, Outcome::Bounced) {
+            return;
+        }
         let errand = &mut self.errands.all[index as usize];
         assert!(errand.generation == to.connection.generation, "a letter comes back once");
         errand.missing -= 1;
-        errand.has_bounced |= matches!(outcome, Outcome::Bounced);
         if errand.missing > 0 {
             return;
         }
         self.has_news = true;
-        self.errands.out -= usize::from(!errand.request.is_empty());
-        // What bounced was not executed: a request goes again. Who asks all shards tries again by himself.
-        if errand.has_bounced && !errand.request.is_empty() {
-            return self.errands.bounced.push(index);
-        }
         let reply = match outcome {
-            _ if errand.has_bounced => Err(Failure::Busy),
-            Outcome::Reply(reply) => Ok(reply),
+            Outcome::Reply(reply) => reply,
             _ => {
                 self.reply.clear();
                 reply::ok(&mut self.reply);
-                Ok(&self.reply[..])
+                &self.reply[..]
             }
         };
-        match (errand.whose.take().expect("a letter comes back once"), reply) {
-            (Whose::Node(asked), Ok(reply))
-                if asked.flags.has(Flags::PART) && reply::is_server_error(reply) =>
-            {
+        match errand.whose.take().expect("a letter comes back once") {
+            Whose::Node(asked) if asked.flags.has(Flags::PART) && reply::is_server_error(reply) => {
                 self.peers.respond(asked, Status::Busy, &[]);
             }
-            (Whose::Node(asked), Ok(reply)) => self.peers.respond(asked, Status::Done, reply),
-            (Whose::Node(asked), Err(_)) => self.peers.respond(asked, Status::Busy, &[]),
-            (Whose::Client(place), reply) => {
+            Whose::Node(asked) => self.peers.respond(asked, Status::Done, reply),
+            Whose::Client(place) => {
                 if let Some(client) = connections.get_mut(place.to.connection) {
-                    dispatcher.answer_from_afar(client, place, reply);
+                    dispatcher.answer_from_afar(client, place, Ok(reply));
                     note(client);
                 }
             }
@@ -143,10 +133,18 @@ impl Links {
     }
 
     fn end_errand(&mut self, index: u32) {
-        let errand = &mut self.errands.all[index as usize];
-        errand.whose = None;
-        self.errands.bytes -= std::mem::take(&mut errand.request).len();
+        self.errands.all[index as usize].whose = None;
         self.errands.free.push(index);
+    }
+
+    /// A letter's entry of an errand is held back by the post office: nothing newer is posted, lest it overtakes.
+    pub fn errand_bounced(&mut self) {
+        self.errands.bounced += 1;
+    }
+
+    /// The post office sends one of those again.
+    pub fn errand_goes_again(&mut self) {
+        self.errands.bounced -= 1;
     }
 
     /// Has another shard execute a request: now, or when there is room in its letter box and those before have gone.
@@ -159,16 +157,11 @@ impl Links {
         self.post_errands(dispatcher);
     }
 
-    /// Posts what waits, as far as there is room. One turn's errands at a time: if some bounce, nothing later can have overtaken
-    /// them.
+    /// Posts what waits, as far as there is room.
     pub(super) fn post_errands(&mut self, dispatcher: &mut Dispatcher) {
-        if self.errands.out > 0 && self.errands.turn != dispatcher.turn {
+        if self.errands.bounced > 0 {
             return;
         }
-        if self.errands.out == 0 {
-            self.errands.bounced.drain(..).rev().for_each(|index| self.errands.waiting.push_front(index));
-        }
-        self.errands.turn = dispatcher.turn;
         while dispatcher.post.has_room()
             && let Some(index) = self.errands.waiting.pop_front()
         {
@@ -178,6 +171,8 @@ impl Links {
 
     fn post_errand(&mut self, dispatcher: &mut Dispatcher, index: u32) {
         let errand = &mut self.errands.all[index as usize];
+        let request = std::mem::take(&mut errand.request);
+        self.errands.bytes -= request.len();
         if let Some(Whose::Node(asked)) = &errand.whose
             && asked.deadline <= self.now
         {
@@ -188,11 +183,9 @@ impl Links {
             Whose::Node(asked) => asked.flags,
             Whose::Client(place) => place.flags(),
         };
-        let request = parse(&errand.request, flags, &self.limits).expect("it was a request before");
+        let request = parse(&request, flags, &self.limits).expect("it was a request before");
         let mut scratch = [0; KEY_SIZE_MAX];
         let owner = self.shards.owner_of(request.decoded_key(&mut scratch));
-        (errand.missing, errand.has_bounced) = (1, false);
-        self.errands.out += 1;
         let connection = ConnectionId { slot: ERRAND_SLOTS + index, generation: errand.generation };
         dispatcher.post.request(owner, ReturnAddress { connection, ticket: Ticket::NONE }, &request);
     }
@@ -206,7 +199,6 @@ impl Links {
         errand.generation = errand.generation.wrapping_add(1);
         errand.whose = Some(whose);
         errand.missing = shards;
-        errand.has_bounced = false;
         let connection = ConnectionId { slot: ERRAND_SLOTS + index, generation: errand.generation };
         ReturnAddress { connection, ticket: Ticket::NONE }
     }
