@@ -136,7 +136,6 @@ impl Call {
         let Batch { server, exchange, tasks, .. } = batch;
         if let Some(failure) = failure {
             router.suspect_ring(now);
-            router.doubt_shards(&server, now);
             self.last_failure = Some((server.clone(), failure.clone()));
         }
         let mut tasks = tasks.into_iter();
@@ -156,6 +155,13 @@ impl Call {
             }
         }
         assert!(tasks.next().is_none(), "each task had its command");
+        match failure {
+            Some(_) => {
+                router.failed(&server);
+                router.doubt_shards(&server, now);
+            }
+            None => router.answered(),
+        }
     }
 
     /// The results, in the order of the commands.
@@ -291,12 +297,10 @@ fn shard_ports(settings: &[(String, String)]) -> Option<(u16, u16)> {
 
 fn settle_ring(outcome: Outcome, has_failed: bool, router: &mut Router, now: Instant, options: &Options) {
     match outcome {
-        // A document that is refused changes nothing: it is asked for again after the interval.
-        Outcome::Answered(answer) => {
-            if router.learn(&answer.ring(), now, options).is_err() {
-                router.no_ring(now, options);
-            }
-        }
+        Outcome::Answered(answer) => match router.learn(&answer.ring(), now, options) {
+            // What is refused changes nothing: it is asked for again after the interval, or seeds are, if too much was.
+            Ok(()) | Err(_) => {}
+        },
         Outcome::Refused { .. } => router.no_ring(now, options),
         Outcome::Open(_) => {
             assert!(has_failed, "an exchange without a failure leaves nothing open");

@@ -38,9 +38,11 @@ pub enum Servers {
         distribution: Distribution,
     },
     /// A Slabring cluster, asked for its ring. Until there is one, and when an owner is away, any node is asked: each
-    /// one passes a request on.
+    /// one passes a request on. When all nodes that are known have failed and none has answered meanwhile, or three answers in a row
+    /// tell a ring that does not follow the one that is known, it is forgotten and the seeds are asked again, their names resolved anew,
+    /// and behind them the nodes of before.
     Ring {
-        /// Some of its nodes: the rest are learnt.
+        /// Some of its nodes, best by names that stay: the rest are learnt.
         seeds: Vec<Endpoint>,
     },
 }

@@ -1,6 +1,6 @@
 //! Which server is asked about a key: a list's rule, or the ring of a cluster as far as it is known. Asks nobody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use slabring_cluster::placement::{hash_key, partition_of, shard_of};
@@ -12,6 +12,9 @@ use crate::options::{Options, Servers, after};
 
 /// A node is asked about its shards so often: it has to be started anew to have others.
 const SHARDS_INTERVAL: Duration = Duration::from_secs(30);
+
+/// So many documents in a row that do not follow the ring mean that there is another cluster by now. A node that is late tells one.
+const REFUSALS_MAX: u32 = 3;
 
 /// See the module.
 #[derive(Debug)]
@@ -34,6 +37,12 @@ struct Cluster {
     due: Option<Instant>,
     /// Seeds that failed before any answered.
     seeds_failed: usize,
+    /// The nodes of a ring that was given up: asked when no seed answers.
+    former: Vec<Endpoint>,
+    /// The ring's nodes that have failed since any answered.
+    failed: BTreeSet<Endpoint>,
+    /// Documents in a row that do not follow the ring.
+    refused: u32,
     /// Whose turn it is when any node will do.
     turn: usize,
     /// What the ring's nodes say of themselves, by where clients reach them.
@@ -68,6 +77,9 @@ impl Router {
                     ring,
                     due: None,
                     seeds_failed: 0,
+                    former: Vec::new(),
+                    failed: BTreeSet::new(),
+                    refused: 0,
                     turn: 0,
                     shards: BTreeMap::new(),
                     shards_due: None,
@@ -105,7 +117,8 @@ impl Router {
     pub(crate) fn first_seed(&self) -> Option<Endpoint> {
         match &self.plan {
             Plan::Cluster(cluster) if cluster.due.is_none() => {
-                Some(cluster.seeds[cluster.seeds_failed % cluster.seeds.len()].clone())
+                let mut all = cluster.seeds.iter().chain(&cluster.former).cycle();
+                all.nth(cluster.seeds_failed).cloned()
             }
             _ => None,
         }
@@ -113,7 +126,8 @@ impl Router {
 
     /// Whether every seed has been asked for the ring in vain.
     pub(crate) fn is_out_of_seeds(&self) -> bool {
-        matches!(&self.plan, Plan::Cluster(cluster) if cluster.due.is_none() && cluster.seeds_failed >= cluster.seeds.len())
+        let Plan::Cluster(cluster) = &self.plan else { return false };
+        cluster.due.is_none() && cluster.seeds_failed >= cluster.seeds.len() + cluster.former.len()
     }
 
     /// The seed that was asked did not answer. When all have failed, the next call begins anew.
@@ -172,6 +186,26 @@ impl Router {
         }
     }
 
+    /// A server has answered.
+    pub(crate) fn answered(&mut self) {
+        if let Plan::Cluster(cluster) = &mut self.plan {
+            cluster.failed.clear();
+        }
+    }
+
+    /// A server has failed. When all nodes of the ring have and none has answered meanwhile, others may have taken their places: the
+    /// seeds are asked again.
+    pub(crate) fn failed(&mut self, server: &Endpoint) {
+        let Plan::Cluster(cluster) = &mut self.plan else { return };
+        let Some((node, _)) = cluster.shards.iter().find(|(node, shards)| shards.has(node, server)) else {
+            return;
+        };
+        cluster.failed.insert(node.clone());
+        if cluster.failed.len() == cluster.shards.len() {
+            cluster.forget();
+        }
+    }
+
     /// Something suggests that the ring has changed.
     pub(crate) fn suspect_ring(&mut self, now: Instant) {
         if let Plan::Cluster(Cluster { due: Some(due), .. }) = &mut self.plan {
@@ -179,17 +213,31 @@ impl Router {
         }
     }
 
-    /// Takes a document. A bad or older one is refused, and the ring stays.
+    /// Takes a document. A bad or older one is refused, and the ring stays; unless one after the other does not follow it: then the
+    /// seeds are asked for another.
     pub(crate) fn learn(&mut self, json: &[u8], now: Instant, options: &Options) -> Result<(), Refusal> {
         let Plan::Cluster(cluster) = &mut self.plan else { return Ok(()) };
         cluster.due = Some(after(now, options.ring_interval));
         if cluster.ring.current().is_some_and(|ring| ring.json().as_bytes() == json) {
+            cluster.refused = 0;
             return Ok(());
         }
-        match cluster.ring.offer(RingDocument::from_json(json)?)? {
-            Offered::Adopted(_) => cluster.meet_nodes(now),
-            Offered::Known => {}
+        let offered = cluster.ring.offer(RingDocument::from_json(json)?);
+        match offered {
+            Ok(Offered::Adopted(_)) => {
+                cluster.former.clear();
+                cluster.meet_nodes(now);
+            }
+            Ok(Offered::Known) => {}
+            Err(refusal) => {
+                cluster.refused += 1;
+                if cluster.refused >= REFUSALS_MAX && cluster.ring.current().is_some() {
+                    cluster.forget();
+                }
+                return Err(refusal);
+            }
         }
+        cluster.refused = 0;
         Ok(())
     }
 
@@ -228,6 +276,18 @@ impl Cluster {
         let ports = self.shards.get(&node).and_then(|shards| shards.ports).filter(|_| options.shard_ports);
         let shard = ports.and_then(|(base, count)| node.at_port(base, shard_of(hash, count)));
         Some(shard.unwrap_or(node))
+    }
+
+    /// The ring is none any more: what the seeds tell next is.
+    fn forget(&mut self) {
+        if self.ring.current().is_some() {
+            self.former = self.nodes();
+        }
+        self.ring = RingHolder::default();
+        (self.due, self.seeds_failed, self.refused) = (None, 0, 0);
+        self.shards.clear();
+        self.failed.clear();
+        self.shards_due = None;
     }
 
     /// Nodes that have come are asked about their shards; what is known of others stays.

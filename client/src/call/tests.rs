@@ -2,6 +2,7 @@ use super::*;
 use crate::distribution::Distribution;
 use crate::key::Key;
 use crate::options::{Servers, Wire};
+use slabring_cluster::ring::RingDocument;
 
 fn get(text: &str) -> Command {
     Command::Get { key: Key::new(text.as_bytes(), Wire::Text).unwrap(), cas: false }
@@ -70,6 +71,39 @@ fn a_server_that_cannot_be_reached_is_not_tried_again_where_no_other_can_answer(
     });
     assert_eq!(tries, 1);
     assert!(matches!(call.finish().next().unwrap(), Err(Error::Unreachable { .. })));
+}
+
+#[test]
+fn a_client_finds_nodes_that_have_taken_the_places_of_all_it_knew() {
+    let document = |port: u16| {
+        let node = |n: u16| {
+            format!("[[node]]\npeer = \"seed:{}\"\nclient = \"seed:{}\"\n", port + 100 + n, port + n)
+        };
+        RingDocument::from_toml(&format!("{}{}", node(0), node(1))).unwrap().to_json()
+    };
+    let mut router = Router::new(&Servers::ring(["seed:1"]).unwrap());
+    for (alive, tries_max) in [(1_000, 2), (2_000, 4)] {
+        let mut call = call([get("k")]);
+        let mut asked = Vec::new();
+        run(&mut router, &mut call, |server, request| {
+            let server = server.to_string();
+            asked.push(server.clone());
+            let is_alive = [1, alive, alive + 1].iter().any(|port| server == format!("seed:{port}"));
+            if !is_alive {
+                return Err(Failure::Unreachable("refused".to_owned()));
+            }
+            let json = document(alive);
+            let ring = format!("CONFIG ring 0 {}\r\n{json}\r\nEND\r\n", json.len());
+            let request = String::from_utf8_lossy(request).into_owned();
+            let get = if request.starts_with("get") { "VALUE k 0 1\r\nv\r\nEND\r\n" } else { "" };
+            let ring = if request.contains("config") { &ring[..] } else { "" };
+            let stats = if request.contains("stats") { "END\r\n" } else { "" };
+            Ok(format!("{get}{ring}{stats}").into_bytes())
+        });
+        let value = call.finish().next().unwrap().unwrap().item().unwrap().value;
+        assert_eq!(value, b"v", "{asked:?}");
+        assert!(asked.len() <= tries_max, "{asked:?}");
+    }
 }
 
 #[test]

@@ -128,6 +128,45 @@ fn seeds_are_asked_one_after_the_other_until_all_have_failed() {
 }
 
 #[test]
+fn when_all_nodes_have_failed_the_seeds_are_asked_again_and_then_the_nodes() {
+    let mut router = router();
+    learn(&mut router, &cluster(7, &["up", "up", "down"])).unwrap();
+    let node = |n| Endpoint::tcp(&format!("node{n}"), 11_211);
+    router.failed(&node(0));
+    router.answered();
+    router.failed(&node(1));
+    assert!(router.first_seed().is_none(), "one has answered meanwhile");
+    router.failed(&node(0));
+    let mut asked = Vec::new();
+    while !router.is_out_of_seeds() {
+        asked.push(router.first_seed().unwrap());
+        router.seed_failed();
+    }
+    let seed = |n| Endpoint::tcp(&format!("seed{n}"), 11_211);
+    assert_eq!(asked, [seed(0), seed(1), node(0), node(1)]);
+    router.forgive_seeds();
+    learn(&mut router, &cluster(1, &["up"])).unwrap();
+    assert_eq!((router.servers(), router.first_seed()), (vec![node(0)], None), "a cluster that begins anew");
+}
+
+#[test]
+fn another_cluster_is_believed_when_nobody_tells_the_ring_any_more() {
+    let mut router = router();
+    let (list, longer) = (cluster(1, &["up", "up"]), cluster(1, &["up", "up", "up"]));
+    learn(&mut router, &list).unwrap();
+    for _ in 0..10 {
+        assert!(learn(&mut router, &longer).is_err());
+        learn(&mut router, &list).unwrap();
+    }
+    assert!(router.first_seed().is_none(), "some node is late");
+    while router.first_seed().is_none() {
+        assert!(learn(&mut router, &longer).is_err());
+    }
+    learn(&mut router, &longer).unwrap();
+    assert_eq!(router.servers().len(), 3);
+}
+
+#[test]
 fn a_list_has_no_ring() {
     let list = Servers::list(["a", "b"], Distribution::Jump).unwrap();
     let mut router = Router::new(&list);
