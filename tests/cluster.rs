@@ -125,11 +125,14 @@ fn check_order_behind_large_values(args: &[&str]) -> Cluster {
         let mut connection = cluster.nodes[0].connect();
         let gets: String = keys.iter().map(|key| format!("get {key}\r\n")).collect();
         let sets: String = keys.iter().map(|key| format!("set {key} 0 0 3\r\nnew\r\n")).collect();
-        connection.send([&gets[..], &sets, &gets].concat()).unwrap();
+        connection.send([&gets[..], &sets, &gets].concat()).expect("it is read");
         for (value, kept) in [(vec![b'o'; LARGE], "old"), (b"new".to_vec(), "new")] {
             for key in &keys {
                 assert_eq!(answer_line(&mut connection), format!("VALUE {key} 0 {}", value.len()), "{kept}");
-                assert!(connection.read_exact(value.len() + 2).unwrap().starts_with(&value), "{key}: {kept}");
+                assert!(
+                    connection.read_exact(value.len() + 2).expect("all of it").starts_with(&value),
+                    "{key}: {kept}"
+                );
                 assert_eq!(answer_line(&mut connection), "END");
             }
             if kept == "old" {

@@ -13,6 +13,7 @@
 //! safe is that each one names the revision it replaces and the creation of the leader's key. Everything is read anew from time to
 //! time, so a watch only makes news faster: one that ends, doubles, reorders or loses events costs time, not truth.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 
 use super::gateway::{self, Granted, KeyValue, LeaseId, LoggedIn, Office, Ranged, Transacted};
@@ -445,13 +446,17 @@ impl Etcd {
     }
 
     /// Whether what was read is of another history than what is known. etcd reads no older state than anybody has seen when it is
-    /// asked, and a key is never older than it was.
+    /// asked, a key is never older than it was, and what it was at one revision it always was.
     fn is_rewound(&self, at: Revision, found: &[KeyValue]) -> bool {
-        let went_back = |key: &KeyValue| {
+        let is_of_another = |key: &KeyValue| {
             let known = std::str::from_utf8(&key.key).ok().and_then(|name| self.keys.get(name));
-            known.is_some_and(|known| known.revision <= at && Revision(key.mod_revision) < known.revision)
+            known.is_some_and(|known| match Revision(key.mod_revision).cmp(&known.revision) {
+                Ordering::Less => known.revision <= at,
+                Ordering::Equal => known.value.as_ref() != Some(&key.value),
+                Ordering::Greater => false,
+            })
         };
-        at < self.read_asked_after || found.iter().any(went_back)
+        at < self.read_asked_after || found.iter().any(is_of_another)
     }
 
     /// Forgets all that was known of another history.

@@ -53,7 +53,7 @@ impl<T: Copy> Replicator<T> {
 
     /// Who gets the states of a key that this shard is primary of, as far as it knows: nobody if it is not.
     pub fn copies_of(&self, hash: u64) -> impl Iterator<Item = PeerShard> {
-        let tenure = self.tenures.get(&partition_of(hash)).into_iter();
+        let tenure = self.tenures.get(partition_of(hash)).into_iter();
         tenure.flat_map(move |tenure| self.receivers(hash, tenure)).map(|(peer, _)| peer)
     }
 
