@@ -106,7 +106,7 @@ fn what_stands_behind_gets_of_large_values_does_not_overtake_them() {
 /// come back half done.
 #[test]
 fn nodes_with_more_shards_than_links_lose_no_request_behind_large_values() {
-    let cluster = check_order_behind_large_values(&["-t", "10", "-m", "256"]);
+    let cluster = check_order_behind_large_values(&["-t", "10", "-m", "1024"]);
     for node in &cluster.nodes {
         wait_until("nothing under way", || node.connect().stat("slabring_forwards_pending") == 0);
     }
