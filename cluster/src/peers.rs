@@ -194,7 +194,6 @@ pub struct Peers<P> {
     /// Some link may have less room than [`LANE_SHARE_MIN`], or a request that waits for it.
     is_crowded: bool,
     failed: VecDeque<(P, Failure)>,
-    again: VecDeque<Opaque>,
     scratch: Vec<u8>,
     body: Body,
     /// The links that something happened to since they were last looked at.
@@ -230,7 +229,6 @@ impl<P: Copy> Peers<P> {
             pending: PendingTable::new(),
             is_crowded: true,
             failed: VecDeque::new(),
-            again: VecDeque::new(),
             scratch: Vec::new(),
             body: Body::Scratch,
             ready: VecDeque::new(),
@@ -312,7 +310,11 @@ impl<P: Copy> Peers<P> {
         }
         self.redial(now);
         let is_served = |stage| matches!(stage, Stage::WaitsForRing { epoch: wanted, .. } if wanted <= epoch);
-        self.again.extend(self.pending.select(|pending| is_served(pending.stage)));
+        let served = self.pending.select(|pending| is_served(pending.stage));
+        if self.pending.len() > 0 {
+            self.line_up(now);
+        }
+        served.into_iter().for_each(|opaque| self.pending.set_stage(opaque, Stage::WaitsForTurn));
     }
 
     fn place(&mut self, mut entry: Entry) -> LinkId {
@@ -398,6 +400,9 @@ impl<P: Copy> Peers<P> {
     pub fn forward(&mut self, now: Micros, place: P, request: &Forward<'_>) -> Result<Route, Failure> {
         let ring = self.ring.as_ref().ok_or(Failure::NoRing)?;
         let owner = ring.primary(partition_of(request.hash));
+        if self.pending.holds(request.hash) {
+            return self.wait_behind(now, place, request);
+        }
         if Some(owner) == self.me {
             return Ok(Route::Here);
         }
@@ -411,15 +416,26 @@ impl<P: Copy> Peers<P> {
         let count = self.pending.len() + 1;
         let cost = self.pending.bytes() + request_bytes + count * place_of(cost_bytes(0));
         !self.is_crowded
+            && !self.pending.is_holding()
             && count <= place_of(LANE_SHARE_MIN.operations)
             && cost <= place_of(LANE_SHARE_MIN.bytes)
     }
 
-    /// Whether a request for a key had better wait: there is no room for it now, and those in its way are being answered. Ask
-    /// again when something was answered.
+    /// Whether requests for a key wait behind one that came before the ring changed: also those of which this node is the owner by now
+    /// must not be executed before it. O(1) but while the ring changes.
+    #[inline]
+    pub fn holds(&self, hash: u64) -> bool {
+        self.pending.holds(hash)
+    }
+
+    /// Whether a request for a key had better wait: there is no room for it now, and those in its way are being answered; or it must
+    /// not overtake one of them. Ask again when something was answered.
     pub fn must_wait(&mut self, now: Micros, hash: u64, request_bytes: usize) -> bool {
         let Some(ring) = &self.ring else { return false };
         let owner = ring.primary(partition_of(hash));
+        if self.pending.holds(hash) {
+            return true;
+        }
         if Some(owner) == self.me {
             return false;
         }
@@ -557,7 +573,11 @@ impl<P: Copy> Peers<P> {
             if let Some((place, failure)) = self.failed.pop_front() {
                 return Some(Effect::Answer { place, outcome: Err(failure) });
             }
-            if let Some(opaque) = self.again.pop_front() {
+            if let Some(opaque) = self.pending.next_overtaken() {
+                self.give_up(now, opaque);
+                continue;
+            }
+            if let Some(opaque) = self.pending.next_to_go() {
                 if let Some(effect) = self.send_again(now, opaque) {
                     return Some(effect);
                 }
@@ -607,7 +627,9 @@ impl<P: Copy> Peers<P> {
             Event::PeerEpoch(theirs) => {
                 self.heard_epoch = self.heard_epoch.max(theirs);
                 let waits = |stage| matches!(stage, Stage::WaitsForPeer { link, epoch, .. } if link == id && epoch <= theirs);
-                self.again.extend(self.pending.select(|pending| waits(pending.stage)));
+                for opaque in self.pending.select(|pending| waits(pending.stage)) {
+                    self.pending.set_stage(opaque, Stage::WaitsForTurn);
+                }
                 None
             }
             Event::RingWanted(epoch) => {
@@ -666,6 +688,7 @@ impl<P: Copy> Peers<P> {
 
     /// Recomputes every sum from scratch; for tests and debugging. O(everything).
     pub fn check_invariants(&self) {
+        self.pending.check_invariants();
         assert!(self.pending.len() <= crate::forward::PENDING_MAX);
         assert!(self.accepted <= ACCEPTED_MAX);
         let accepted = self.places.iter().filter_map(|place| place.entry.as_ref());

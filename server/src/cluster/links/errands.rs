@@ -1,10 +1,11 @@
 //! Requests of other nodes at the shard that their link ends at: executed here, or by the shard that owns the key, which is an
 //! errand. Replies travel whole. Knows no sockets.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use slabring_cluster::forward::Failure;
 use slabring_cluster::peers::Asked;
+use slabring_cluster::placement::hash_key;
 use slabring_cluster::wire::{Flags, Status};
 use slabring_protocol::{
     Auth, Command, DialectError, ErrorReply, KEY_SIZE_MAX, Limits, Parser, Protocol, Request, Step, reply,
@@ -59,8 +60,8 @@ pub(super) struct Errands {
 enum Whose {
     /// Another node's.
     Node(Asked),
-    /// A client's of this node, who had been sent away before the ring changed.
-    Client(Place),
+    /// A client's of this node, who had been sent away before the ring changed, for a key of this hash.
+    Client(Place, u64),
 }
 
 /// Whether this is no connection but stands for a request of another node, whose reply travels whole.
@@ -131,7 +132,8 @@ impl Links {
             }
             (Whose::Node(asked), Ok(reply)) => self.peers.respond(asked, Status::Done, reply),
             (Whose::Node(asked), Err(_)) => self.peers.respond(asked, Status::Busy, &[]),
-            (Whose::Client(place), reply) => {
+            (Whose::Client(place, hash), reply) => {
+                has_returned(&mut self.returning, hash);
                 if let Some(client) = connections.get_mut(place.to.connection) {
                     dispatcher.answer_from_afar(client, place, reply);
                     note(client);
@@ -185,7 +187,7 @@ impl Links {
         }
         let flags = match errand.whose.as_ref().expect("who waits is awaited") {
             Whose::Node(asked) => asked.flags,
-            Whose::Client(place) => place.flags(),
+            Whose::Client(place, _) => place.flags(),
         };
         let request = parse(&errand.request, flags, &self.limits).expect("it was a request before");
         let mut scratch = [0; KEY_SIZE_MAX];
@@ -310,8 +312,19 @@ impl Links {
             }
         } else {
             let body = self.peers.body().to_vec();
-            self.send_errand(dispatcher, Whose::Client(place), body);
+            let hash = hash_key(request.decoded_key(&mut scratch));
+            *self.returning.entry(hash).or_default() += 1;
+            self.send_errand(dispatcher, Whose::Client(place, hash), body);
         }
+    }
+}
+
+/// A request for a key of this hash that had been sent away was executed by another shard of this node.
+fn has_returned(returning: &mut BTreeMap<u64, usize>, hash: u64) {
+    let count = returning.get_mut(&hash).expect("it was counted");
+    *count -= 1;
+    if *count == 0 {
+        returning.remove(&hash);
     }
 }
 
