@@ -7,12 +7,17 @@
 
 use crate::link::{CREDIT_DEFAULT, Credit, Inbound, ROOM_WAIT_MAX, cost_bytes};
 use crate::peers::{LINKS_PER_PEER_MAX, LinkId};
-use crate::placement::{PARTITION_COUNT, PartitionId};
+use crate::placement::{PARTITION_COUNT, PartitionId, hash_key};
 use crate::ring::{Epoch, Ring};
+use crate::run;
 use crate::safeguard::{self, Safeguard};
 use crate::table::SlotId;
 use crate::time::Micros;
 use crate::wire::{Flags, Status};
+
+mod order;
+
+use order::{Name, Order, Standing};
 
 /// How often one request is sent: to the owner by the origin's ring, and once more by a newer ring.
 pub const HOPS_MAX: u8 = 2;
@@ -164,6 +169,8 @@ pub(crate) enum Stage {
     WaitsForRing { epoch: Epoch, until: Micros },
     /// Not sent, until the node at the other end has a ring of `epoch`, or `until`.
     WaitsForPeer { link: LinkId, epoch: Epoch, until: Micros },
+    /// Not sent, until those for its key that came before are.
+    WaitsForTurn,
 }
 
 /// A request that waits for its answer.
@@ -181,6 +188,9 @@ pub(crate) struct Pending<P> {
     pub(crate) gets: u16,
     /// Of a run: it has given its credit back.
     pub(crate) is_settled: bool,
+    /// When it came: later ones have higher numbers.
+    number: u64,
+    standing: Standing,
 }
 
 #[derive(Debug)]
@@ -203,6 +213,9 @@ pub(crate) struct PendingTable<P> {
     expire_at: Micros,
     /// When a request was last taken out.
     moved_at: Micros,
+    /// Requests that ever came.
+    count: u64,
+    order: Order,
 }
 
 /// The number of a pending request on the wire.
@@ -224,6 +237,8 @@ impl<P: Copy> PendingTable<P> {
             bytes: 0,
             expire_at: Micros::NEVER,
             moved_at: Micros(0),
+            count: 0,
+            order: Order::default(),
         }
     }
 
@@ -262,11 +277,18 @@ impl<P: Copy> PendingTable<P> {
         bytes.extend_from_slice(request.bytes);
         self.bytes += bytes.len();
         let Forward { hash, flags, deadline, .. } = *request;
+        self.count += 1;
+        let (number, standing) = (self.count, Standing::Out);
+        let hop = u8::from(stage != Stage::WaitsForTurn);
         let place = Some(place);
+        let (gets, is_settled) = (0, false);
         let pending =
-            Pending { place, stage, hop: 1, hash, flags, deadline, bytes, gets: 0, is_settled: false };
+            Pending { place, stage, hop, hash, flags, deadline, bytes, gets, is_settled, number, standing };
         cell.pending = Some(pending);
         let opaque = Opaque(cell.generation << INDEX_BITS | u64::from(index));
+        if self.order.is_kept() {
+            self.stand(opaque);
+        }
         if self.len() == 1 {
             self.moved_at = now;
         }
@@ -281,6 +303,7 @@ impl<P: Copy> PendingTable<P> {
 
     /// Takes a request out, its bytes into `taken`.
     pub(crate) fn remove(&mut self, now: Micros, opaque: Opaque, taken: &mut Vec<u8>) {
+        self.leave(opaque);
         let cell = &mut self.cells[opaque.index()];
         assert_eq!(cell.generation, opaque.0 >> INDEX_BITS, "what is removed is there");
         let mut pending = cell.pending.take().expect("what is removed is there");
@@ -306,6 +329,10 @@ impl<P: Copy> PendingTable<P> {
         }
         let mut bytes = std::mem::take(&mut pending.bytes);
         let length = bytes.len();
+        if pending.standing != Standing::Out {
+            self.order.done(pending.hash, pending.number);
+            self.order.shift(pending.name(opaque), pending.standing, Standing::Out);
+        }
         cell.pending = None;
         bytes.clear();
         keep(bytes, cell, &mut self.spares);
@@ -313,6 +340,136 @@ impl<P: Copy> PendingTable<P> {
         self.moved_at = now;
         self.free.push(u16::try_from(opaque.index()).expect("PENDING_MAX fits"));
         Some((place, length))
+    }
+
+    /// A ring came, or a request was refused: from now on every request stands in the line of its key; `astray` says which are on their
+    /// way to a node that is not its owner. O(places).
+    pub(crate) fn line_up(&mut self, now: Micros, astray: &[Opaque]) {
+        self.order.keep(now);
+        for opaque in self.select(|_| true) {
+            self.stand(opaque);
+        }
+        for &opaque in astray {
+            self.stand_as(opaque, Standing::Astray);
+        }
+    }
+
+    /// A request was refused. False: requests do not stand in lines yet.
+    pub(crate) fn keeps_order(&mut self, now: Micros) -> bool {
+        let is_kept = self.order.is_kept();
+        if is_kept {
+            self.order.keep(now);
+        }
+        is_kept
+    }
+
+    /// Whether a request for some key has to wait behind another that is to be sent again, or is on its way to a node that owns the
+    /// key no more.
+    #[inline]
+    pub(crate) fn is_holding(&self) -> bool {
+        self.order.is_holding()
+    }
+
+    /// Whether a request for this key has to.
+    #[inline]
+    pub(crate) fn holds(&self, hash: u64) -> bool {
+        self.order.holds(hash)
+    }
+
+    /// Whether a later request for the same key has been executed.
+    pub(crate) fn is_overtaken(&mut self, opaque: Opaque) -> bool {
+        let Some((hash, number)) = self.get(opaque).map(|pending| (pending.hash, pending.number)) else {
+            return false;
+        };
+        self.order.is_overtaken(hash, number)
+    }
+
+    /// Some gets of a run have been executed: what came before them and was not is overtaken.
+    pub(crate) fn executed(&mut self, opaque: Opaque, gets: u16) {
+        let cell = &self.cells[opaque.index()];
+        let Some(run) = cell.pending.as_ref().filter(|_| self.order.is_kept()) else { return };
+        for (_, key) in run::keys(&run.bytes).enumerate().filter(|(at, _)| gets >> at & 1 == 1) {
+            self.order.done(hash_key(key), run.number);
+        }
+    }
+
+    /// One that waits and was overtaken, each once.
+    pub(crate) fn next_overtaken(&mut self) -> Option<Opaque> {
+        std::iter::from_fn(|| self.order.next_overtaken()).find(|&opaque| {
+            let pending = self.cells[opaque.index()].pending.as_ref();
+            let is_it = self.cells[opaque.index()].generation == opaque.0 >> INDEX_BITS;
+            is_it && pending.is_some_and(|pending| pending.standing == Standing::Waiting)
+        })
+    }
+
+    /// The next request whose turn it is to be sent again: it is sent or taken out before this is asked again.
+    pub(crate) fn next_to_go(&mut self) -> Option<Opaque> {
+        let cells = &self.cells;
+        let stage_of = |opaque: Opaque| cells[opaque.index()].pending.as_ref().map(|pending| pending.stage);
+        self.order.next_to_go(|opaque| stage_of(opaque) == Some(Stage::WaitsForTurn))
+    }
+
+    /// A request goes to another stage.
+    pub(crate) fn set_stage(&mut self, opaque: Opaque, stage: Stage) {
+        self.get(opaque).expect("the caller has just seen it").stage = stage;
+        self.look_at(stage.until());
+        if self.order.is_kept() {
+            self.stand(opaque);
+        }
+    }
+
+    /// Its client was answered: what is behind it waits for it no more. Gives whom to tell.
+    pub(crate) fn take_place(&mut self, opaque: Opaque) -> Option<P> {
+        self.leave(opaque);
+        self.get(opaque)?.place.take()
+    }
+
+    fn leave(&mut self, opaque: Opaque) {
+        self.stand_as(opaque, Standing::Out);
+    }
+
+    /// Puts a request where its stage belongs.
+    fn stand(&mut self, opaque: Opaque) {
+        let Some(pending) = self.get(opaque) else { return };
+        let standing = match pending.stage {
+            _ if pending.place.is_none() || pending.flags.has(Flags::NODE) => Standing::Out,
+            // Gets of many keys: nothing waits behind them.
+            _ if pending.flags.has(Flags::RUN) => Standing::Out,
+            Stage::Sent { .. } => Standing::Sent,
+            _ => Standing::Waiting,
+        };
+        if standing == Standing::Waiting && pending.standing == Standing::Waiting {
+            // It may be ready now.
+            self.stand_as(opaque, Standing::Out);
+        }
+        self.stand_as(opaque, standing);
+    }
+
+    fn stand_as(&mut self, opaque: Opaque, standing: Standing) {
+        let Some(pending) = self.get(opaque) else { return };
+        let name = pending.name(opaque);
+        let before = std::mem::replace(&mut pending.standing, standing);
+        if before != standing {
+            self.order.shift(name, before, standing);
+        }
+    }
+
+    /// Ends the lines when nothing waits in them any more.
+    fn end_lines(&mut self, now: Micros) {
+        if self.order.may_end(now) {
+            self.order = Order::default();
+            let pending = self.cells.iter_mut().filter_map(|cell| cell.pending.as_mut());
+            pending.for_each(|pending| pending.standing = Standing::Out);
+        }
+    }
+
+    /// Recomputes the lines from scratch. O(places).
+    pub(crate) fn check_invariants(&self) {
+        let all = self.select(|_| true).into_iter().filter_map(|opaque| {
+            let pending = self.cells[opaque.index()].pending.as_ref()?;
+            Some((pending.name(opaque), pending.standing))
+        });
+        self.order.check_invariants(all);
     }
 
     /// The numbers of all requests for which `wanted` holds. O(places).
@@ -333,6 +490,7 @@ impl<P: Copy> PendingTable<P> {
     /// The requests whose time is over: those nobody waits for any more, and those that waited for a ring long enough. Looks
     /// when the first of them may be.
     pub(crate) fn expired(&mut self, now: Micros) -> Vec<Opaque> {
+        self.end_lines(now);
         if now < self.expire_at {
             return Vec::new();
         }
@@ -376,13 +534,17 @@ fn keep<P>(bytes: Vec<u8>, cell: &mut Cell<P>, spares: &mut Vec<Vec<u8>>) {
 impl Stage {
     fn until(self) -> Micros {
         match self {
-            Self::Sent { .. } => Micros::NEVER,
+            Self::Sent { .. } | Self::WaitsForTurn => Micros::NEVER,
             Self::WaitsForRing { until, .. } | Self::WaitsForPeer { until, .. } => until,
         }
     }
 }
 
 impl<P> Pending<P> {
+    fn name(&self, opaque: Opaque) -> Name {
+        (self.hash, self.number, opaque)
+    }
+
     /// When its time is over.
     fn until(&self) -> Micros {
         self.deadline.min(self.stage.until())

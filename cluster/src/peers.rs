@@ -238,7 +238,6 @@ pub struct Peers<P> {
     is_crowded: bool,
     /// With the gets of a run that it concerns.
     failed: VecDeque<(P, Failure, u16)>,
-    again: VecDeque<Opaque>,
     scratch: Vec<u8>,
     /// When the client of the run in `scratch` is given up on.
     run_deadline: Micros,
@@ -276,7 +275,6 @@ impl<P: Copy> Peers<P> {
             pending: PendingTable::new(),
             is_crowded: true,
             failed: VecDeque::new(),
-            again: VecDeque::new(),
             scratch: Vec::new(),
             run_deadline: Micros::default(),
             body: Body::Scratch,
@@ -365,7 +363,11 @@ impl<P: Copy> Peers<P> {
         }
         self.redial(now);
         let is_served = |stage| matches!(stage, Stage::WaitsForRing { epoch: wanted, .. } if wanted <= epoch);
-        self.again.extend(self.pending.select(|pending| is_served(pending.stage)));
+        let served = self.pending.select(|pending| is_served(pending.stage));
+        if self.pending.len() > 0 {
+            self.line_up(now);
+        }
+        served.into_iter().for_each(|opaque| self.pending.set_stage(opaque, Stage::WaitsForTurn));
     }
 
     fn place(&mut self, mut entry: Entry) -> LinkId {
@@ -478,6 +480,10 @@ impl<P: Copy> Peers<P> {
     ) -> Result<Route, Failure> {
         let ring = self.ring.as_ref().ok_or(Failure::NoRing)?;
         let owner = ring.primary(partition_of(request.hash));
+        // While anything is held there are no new runs.
+        if manner.1 == 0 && self.pending.holds(request.hash) {
+            return self.wait_behind(now, place, request);
+        }
         if Some(owner) == self.me {
             return Ok(Route::Here);
         }
@@ -498,15 +504,26 @@ impl<P: Copy> Peers<P> {
         let count = self.pending.len() + requests;
         let cost = self.pending.bytes() + request_bytes + count * place_of(cost_bytes(0));
         !self.is_crowded
+            && !self.pending.is_holding()
             && count <= place_of(LANE_SHARE_MIN.operations)
             && cost <= place_of(LANE_SHARE_MIN.bytes)
     }
 
-    /// Whether a request for a key had better wait: there is no room for it now, and those in its way are being answered. Ask
-    /// again when something was answered.
+    /// Whether requests for a key wait behind one that came before the ring changed: also those of which this node is the owner by now
+    /// must not be executed before it. O(1) but while the ring changes.
+    #[inline]
+    pub fn holds(&self, hash: u64) -> bool {
+        self.pending.holds(hash)
+    }
+
+    /// Whether a request for a key had better wait: there is no room for it now, and those in its way are being answered; or it must
+    /// not overtake one of them. Ask again when something was answered.
     pub fn must_wait(&mut self, now: Micros, hash: u64, request_bytes: usize) -> bool {
         let Some(ring) = &self.ring else { return false };
         let owner = ring.primary(partition_of(hash));
+        if self.pending.holds(hash) {
+            return true;
+        }
         if Some(owner) == self.me {
             return false;
         }
@@ -668,7 +685,11 @@ impl<P: Copy> Peers<P> {
                     gets => Effect::Run { place, gets, outcome: Err(failure) },
                 });
             }
-            if let Some(opaque) = self.again.pop_front() {
+            if let Some(opaque) = self.pending.next_overtaken() {
+                self.give_up(now, opaque);
+                continue;
+            }
+            if let Some(opaque) = self.pending.next_to_go() {
                 if let Some(effect) = self.send_again(now, opaque) {
                     return Some(effect);
                 }
@@ -718,7 +739,9 @@ impl<P: Copy> Peers<P> {
             Event::PeerEpoch(theirs) => {
                 self.heard_epoch = self.heard_epoch.max(theirs);
                 let waits = |stage| matches!(stage, Stage::WaitsForPeer { link, epoch, .. } if link == id && epoch <= theirs);
-                self.again.extend(self.pending.select(|pending| waits(pending.stage)));
+                for opaque in self.pending.select(|pending| waits(pending.stage)) {
+                    self.pending.set_stage(opaque, Stage::WaitsForTurn);
+                }
                 None
             }
             Event::RingWanted(epoch) => {
@@ -778,6 +801,7 @@ impl<P: Copy> Peers<P> {
 
     /// Recomputes every sum from scratch; for tests and debugging. O(everything).
     pub fn check_invariants(&self) {
+        self.pending.check_invariants();
         assert!(self.pending.len() <= crate::forward::PENDING_MAX);
         assert!(self.accepted <= ACCEPTED_MAX);
         let accepted = self.places.iter().filter_map(|place| place.entry.as_ref());

@@ -53,6 +53,12 @@ pub fn append_later(out: &mut Vec<u8>) {
     out.extend_from_slice(&LATER);
 }
 
+/// The keys of a run.
+pub(crate) fn keys(run: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let lines = run.split(|&byte| byte == b'\n').filter_map(|line| line.strip_prefix(b"get "));
+    lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+}
+
 /// Which gets have their replies here, a bit for each. `None`: these are no replies to so many gets.
 pub(crate) fn answered(replies: &[u8], gets: u32) -> Option<u16> {
     let mut replies = Replies(replies);

@@ -12,6 +12,8 @@ pub(crate) enum Safeguard {
     HopsAreLimited,
     /// A request is sent only while the peer granted credit.
     CreditIsKept,
+    /// A request waits behind those of its key that are to be sent again or are on their way to another node.
+    KeysKeepTheirOrder,
     /// An expired request is not executed.
     DeadlinesHold,
     /// A silent peer's link is closed.

@@ -6,8 +6,9 @@
 //! * I9: every queue keeps its bound,
 //! * I10: a request is sent at most twice, once more if it was one of several in a message, and when the faults end all nodes follow the last ring and all keys are served,
 //! * I12: while only etcd fails, no request of a client fails,
-//! * and: each request is answered once and in time, executed at most once, and only by the owner by the owner's ring; no
-//!   node's ring goes back; rings are written by the conductor of the moment.
+//! * and: each request is answered once and in time, executed at most once, and only by the owner by the owner's ring; a client
+//!   that sends requests for one key without waiting sees them done in order; no node's ring goes back; rings are written by the
+//!   conductor of the moment.
 //!
 //! `SLABRING_SEEDS=N` runs N seeds, `SLABRING_SEED=S` one of them, with its events on stderr.
 
@@ -144,6 +145,11 @@ enum Happens {
     Client,
     /// One request more.
     Asks,
+    /// Another for the key of the request before, by the same client, who has not waited.
+    Follows {
+        before: u64,
+        key: u64,
+    },
     Weights,
     Crash {
         node: usize,
@@ -166,6 +172,8 @@ struct Asked {
     is_answered: bool,
     executions: u32,
     must_succeed: bool,
+    /// Of the same client, for the same key, and sent behind it.
+    next: Option<u64>,
 }
 
 struct World {
@@ -175,6 +183,8 @@ struct World {
     run_dice: Dice,
     /// Gets of runs that were answered together, by themselves, and not.
     run_gets: [u64; 3],
+    /// For what clients send without waiting.
+    pipeline_dice: Dice,
     now: Micros,
     queue: BTreeMap<(Micros, u64), Happens>,
     count: u64,
@@ -232,6 +242,7 @@ impl World {
             dice,
             run_dice: Dice(!seed),
             run_gets: [0; 3],
+            pipeline_dice: Dice(seed ^ 0x9e37),
             now: Micros(0),
             queue: BTreeMap::new(),
             count: 0,
@@ -329,6 +340,7 @@ impl World {
                 self.ask(node, key, false);
                 self.turn(node);
             }
+            Happens::Follows { before, key } => self.follow(before, key),
             Happens::Weights => self.change_weights(),
             Happens::Crash { node } => self.crash(node),
             Happens::Fault => self.fault(),
@@ -546,6 +558,11 @@ impl World {
         let asked = &mut self.asked[usize::try_from(place).unwrap()];
         asked.executions += 1;
         assert_eq!(asked.executions, 1, "request {place} was executed twice");
+        let mut next = asked.next;
+        while let Some(later) = next.and_then(|next| self.asked.get(usize::try_from(next).unwrap())) {
+            assert_eq!(later.executions, 0, "request {place} was executed behind {next:?}, sent later");
+            next = later.next;
+        }
         request.to_vec()
     }
 
@@ -585,11 +602,33 @@ impl World {
         let burst = if self.dice.chance(50) && may_burst { 40 } else { 1 };
         for step in 0..burst {
             self.ask(node, key.wrapping_add(step), is_calm);
+            if self.pipeline_dice.chance(300) && self.nodes[node].is_some() {
+                let before = self.asked.len() as u64 - 1;
+                self.follow(before, key.wrapping_add(step));
+            }
         }
         if self.run_dice.chance(600) {
             self.ask_run(node, is_calm);
         }
         self.turn(node);
+    }
+
+    /// The client of a request sends another for the same key, and perhaps one more a little later.
+    fn follow(&mut self, before: u64, key: u64) {
+        let Asked { node, life, must_succeed, .. } = self.asked[usize::try_from(before).unwrap()];
+        if self.node(node, life).is_none() {
+            return;
+        }
+        let place = self.asked.len() as u64;
+        let first = &mut self.asked[usize::try_from(before).unwrap()];
+        // What an owner that was behind refused while it took the next is given up, though only etcd may fail.
+        (first.next, first.must_succeed) = (Some(place), false);
+        self.ask(node, key, must_succeed);
+        self.turn(node);
+        if self.pipeline_dice.chance(700) {
+            let pause = self.pipeline_dice.below(8);
+            self.happen_in(pause, Happens::Follows { before: place, key });
+        }
     }
 
     fn ask(&mut self, index: usize, key: u64, must_succeed: bool) {
@@ -598,7 +637,8 @@ impl World {
         let Some(node) = &mut self.nodes[index] else { return };
         let place = self.asked.len() as u64;
         let life = node.life;
-        let asked = Asked { node: index, life, at: now, is_answered: false, executions: 0, must_succeed };
+        let asked =
+            Asked { node: index, life, at: now, is_answered: false, executions: 0, must_succeed, next: None };
         self.asked.push(asked);
         let request = [&place.to_le_bytes()[..], &key.to_le_bytes(), &vec![b'x'; padding]].concat();
         let forward = Forward {

@@ -25,15 +25,20 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Longest answer: the largest document and its lines.
 const ANSWER_SIZE_MAX: usize = slabring_cluster::ring::document::DOCUMENT_BYTES_MAX + 256;
 
+/// So many documents in a row that do not follow the ring mean that there is another cluster by now.
+const REFUSALS_MAX: u32 = 3;
+
 /// What is known of a cluster. All threads share it.
 #[derive(Debug)]
 pub(crate) struct Follower {
     access: Access,
     /// The port of the first shard of each node, where shards have ports.
     shard_ports: Option<u16>,
+    /// Where the cluster was found, asked again when no node of it answers.
+    seeds: Vec<Target>,
     known: Mutex<Known>,
-    /// Of the ring that is known.
-    epoch: AtomicU64,
+    /// Rings that were ever adopted.
+    number: AtomicU64,
     /// Whose turn it is to be asked.
     turn: AtomicUsize,
 }
@@ -44,6 +49,8 @@ struct Known {
     /// Servers only ever join this list, so that their numbers stay.
     servers: Vec<Server>,
     map: Arc<Map>,
+    /// Documents in a row that do not follow the ring.
+    refused: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -56,7 +63,7 @@ struct Server {
 
 /// What a worker has to know.
 pub(crate) struct Snapshot {
-    pub(crate) epoch: u64,
+    pub(crate) number: u64,
     /// All servers that were ever known, by their numbers.
     pub(crate) targets: Vec<Target>,
     /// Whether each has answered lately.
@@ -85,9 +92,9 @@ impl Follower {
                     };
                     let mut servers = Vec::new();
                     let map = Arc::new(map_of(&ring, shard_ports, &mut servers)?);
-                    let known = Mutex::new(Known { holder, servers, map });
-                    let epoch = AtomicU64::new(ring.epoch().0);
-                    return Ok(Self { access, shard_ports, known, epoch, turn: AtomicUsize::new(0) });
+                    let known = Mutex::new(Known { holder, servers, map, refused: 0 });
+                    let (seeds, number) = (seeds.to_vec(), AtomicU64::new(1));
+                    return Ok(Self { access, shard_ports, seeds, known, number, turn: AtomicUsize::new(0) });
                 }
                 Err(other) => failure = Some(other),
             }
@@ -95,17 +102,17 @@ impl Follower {
         Err(failure.expect("the command line has an address"))
     }
 
-    /// The number of the ring: another number, another [`Self::snapshot`].
+    /// The number of the ring, which is not its epoch: another number, another [`Self::snapshot`].
     #[inline]
-    pub(crate) fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Acquire)
+    pub(crate) fn number(&self) -> u64 {
+        self.number.load(Ordering::Acquire)
     }
 
     /// What is known now.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let known = self.known();
         Snapshot {
-            epoch: self.epoch(),
+            number: self.number(),
             targets: known.servers.iter().map(|server| server.target.clone()).collect(),
             alive: known.servers.iter().map(|server| server.is_alive).collect(),
             route: Route::Ring(Arc::clone(&known.map)),
@@ -118,7 +125,8 @@ impl Follower {
     }
 
     /// Asks one node, each in its turn, and adopts what is newer. Blocks for a moment. A node that does not answer, or tells
-    /// an older ring, changes nothing.
+    /// an older ring, changes nothing; when none answers a seed is asked, and when one after the other tells what does not follow the
+    /// ring, the last is believed.
     pub(crate) fn refresh(&self) {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let (number, target) = {
@@ -126,16 +134,32 @@ impl Follower {
             let number = turn % servers.len();
             (number, servers[number].target.clone())
         };
-        let told = ask(&target, &self.access);
-        let mut known = self.known();
-        known.servers[number].is_alive = told.is_ok();
+        let mut told = ask(&target, &self.access);
+        let is_anybody_there = {
+            let servers = &mut self.known().servers;
+            servers[number].is_alive = told.is_ok();
+            servers.iter().any(|server| server.is_alive)
+        };
+        if !is_anybody_there {
+            told = ask(&self.seeds[turn % self.seeds.len()], &self.access);
+            if told.is_ok() {
+                self.known().holder = RingHolder::default();
+            }
+        }
         let Ok(document) = told else { return };
-        let Known { holder, servers, map } = &mut *known;
-        if let Ok(Offered::Adopted(ring)) = holder.offer(document)
+        let mut known = self.known();
+        let Known { holder, servers, map, refused } = &mut *known;
+        let mut offered = holder.offer(document.clone());
+        *refused = if offered.is_err() { *refused + 1 } else { 0 };
+        if *refused >= REFUSALS_MAX {
+            (*holder, *refused) = (RingHolder::default(), 0);
+            offered = holder.offer(document);
+        }
+        if let Ok(Offered::Adopted(ring)) = offered
             && let Ok(next) = map_of(&ring, self.shard_ports, servers)
         {
             *map = Arc::new(next);
-            self.epoch.store(ring.epoch().0, Ordering::Release);
+            self.number.fetch_add(1, Ordering::Release);
         }
     }
 

@@ -149,7 +149,7 @@ impl<'s, I: Io> Worker<'s, I> {
             free: clients * orders.depth,
             lines,
             // None: the first turn takes over what is known by then.
-            ring_epoch: 0,
+            ring_number: 0,
             mend_ns: u64::MAX,
             next_interval_ns: orders.measure_from_ns + INTERVAL_NS,
             interval: 0,
@@ -175,7 +175,7 @@ struct Run<'s, I> {
     lines: Lines<'s>,
     orders: Orders<'s>,
     /// The ring that `lines` and the route are of.
-    ring_epoch: u64,
+    ring_number: u64,
     /// When connections that were lost are opened again, if any were.
     mend_ns: u64,
     /// Of the interval under way.
@@ -402,7 +402,7 @@ impl<I: Io> Run<'_, I> {
     #[inline]
     fn follow(&mut self, now: u64) {
         if let Some(follower) = self.orders.follower
-            && (follower.epoch() != self.ring_epoch || now >= self.mend_ns)
+            && (follower.number() != self.ring_number || now >= self.mend_ns)
         {
             self.catch_up(follower, now);
         }
@@ -410,8 +410,8 @@ impl<I: Io> Run<'_, I> {
 
     #[cold]
     fn catch_up(&mut self, follower: &Follower, now: u64) {
-        let Snapshot { epoch, targets, alive, route } = follower.snapshot();
-        (self.ring_epoch, self.orders.route) = (epoch, route);
+        let Snapshot { number, targets, alive, route } = follower.snapshot();
+        (self.ring_number, self.orders.route) = (number, route);
         self.lines.know(&targets);
         let is_whole = self.lines.mend(&mut self.io, &alive) && !alive.contains(&false);
         self.mend_ns = if is_whole { u64::MAX } else { now + MEND_INTERVAL_NS };

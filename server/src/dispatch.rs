@@ -380,10 +380,11 @@ impl Dispatcher {
         let owed = client.outbox.waiting();
         let waits_for_large =
             client.lines.expect_large() && (links.awaits_large() || self.budget.outputs_are_full());
-        !client.lines.redirects
-            && (owed > 0 && client.lines.expect_much(owed + 1)
-                || waits_for_large
-                || links.must_wait(hash, consumed))
+        links.holds(hash)
+            || !client.lines.redirects
+                && (owed > 0 && client.lines.expect_much(owed + 1)
+                    || waits_for_large
+                    || links.must_wait(hash, consumed))
     }
 
     /// Whether the next of these requests may be a flush that has to wait: a guess that costs one look.

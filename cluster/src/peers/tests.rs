@@ -302,6 +302,85 @@ fn an_origin_that_is_behind_learns_the_ring_and_sends_where_it_says() {
     assert!(pair.executed[1].is_empty());
 }
 
+impl Pair {
+    /// Asks for `key` with a request that can be told from others.
+    fn send(&mut self, place: u32, text: &str) -> Result<Route, Failure> {
+        let (hash, deadline) = (hash_key(b"key"), self.now + Micros::from_millis(500));
+        let request = Forward { hash, flags: Flags::NONE, deadline, bytes: text.as_bytes() };
+        self.sides[0].forward(self.now, place, &request)
+    }
+}
+
+#[test]
+fn what_is_asked_behind_a_request_that_waits_for_a_ring_is_done_after_it() {
+    let mut pair = Pair::linked();
+    pair.adopt(1, ring(2, [256, 0]));
+    pair.send(1, "first").unwrap();
+    pair.run();
+    assert_eq!(pair.sides[0].pending_count(), 1, "it was refused");
+    assert!(pair.sides[0].holds(hash_key(b"key")) && pair.sides[0].must_wait(pair.now, hash_key(b"key"), 9));
+    assert_eq!(pair.send(2, "second"), Ok(Route::Sent));
+    assert_eq!(pair.send(3, "third"), Ok(Route::Sent));
+    pair.run();
+    assert!(pair.executed.iter().all(Vec::is_empty));
+    pair.adopt(0, ring(2, [256, 0]));
+    pair.run();
+    assert_eq!(pair.executed[0], [&b"first"[..], b"second", b"third"]);
+    assert!(!pair.sides[0].holds(hash_key(b"key")));
+    assert_eq!(pair.send(4, "fourth"), Ok(Route::Here));
+}
+
+#[test]
+fn what_is_this_nodes_by_a_newer_ring_waits_for_what_is_under_way_to_the_owner_before() {
+    let mut pair = Pair::linked();
+    pair.answers_at_once = false;
+    pair.send(1, "first").unwrap();
+    pair.run();
+    pair.adopt(0, ring(2, [256, 0]));
+    assert_eq!(pair.send(2, "second"), Ok(Route::Sent), "not executed here before the first has its answer");
+    pair.run();
+    assert!(pair.executed[0].is_empty() && pair.answers.is_empty());
+    pair.respond(1);
+    pair.run();
+    assert_eq!(
+        (&pair.executed[1][..], &pair.executed[0][..]),
+        (&[b"first".to_vec()][..], &[b"second".to_vec()][..])
+    );
+    assert_eq!(pair.answers.len(), 2);
+}
+
+#[test]
+fn a_request_that_was_refused_and_then_overtaken_is_not_executed() {
+    let mut pair = Pair::linked();
+    pair.adopt(0, ring(2, [0, 256]));
+    pair.send(1, "first").unwrap();
+    pair.carry(0);
+    assert!(pair.sides[1].next(pair.now).is_none(), "the owner is behind");
+    pair.send(2, "second").unwrap();
+    pair.carry(0);
+    pair.adopt(1, ring(2, [0, 256]));
+    pair.run();
+    assert_eq!(pair.executed[1], [b"second"]);
+    assert_eq!(pair.answers.len(), 2);
+    assert!(pair.answers.contains(&(1, Err(Failure::Unsettled))) && pair.sides[0].pending_count() == 0);
+}
+
+#[test]
+fn lines_are_kept_no_longer_than_the_ring_is_unsettled() {
+    let mut pair = Pair::with_credit(crate::link::CREDIT_DEFAULT);
+    pair.adopt(1, ring(2, [256, 0]));
+    pair.send(1, "first").unwrap();
+    assert!(!pair.sides[0].must_wait(pair.now, 0, 9) && pair.sides[0].has_room_for_any(1, 1));
+    pair.run();
+    assert!(!pair.sides[0].has_room_for_any(1, 1), "each has to look");
+    pair.pass(60);
+    assert_eq!(pair.answers, [(1, Err(Failure::Unsettled))]);
+    assert!(!pair.sides[0].holds(hash_key(b"key")) && pair.sides[0].has_room_for_any(1, 1));
+    pair.pass(60);
+    assert_eq!(pair.send(2, "second"), Ok(Route::Sent));
+    assert!(!pair.sides[0].pending.keeps_order(pair.now), "nobody pays for it any more");
+}
+
 #[test]
 fn an_owner_that_is_behind_is_waited_for() {
     let mut pair = Pair::linked();

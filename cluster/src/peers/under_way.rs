@@ -1,8 +1,8 @@
 //! What becomes of the requests that a shard has sent: answered, sent again where the ring says by now, or given up. What may
 //! have been executed is never sent again.
 
-use super::{Body, Effect, LinkId, Peers, RunPart, place_of, request_header};
-use crate::forward::{Failure, Opaque, PARK_TIME_MAX, Stage, Verdict, judge};
+use super::{Body, Effect, LinkId, Peers, Route, RunPart, place_of, request_header};
+use crate::forward::{Failure, Forward, Opaque, PARK_TIME_MAX, Stage, Verdict, judge};
 use crate::placement::partition_of;
 use crate::ring::Epoch;
 use crate::run;
@@ -74,6 +74,9 @@ impl<P: Copy> Peers<P> {
         if part == 0 {
             self.link_mut(id).expect("it has just spoken").settle(now, bytes);
         }
+        if matches!(outcome, Ok(RunPart::Replies | RunPart::Reply)) {
+            self.pending.executed(opaque, gets);
+        }
         if is_over {
             self.pending.remove(now, opaque, &mut self.scratch);
         } else if outcome == Ok(RunPart::NotExecuted) {
@@ -103,16 +106,22 @@ impl<P: Copy> Peers<P> {
         };
         let (bytes, place, hop) = (pending.bytes.len(), pending.place, pending.hop);
         let until = now + PARK_TIME_MAX;
-        let verdict = judge(status, hop, sent, ours, theirs);
-        match verdict {
-            Verdict::WaitForRing(epoch) => pending.stage = Stage::WaitsForRing { epoch, until },
-            // Sent again from a stage that is not `Sent`, so that the end of this link does not answer it.
-            Verdict::SendAgain => pending.stage = Stage::WaitsForRing { epoch: ours, until },
-            Verdict::WaitForPeer => pending.stage = Stage::WaitsForPeer { link: id, epoch: sent, until },
-            Verdict::Reply | Verdict::Fail(_) => {}
-        }
-        if pending.stage != (Stage::Sent { link: id, epoch: sent }) {
-            self.pending.look_at(until);
+        let mut verdict = judge(status, hop, sent, ours, theirs);
+        let stage = match verdict {
+            Verdict::WaitForRing(epoch) => Some(Stage::WaitsForRing { epoch, until }),
+            Verdict::SendAgain => Some(Stage::WaitsForTurn),
+            Verdict::WaitForPeer => Some(Stage::WaitsForPeer { link: id, epoch: sent, until }),
+            Verdict::Reply | Verdict::Fail(_) => None,
+        };
+        if let Some(stage) = stage {
+            if !self.pending.keeps_order(now) {
+                self.line_up(now);
+            }
+            if self.pending.is_overtaken(opaque) {
+                verdict = Verdict::Fail(Failure::Unsettled);
+            } else {
+                self.pending.set_stage(opaque, stage);
+            }
         }
         let link = self.link_mut(id).expect("it has just spoken");
         link.settle(now, bytes);
@@ -129,18 +138,51 @@ impl<P: Copy> Peers<P> {
                 self.forget(now, opaque);
                 Some(Effect::Answer { place, outcome: Err(failure) })
             }
-            Verdict::SendAgain => self.send_again(now, opaque),
-            Verdict::WaitForRing(_) | Verdict::WaitForPeer => None,
+            Verdict::SendAgain | Verdict::WaitForRing(_) | Verdict::WaitForPeer => None,
         }
+    }
+
+    /// A ring came, or a request was refused: requests for one key stand in line for a while.
+    pub(super) fn line_up(&mut self, now: Micros) {
+        let Some(ring) = &self.ring else { return };
+        let astray = self.pending.select(|pending| match pending.stage {
+            _ if pending.flags.has(Flags::NODE) || pending.flags.has(Flags::RUN) => false,
+            Stage::Sent { link, .. } if pending.place.is_some() => {
+                let owner = ring.primary(partition_of(pending.hash));
+                self.leads_to(link).is_none_or(|peer| peer.slot != owner)
+            }
+            _ => false,
+        });
+        self.pending.line_up(now, &astray);
+    }
+
+    /// Keeps a request that would overtake another until it may be sent.
+    pub(super) fn wait_behind(
+        &mut self,
+        now: Micros,
+        place: P,
+        request: &Forward<'_>,
+    ) -> Result<Route, Failure> {
+        if !self.pending.has_room(request.bytes.len()) {
+            return Err(Failure::NoCredit);
+        }
+        self.pending.insert(now, place, request, Stage::WaitsForTurn);
+        Ok(Route::Sent)
+    }
+
+    /// A request that was not executed must not be any more.
+    pub(super) fn give_up(&mut self, now: Micros, opaque: Opaque) {
+        let place = self.pending.take_place(opaque);
+        self.failed.extend(place.map(|place| (place, Failure::Unsettled, 0)));
+        self.forget(now, opaque);
     }
 
     /// Sends a request that was not executed where the ring says now.
     pub(super) fn send_again(&mut self, now: Micros, opaque: Opaque) -> Option<Effect<P>> {
-        let (hash, place) = match self.pending.get(opaque) {
-            Some(pending) => (pending.hash, pending.place.expect("who waits has not been answered")),
-            None => return None,
-        };
-        let owner = self.ring.as_ref()?.primary(partition_of(hash));
+        let pending = self.pending.get(opaque).expect("its turn has come");
+        let (hash, place) = (pending.hash, pending.place.expect("who waits has not been answered"));
+        let ring = self.ring.as_ref().expect("it was sent by one");
+        let owner = ring.primary(partition_of(hash));
         if Some(owner) == self.me {
             self.pending.remove(now, opaque, &mut self.scratch);
             self.body = Body::Scratch;
@@ -166,7 +208,7 @@ impl<P: Copy> Peers<P> {
         let is_sent = entry.link.send_request(now, header, pending.deadline, &pending.bytes).is_ok();
         if is_sent {
             pending.hop = hop;
-            pending.stage = Stage::Sent { link: id, epoch };
+            self.pending.set_stage(opaque, Stage::Sent { link: id, epoch });
         }
         is_sent
     }
@@ -175,12 +217,12 @@ impl<P: Copy> Peers<P> {
     pub(super) fn fail_sent(&mut self, now: Micros, id: LinkId) {
         let on_it = |stage| match stage {
             Stage::Sent { link, .. } | Stage::WaitsForPeer { link, .. } => link == id,
-            Stage::WaitsForRing { .. } => false,
+            Stage::WaitsForRing { .. } | Stage::WaitsForTurn => false,
         };
         for opaque in self.pending.select(|pending| on_it(pending.stage)) {
-            let pending = self.pending.get(opaque).expect("it was just selected");
-            let gets = pending.gets;
-            self.failed.extend(pending.place.map(|place| (place, Failure::OwnerGone, gets)));
+            let gets = self.pending.get(opaque).expect("it was just selected").gets;
+            let place = self.pending.take_place(opaque);
+            self.failed.extend(place.map(|place| (place, Failure::OwnerGone, gets)));
             self.forget(now, opaque);
         }
     }
@@ -194,9 +236,10 @@ impl<P: Copy> Peers<P> {
             }
             let pending = self.pending.get(opaque).expect("it was just selected");
             let failure = if pending.deadline <= now { Failure::Expired } else { Failure::Unsettled };
-            let gets = pending.gets;
-            self.failed.extend(pending.place.take().map(|place| (place, failure, gets)));
-            if !matches!(pending.stage, Stage::Sent { .. }) {
+            let (is_sent, gets) = (matches!(pending.stage, Stage::Sent { .. }), pending.gets);
+            let place = self.pending.take_place(opaque);
+            self.failed.extend(place.map(|place| (place, failure, gets)));
+            if !is_sent {
                 self.forget(now, opaque);
             }
         }

@@ -21,7 +21,8 @@ impl World {
         let Some(lane) = keys.iter().find_map(lane_of) else { return };
         keys.retain(|key| lane_of(key) == Some(lane));
         let (life, first, at) = (node.life, self.asked.len() as u64, self.now);
-        let asked = || Asked { node: index, life, at, is_answered: false, executions: 0, must_succeed };
+        let asked =
+            || Asked { node: index, life, at, is_answered: false, executions: 0, must_succeed, next: None };
         self.asked.extend(keys.iter().map(|_| asked()));
         let numbers = (first..).zip(&keys);
         let gets: Vec<u8> =

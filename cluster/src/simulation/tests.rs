@@ -89,6 +89,11 @@ fn without_the_limit_of_hops_requests_wander() {
 }
 
 #[test]
+fn without_lines_requests_for_one_key_overtake_each_other() {
+    check_missed(Safeguard::KeysKeepTheirOrder, 300, "was executed behind");
+}
+
+#[test]
 fn without_credit_a_bound_breaks() {
     check_missed(Safeguard::CreditIsKept, 20, "Credit");
 }

@@ -98,6 +98,9 @@ pub struct Links {
     /// The links by the reactor's slots.
     by_slot: Vec<Option<(ConnectionId, LinkId)>>,
     errands: Errands,
+    /// Hashes of keys for which requests that had been sent away are executed by other shards of this node, and how many: what comes
+    /// behind them must not get there first.
+    returning: BTreeMap<u64, usize>,
     /// Links that this turn has read from, or that are not read.
     to_pace: Vec<LinkId>,
     outgoing: Vec<LinkId>,
@@ -145,6 +148,7 @@ impl Links {
             sockets: BTreeMap::new(),
             by_slot: Vec::new(),
             errands: Errands::default(),
+            returning: BTreeMap::new(),
             to_pace: Vec::new(),
             outgoing: Vec::new(),
             reply: Vec::new(),
@@ -214,10 +218,16 @@ impl Links {
         self.seen.as_deref()?.as_ref()
     }
 
-    /// Who executes a request for this key.
+    /// Whether requests for a key have to wait for one that was sent before the ring changed.
+    #[inline]
+    pub fn holds(&self, hash: u64) -> bool {
+        self.peers.holds(hash) || !self.returning.is_empty() && self.returning.contains_key(&hash)
+    }
+
+    /// Who executes a request for this key. While requests for it have to wait, nobody here.
     pub fn owner_of(&self, key: &[u8]) -> Owner {
         let hash = hash_key(key);
-        if self.peers.owns(hash) {
+        if self.peers.owns(hash) && !self.holds(hash) {
             Owner::Shard(self.shards.owner_by(hash))
         } else if key == DISCOVERY_KEY {
             // Any node knows the nodes.
@@ -230,6 +240,9 @@ impl Links {
     /// See [`Peers::forward`].
     pub fn forward(&mut self, place: Place, request: &Forward<'_>) -> Result<Route, Failure> {
         self.has_news = true;
+        if self.returning.contains_key(&request.hash) {
+            return Err(Failure::Unsettled);
+        }
         let outcome = self.peers.forward(self.now, place, request);
         self.large_awaited += usize::from(place.is_large && outcome == Ok(Route::Sent));
         outcome
@@ -244,12 +257,14 @@ impl Links {
     pub fn has_room_for_any(&self, request_bytes: usize) -> bool {
         let bytes = request_bytes + self.going.key_bytes();
         let requests = self.going.len() + 1;
-        self.peers.has_room_for_any(requests, bytes + requests * PART_BYTES_BEYOND_KEY)
+        let bytes = bytes + requests * PART_BYTES_BEYOND_KEY;
+        self.returning.is_empty() && self.peers.has_room_for_any(requests, bytes)
     }
 
     /// Whether a request had better wait: see [`Peers::must_wait`].
     pub fn must_wait(&mut self, hash: u64, request_bytes: usize) -> bool {
-        self.peers.must_wait(self.now, hash, request_bytes + PART_BYTES_BEYOND_KEY)
+        self.returning.contains_key(&hash)
+            || self.peers.must_wait(self.now, hash, request_bytes + PART_BYTES_BEYOND_KEY)
     }
 
     /// The other nodes that hold items.

@@ -1,10 +1,11 @@
 //! Requests of other nodes at the shard that their link ends at: executed here, or by the shard that owns the key, which is an
 //! errand. Replies travel whole. Knows no sockets.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use slabring_cluster::forward::Failure;
 use slabring_cluster::peers::Asked;
+use slabring_cluster::placement::hash_key;
 use slabring_cluster::wire::{Flags, Status};
 use slabring_protocol::{
     Auth, Command, DialectError, ErrorReply, KEY_SIZE_MAX, Limits, Parser, Protocol, Request, Step, client,
@@ -56,8 +57,8 @@ pub(super) struct Errands {
 enum Whose {
     /// Another node's.
     Node(Asked),
-    /// A client's of this node, who had been sent away before the ring changed.
-    Client(Place),
+    /// A client's of this node, who had been sent away before the ring changed, for a key of this hash.
+    Client(Place, u64),
 }
 
 /// Whether this is no connection but stands for a request of another node, whose reply travels whole.
@@ -122,7 +123,8 @@ impl Links {
                 self.peers.respond(asked, Status::Busy, &[]);
             }
             Whose::Node(asked) => self.peers.respond(asked, Status::Done, reply),
-            Whose::Client(place) => {
+            Whose::Client(place, hash) => {
+                has_returned(&mut self.returning, hash);
                 if let Some(client) = connections.get_mut(place.to.connection) {
                     dispatcher.answer_from_afar(client, place, Ok(reply));
                     note(client);
@@ -181,7 +183,7 @@ impl Links {
         }
         let flags = match errand.whose.as_ref().expect("who waits is awaited") {
             Whose::Node(asked) => asked.flags,
-            Whose::Client(place) => place.flags(),
+            Whose::Client(place, _) => place.flags(),
         };
         let request = parse(&request, flags, &self.limits).expect("it was a request before");
         let mut scratch = [0; KEY_SIZE_MAX];
@@ -314,7 +316,9 @@ impl Links {
                 Executed::Later(id) => executor.attend(id, Waiter::Client(place)),
             }
         } else {
-            self.send_errand(dispatcher, Whose::Client(place), body.to_vec());
+            let (body, hash) = (body.to_vec(), hash_key(request.decoded_key(&mut scratch)));
+            *self.returning.entry(hash).or_default() += 1;
+            self.send_errand(dispatcher, Whose::Client(place, hash), body);
         }
     }
 }
@@ -355,6 +359,15 @@ fn attempt(
             executor.attend(id, Waiter::Node(asked));
             Attempt::Waits
         }
+    }
+}
+
+/// A request for a key of this hash that had been sent away was executed by another shard of this node.
+fn has_returned(returning: &mut BTreeMap<u64, usize>, hash: u64) {
+    let count = returning.get_mut(&hash).expect("it was counted");
+    *count -= 1;
+    if *count == 0 {
+        returning.remove(&hash);
     }
 }
 
