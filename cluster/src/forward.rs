@@ -270,9 +270,13 @@ impl<P: Copy> PendingTable<P> {
         let cell = &mut self.cells[usize::from(index)];
         assert!(cell.pending.is_none(), "a free place is empty");
         cell.generation += 1;
-        let mut bytes = std::mem::take(&mut cell.spare);
-        if request.bytes.len() > bytes.capacity().max(BYTES_KEPT) {
-            bytes = self.spares.pop().unwrap_or(bytes);
+        // Buffers have one of few sizes, so that each fits what comes next.
+        let (mut bytes, size) = match request.bytes.len() {
+            ..=BYTES_KEPT => (std::mem::take(&mut cell.spare), BYTES_KEPT),
+            length => (self.spares.pop().unwrap_or_default(), length.next_power_of_two()),
+        };
+        if bytes.capacity() < request.bytes.len() {
+            bytes.reserve_exact(size);
         }
         bytes.extend_from_slice(request.bytes);
         self.bytes += bytes.len();
@@ -303,15 +307,24 @@ impl<P: Copy> PendingTable<P> {
 
     /// Takes a request out, its bytes into `taken`.
     pub(crate) fn remove(&mut self, now: Micros, opaque: Opaque, taken: &mut Vec<u8>) {
+        let bytes = &mut self.get(opaque).expect("what is removed is there").bytes;
+        let length = bytes.len();
+        std::mem::swap(taken, bytes);
+        bytes.clear();
+        self.bytes -= length;
+        self.forget(now, opaque);
+    }
+
+    /// Takes a request out whose bytes nobody needs any more.
+    pub(crate) fn forget(&mut self, now: Micros, opaque: Opaque) {
         self.leave(opaque);
         let cell = &mut self.cells[opaque.index()];
         assert_eq!(cell.generation, opaque.0 >> INDEX_BITS, "what is removed is there");
-        let mut pending = cell.pending.take().expect("what is removed is there");
-        self.bytes -= pending.bytes.len();
+        let mut bytes = cell.pending.take().expect("what is removed is there").bytes;
+        self.bytes -= bytes.len();
         self.moved_at = now;
-        std::mem::swap(taken, &mut pending.bytes);
-        pending.bytes.clear();
-        keep(pending.bytes, cell, &mut self.spares);
+        bytes.clear();
+        keep(bytes, cell, &mut self.spares);
         self.free.push(u16::try_from(opaque.index()).expect("PENDING_MAX fits"));
     }
 

@@ -606,7 +606,7 @@ impl<P: Copy> Peers<P> {
     }
 
     fn forget(&mut self, now: Micros, opaque: Opaque) {
-        self.pending.remove(now, opaque, &mut self.scratch);
+        self.pending.forget(now, opaque);
         self.scratch.clear();
         self.scratch.shrink_to(SCRATCH_BYTES_KEPT);
     }

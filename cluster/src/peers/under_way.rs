@@ -77,11 +77,14 @@ impl<P: Copy> Peers<P> {
         if matches!(outcome, Ok(RunPart::Replies | RunPart::Reply)) {
             self.pending.executed(opaque, gets);
         }
-        if is_over {
-            self.pending.remove(now, opaque, &mut self.scratch);
-        } else if outcome == Ok(RunPart::NotExecuted) {
-            let pending = self.pending.get(opaque).expect("seen just now");
-            self.scratch.clone_from(&pending.bytes);
+        match (outcome, is_over) {
+            (Ok(RunPart::NotExecuted), true) => self.pending.remove(now, opaque, &mut self.scratch),
+            (Ok(RunPart::NotExecuted), false) => {
+                let pending = self.pending.get(opaque).expect("seen just now");
+                self.scratch.clone_from(&pending.bytes);
+            }
+            (_, true) => self.pending.forget(now, opaque),
+            (_, false) => {}
         }
         Some(Effect::Run { place: place?, gets, outcome })
     }
