@@ -125,6 +125,8 @@ struct World {
     has_failed: bool,
     /// When first several nodes would have answered for a key, and which.
     served_twice: Option<(Micros, Vec<usize>)>,
+    /// Who is to get something by a movement often dies then.
+    kills_newcomers: bool,
     is_loud: bool,
 }
 
@@ -157,6 +159,7 @@ impl World {
             history: History::default(),
             has_failed: false,
             served_twice: None,
+            kills_newcomers: false,
             is_loud,
         };
         (0..count).for_each(|node| world.start(node));

@@ -9,7 +9,7 @@ use crate::migrate;
 use crate::names::{ClusterId, NodeId};
 use crate::report::{Report, ReportBoard, Wish};
 use crate::ring::partitions::PartitionSet;
-use crate::ring::{Assignment, Epoch};
+use crate::ring::{Assignment, Epoch, Movement};
 
 const LOOKS_EVERY: u64 = 200;
 /// A node that did not speak to the coordinator for so long is not registered any more.
@@ -156,6 +156,28 @@ impl World {
             let life = self.lives[node];
             self.happen_in(delay, Happens::Learns { node, life, ring: Arc::clone(next) });
         }
+        if self.kills_newcomers && self.now < FAULTS_END {
+            self.kill_newcomers(next);
+        }
+    }
+
+    fn kill_newcomers(&mut self, ring: &Ring) {
+        for (index, slot) in ring.document().slots.iter().enumerate() {
+            let gains = movement_of(ring).is_some_and(|movement| movement.weights[index] > slot.weight);
+            if gains && self.dice.chance(300) {
+                self.crash(index);
+            }
+        }
+    }
+
+    /// How many movements turned back.
+    pub(super) fn turned_back(&self) -> usize {
+        let began = |ring: &Ring| movement_of(ring).map(|movement| movement.since);
+        let is_other = |pair: &&[Arc<Ring>]| {
+            let (before, after) = (began(&pair[0]), began(&pair[1]));
+            before.is_some() && after.is_some() && before != after
+        };
+        self.rings.windows(2).filter(is_other).count()
     }
 
     /// The operator changes his mind about a node.
@@ -185,6 +207,10 @@ impl World {
         let is_away = self.office.is_away;
         self.office = Office { view, seen_at, is_away, ..Office::new() };
     }
+}
+
+fn movement_of(ring: &Ring) -> Option<&Movement> {
+    ring.document().replication.as_ref()?.movement.as_ref()
 }
 
 /// A ring in one line for each partition that has keys.

@@ -56,6 +56,23 @@ fn copies_keep_the_promise_of_their_mode_whatever_fails() {
 }
 
 #[test]
+fn copies_keep_their_promise_when_newcomers_die_and_movements_turn_back() {
+    let seeds = number_from("SLABRING_SEEDS").unwrap_or(300);
+    let (mut turned, mut failed) = (0, Vec::new());
+    for seed in 0..seeds {
+        let mode = MODES[usize::try_from(seed % 4).unwrap()];
+        let mut world = World::new(seed, mode, number_from("SLABRING_SEED") == Some(seed));
+        world.kills_newcomers = true;
+        match catch_unwind(AssertUnwindSafe(|| world.run())) {
+            Ok(()) => turned += world.turned_back(),
+            Err(_) => failed.push(seed),
+        }
+    }
+    assert!(failed.is_empty(), "seeds {failed:?} fail");
+    assert!(turned > 5, "{turned} movements turned back in {seeds} worlds");
+}
+
+#[test]
 fn the_same_seed_is_the_same_world() {
     for (seed, mode) in (0..).zip(MODES) {
         let end = || {
