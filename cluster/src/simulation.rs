@@ -4,8 +4,10 @@
 //! Invariants, with the numbers of the cluster design:
 //! * I8: from one ring to the next, a partition moves only from or to a node that changed,
 //! * I9: every queue keeps its bound,
-//! * I10: a request is sent at most twice, once more if it was one of several in a message, and when the faults end all nodes follow the last ring and all keys are served,
-//! * I12: while only etcd fails, no request of a client fails,
+//! * I10: a request is sent at most twice, once more if it was one of several in a message, and when the faults end all nodes
+//!   follow the last ring and all keys are served,
+//! * I12: while only etcd fails, no request of a client fails that waits for its answers: of requests for one key that were sent
+//!   together one may be given up to keep their order,
 //! * and: each request is answered once and in time, executed at most once, and only by the owner by the owner's ring; a client
 //!   that sends requests for one key without waiting sees them done in order; no node's ring goes back; rings are written by the
 //!   conductor of the moment.
