@@ -269,11 +269,9 @@ fn check_unread(mib: u64, args: &[&str], clients: usize, size: usize) {
 
 #[test]
 fn clients_that_do_not_read_large_replies_cost_the_memory_of_the_cache_and_no_more() {
-    for io in ["epoll", "auto"] {
-        for threads in ["1", "2"] {
-            check_unread(64, &["-t", threads, "--io", io], 100, 1_000_000);
-            check_unread(512, &["-t", threads, "--io", io, "-I", "64m"], 8, 63_000_000);
-        }
+    for threads in ["1", "2"] {
+        check_unread(64, &["-t", threads], 100, 1_000_000);
+        check_unread(512, &["-t", threads, "-I", "64m"], 8, 63_000_000);
     }
 }
 
@@ -381,40 +379,34 @@ fn within_a_minute(mut look: impl FnMut() -> (u64, u64), what: &str) {
 fn clients_that_stop_in_the_middle_of_large_values_cost_little_more_than_the_cache_and_go() {
     const CLIENTS: usize = 900;
     const SIZE: usize = 900_000;
-    for io in ["epoll", "auto"] {
-        for threads in ["1", "3"] {
-            let args = ["-m", "64", "-t", threads, "--io", io];
-            let server = Server::start(&args).expect("slabring starts");
-            let mut healthy = server.connect();
-            let mut streams = begin_large_values(&server, CLIENTS / 2, SIZE);
-            let among = server.connect();
-            let among = std::thread::spawn(move || set_or_be_refused(among, "among", SIZE));
-            streams.extend(begin_large_values(&server, CLIENTS / 2, SIZE));
-            let behind = server.connect();
-            let behind = std::thread::spawn(move || set_or_be_refused(behind, "behind", SIZE));
-            let size_kib = resident_kib_max(&server);
-            let limit_kib = (64 << 10) + OVERHEAD_MAX_KIB / 2 + CLIENTS as u64 * HALF_SENT_KIB_MAX;
-            assert!(size_kib < limit_kib, "{args:?}: {size_kib} KiB, at most {limit_kib}");
-            for len in [5, 300, 3_000] {
-                assert_eq!(
-                    try_set(&mut healthy, "small", &value_of("small", len)),
-                    "STORED",
-                    "{args:?}: {len}"
-                );
-            }
-            set_whole_values(&mut healthy, "late", SIZE);
-            for client in [among, behind] {
-                client.join().expect("it is answered, and goes on");
-            }
-            drop(streams);
-            within_a_minute(|| (healthy.stat("curr_connections"), 1), "connections");
-            within_a_minute(|| (healthy.stat("slabring_memory_held_bytes"), 0), "bytes held");
-            let gone_kib = || {
-                let pages_kib = healthy.stat("slabring_memory_pages_bytes") >> 10;
-                (server.resident_kib(), pages_kib + GONE_KIB_MAX)
-            };
-            within_a_minute(gone_kib, "KiB");
+    for threads in ["1", "3"] {
+        let args = ["-m", "64", "-t", threads];
+        let server = Server::start(&args).expect("slabring starts");
+        let mut healthy = server.connect();
+        let mut streams = begin_large_values(&server, CLIENTS / 2, SIZE);
+        let among = server.connect();
+        let among = std::thread::spawn(move || set_or_be_refused(among, "among", SIZE));
+        streams.extend(begin_large_values(&server, CLIENTS / 2, SIZE));
+        let behind = server.connect();
+        let behind = std::thread::spawn(move || set_or_be_refused(behind, "behind", SIZE));
+        let size_kib = resident_kib_max(&server);
+        let limit_kib = (64 << 10) + OVERHEAD_MAX_KIB / 2 + CLIENTS as u64 * HALF_SENT_KIB_MAX;
+        assert!(size_kib < limit_kib, "{args:?}: {size_kib} KiB, at most {limit_kib}");
+        for len in [5, 300, 3_000] {
+            assert_eq!(try_set(&mut healthy, "small", &value_of("small", len)), "STORED", "{args:?}: {len}");
         }
+        set_whole_values(&mut healthy, "late", SIZE);
+        for client in [among, behind] {
+            client.join().expect("it is answered, and goes on");
+        }
+        drop(streams);
+        within_a_minute(|| (healthy.stat("curr_connections"), 1), "connections");
+        within_a_minute(|| (healthy.stat("slabring_memory_held_bytes"), 0), "bytes held");
+        let gone_kib = || {
+            let pages_kib = healthy.stat("slabring_memory_pages_bytes") >> 10;
+            (server.resident_kib(), pages_kib + GONE_KIB_MAX)
+        };
+        within_a_minute(gone_kib, "KiB");
     }
 }
 

@@ -10,6 +10,7 @@ use slabring_tests::differential::answers::Dialect;
 use slabring_tests::differential::shrink::{describe, shrink};
 use slabring_tests::differential::stream::Batch;
 use slabring_tests::differential::{Pair, binary, play, text};
+use slabring_tests::server::{Kind, Version};
 
 /// Requests of each dialect, over all tests of it.
 const REQUEST_COUNT: usize = 100_000;
@@ -23,6 +24,13 @@ const DIFFERENCE_COUNT_MAX: usize = 8;
 /// Enough that nothing is evicted.
 const MEMORY: [&str; 2] = ["-m", "256"];
 
+/// Makes a stream of a seed, with about so many requests, for that version of the reference.
+type Stream = fn(u64, usize, Version) -> Vec<Batch>;
+
+fn binary_stream(seed: u64, request_count: usize, _reference: Version) -> Vec<Batch> {
+    binary::stream(seed, request_count)
+}
+
 #[test]
 fn one_shard_answers_text_like_memcached() {
     check(Dialect::Text, "1", text::stream);
@@ -35,12 +43,12 @@ fn two_shards_answer_text_like_memcached() {
 
 #[test]
 fn one_shard_answers_binary_like_memcached() {
-    check(Dialect::Binary, "1", binary::stream);
+    check(Dialect::Binary, "1", binary_stream);
 }
 
 #[test]
 fn two_shards_answer_binary_like_memcached() {
-    check(Dialect::Binary, "2", binary::stream);
+    check(Dialect::Binary, "2", binary_stream);
 }
 
 #[test]
@@ -50,7 +58,7 @@ fn memcached_answers_text_like_memcached() {
 
 #[test]
 fn memcached_answers_binary_like_memcached() {
-    check_reference(Dialect::Binary, binary::stream);
+    check_reference(Dialect::Binary, binary_stream);
 }
 
 #[test]
@@ -71,7 +79,7 @@ fn requests_behind_quit_do_no_harm() {
 }
 
 #[track_caller]
-fn check(dialect: Dialect, threads: &str, stream: fn(u64, usize) -> Vec<Batch>) {
+fn check(dialect: Dialect, threads: &str, stream: Stream) {
     let Some(reference) = Server::memcached(&MEMORY) else { return };
     let subject = Server::start(&[&["-t", threads], MEMORY.as_slice()].concat()).expect("slabring starts");
     check_pair(Pair { reference: &reference, subject: &subject }, dialect, REQUEST_COUNT / 2, stream);
@@ -79,16 +87,17 @@ fn check(dialect: Dialect, threads: &str, stream: fn(u64, usize) -> Vec<Batch>) 
 
 /// Shows that a stream is answered alike by two servers that are alike: what differs then is chance.
 #[track_caller]
-fn check_reference(dialect: Dialect, stream: fn(u64, usize) -> Vec<Batch>) {
+fn check_reference(dialect: Dialect, stream: Stream) {
     let Some(reference) = Server::memcached(&MEMORY) else { return };
     let subject = Server::memcached(&[&["-t", "1"], MEMORY.as_slice()].concat()).expect("it started once");
     check_pair(Pair { reference: &reference, subject: &subject }, dialect, REQUEST_COUNT / 10, stream);
 }
 
 #[track_caller]
-fn check_pair(pair: Pair<'_>, dialect: Dialect, count: usize, stream: fn(u64, usize) -> Vec<Batch>) {
+fn check_pair(pair: Pair<'_>, dialect: Dialect, count: usize, stream: Stream) {
     let first_seed = setting("SLABRING_TEST_SEED").unwrap_or(1);
     let count = setting("SLABRING_TEST_REQUESTS").unwrap_or(u64::try_from(count).expect("a small number"));
+    let Kind::Memcached(version) = pair.reference.kind() else { panic!("the reference is a memcached") };
     let mut seen = BTreeSet::new();
     let mut report = String::new();
     let mut played = 0;
@@ -96,7 +105,7 @@ fn check_pair(pair: Pair<'_>, dialect: Dialect, count: usize, stream: fn(u64, us
         if played >= count || seen.len() >= DIFFERENCE_COUNT_MAX {
             break;
         }
-        let batches = stream(seed, STREAM_REQUEST_COUNT);
+        let batches = stream(seed, STREAM_REQUEST_COUNT, version);
         played +=
             batches.iter().map(|batch| u64::try_from(batch.requests.len()).expect("short")).sum::<u64>();
         let Some(difference) = play(&batches, pair, dialect) else { continue };
@@ -113,7 +122,7 @@ fn check_pair(pair: Pair<'_>, dialect: Dialect, count: usize, stream: fn(u64, us
             .expect("a string takes everything");
         }
     }
-    println!("{played} requests from seed {first_seed}");
+    println!("{played} requests from seed {first_seed}, {version:?}");
     assert!(report.is_empty(), "{played} requests, {} differences:\n{report}", seen.len());
 }
 

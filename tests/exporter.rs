@@ -3,8 +3,10 @@
 //! Source of the lists: the exporter's `pkg/exporter/exporter.go`. `total_malloced` it reads from `stats slabs`.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 
-use slabring_tests::Server;
+use slabring_tests::{Cluster, Server};
 
 /// Numbers of `stats`.
 const GENERAL: &[&str] = &[
@@ -172,6 +174,81 @@ fn general_fields_are_numbers() {
     });
 }
 
+/// One request, and what it adds to the counters of commands. Before each there are an item `key` and a number `n`.
+const COUNTED: &[(&str, &str)] = &[
+    ("get key", "cmd_get get_hits"),
+    ("get absent", "cmd_get get_misses"),
+    ("gat 0 key", "cmd_touch touch_hits"),
+    ("gats 0 key", "cmd_touch touch_hits"),
+    ("gat 0 absent", "cmd_touch touch_misses"),
+    ("touch key 0", "cmd_touch touch_hits"),
+    ("touch absent 0", "cmd_touch touch_misses"),
+    ("mg key v", "cmd_get get_hits"),
+    ("mg absent v", "cmd_get get_misses"),
+    ("mg key T0 v", "cmd_touch touch_hits"),
+    ("mg absent T0 v", "cmd_get get_misses"),
+    ("md key", "delete_hits"),
+    ("md absent", "delete_misses"),
+    ("md key C1", "delete_misses"),
+    ("md key I", ""),
+    ("delete key", "delete_hits"),
+    ("delete absent", "delete_misses"),
+    ("ma n", "incr_hits"),
+    ("ma n MD", "decr_hits"),
+    ("ma absent", "incr_misses"),
+    ("ma absent N0", ""),
+    ("incr n 1", "incr_hits"),
+    ("decr absent 1", "decr_misses"),
+    ("ms key 1\r\nx", "cmd_set"),
+    ("ms key 1 C1\r\nx", "cmd_set cas_badval"),
+    ("ms absent 1 C1\r\nx", "cmd_set cas_misses"),
+    ("ms key 1 MA C1\r\nx", "cmd_set"),
+    ("cas key 0 0 1 1\r\nx", "cmd_set cas_badval"),
+    ("add key 0 0 1\r\nx", "cmd_set"),
+    ("append absent 0 0 1\r\nx", "cmd_set"),
+];
+
+#[test]
+fn each_command_counts_as_memcached_counts_it() {
+    const NAMES: &[&str] = &[
+        "cas_badval",
+        "cas_hits",
+        "cas_misses",
+        "cmd_get",
+        "cmd_set",
+        "cmd_touch",
+        "decr_hits",
+        "decr_misses",
+        "delete_hits",
+        "delete_misses",
+        "get_hits",
+        "get_misses",
+        "incr_hits",
+        "incr_misses",
+        "touch_hits",
+        "touch_misses",
+    ];
+    check(|server| {
+        let mut connection = server.connect();
+        for (request, expected) in COUNTED {
+            assert_eq!(connection.command("flush_all"), "OK");
+            connection.set("key", "x");
+            connection.set("n", "5");
+            let before = stats(server, "");
+            connection.command(request);
+            // Whatever its answer is, it ends before this one.
+            connection.send("mn\r\n").expect("a server takes bytes");
+            while connection.read_line().expect("an answer") != b"MN" {}
+            let after = stats(server, "");
+            let counted: Vec<_> =
+                NAMES.iter().filter(|&&name| before[name] != after[name]).copied().collect();
+            let mut expected: Vec<_> = expected.split_whitespace().collect();
+            expected.sort_unstable();
+            assert_eq!(counted, expected, "{request:?} at {:?}", server.kind());
+        }
+    });
+}
+
 #[test]
 fn settings_are_numbers_and_switches() {
     check(|server| {
@@ -217,4 +294,28 @@ fn sizes_are_numbers_or_off() {
             assert!(is_off || is_size, "{:?}: {name} {value}", server.kind());
         }
     });
+}
+
+#[test]
+fn every_statistic_of_our_own_is_explained_under_its_whole_name() {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs");
+    let pages = fs::read_dir(directory).expect("the documentation").map(|page| page.expect("a page").path());
+    let text: String =
+        pages.filter(|page| page.is_file()).map(|page| fs::read_to_string(page).expect("text")).collect();
+    let fences = std::env::temp_dir().join(format!("slabring-fences-{}", std::process::id()));
+    let fences = fences.to_str().expect("a path");
+    let alone = Server::start(&["-t", "2", "--lock-file", fences]).expect("slabring starts");
+    let nodes = Cluster::of_peers(2, &["--replicas", "2", "-t", "1"]);
+    let mut own = 0;
+    for server in [&alone, &nodes.nodes[0]] {
+        for topic in ["", " settings"] {
+            let mut names: Vec<_> = stats(server, topic).into_keys().collect();
+            names.retain(|name| name.starts_with("slabring_"));
+            own += names.len();
+            names.retain(|name| !text.contains(&format!("`{name}`")));
+            assert!(names.is_empty(), "stats{topic}: the documentation does not explain {names:?}");
+        }
+    }
+    assert!(own > 100, "only {own} of our own");
+    fs::remove_file(fences).ok();
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use slabring_tests::cluster::Cluster;
 use slabring_tests::coordinated::{Coordinated, has_one_down, read};
+use slabring_tests::tampering::{Tampering, Wait};
 use slabring_tests::{Connection, wait_until};
 
 const NODES: u8 = 3;
@@ -162,4 +163,22 @@ fn nothing_acknowledged_is_lost_with_a_killed_primary_in_sync() {
 #[test]
 fn nothing_acknowledged_is_lost_with_a_killed_primary_of_two_shards_in_sync() {
     check("sync", "2");
+}
+
+#[test]
+fn copies_take_over_from_a_node_of_which_one_shard_hangs_and_give_back_when_it_turns_again() {
+    let Some(nodes) = Coordinated::start(2, &["--replicas", "2", "--replication", "sync", "-t", "2"]) else {
+        return;
+    };
+    let [healthy, half] = &nodes.cluster.nodes[..] else { panic!("two nodes") };
+    let mut client = healthy.connect();
+    for key in 0..KEYS {
+        wait_until("a write", || client.command(&format!("set key{key} 0 0 1\r\n0")) == "STORED");
+    }
+    let Some(tampering) = Tampering::begin(half, "shard-1", Wait::Hangs) else { return };
+    wait_until("a ring without it", || has_one_down(healthy));
+    half.wait_until_says("a shard stands still");
+    assert!(read_all(&mut client).iter().all(|value| *value == Some(0)));
+    drop(tampering);
+    wait_until("the return", || nodes.is_settled());
 }

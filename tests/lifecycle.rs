@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 use slabring_tests::process::{Finished, run_to_end};
 use slabring_tests::seccomp::refuse_io_uring;
 use slabring_tests::server::{free_address, slabring_command, slabring_on_loopback};
+use slabring_tests::tampering::{Tampering, Wait};
+use slabring_tests::toolbox::find_program;
 use slabring_tests::{Connection, Server, Signal, announce_skip};
 
 /// Time a server has to stop once asked.
@@ -74,6 +76,41 @@ fn sigterm_ends_it_in_time_with_code_0() {
 #[test]
 fn sigint_ends_it_in_time_with_code_0() {
     check_stop(Signal::Interrupt);
+}
+
+#[test]
+fn a_shard_that_cannot_go_on_ends_the_whole_node_with_a_reason() {
+    for io in BACKENDS {
+        let Some(mut server) = start(io) else { continue };
+        server.wait_until_answering();
+        let Some(_tampering) = Tampering::begin(&server, "shard-1", Wait::Fails) else { return };
+        let status = server.wait(REFUSAL_TIMEOUT);
+        let status = status.unwrap_or_else(|| panic!("--io {io}: half a node lives: {}", server.stderr()));
+        assert_eq!(status.code(), Some(1), "--io {io}: {}", server.stderr());
+        server.wait_until_says("shard 1 cannot go on");
+    }
+}
+
+#[test]
+fn a_shard_that_hangs_is_told_of_and_questions_to_all_shards_are_refused_until_it_is_back() {
+    let server = start("auto").expect("epoll is everywhere");
+    // Few clients are spread evenly: one of each shard.
+    let mut clients: Vec<_> = [(); 2].map(|()| server.connect()).into();
+    clients.iter_mut().for_each(|client| assert_eq!(client.stat("slabring_shard_silences"), 0));
+    let Some(tampering) = Tampering::begin(&server, "shard-1", Wait::Hangs) else { return };
+    clients.iter_mut().for_each(|client| client.send("stats\r\n").unwrap());
+    server.wait_until_says("shard 1 has made no turn for 5 s");
+    // Who hangs as well says nothing, however long one waits.
+    let mut later = (0..20).map(|turn: usize| {
+        let client = &mut clients[turn % 2];
+        client.stream().set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        client.read_line()
+    });
+    let refused = later.find_map(Result::ok).expect("a client of the other shard is answered");
+    assert!(refused.starts_with(b"SERVER_ERROR a shard of this node does not answer"), "{refused:?}");
+    drop(tampering);
+    server.wait_until_says("shard 1 turns again");
+    assert_eq!(served(&server).stat("slabring_shard_silences"), 1);
 }
 
 #[test]
@@ -492,6 +529,25 @@ fn root_is_given_up_when_asked() {
         let users = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
         assert!(users.split_whitespace().all(|user| user != "0"), "--io {io}: {users}");
     }
+}
+
+#[test]
+fn who_may_have_no_threads_is_told_which_limit_to_raise() {
+    let Some(prlimit) = find_program("prlimit") else {
+        return announce_skip("there is no prlimit, so the limit of threads is not lowered");
+    };
+    // Root has no such limit; `nobody` has, and whoever else runs this is near enough to one.
+    let root = std::fs::metadata("/proc/self").unwrap();
+    let is_root = std::os::unix::fs::MetadataExt::uid(&root) == 0;
+    let user = if is_root { &["-u", "nobody"][..] } else { &[] };
+    let slabring = slabring_on_loopback();
+    let mut limited = Command::new(prlimit);
+    limited.arg("--nproc=1").arg(slabring.get_program()).args(slabring.get_args());
+    limited.args(["-p", "-1", "-t", "2"]).args(user);
+    let Finished { status, stderr, .. } =
+        run_to_end(&mut limited, REFUSAL_TIMEOUT).expect("a refused server ends");
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains("cannot start the thread") && stderr.contains("ulimit -u"), "{stderr}");
 }
 
 #[test]

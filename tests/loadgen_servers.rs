@@ -34,6 +34,11 @@ fn real_servers_answer_every_kind_in_every_protocol() {
                 "{protocol}"
             );
             assert!(result.number(&["kinds", "cas", "hits"]) > 0.0, "{protocol}");
+            assert!(result.number(&["kinds", "touch", "hits"]) > 0.0, "{protocol}");
+            // Nothing deletes counters.
+            for counting in ["incr", "decr"] {
+                assert_eq!(result.number(&["kinds", counting, "misses"]), 0.0, "{protocol} {counting}");
+            }
             assert!(result.number(&["hits"]) > 1000.0, "{protocol}");
         }
     }

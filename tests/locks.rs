@@ -9,6 +9,9 @@ use slabring_tests::cluster::{Cluster, File};
 use slabring_tests::coordinated::Coordinated;
 use slabring_tests::{Connection, Server, Signal, wait_until};
 
+/// Fences rise over a loss of etcd's data if that takes longer than three seconds and what clocks differ by: here there is one.
+const LONGER_THAN_CLOCKS_ARE_ASKED_FOR: Duration = Duration::from_secs(4);
+
 /// Time for any single step, long because the machine may be compiling too.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -416,6 +419,46 @@ fn without_etcd_no_lock_is_given_and_the_keys_are_answered() {
     nodes.etcd.restart();
     wait_until("an answer", || lk(node, "l MA Sme T600000") != silent);
     assert_eq!(fence_of(&lk(node, "l MA Sme T600000")), fence);
+}
+
+/// The fence of a lock, as soon as somebody gives it.
+fn take(node: &Server, lock: &str) -> u64 {
+    let mut answer = String::new();
+    wait_until("a lock", || {
+        answer = lk(node, &format!("{lock} MA Sme T600000"));
+        answer.starts_with("HD")
+    });
+    fence_of(&answer)
+}
+
+#[test]
+fn fences_rise_though_etcd_comes_back_from_a_backup_or_empty_and_nobody_remembers_them() {
+    let Some(mut nodes) = Coordinated::start(2, &["-t", "1"]) else { return };
+    let held = take(&nodes.cluster.nodes[0], "held");
+    nodes.etcd.kill();
+    nodes.etcd.back_up();
+    nodes.etcd.restart();
+    let last = (0..20).map(|n| take(&nodes.cluster.nodes[0], &format!("l{n}"))).max().unwrap();
+    nodes.etcd.kill();
+    nodes.etcd.restore();
+    thread::sleep(LONGER_THAN_CLOCKS_ARE_ASKED_FOR);
+    nodes.etcd.restart();
+    // The second node has heard of none of them.
+    let first = take(&nodes.cluster.nodes[1], "l0");
+    assert!(first > last, "{first} after {last}");
+    assert_eq!(
+        take(&nodes.cluster.nodes[0], "held"),
+        held,
+        "who held a lock then has it under the fence of then"
+    );
+    (0..2).for_each(|_| nodes.kill(0));
+    nodes.etcd.kill();
+    nodes.etcd.empty();
+    thread::sleep(LONGER_THAN_CLOCKS_ARE_ASKED_FOR);
+    nodes.etcd.restart();
+    nodes.start_node(1);
+    let next = take(&nodes.cluster.nodes[0], "held");
+    assert!(next > first, "{next} after {first}");
 }
 
 #[test]

@@ -366,7 +366,11 @@ fn a_movement_to_a_node_that_died_says_whom_it_waits_for_and_turns_back_when_tol
         "{}",
         asked.stdout
     );
-    scene.done("drain n3 --yes");
+    // Who has nothing already leaves as well.
+    scene.done("weight n3 0");
+    assert_eq!((members(&scene.nodes[0]), scene.share(3)), (3, 0));
+    let printed = scene.done("drain n3 --yes");
+    assert!(printed.contains("n3 holds nothing any more"), "{printed}");
     let asked = scene.run("weight n2 0");
     assert_eq!(asked.status.code(), Some(2), "{}", asked.stdout);
     assert!(

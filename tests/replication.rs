@@ -163,6 +163,10 @@ fn who_takes_over_has_the_items_with_all_that_is_known_of_them() {
             assert_eq!(front.command(&format!("incr key{n} 5")), format!("{}", n + 5));
             assert_eq!(front.command(&format!("append key{n} 0 0 1\r\n9")), "STORED");
         }
+        for n in (0..KEYS).step_by(100) {
+            assert_eq!(front.command(&format!("append key{n} 0 0 4\r\nlast")), "STORED");
+            assert_eq!(front.command(&format!("ms key{n} 5 MP s\r\nfirst")), "HD s300009");
+        }
         (0..KEYS).step_by(11).for_each(|n| assert_eq!(front.command(&format!("md key{n} I T500")), "HD"));
         // Reading such a one changes it too: somebody has won.
         (0..KEYS).step_by(22).for_each(|n| assert!(front.command(&format!("mg key{n}")).contains(" W")));

@@ -512,3 +512,21 @@ fn settings_name_the_file() {
     let wanted = format!("STAT memory_file {}", place.file().display());
     while connection.read_line().unwrap() != wanted.as_bytes() {}
 }
+
+#[test]
+fn a_file_that_may_not_be_as_long_as_the_memory_is_told_and_the_server_goes_on_without() {
+    let place = Place::new();
+    let limited = || {
+        let slabring = slabring_on_loopback();
+        let mut limited = std::process::Command::new("sh");
+        // Blocks of 512 bytes, or of 1024: far less than the memory in either.
+        limited.args(["-c", "ulimit -f 64 && exec \"$0\" \"$@\""]);
+        limited.arg(slabring.get_program()).args(slabring.get_args());
+        limited
+    };
+    let file = place.file();
+    let server = Server::start_with(limited, &["-e", file.to_str().unwrap(), "-m", "8", "-v"]).unwrap();
+    server.wait_until_says("File too large");
+    server.connect().set("it", "serves");
+    stop(server, Signal::Terminate);
+}

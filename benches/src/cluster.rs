@@ -9,6 +9,7 @@ mod resync;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use anyhow::ensure;
 use clap::ValueEnum;
 
 use crate::load::{Load, seconds};
@@ -49,8 +50,8 @@ enum Part {
 #[derive(clap::Args, Debug)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// What to measure
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "cost,resync,flips")]
+    /// What to measure [default: all that this machine has the programs for]
+    #[arg(long, value_enum, value_delimiter = ',')]
     parts: Vec<Part>,
 
     /// Of `cost`, only modes with this in their name
@@ -103,6 +104,19 @@ pub(crate) struct Args {
 }
 
 impl Args {
+    /// What is to be measured. What was named must be possible, or minutes would be spent on half of it.
+    fn parts(&self) -> anyhow::Result<Vec<Part>> {
+        let is_possible = |part: Part| part == Part::Cost || is_installed(&self.etcd);
+        let wanted = if self.parts.is_empty() { Part::value_variants() } else { &self.parts[..] };
+        let (possible, missing): (Vec<_>, Vec<_>) =
+            wanted.iter().copied().partition(|&part| is_possible(part));
+        for part in missing {
+            ensure!(self.parts.is_empty(), "cannot measure {part:?}: cannot run {}; see --etcd", self.etcd);
+            eprintln!("SKIPPED {part:?}: cannot run {}", self.etcd);
+        }
+        Ok(possible)
+    }
+
     fn slabring(&self) -> String {
         beside_this(self.slabring.as_ref(), "slabring")
     }
@@ -121,13 +135,8 @@ impl Args {
 
 /// Measures and prints the result.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let is_wanted = |part: Part| {
-        let is_possible = part == Part::Cost || is_installed(&args.etcd);
-        if args.parts.contains(&part) && !is_possible {
-            eprintln!("SKIPPED {part:?}: cannot run {}", args.etcd);
-        }
-        args.parts.contains(&part) && is_possible
-    };
+    let parts = args.parts()?;
+    let is_wanted = |part: Part| parts.contains(&part);
     let report = Report {
         kernel: machine::kernel(),
         cpu: machine::cpu(),
@@ -178,6 +187,27 @@ fn gibibytes(text: &str) -> Result<f64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_named_and_cannot_be_measured_is_refused_and_the_rest_is_left_out() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: Args,
+        }
+        let parts = |line: &str| {
+            let words = "cluster --etcd /nonexistent/etcd".split(' ').chain(line.split_whitespace());
+            <Line as clap::Parser>::try_parse_from(words).unwrap().args.parts()
+        };
+        for named in ["--parts flips", "--parts cost,resync"] {
+            assert!(
+                parts(named).unwrap_err().to_string().contains("cannot run /nonexistent/etcd"),
+                "{named}"
+            );
+        }
+        assert_eq!(parts("--parts cost").unwrap(), [Part::Cost]);
+        assert_eq!(parts("").unwrap(), [Part::Cost]);
+    }
 
     #[test]
     fn sizes_are_positive_and_bounded() {

@@ -328,7 +328,15 @@ pub(crate) enum ClusterCommand {
 
 fn word(text: &str) -> Result<String, &'static str> {
     let is_word = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
-    if is_word { Ok(text.to_owned()) } else { Err("a topic is a word") }
+    match text {
+        // What these say is not a name and a value.
+        "cachedump" => Err("it lists items and no statistics: `slabring-cli keys` lists them"),
+        "detail" => {
+            Err("it answers in lines of its own, which are not shown; ask over a connection of your own")
+        }
+        _ if is_word => Ok(text.to_owned()),
+        _ => Err("a topic is a word"),
+    }
 }
 
 fn ttl(text: &str) -> Result<Ttl, String> {
@@ -340,6 +348,8 @@ fn ttl(text: &str) -> Result<Ttl, String> {
     let (digits, seconds) = unit.unwrap_or((text, 1));
     let number = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds));
     match number {
+        // In memcached's protocol 0 is for ever: whichever was meant, the other would be a surprise.
+        Some(0) => Err("0 is no time to live: say never, or delete the item".to_owned()),
         Some(seconds) => Ok(Ttl::After(Duration::from_secs(seconds))),
         None => Err("a time is 90, 90s, 15m, 12h, 7d or never".to_owned()),
     }
@@ -359,11 +369,13 @@ mod tests {
     fn times_are_read_with_their_unit() {
         assert_eq!(ttl("never"), Ok(Ttl::Never));
         for (text, seconds) in
-            [("0", 0), ("90", 90), ("90s", 90), ("15m", 900), ("12h", 43_200), ("7d", 604_800)]
+            [("1", 1), ("90", 90), ("90s", 90), ("15m", 900), ("12h", 43_200), ("7d", 604_800)]
         {
             assert_eq!(ttl(text), Ok(Ttl::After(Duration::from_secs(seconds))));
         }
-        for text in ["", "-1", "1w", "m", "1.5h", "99999999999999999999", "999999999999999999d"] {
+        for text in
+            ["", "0", "0s", "0d", "-1", "1w", "m", "1.5h", "99999999999999999999", "999999999999999999d"]
+        {
             assert!(ttl(text).is_err(), "{text}");
         }
     }

@@ -53,6 +53,8 @@ pub(crate) fn read(path: &Path) -> Result<Ring, Failure> {
 pub(crate) struct Answer {
     /// Its version, or why it does not answer.
     pub(crate) version: String,
+    /// Its own version, if it is a Slabring that answers.
+    pub(crate) build: Option<String>,
     /// Its threads, if it tells: a ring need not know.
     pub(crate) shards: Option<u16>,
 }
@@ -74,6 +76,7 @@ pub(crate) fn status(ring: &Ring, answers: &BTreeMap<String, Answer>, standing: 
         "share",
         "copies",
         "answers",
+        "slabring",
     ]);
     for (slot, entry) in document.slots.iter().enumerate() {
         let part = &parts[slot];
@@ -93,6 +96,7 @@ pub(crate) fn status(ring: &Ring, answers: &BTreeMap<String, Answer>, standing: 
             format!("{:.2}%", percent(part.primaries, PARTITION_COUNT)),
             part.copies.to_string(),
             answers.get(&client).map_or_else(|| "-".to_owned(), |answer| answer.version.clone()),
+            answers.get(&client).and_then(|answer| answer.build.clone()).unwrap_or_else(|| "-".to_owned()),
         ]);
     }
     format!(
@@ -167,6 +171,7 @@ pub(crate) fn status_json(
             "partitions": part.primaries,
             "copies": part.copies,
             "answers": answer.map(|answer| &answer.version),
+            "slabring_version": answer.and_then(|answer| answer.build.as_ref()),
         })
     });
     let mut json = json!({
@@ -355,10 +360,14 @@ mod tests {
     #[test]
     fn a_status_names_every_node_and_shares_add_up() {
         let ring = ring(1, 3);
-        let answer = Answer { version: "1.6.99".to_owned(), shards: Some(7) };
+        let build = Some("0.9.8".to_owned());
+        let answer = Answer { version: "1.6.99".to_owned(), build, shards: Some(7) };
         let answers = BTreeMap::from([("c1:1".to_owned(), answer)]);
         let text = status(&ring, &answers, None);
-        assert!((0..3).all(|n| text.contains(&format!("node{n}"))) && text.contains("1.6.99"), "{text}");
+        assert!(
+            (0..3).all(|n| text.contains(&format!("node{n}"))) && text.contains("1.6.99   0.9.8"),
+            "{text}"
+        );
         assert_eq!(parts(&ring).iter().map(|part| part.primaries).sum::<usize>(), PARTITION_COUNT);
         assert!((1.0..1.1).contains(&balance(&ring)));
         let json = status_json(&ring, &answers, None);

@@ -35,8 +35,8 @@ pub(crate) enum Failure {
     #[error("{0} is not a node of a cluster: it has no ring to tell")]
     NoCluster(String),
     /// `flush` without `--yes` where nobody can be asked.
-    #[error("this empties {0} server(s): say --yes")]
-    NotConfirmed(usize),
+    #[error("this empties {0}: say --yes")]
+    NotConfirmed(String),
     /// Something else of weight without `--yes`, or somebody said no.
     #[error("nothing was changed: say --yes")]
     NotWanted,

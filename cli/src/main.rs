@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::process::ExitCode;
 
@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Parser as _;
 use serde_json::{Value, json};
 use slabring_client::cluster::ring::Ring;
-use slabring_client::{Client, Endpoint, Error, Item, KeyEntry, StoreMode, StoreOptions, Ttl};
+use slabring_client::{Client, Endpoint, Error, Item, KeyEntry, Servers, StoreMode, StoreOptions, Ttl};
 use slabring_etcd::{ClusterKeys, Standing};
 
 use crate::args::{Arguments, ClusterArguments, ClusterCommand, Command, Target};
@@ -84,7 +84,7 @@ fn run(arguments: &Arguments) -> Result<Verdict, Failure> {
         Command::Decr { key, delta } => number(&printer, key, client.decr(key, *delta)?),
         Command::Stats { topic } => stats(&client, &printer, &topic.join(" ")),
         Command::Keys { prefix, limit } => keys(&client, &printer, prefix, *limit),
-        Command::Flush { delay, yes } => flush(&client, &printer, *delay, *yes),
+        Command::Flush { delay, yes } => flush(&client, &printer, &arguments.target, *delay, *yes),
         Command::Version => version(&client, &printer),
         Command::Cluster(asked) => about_cluster(&client, &printer, &arguments.target, asked),
     }
@@ -284,20 +284,43 @@ fn keys(client: &Client, printer: &Printer, prefix: &str, limit: Option<usize>) 
     first_error.map_or(Ok(Verdict::Done), |error| Err(error.into()))
 }
 
-fn flush(client: &Client, printer: &Printer, delay: u32, yes: bool) -> Result<Verdict, Failure> {
+fn flush(
+    client: &Client,
+    printer: &Printer,
+    target: &Target,
+    delay: u32,
+    yes: bool,
+) -> Result<Verdict, Failure> {
     if let Some(Err(error)) = client.versions().into_iter().map(|(_, version)| version).find(Result::is_err) {
         // Half a flush is worse than none: all servers have to be there.
         return Err(error.into());
     }
-    let servers = client.servers();
-    let names: Vec<_> = servers.iter().map(ToString::to_string).collect();
-    if !yes && !is_confirmed(&format!("Remove everything from {}?", names.join(", ")))? {
-        return Err(Failure::NotConfirmed(servers.len()));
+    let emptied = emptied_by(&client.servers(), target)?;
+    let names = emptied.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+    if !yes && !is_confirmed(&format!("Remove everything from {names}?"))? {
+        return Err(Failure::NotConfirmed(names));
     }
     for (_, flushed) in client.flush(delay) {
         flushed?;
     }
-    printer.say(&json!({ "flushed": servers.len() }), "flushed", Verdict::Done)
+    let json = json!({ "flushed": emptied.len(), "servers": emptied });
+    printer.say(&json, "flushed", Verdict::Done)
+}
+
+/// Whom a flush empties: a node of a cluster has all of them do it.
+fn emptied_by(servers: &[Endpoint], target: &Target) -> Result<BTreeSet<String>, Failure> {
+    let mut emptied = BTreeSet::new();
+    for server in servers {
+        let name = server.to_string();
+        match Client::new(&Servers::ring([&*name])?, target.options()).ring()? {
+            Some(ring) => {
+                let serving = ring.slots.iter().filter(|slot| slot.state.serves());
+                emptied.extend(serving.map(|slot| slot.client.to_string()));
+            }
+            None => drop(emptied.insert(name)),
+        }
+    }
+    Ok(emptied)
 }
 
 /// Asks on the terminal; without one the answer is no.
@@ -313,19 +336,32 @@ fn is_confirmed(question: &str) -> io::Result<bool> {
 
 fn version(client: &Client, printer: &Printer) -> Result<Verdict, Failure> {
     let (servers, versions, first_error) = told(client.versions());
+    let builds = builds(client);
     let json = || {
         let pairs = servers.iter().zip(&versions);
-        Value::Object(pairs.map(|(server, version)| (server.clone(), version.clone().into())).collect())
+        let said = |(server, version)| {
+            (String::clone(server), json!({ "version": version, "slabring_version": builds.get(server) }))
+        };
+        Value::Object(pairs.map(said).collect())
     };
     let text = || {
-        let mut table = Table::new(["server", "version"]);
+        let mut table = Table::new(["server", "version", "slabring"]);
         for (server, version) in servers.iter().zip(&versions) {
-            table.row([server, version]);
+            table.row([server.as_str(), version, builds.get(server).map_or("-", String::as_str)]);
         }
         table.to_string()
     };
     printer.print(json, text)?;
     first_error.map_or(Ok(Verdict::Done), |error| Err(error.into()))
+}
+
+/// Each Slabring's own version, which `version` does not tell, by its address.
+fn builds(client: &Client) -> BTreeMap<String, String> {
+    let build = |(server, stats): (Endpoint, Result<Vec<(String, String)>, Error>)| {
+        let (_, version) = stats.ok()?.into_iter().find(|(name, _)| name == "slabring_version")?;
+        Some((server.to_string(), version))
+    };
+    client.stats("").into_iter().filter_map(build).collect()
 }
 
 fn status(
@@ -344,9 +380,12 @@ fn status(
         .versions()
         .into_iter()
         .map(|(server, version)| {
-            (server.to_string(), cluster::Answer { version: said(version), shards: None })
+            (server.to_string(), cluster::Answer { version: said(version), build: None, shards: None })
         })
         .collect();
+    for (server, build) in builds(&client) {
+        answers.entry(server).and_modify(|answer| answer.build = Some(build));
+    }
     for (server, settings) in client.stats("settings") {
         let settings = settings.unwrap_or_default();
         let threads = settings.iter().find(|(name, _)| name == "num_threads");

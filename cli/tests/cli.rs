@@ -55,7 +55,11 @@ fn items_are_stored_shown_and_removed_and_the_status_says_whether_there_was_one(
         &server,
         &["version"],
         0,
-        &format!("server{}version\n{}  1.6.99\n", " ".repeat(server.address().len() - 4), server.address()),
+        &format!(
+            "server{}version  slabring\n{}  1.6.99   -\n",
+            " ".repeat(server.address().len() - 4),
+            server.address()
+        ),
     );
 }
 
@@ -72,6 +76,7 @@ fn json_is_json() {
     assert_eq!(json(&["keys"])[0]["key"], "k");
     assert_eq!(json(&["stats"])[server.address()]["curr_items"], "2");
     assert_eq!(json(&["delete", "k"])[0]["deleted"], true);
+    assert_eq!(json(&["version"])[server.address()]["version"], "1.6.99");
     assert_eq!(json(&["flush", "--yes"])["flushed"], 1);
 }
 
@@ -81,6 +86,7 @@ fn nothing_is_emptied_by_accident() {
     check(&server, &["set", "k", "v"], 0, "stored\n");
     let (code, _, err) = run(&server.address(), &["flush"], "");
     assert!(code == 2 && err.contains("--yes"), "{code}: {err}");
+    assert!(err.contains(&format!("this empties {}:", server.address())), "{err}");
     check(&server, &["get", "k"], 0, "v");
     check(&server, &["flush", "--yes"], 0, "flushed\n");
     check(&server, &["get", "k"], 1, "");
@@ -93,7 +99,11 @@ fn errors_say_what_to_do_and_end_with_their_own_status() {
         ("127.0.0.1:1", &["get", "a b"], 2, "--meta"),
         ("a b", &["get", "k"], 2, "--servers"),
         ("127.0.0.1:1", &["stats", "a\nflush_all"], 2, "word"),
+        ("127.0.0.1:1", &["stats", "cachedump", "1", "0"], 2, "`slabring-cli keys`"),
+        ("127.0.0.1:1", &["stats", "detail", "dump"], 2, "not shown"),
         ("127.0.0.1:1", &["set", "k", "v", "--ttl", "soon"], 2, "15m"),
+        ("127.0.0.1:1", &["set", "k", "v", "--ttl", "0"], 2, "say never, or delete"),
+        ("127.0.0.1:1", &["touch", "k", "0s"], 2, "say never, or delete"),
         ("127.0.0.1:1", &["cluster", "plan", "/no/such/file"], 2, "/no/such/file"),
         ("127.0.0.1:1", &["cluster", "drain", "n1", "--yes"], 2, "say --etcd"),
         ("127.0.0.1:1", &["cluster", "join", "n1", "--etcd", "127.0.0.1:2379"], 2, "http://HOST:PORT"),
@@ -134,5 +144,11 @@ fn a_cluster_is_shown_and_what_another_ring_would_move() {
         (code, &serde_json::from_str::<Value>(&out).unwrap()["moved_partitions"]),
         (0, &Value::from(0))
     );
+    let whole = std::fs::read_to_string(&file).unwrap();
+    servers[0].set_ring(RingDocument::from_toml(&whole).unwrap().to_json());
+    let (code, _, err) = run(&servers[0].address(), &["flush"], "");
+    assert!(code == 2 && servers.iter().all(|server| err.contains(&server.address())), "{err}");
+    let (_, out, _) = run(&servers[0].address(), &["flush", "--yes", "--json"], "");
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["flushed"], 2);
     std::fs::remove_file(&file).unwrap();
 }

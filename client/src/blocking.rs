@@ -2,6 +2,7 @@
 
 mod locks;
 mod near;
+mod talks;
 
 pub use near::NearClient;
 
@@ -436,17 +437,8 @@ impl Client {
         }
     }
 
-    /// Writes to all servers, then reads from all: they work at the same time.
     fn exchange(&self, call: &mut Call, batches: Vec<Batch>) {
-        let started: Vec<_> = batches
-            .into_iter()
-            .map(|mut batch| {
-                let held = self.start(&mut batch);
-                (batch, held)
-            })
-            .collect();
-        for (mut batch, held) in started {
-            let failure = held.and_then(|held| end(held, &mut batch)).err();
+        for (batch, failure) in self.talk(batches) {
             self.shared.settle(call, batch, failure.as_ref());
         }
     }

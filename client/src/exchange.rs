@@ -19,7 +19,7 @@ use crate::refusal::Refusal;
 /// Bytes of requests that may wait for their replies; a longer request goes alone.
 ///
 /// Linux gives the receiving side 64 KiB of window at first, and the sending side 16 KiB at least.
-const WINDOW_SIZE: usize = 32 << 10;
+pub(crate) const WINDOW_SIZE: usize = 32 << 10;
 
 /// Keys of one classic `get`. More make several, so that the window goes on.
 const KEYS_PER_GET_MAX: usize = 100;

@@ -92,6 +92,11 @@ impl<C> Pool<C> {
         std::mem::take(&mut self.idle)
     }
 
+    /// Whether it gives out a connection, or refuses one, without anybody having to wait.
+    pub(crate) fn answers_at_once(&self, now: Instant) -> bool {
+        !self.idle.is_empty() || self.is_resting(now)
+    }
+
     /// Whether the server is left alone at this time.
     pub(crate) fn is_resting(&self, now: Instant) -> bool {
         self.rest.is_some_and(|rest| rest.is_probed || rest.until > now)

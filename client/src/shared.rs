@@ -38,6 +38,11 @@ impl<C> State<C> {
         self.pools.entry(server.clone()).or_default().take(Instant::now(), options)
     }
 
+    /// Whether it is known without waiting what becomes of a request to this server's pool.
+    pub(crate) fn answers_at_once(&self, server: &Endpoint) -> bool {
+        self.pools.get(server).is_some_and(|pool| pool.answers_at_once(Instant::now()))
+    }
+
     /// Servers that are left alone at the moment.
     pub(crate) fn resting(&self) -> Vec<Endpoint> {
         let now = Instant::now();

@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{TcpStream, ToSocketAddrs};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,9 @@ pub(crate) const READ_SIZE: usize = 16 << 10;
 /// `MSG_PEEK | MSG_DONTWAIT` on Linux: look, and do not wait.
 pub(crate) const PEEK_WITHOUT_WAITING: i32 = 0x02 | 0x40;
 
+/// What is there already takes no longer than this to be read.
+const MOMENT: Duration = Duration::from_millis(1);
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -32,6 +36,17 @@ enum Socket {
     Unix(UnixStream),
     #[cfg(feature = "tls")]
     Tls(Box<crate::tls::TlsStream>),
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Socket::Tcp(stream) => stream.as_fd(),
+            Socket::Unix(stream) => stream.as_fd(),
+            #[cfg(feature = "tls")]
+            Socket::Tls(stream) => stream.sock.as_fd(),
+        }
+    }
 }
 
 impl Stream {
@@ -103,6 +118,42 @@ impl Stream {
             }
             let size = self.receive(deadline)?;
             exchange.received(&self.scratch[..size])?;
+        }
+    }
+
+    /// A step of an exchange whose first requests are sent: reads once if something can be read, and sends what that lets out. True at its
+    /// end. What has come by the deadline still counts.
+    pub(crate) fn step(
+        &mut self,
+        exchange: &mut Exchange,
+        deadline: Instant,
+        is_ready: bool,
+    ) -> Result<bool, Failure> {
+        if exchange.is_done() {
+            return Ok(true);
+        }
+        if !is_ready {
+            return if Instant::now() < deadline { Ok(false) } else { Err(Failure::Late) };
+        }
+        let size = self.receive(deadline.max(Instant::now() + MOMENT))?;
+        exchange.received(&self.scratch[..size])?;
+        if !exchange.is_done() {
+            self.send(exchange, deadline)?;
+        }
+        match exchange.is_done() {
+            false if Instant::now() >= deadline && !self.has_more() => Err(Failure::Late),
+            is_done => Ok(is_done),
+        }
+    }
+
+    /// Whether something can be read although the socket has nothing.
+    pub(crate) fn has_more(&mut self) -> bool {
+        match &mut self.socket {
+            Socket::Tcp(_) | Socket::Unix(_) => false,
+            #[cfg(feature = "tls")]
+            Socket::Tls(stream) => {
+                stream.conn.process_new_packets().is_ok_and(|state| state.plaintext_bytes_to_read() > 0)
+            }
         }
     }
 

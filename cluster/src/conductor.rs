@@ -47,12 +47,16 @@ pub struct Judgement {
     /// A member that was removed again and again returns after a longer and longer calm; after this much of it nothing is held
     /// against it any more.
     pub forgets_after: Micros,
-    /// A member with copies that is down for longer gives up its place.
+    /// A member with copies that is down, and has not served for longer, gives up its place.
     pub grace: Micros,
-    /// A movement turns back when a member that is to get something by it is down for longer.
+    /// A movement turns back when a member that is to get something by it is down, and has not served for longer.
     pub turn_back_after: Micros,
-    /// Roles are levelled in a ring that did not change for this long.
+    /// Roles are levelled in a ring whose members did not change for this long, and in which nothing moved.
     pub level_after: Micros,
+    /// Partitions that change hands in one document.
+    pub flips_max: usize,
+    /// Time from one step of levelling to the next: partitions that changed hands are handed over meanwhile.
+    pub level_pause: Micros,
 }
 
 impl Default for Judgement {
@@ -68,6 +72,8 @@ impl Default for Judgement {
             grace: Micros::from_millis(600_000),
             turn_back_after: Micros::from_millis(60_000),
             level_after: Micros::from_millis(5_000),
+            flips_max: migrate::FLIPS_MAX,
+            level_pause: Micros::from_millis(250),
         }
     }
 }
@@ -86,16 +92,18 @@ pub struct Conductor {
     unreached: BTreeMap<NodeId, String>,
     /// Since when each member has been missing.
     absent: BTreeMap<NodeId, Micros>,
-    /// Since when the ring calls each member down that it calls so.
-    down: BTreeMap<NodeId, Micros>,
+    /// Since when each member has not served by the ring: also one that lives, and is filled and gone again and again.
+    away: BTreeMap<NodeId, Micros>,
     /// Who was removed last because it did not answer.
     removed: Option<(NodeId, Micros)>,
     /// How often, and when last, members were removed.
     removals: BTreeMap<NodeId, (u32, Micros)>,
-    /// The ring that it looks at, and since when.
-    ring_since: (Epoch, Micros),
+    /// The members, and since when they are as they are and nothing moves.
+    quiet: (Vec<SlotEntry>, Micros),
     /// The ring whose roles need no levelling.
     level: Epoch,
+    /// When they were levelled last.
+    levelled_at: Option<Micros>,
 }
 
 impl Conductor {
@@ -109,11 +117,12 @@ impl Conductor {
             tried: BTreeMap::new(),
             unreached: BTreeMap::new(),
             absent: BTreeMap::new(),
-            down: BTreeMap::new(),
+            away: BTreeMap::new(),
             removed: None,
             removals: BTreeMap::new(),
-            ring_since: (Epoch::NONE, Micros::default()),
+            quiet: (Vec::new(), Micros::default()),
             level: Epoch::NONE,
+            levelled_at: None,
         }
     }
 
@@ -121,7 +130,7 @@ impl Conductor {
     pub fn look_away(&mut self) {
         self.present.clear();
         self.absent.clear();
-        self.down.clear();
+        self.away.clear();
     }
 
     /// Looks at who is registered.
@@ -147,11 +156,10 @@ impl Conductor {
             self.absent.entry(node.clone()).or_insert(now);
         }
         let slots = ring.into_iter().flat_map(|ring| &ring.slots);
-        let down: BTreeSet<_> =
-            slots.filter(|slot| slot.state == NodeState::Down).map(|slot| &slot.node).collect();
-        self.down.retain(|node, _| down.contains(node));
-        for node in down {
-            self.down.entry(node.clone()).or_insert(now);
+        let away: BTreeSet<_> = slots.filter(|slot| slot.state.is_away()).map(|slot| &slot.node).collect();
+        self.away.retain(|node, _| away.contains(node));
+        for node in away {
+            self.away.entry(node.clone()).or_insert(now);
         }
     }
 
@@ -283,15 +291,16 @@ impl Conductor {
     pub fn wake_at(&self, now: Micros) -> Micros {
         let ready = self.present.values().map(|(_, since)| *since + self.judgement.up_after);
         let pause_ends = self.removed.as_ref().map(|(_, at)| *at + self.judgement.removal_pause);
-        let gone = self
-            .absent
+        let gone = self.absent.values().map(|&since| since + self.judgement.down_after);
+        let away = self
+            .away
             .values()
-            .flat_map(|&since| [since + self.judgement.down_after, since + self.judgement.grace]);
-        let turns = self.down.values().map(|&since| since + self.judgement.turn_back_after);
+            .flat_map(|&since| [since + self.judgement.turn_back_after, since + self.judgement.grace]);
         let calm = self.removals.keys().filter_map(|node| self.calm_at(node));
-        let level = self.ring_since.1 + self.judgement.level_after;
+        let level = [self.quiet.1 + self.judgement.level_after].into_iter();
+        let level = level.chain(self.levelled_at.map(|at| at + self.judgement.level_pause));
         let tries = self.tried.values().map(|at| *at + REACH_EVERY);
-        let times = ready.chain(gone).chain(pause_ends).chain(calm).chain(turns).chain(tries).chain([level]);
+        let times = ready.chain(gone).chain(pause_ends).chain(calm).chain(away).chain(tries).chain(level);
         times.filter(|&at| at > now).min().unwrap_or(Micros::NEVER)
     }
 

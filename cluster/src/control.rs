@@ -248,7 +248,7 @@ impl<C: Coordinator> Control<C> {
         match leading {
             Some(fence) => self.conduct(now, fence),
             None if is_vacant => self.campaign(now),
-            None => self.depose(),
+            None => self.succeed(),
         }
     }
 
@@ -260,19 +260,19 @@ impl<C: Coordinator> Control<C> {
         }
     }
 
-    /// Ends the office of a conductor that others miss, and waits no longer for its successor: its lease lasts for seconds yet, and
-    /// what it writes late is fenced.
-    fn depose(&mut self) {
+    /// Takes the office of a conductor that others miss, and waits no longer for a vacancy: its lease lasts for seconds yet, and
+    /// what it writes late is fenced. One step and not two, for each waits for the coordinator's disk.
+    fn succeed(&mut self) {
         self.vacant_since = None;
         let (view, ring) = (self.coordinator.view(), self.written.as_ref().map(|(_, ring)| ring));
-        let leader = view
-            .leader
-            .as_ref()
-            .filter(|leader| ring.is_some_and(|ring| self.conductor.is_missed(view, ring, &leader.node)));
+        let is_missed = |node: &NodeId| ring.is_some_and(|ring| self.conductor.is_missed(view, ring, node));
+        let leader = view.leader.as_ref().filter(|leader| is_missed(&leader.node));
         let Some(fence) = leader.map(|leader| leader.fence) else { return };
+        // Whom others miss as well would be followed at once.
+        let order = if is_missed(&self.node) { Order::Depose(fence) } else { Order::Campaign(fence) };
         self.vacant_since = Some(Micros::default());
         if !self.coordinator.is_busy() {
-            self.coordinator.order(Order::Depose(fence));
+            self.coordinator.order(order);
         }
     }
 
@@ -285,7 +285,7 @@ impl<C: Coordinator> Control<C> {
         let since = *self.vacant_since.get_or_insert(now);
         if now.since(since) >= CAMPAIGN_AFTER && !self.coordinator.is_busy() {
             self.vacant_since = Some(now);
-            self.coordinator.order(Order::Campaign);
+            self.coordinator.order(Order::Campaign(Fence(0)));
         }
     }
 

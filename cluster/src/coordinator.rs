@@ -91,9 +91,10 @@ pub struct View {
 /// What a coordinator can be asked to change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// To make this node the conductor, if there is none.
-    Campaign,
-    /// To end the office of the conductor with this number, if it still is one: others miss it, and its lease lasts yet.
+    /// To make this node the conductor, if there is none (0), or in the place of the one with this number, if it still is one: others miss
+    /// that one, and its lease lasts yet.
+    Campaign(Fence),
+    /// To end the office of the conductor with this number, if it still is one.
     Depose(Fence),
     /// To replace the ring of revision `expect` (0: there is none), if `fence` is the conductor's.
     WriteRing {

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! a member:  Up --remove--> Down --bring_back--> Syncing --admit, when it holds everything--> Up
+//!            Draining --end_life--> Down;  whoever weighs nothing while nothing moves --leave--> Left
 //! weights:   begin, or join with new members --flip, 256 partitions at a time, those whose learners hold everything--> finish
 //!                                       \--turn_back: the same, the other way
 //! ```
@@ -48,6 +49,18 @@ pub fn remove(ring: &Ring, slot: SlotId) -> Option<RingDocument> {
         return None;
     }
     set_state(ring, slot, NodeState::Down)
+}
+
+/// Calls a member down whose life is over, and that is to have nothing: there is nothing to keep, so also where it had the last copy.
+pub fn end_life(ring: &Ring, slot: SlotId) -> Option<RingDocument> {
+    set_state(ring, slot, NodeState::Down)
+}
+
+/// Ends the membership of one that has no weight, while nothing moves.
+pub fn leave(ring: &Ring, slot: SlotId) -> Option<RingDocument> {
+    let is_still = ring.document().replication.as_ref()?.movement.is_none();
+    let may_leave = is_still && ring.slot(slot).weight == 0;
+    if may_leave { set_state(ring, slot, NodeState::Left) } else { None }
 }
 
 /// Partitions that a slot is to hold and no other one serves.
@@ -151,13 +164,23 @@ fn with_member(document: &RingDocument, joiner: SlotEntry) -> Option<RingDocumen
     (document.slots.len() <= SLOT_COUNT_MAX).then_some(document)
 }
 
-/// Gives up to [`FLIPS_MAX`] partitions to their new owners: those without learners, and those of which the primary says under
+/// As [`flip_up_to`], of [`FLIPS_MAX`] partitions.
+pub fn flip(
+    ring: &Ring,
+    is_ready: impl Fn(PartitionId) -> bool,
+    is_given_up: impl Fn(SlotId) -> bool,
+) -> Option<RingDocument> {
+    flip_up_to(ring, FLIPS_MAX, is_ready, is_given_up)
+}
+
+/// Gives up to `flips_max` partitions to their new owners: those without learners, and those of which the primary says under
 /// this very ring that its learners hold everything. An heir must have begun under this ring too: what it held before is void. A
 /// primary that stays an owner stays primary. Partitions whose owners stay the same change no hands, so all of them go at once.
 ///
 /// A partition that fewer would hold afterwards waits until its new owners are there, or given up.
-pub fn flip(
+pub fn flip_up_to(
     ring: &Ring,
+    flips_max: usize,
     is_ready: impl Fn(PartitionId) -> bool,
     is_given_up: impl Fn(SlotId) -> bool,
 ) -> Option<RingDocument> {
@@ -172,7 +195,7 @@ pub fn flip(
     };
     let stays = |&partition: &PartitionId| ring.coming_owners(partition) == Some(ring.owners(partition));
     let (mut flips, moving): (Vec<_>, Vec<_>) = PartitionId::all().filter(can_flip).partition(stays);
-    flips.extend(moving.into_iter().take(FLIPS_MAX));
+    flips.extend(moving.into_iter().take(flips_max));
     if flips.is_empty() {
         return None;
     }

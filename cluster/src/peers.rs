@@ -7,23 +7,24 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::forward::{Failure, Forward, LANE_SHARE_MIN, NODE_SHARE, Opaque, PendingTable, Stage, admit};
-use crate::link::{CloseReason, Credit, Event, Expected, Identity, Inbound, Link, Nonce, Owed, cost_bytes};
+use crate::forward::{Failure, Opaque, PendingTable, Stage, admit};
+use crate::link::{CloseReason, Event, Expected, Identity, Inbound, Link, Nonce, Owed};
 use crate::names::{Address, NodeId};
-use crate::placement::{partition_of, shard_of};
+use crate::placement::partition_of;
 use crate::replica::PeerShard;
 use crate::ring::{Epoch, NodeState, Ring, SlotEntry};
-use crate::run;
 use crate::table::SlotId;
 use crate::time::Micros;
-use crate::wire::{Flags, Header, Kind, Status};
+use crate::wire::Flags;
 
+mod acceptance;
 mod attention;
 mod dialling;
+mod sending;
 mod under_way;
 
-/// Links that other nodes may dial to one shard.
-pub const ACCEPTED_MAX: usize = 4_096;
+pub use acceptance::{ACCEPTED_MAX, STRANGERS_MAX};
+pub use sending::RunLane;
 
 /// Links from one shard to one node, at most.
 pub const LINKS_PER_PEER_MAX: u8 = 8;
@@ -173,6 +174,8 @@ struct Entry {
     may_send: bool,
     /// When it is looked at although nothing came: not later than the link wants.
     wakes_at: Micros,
+    /// It was accepted then, and has not proved yet that it belongs.
+    stranger_since: Option<Micros>,
 }
 
 impl Entry {
@@ -183,7 +186,15 @@ impl Entry {
 
     fn new(link: Link, target: Option<Target>) -> Self {
         let leaving = target.is_none();
-        Self { link, target, leaving, is_ready: false, may_send: false, wakes_at: Micros::NEVER }
+        Self {
+            link,
+            target,
+            leaving,
+            is_ready: false,
+            may_send: false,
+            wakes_at: Micros::NEVER,
+            stranger_since: None,
+        }
     }
 }
 
@@ -202,13 +213,6 @@ struct Target {
 struct Place {
     generation: u32,
     entry: Option<Box<Entry>>,
-}
-
-/// Where gets go that may share a message: see [`Peers::run_lane`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RunLane {
-    link: LinkId,
-    shard: u8,
 }
 
 /// Where the bytes of the last effect are.
@@ -232,6 +236,8 @@ pub struct Peers<P> {
     places: Vec<Place>,
     free: Vec<u32>,
     accepted: usize,
+    /// Accepted links that are not up yet, the oldest first.
+    strangers: BTreeSet<(Micros, u32)>,
     dialled: BTreeMap<(SlotId, u8), LinkId>,
     pending: PendingTable<P>,
     /// Some link may have less room than [`LANE_SHARE_MIN`], or a request that waits for it.
@@ -271,6 +277,7 @@ impl<P: Copy> Peers<P> {
             places: Vec::new(),
             free: Vec::new(),
             accepted: 0,
+            strangers: BTreeSet::new(),
             dialled: BTreeMap::new(),
             pending: PendingTable::new(),
             is_crowded: true,
@@ -398,17 +405,10 @@ impl<P: Copy> Peers<P> {
         let entry = self.places[place_of(index)].entry.take().expect("what is removed is there");
         self.wakes.remove(&(entry.wakes_at, index));
         self.accepted -= usize::from(entry.target.is_none());
-        self.free.push(index);
-    }
-
-    /// Another node has dialled this shard. `None`: too many have; close it.
-    pub fn accept(&mut self, now: Micros, nonce: Nonce) -> Option<LinkId> {
-        if self.accepted >= ACCEPTED_MAX {
-            return None;
+        if let Some(since) = entry.stranger_since {
+            self.strangers.remove(&(since, index));
         }
-        self.accepted += 1;
-        let link = Link::acceptor(Arc::clone(&self.identity), self.epoch(), now, nonce);
-        Some(self.place(Entry::new(link, None)))
+        self.free.push(index);
     }
 
     /// The socket of [`Effect::Connect`] is connected.
@@ -449,103 +449,6 @@ impl<P: Copy> Peers<P> {
         }
     }
 
-    /// Sends a request to its owner, unless that is this node; or says at once why it cannot.
-    pub fn forward(&mut self, now: Micros, place: P, request: &Forward<'_>) -> Result<Route, Failure> {
-        self.forward_within(now, place, request, (false, 0))
-    }
-
-    /// As [`Self::forward`], for a get that was one of a [run](Self::run): what others have under way meanwhile is not in its way.
-    pub fn forward_alone(&mut self, now: Micros, place: P, request: &Forward<'_>) -> Result<Route, Failure> {
-        self.forward_within(now, place, request, (true, 0))
-    }
-
-    /// As [`Self::forward`], for so many gets: their answers are [`Effect::Run`]s.
-    pub fn forward_run(
-        &mut self,
-        now: Micros,
-        place: P,
-        request: &Forward<'_>,
-        gets: usize,
-    ) -> Result<Route, Failure> {
-        assert!(request.flags.has(Flags::RUN) && (1..=run::GETS_MAX).contains(&gets));
-        self.forward_within(now, place, request, (false, u16::MAX >> (run::GETS_MAX - gets)))
-    }
-
-    fn forward_within(
-        &mut self,
-        now: Micros,
-        place: P,
-        request: &Forward<'_>,
-        manner: (bool, u16),
-    ) -> Result<Route, Failure> {
-        let ring = self.ring.as_ref().ok_or(Failure::NoRing)?;
-        let owner = ring.primary(partition_of(request.hash));
-        // While anything is held there are no new runs.
-        if manner.1 == 0 && self.pending.holds(request.hash) {
-            return self.wait_behind(now, place, request);
-        }
-        if Some(owner) == self.me {
-            return Ok(Route::Here);
-        }
-        self.send_to(now, owner, place, request, manner)?;
-        Ok(Route::Sent)
-    }
-
-    /// Where a get of a key goes, if it may share a message with others that go there. `None`: it goes by itself, or nowhere.
-    pub fn run_lane(&self, hash: u64) -> Option<RunLane> {
-        let owner = self.ring.as_ref()?.primary(partition_of(hash));
-        let (link, shard) = self.lane_to(owner, hash)?;
-        self.link(link)?.takes_runs().then_some(RunLane { link, shard })
-    }
-
-    /// Whether so many requests of so many bytes together need not wait, whoever owns their keys: little is under way, and nobody
-    /// has had to wait of late. O(1).
-    pub fn has_room_for_any(&self, requests: usize, request_bytes: usize) -> bool {
-        let count = self.pending.len() + requests;
-        let cost = self.pending.bytes() + request_bytes + count * place_of(cost_bytes(0));
-        !self.is_crowded
-            && !self.pending.is_holding()
-            && count <= place_of(LANE_SHARE_MIN.operations)
-            && cost <= place_of(LANE_SHARE_MIN.bytes)
-    }
-
-    /// Whether requests for a key wait behind one that came before the ring changed: also those of which this node is the owner by now
-    /// must not be executed before it. O(1) but while the ring changes.
-    #[inline]
-    pub fn holds(&self, hash: u64) -> bool {
-        self.pending.holds(hash)
-    }
-
-    /// Whether a request for a key had better wait: there is no room for it now, and those in its way are being answered; or it must
-    /// not overtake one of them. Ask again when something was answered.
-    pub fn must_wait(&mut self, now: Micros, hash: u64, request_bytes: usize) -> bool {
-        let Some(ring) = &self.ring else { return false };
-        let owner = ring.primary(partition_of(hash));
-        if self.pending.holds(hash) {
-            return true;
-        }
-        if Some(owner) == self.me {
-            return false;
-        }
-        let Some((id, _)) = self.lane_to(owner, hash) else { return false };
-        if !self.pending.has_room(request_bytes) {
-            return self.pending.is_moving(now) || self.links().any(|(_, link)| link.is_delayed(now));
-        }
-        let share = self.share(owner);
-        let place = &mut self.places[place_of(id.index)];
-        let link = &mut place.entry.as_mut().expect("the lane is a link").link;
-        let has_room = link.has_room(request_bytes, share);
-        let must_wait = !has_room && link.is_moving(now);
-        self.is_crowded = !has_room || self.is_crowded && self.links().any(|(_, link)| link.is_crowded());
-        must_wait
-    }
-
-    /// What may be under way on one link to a node.
-    fn share(&self, node: SlotId) -> Credit {
-        let lanes = u32::from(self.lanes(node));
-        Credit { operations: NODE_SHARE.operations / lanes, bytes: NODE_SHARE.bytes / lanes }
-    }
-
     /// The other nodes that hold items: those that serve, and those that are being filled, which may serve before long.
     pub fn others(&self) -> impl Iterator<Item = SlotId> {
         let slots = self.ring.iter().flat_map(|ring| &ring.document().slots);
@@ -555,67 +458,10 @@ impl<P: Copy> Peers<P> {
         (0..).map(SlotId).zip(slots).filter(serves).map(|(slot, _)| slot).filter(is_other)
     }
 
-    /// Sends a request that is for a node and not for a key: its flags have [`Flags::NODE`].
-    pub fn tell(
-        &mut self,
-        now: Micros,
-        node: SlotId,
-        place: P,
-        request: &Forward<'_>,
-    ) -> Result<(), Failure> {
-        assert!(request.flags.has(Flags::NODE), "a request for a key goes where the key is");
-        // It may use what is left of the credit.
-        self.send_to(now, node, place, request, (true, 0))
-    }
-
-    fn send_to(
-        &mut self,
-        now: Micros,
-        node: SlotId,
-        place: P,
-        request: &Forward<'_>,
-        (may_use_all, gets): (bool, u16),
-    ) -> Result<(), Failure> {
-        let (id, shard) = self.lane_to(node, request.hash).ok_or(Failure::OwnerGone)?;
-        let epoch = self.epoch();
-        self.touch(id.index);
-        let has_ample_room = self.link(id).is_some_and(|link| link.has_ample_room(request.bytes.len()));
-        let share = if has_ample_room { LANE_SHARE_MIN } else { self.share(node) };
-        let link = &mut self.places[place_of(id.index)].entry.as_mut().expect("the lane is a link").link;
-        let is_within = may_use_all || link.has_room(request.bytes.len(), share);
-        if !is_within || !self.pending.has_room(request.bytes.len()) {
-            return Err(Failure::NoCredit);
-        }
-        let opaque = self.pending.insert(now, place, request, Stage::Sent { link: id, epoch });
-        self.pending.get(opaque).expect("inserted just now").gets = gets;
-        let header = request_header(opaque, request.hash, request.flags, shard, 1);
-        if link.send_request(now, header, request.deadline, request.bytes).is_err() {
-            self.forget(now, opaque);
-            return Err(Failure::NoCredit);
-        }
-        Ok(())
-    }
-
-    /// The link to a node for a key, if it is up, and the key's shard there.
-    fn lane_to(&self, owner: SlotId, hash: u64) -> Option<(LinkId, u8)> {
-        let shards = self.shards[usize::from(owner.0)];
-        let shard = u8::try_from(shard_of(hash, shards)).expect("below SHARD_COUNT_MAX");
-        let id = *self.dialled.get(&(owner, shard % self.lanes(owner)))?;
-        self.link(id).filter(|link| link.is_up())?;
-        Some((id, shard))
-    }
-
     fn forget(&mut self, now: Micros, opaque: Opaque) {
         self.pending.forget(now, opaque);
         self.scratch.clear();
         self.scratch.shrink_to(SCRATCH_BYTES_KEPT);
-    }
-
-    /// Answers a request of another node. `Done` with the reply, or another status without.
-    pub fn respond(&mut self, asked: Asked, status: Status, reply: &[u8]) {
-        if let Some(link) = self.link_mut(asked.link) {
-            link.send_response(asked.owed, status, reply);
-        }
     }
 
     /// The shard of another node that a dialled link leads to.
@@ -624,34 +470,6 @@ impl<P: Copy> Peers<P> {
         let entry = place.entry.as_ref().filter(|_| place.generation == id.generation)?;
         let target = entry.target.as_ref()?;
         Some(PeerShard { slot: target.slot, shard: target.shard.into() })
-    }
-
-    /// Sends a message about copies to a shard of another node, behind those sent there before. False: there is no link to it
-    /// that is up; [`Effect::Up`] tells when there is.
-    pub fn send_replica(&mut self, to: PeerShard, message: &[u8]) -> bool {
-        let Some(id) = self.lane_of(to) else { return false };
-        let link = self.link_mut(id).filter(|link| link.is_up());
-        let is_sent = link.is_some();
-        link.into_iter().for_each(|link| link.send_replica(message));
-        is_sent
-    }
-
-    /// Sends a message about hot keys, if the link is still up: who does not get it waits until its time is over.
-    pub fn send_grants(&mut self, link: LinkId, message: &[u8]) {
-        let link = self.link_mut(link).filter(|link| link.is_up());
-        link.into_iter().for_each(|link| link.send_grants(message));
-    }
-
-    /// Sends a message about reads to a shard of another node. False: it cannot be sent now, and need not be later.
-    pub fn send_touches(&mut self, to: PeerShard, message: &[u8]) -> bool {
-        let link = self.lane_of(to).and_then(|id| self.link_mut(id)).filter(|link| link.is_up());
-        link.is_some_and(|link| link.send_touches(message))
-    }
-
-    /// The dialled link that leads to a shard of another node.
-    fn lane_of(&self, to: PeerShard) -> Option<LinkId> {
-        let lanes = self.dialled.range((to.slot, 0)..=(to.slot, u8::MAX)).map(|(_, &id)| id);
-        lanes.into_iter().find(|&id| self.leads_to(id) == Some(to))
     }
 
     /// The message of an [`Effect::Replica`], [`Effect::Grants`] or [`Effect::Touches`] is none: ends its link.
@@ -727,6 +545,7 @@ impl<P: Copy> Peers<P> {
                 Some(Effect::Connect { link: id, address: target.address.clone(), shard: target.shard })
             }
             Event::Up => {
+                self.befriend(id);
                 self.learn_shards(now, id);
                 self.dial_back(now, id);
                 self.is_crowded = true;
@@ -805,7 +624,9 @@ impl<P: Copy> Peers<P> {
         assert!(self.pending.len() <= crate::forward::PENDING_MAX);
         assert!(self.accepted <= ACCEPTED_MAX);
         let accepted = self.places.iter().filter_map(|place| place.entry.as_ref());
-        assert_eq!(accepted.filter(|entry| entry.target.is_none()).count(), self.accepted);
+        assert_eq!(accepted.clone().filter(|entry| entry.target.is_none()).count(), self.accepted);
+        assert_eq!(accepted.filter(|entry| entry.stranger_since.is_some()).count(), self.strangers.len());
+        assert!(self.strangers.len() <= STRANGERS_MAX);
         for (id, link) in self.links() {
             link.check_invariants();
             self.check_attention(id);
@@ -825,17 +646,6 @@ fn place_of(index: u32) -> usize {
 
 fn name(index: usize, place: &Place) -> LinkId {
     LinkId { index: u32::try_from(index).expect("links are bounded"), generation: place.generation }
-}
-
-fn request_header(opaque: Opaque, hash: u64, flags: Flags, shard: u8, hop: u8) -> Header {
-    Header {
-        flags,
-        partition: u16::try_from(partition_of(hash).index()).expect("below PARTITION_COUNT"),
-        opaque: opaque.0,
-        detail: hop,
-        shard,
-        ..Header::new(Kind::Request, Epoch::NONE)
-    }
 }
 
 #[cfg(test)]

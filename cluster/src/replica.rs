@@ -5,8 +5,8 @@
 //!               <--Ack: how far, and a lease-------
 //! ```
 //!
-//! A [`Replicator`] is one shard's part in it, as primary and as backup. It replicates states, never operations, and decides
-//! nothing about the ring: who is primary, in sync, or being filled is what [`crate::ring::Assignment`] says.
+//! A [`Replicator`] is one shard's part in it, as primary and as backup. It replicates states, never operations (of a long value
+//! that something was put to: what that was, for those who have the value), and decides nothing about the ring: who is primary, in sync, or being filled is what [`crate::ring::Assignment`] says.
 //! `docs/replication.md` has the promises of each mode.
 
 use crate::table::SlotId;
@@ -24,8 +24,8 @@ mod tenures;
 mod version;
 
 pub use message::Fences;
-pub use replicator::{Counts, Effect, Outcome, Refused, Replicator, Write};
-pub use store::{Bytes, Content, Cursor, Portion, Record, Store};
+pub use replicator::{Change, Counts, Effect, Outcome, Refused, Replicator, Write};
+pub use store::{Bytes, Content, Cursor, Delta, Portion, Record, Side, Store};
 pub use stream::WINDOW_BYTES;
 pub use version::{Version, VersionClock};
 

@@ -24,6 +24,8 @@ pub(crate) enum Safeguard {
     LeaseIsChecked,
     /// A new primary waits until no lease of the old one can be good.
     PromotionWaits,
+    /// Whoever begins with nothing, since nobody holds anything, waits until all others know.
+    HeirsWaitForAll,
     /// A backup takes nothing from a node that is not primary by its ring.
     BackupsFence,
     /// What is not with all backups is not read.
@@ -38,6 +40,8 @@ pub(crate) enum Safeguard {
     DoubtsAreSettled,
     /// What is filled is emptied first.
     FillingEmptiesFirst,
+    /// A copy puts what is put to a value to that very value only.
+    DeltaNeedsItsBase,
     /// A write is executed when nobody can read a copy of what it changes.
     WritesWaitForHolders,
     /// A copy of a hot key is read for a time that begins when it is asked for.

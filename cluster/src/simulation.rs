@@ -8,6 +8,8 @@
 //!   follow the last ring and all keys are served,
 //! * I12: while only etcd fails, no request of a client fails that waits for its answers: of requests for one key that were sent
 //!   together one may be given up to keep their order,
+//! * where an operator wishes nodes weights, drains them and calls them down while they live, die and restart, every wish is fulfilled
+//!   some time after the last fault, and every partition has its copies,
 //! * and: each request is answered once and in time, executed at most once, and only by the owner by the owner's ring; a client
 //!   that sends requests for one key without waiting sees them done in order; no node's ring goes back; rings are written by the
 //!   conductor of the moment.
@@ -39,6 +41,7 @@ mod faults;
 mod network;
 mod runs;
 mod tests;
+mod wishes;
 
 use dice::Dice;
 use etcd::SimEtcd;
@@ -48,7 +51,8 @@ const FAULTS_END: Micros = Micros::from_millis(12_000);
 /// By then everything must be well again: the last late call of a dead conductor has renewed its lease after 5 s, the
 /// lease has run out after 5 more, and its heir has looked around.
 const CHECKS_AT: Micros = Micros::from_millis(26_000);
-const END: Micros = Micros::from_millis(27_000);
+/// So long after the checks it ends.
+const END_AFTER: Micros = Micros::from_millis(1_000);
 /// Requests are held to I12 from here: the cluster has formed.
 const FORMED: Micros = Micros::from_millis(4_000);
 const REQUEST_TIME_MAX: Micros = Micros::from_millis(1_000);
@@ -63,6 +67,14 @@ enum Faults {
     All,
     /// Only etcd fails, and the ring stays as it is.
     OnlyEtcd,
+    /// Nodes die and restart, links and etcd fail, and an operator wishes this and that. In a ring of one copy or two.
+    Wishes,
+}
+
+impl Faults {
+    fn checks_at(self) -> Micros {
+        if self == Self::Wishes { wishes::CHECKS_AT } else { CHECKS_AT }
+    }
 }
 
 struct Node {
@@ -153,6 +165,7 @@ enum Happens {
         key: u64,
     },
     Weights,
+    Wish,
     Crash {
         node: usize,
     },
@@ -196,6 +209,8 @@ struct World {
     etcd: SimEtcd,
     etcd_is_down: bool,
     etcd_delay: u64,
+    /// Reaches etcd and no other node.
+    outsider: Option<usize>,
     /// A state of etcd that it may go back to.
     etcd_copy: Option<SimEtcd>,
     asked: Vec<Asked>,
@@ -238,6 +253,10 @@ impl World {
         let mut dice = Dice(seed);
         let node_count = 3 + dice.index(3);
         let faults = if dice.chance(250) { Faults::OnlyEtcd } else { Faults::All };
+        Self::with_faults(seed, dice, node_count, faults, is_loud)
+    }
+
+    fn with_faults(seed: u64, dice: Dice, node_count: usize, faults: Faults, is_loud: bool) -> Self {
         let mut world = Self {
             seed,
             faults,
@@ -254,6 +273,7 @@ impl World {
             etcd: SimEtcd::default(),
             etcd_is_down: false,
             etcd_delay: 2,
+            outsider: None,
             etcd_copy: None,
             asked: Vec::new(),
             answers_done: 0,
@@ -266,7 +286,7 @@ impl World {
         world.happen_in(2_500, Happens::Client);
         world.happen_in(FORMED.0 / 1_000, Happens::Fault);
         world.happen_in(FAULTS_END.0 / 1_000, Happens::Mended);
-        world.happen_in(CHECKS_AT.0 / 1_000, Happens::Checked);
+        world.happen_in(faults.checks_at().0 / 1_000, Happens::Checked);
         world
     }
 
@@ -287,7 +307,7 @@ impl World {
 
     fn run(&mut self) {
         while let Some(((at, _), what)) = self.queue.pop_first() {
-            if at > END {
+            if at > self.faults.checks_at() + END_AFTER {
                 break;
             }
             self.now = at;
@@ -334,7 +354,7 @@ impl World {
             }
             Happens::Client => {
                 self.client();
-                let pause = 1 + self.dice.below(60);
+                let pause = (1 + self.dice.below(60)) * if self.faults == Faults::Wishes { 5 } else { 1 };
                 self.happen_in(pause, Happens::Client);
             }
             Happens::Asks => {
@@ -344,6 +364,7 @@ impl World {
             }
             Happens::Follows { before, key } => self.follow(before, key),
             Happens::Weights => self.change_weights(),
+            Happens::Wish => self.wish(),
             Happens::Crash { node } => self.crash(node),
             Happens::Fault => self.fault(),
             Happens::EtcdTick => {
@@ -355,6 +376,7 @@ impl World {
             }
             Happens::Restart { node } => self.start(node),
             Happens::Mended => self.mend(),
+            Happens::Checked if self.faults == Faults::Wishes => self.check_fulfilled(),
             Happens::Checked => self.check_recovered(),
         }
     }
@@ -371,12 +393,13 @@ impl World {
         let judgement = Judgement {
             removal_pause: Micros::from_millis(2_000),
             first_nodes: self.nodes.len(),
-            ..Judgement::default()
+            ..if self.faults == Faults::Wishes { self.judgement_of_wishes() } else { Judgement::default() }
         };
         let conductor = Conductor::new(cluster.clone(), judgement);
         let etcd = Etcd::new(&cluster, me.clone());
-        // Some of a node's lives are of the build before.
-        let highest = wire::VERSIONS.highest - u8::from((self.seed + life + node as u64).is_multiple_of(3));
+        // Some of a node's lives are of an older build.
+        let is_older = (self.seed + life + node as u64).is_multiple_of(3);
+        let highest = if is_older { wire::VERSIONS.lowest } else { wire::VERSIONS.highest };
         let identity = Identity {
             versions: Versions { highest, ..wire::VERSIONS },
             cluster,
@@ -456,6 +479,7 @@ impl World {
                 );
                 node.epoch = ring.epoch();
                 node.peers.adopt(now, ring);
+                self.report(index);
             }
             control::Effect::Need(Need::Call(call)) => {
                 let mut delay = self.dice.below(self.etcd_delay * 2);
@@ -483,7 +507,9 @@ impl World {
             }
             control::Effect::Reach(described) => {
                 let is_it = |node: &Node| node.life == described.incarnation.0 && node.me == described.node;
-                if self.nodes.iter().flatten().any(is_it) {
+                let found = self.nodes.iter().position(|node| node.as_ref().is_some_and(is_it));
+                let is_cut_off = self.outsider.is_some_and(|node| found == Some(node) || index == node);
+                if found.is_some() && !is_cut_off {
                     self.nodes[index].as_mut().unwrap().control.reached(&described);
                 }
             }
@@ -598,7 +624,8 @@ impl World {
     fn client(&mut self) {
         let node = self.dice.index(self.nodes.len());
         let key = self.dice.any();
-        let is_calm = self.faults == Faults::OnlyEtcd && self.now >= FORMED || self.now >= CHECKS_AT;
+        let is_formed = self.faults == Faults::OnlyEtcd && self.now >= FORMED;
+        let is_calm = is_formed || self.now >= self.faults.checks_at();
         // A burst now and then, so that credit runs out; not where nothing may fail.
         let may_burst = self.faults == Faults::All && self.now < FAULTS_END;
         let burst = if self.dice.chance(50) && may_burst { 40 } else { 1 };
@@ -665,8 +692,13 @@ impl World {
         for slot in &last.slots {
             assert_eq!(slot.state, NodeState::Up, "{} is not up again", slot.node);
         }
+        self.check_served(last.epoch);
+    }
+
+    /// Every node follows the last ring, and serves every key.
+    fn check_served(&mut self, last: Epoch) {
         for index in 0..self.nodes.len() {
-            assert_eq!(self.nodes[index].as_ref().unwrap().epoch, last.epoch, "n{index} is behind");
+            assert_eq!(self.nodes[index].as_ref().unwrap().epoch, last, "n{index} is behind");
             for _ in 0..12 {
                 let key = self.dice.any();
                 self.ask(index, key, true);

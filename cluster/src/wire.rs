@@ -24,15 +24,18 @@ pub const BATCH_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a frame.
 pub const FRAME_BYTES_MAX: usize = HEADER_BYTES + BODY_BYTES_MAX + CHECKSUM_BYTES;
 
-/// The versions of the protocol that this build speaks: its own and the one before. The header and the greeting are the same in
+/// The versions of the protocol that this build speaks: its own and two before. The header and the greeting are the same in
 /// all of them.
-pub const VERSIONS: Versions = Versions { lowest: 2, highest: 3 };
+pub const VERSIONS: Versions = Versions { lowest: 2, highest: 4 };
 
 /// The version that began to know [`Flags::RUN`].
 pub const RUN_VERSION: u8 = 3;
 
 /// The version that began to know [`Kind::Touches`].
 pub const TOUCHES_VERSION: u8 = 3;
+
+/// The version that began to know [`crate::replica::message::Entry::Delta`].
+pub const DELTA_VERSION: u8 = 4;
 
 const _: () = assert!(BATCH_BYTES_MAX <= BODY_BYTES_MAX);
 const _: () =
@@ -247,12 +250,12 @@ impl Header {
 /// |---|---|---|
 /// | 0 | 4 | body bytes |
 /// | 4 | 1 | kind |
-/// | 5 | 1 | operation: 0, reserved for replication |
+/// | 5 | 1 | 0, reserved |
 /// | 6 | 2 | flags |
 /// | 8 | 6 | epoch |
 /// | 14 | 2 | partition |
 /// | 16 | 8 | opaque |
-/// | 24 | 2 | key bytes: 0, reserved for replication |
+/// | 24 | 2 | 0, reserved |
 /// | 26 | 1 | detail |
 /// | 27 | 1 | shard |
 /// | 28 | 4 | deadline |

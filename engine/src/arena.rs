@@ -96,6 +96,7 @@ impl Region {
         if file.metadata()?.len() < offset.saturating_add(bytes as u64) {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than the budget"));
         }
+        assert!(offset.is_multiple_of(MAP_ALIGNMENT as u64), "a map over a file begins where a page does");
         // SAFETY: the file is long enough, and it is the caller's promise that nobody else writes to it or cuts it off.
         // Whatever its bytes are, they are valid ones.
         let map = unsafe { MmapOptions::new().offset(offset).len(bytes).map_mut(file)? };

@@ -75,7 +75,7 @@ impl Shard {
             (None, Some((initial, expiry))) => self.create_number(now, hash, request, initial, expiry),
             (None, None) => ArithmeticOutcome::NotFound,
         };
-        self.step_aside();
+        self.step_aside(now);
         outcome
     }
 

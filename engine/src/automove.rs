@@ -1,10 +1,24 @@
 //! Who decides that a page moves from one size class to another: the shard, by what its classes miss, or an operator.
 //! Moves nothing by itself; see `leaving.rs` for that.
 
+use crate::departures::Departures;
 use crate::leaving::Destination;
 use crate::shard::Shard;
-use crate::slab::ClassId;
+use crate::slab::{Class, ClassId};
 
+/// Pages are compared across classes this many times for as many requests as there are items.
+const COMPARISONS_PER_ITEMS: u64 = 32;
+const REQUESTS_MIN: u64 = 256;
+/// Demand a returning key adds to its class: on average it could have been kept by half of two pages.
+const DEMAND_OF_RETURN: f64 = 0.5;
+const DEMAND_KEPT: f64 = 0.9;
+/// Demand that moves a page must be so many times the donor's, and so much more.
+const DEMAND_RATIO: f64 = 2.0;
+const DEMAND_MARGIN: f64 = 8.0;
+/// Hits that a donor's pages would get from the taker's items must be so many times its own, and so much more. They
+/// are sampled, so the margin is in hits, not in hits a page: those come to less than one where pages are many.
+const HITS_RATIO: f64 = 8.0;
+const HITS_MARGIN: f64 = 24.0;
 /// Comparisons of the classes for one of [`Automove::Conservative`].
 const AGGRESSIVE_COMPARISONS: u64 = 4;
 /// Its part of the lead that a class must have.
@@ -73,8 +87,8 @@ impl Shard {
     }
 
     /// Lets a page leave `from` for `to`, the cheapest of a few (memcached's `slabs reassign`). Without `from`, the
-    /// class whose pages are hit least gives it. The items of the page that were hit lately move to free chunks of
-    /// their class as long as there are some; the others are evicted. O(pages).
+    /// class whose pages are hit least gives it. The items of the page that were hit lately move to other chunks of
+    /// their class, free ones or those of items that the policy would evict next; the others are evicted. O(pages).
     pub fn move_page(&mut self, from: Option<ClassId>, to: ClassId) -> MovePage {
         let classes = self.slabs.class_ids().count();
         if to.index() >= classes || from.is_some_and(|from| from.index() >= classes) {
@@ -95,6 +109,93 @@ impl Shard {
                 MovePage::Begun
             }
             None => MovePage::NoSpare,
+        }
+    }
+
+    /// Counts a key that comes back to its class after it was evicted from it, for the demand of the class.
+    pub(crate) fn count_return(&mut self, class: ClassId, hash: u64) {
+        if self.slabs.classes_in_use() < 2 {
+            return;
+        }
+        let class = self.slabs.class_mut(class);
+        if class.departures.contains(hash) {
+            class.demand += DEMAND_OF_RETURN;
+        }
+    }
+
+    /// Remembers that a class evicted a key, if there is memory to do so and another class to compete with.
+    pub(crate) fn count_departure(&mut self, class: ClassId, hash: u64) {
+        if self.slabs.classes_in_use() < 2 {
+            return;
+        }
+        if self.slabs.class(class).departures.bytes() == 0 {
+            self.allocate_departures(class);
+        }
+        self.slabs.class_mut(class).departures.insert(hash);
+    }
+
+    /// Moves a page from the class that would miss it least to the one that would gain most, if it is clear that it
+    /// would. The margins are wide on purpose: eager moves gain nothing on average and can lose much.
+    pub(crate) fn compare_classes(&mut self) {
+        let interval = (self.counters.items / COMPARISONS_PER_ITEMS).max(REQUESTS_MIN);
+        self.next_comparison = self.requests + interval / self.automove.comparisons();
+        let demand = |class: &ClassId| self.slabs.class(*class).demand;
+        let by_demand = |a: &ClassId, b: &ClassId| demand(a).total_cmp(&demand(b));
+        let neediest = self.slabs.class_ids().max_by(by_demand);
+        let donor = neediest.and_then(|neediest| self.donor_for(neediest));
+        let by_demand = neediest.zip(donor);
+        if self.automove != Automove::Off
+            && let Some((taker, donor)) = by_demand.or_else(|| self.by_hits())
+            && let Some(page) = self.cheapest_page_of(donor)
+        {
+            self.begin_leaving(page, Destination::Class(taker));
+            self.slabs.class_mut(taker).demand /= 2.0;
+        }
+        for class in self.slabs.class_ids() {
+            let class = self.slabs.class_mut(class);
+            class.evicted_lately *= DEMAND_KEPT;
+            class.hits_sampled *= DEMAND_KEPT;
+            class.demand *= DEMAND_KEPT;
+        }
+    }
+
+    /// The class whose pages are hit least, of those in clearly less demand.
+    fn donor_for(&self, neediest: ClassId) -> Option<ClassId> {
+        let demand = self.slabs.class(neediest).demand;
+        let margin = self.automove.margin_share() * DEMAND_MARGIN;
+        let is_donor = |class: &ClassId| {
+            let donor = self.slabs.class(*class);
+            donor.pages > 1 && demand > DEMAND_RATIO * donor.demand + margin
+        };
+        let donors = self.slabs.class_ids().filter(is_donor);
+        donors.min_by(|&a, &b| self.hits_per_page(a).total_cmp(&self.hits_per_page(b)))
+    }
+
+    /// A class that evicts while its pages are hit many times more often than those of another: what is left of a
+    /// time when sizes were different.
+    fn by_hits(&self) -> Option<(ClassId, ClassId)> {
+        let by_hits = |a: &ClassId, b: &ClassId| self.hits_per_page(*a).total_cmp(&self.hits_per_page(*b));
+        let evicts = |class: &ClassId| self.slabs.class(*class).evicted_lately >= 1.0;
+        let spares = |class: &ClassId| self.slabs.class(*class).pages > 1;
+        let taker = self.slabs.class_ids().filter(evicts).max_by(by_hits)?;
+        let donor = self.slabs.class_ids().filter(spares).min_by(by_hits)?;
+        let Class { pages, hits_sampled, .. } = self.slabs.class(donor);
+        let expected = self.hits_per_page(taker) * (*pages as f64);
+        let clear = expected > HITS_RATIO * *hits_sampled + self.automove.margin_share() * HITS_MARGIN;
+        clear.then_some((taker, donor))
+    }
+
+    fn hits_per_page(&self, class: ClassId) -> f64 {
+        let class = self.slabs.class(class);
+        class.hits_sampled / class.pages.max(1) as f64
+    }
+
+    fn allocate_departures(&mut self, class: ClassId) {
+        let chunks = self.slabs.class(class).chunks_per_page as usize;
+        let bytes = Departures::bytes_of(chunks);
+        if self.fits(bytes) {
+            self.departure_bytes += bytes;
+            self.slabs.class_mut(class).departures = Departures::new(chunks);
         }
     }
 

@@ -13,7 +13,7 @@ pub struct Counters {
     pub bytes: u64,
     /// Items ever stored; a replacement counts, and in a restored shard every item that was there at its start.
     pub total_items: u64,
-    /// Live items dropped to make room, by the hand or with their page.
+    /// Live items dropped to make room: by the hand, with their page, or for an item of that page.
     pub evictions: u64,
     /// Those of `evictions` that no get ever hit.
     pub evicted_unfetched: u64,
@@ -27,6 +27,10 @@ pub struct Counters {
     pub get_flushed: u64,
     /// Pages taken from one class for the sake of another, of the index or of external bytes.
     pub page_moves: u64,
+    /// Items that stayed although their page left its class: moved to another chunk of it.
+    pub rescues: u64,
+    /// Later parts of long values that were moved so.
+    pub chunk_rescues: u64,
     /// Times the adaptive policy took up another setting.
     pub policy_switches: u64,
     /// New items that lost against an older one and were dropped from the window.

@@ -16,7 +16,7 @@ pub enum DeleteMode {
         /// New expiry.
         touch: Option<Expiry>,
     },
-    /// The key with an empty value and no client flags. The CAS value stays unless `invalidate` or an
+    /// The key with an empty value and no client flags, which nobody has fetched yet. The CAS value stays unless `invalidate` or an
     /// explicit one says otherwise.
     DropValue {
         /// Also mark it stale with a new CAS value.
@@ -110,6 +110,8 @@ impl Shard {
         let explicit_cas = request.explicit_cas.or(kept_cas);
         head.extension = Extension { stale: invalidate, binary_key, explicit_cas, ..Extension::default() };
         head.client_flags = 0;
+        head.header.set_fetched(false);
+        head.header.set_access(now);
         head.header.set_expiry(touch.unwrap_or(Expiry::Never));
         if invalidate {
             head.header.set_version(self.next_version());

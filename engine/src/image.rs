@@ -53,7 +53,7 @@ impl Shard {
             self.unlink(hash, location);
             self.show_removal(hash);
         }
-        self.step_aside();
+        self.step_aside(now);
         is_stored
     }
 

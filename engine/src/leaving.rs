@@ -1,29 +1,20 @@
-//! Taking a page from its class a few chunks at a time, and deciding which class could spare one. Never writes an
-//! item's value but to move it.
+//! Taking a page from its class a few chunks at a time, and choosing the page. That pages follow demand is decided in `automove.rs`;
+//! here only that somebody needs one. Never writes an item's value.
 //!
-//! A page that leaves gets no new items; those it has are evicted, or moved within their class if they were hit
-//! lately and there is room, and so is what continues an item. Nobody waits for it: what is needed meanwhile comes from one page's worth of budget
-//! that is kept free.
-
-use std::iter::successors;
+//! A page that leaves gets no new items; what becomes of those it has is said in `rescue.rs`. Nobody waits for it: what is needed
+//! meanwhile comes from one page's worth of budget that is kept free.
 
 use crate::arena::Location;
-use crate::automove::Automove;
-use crate::departures::Departures;
 use crate::expiry::Seconds;
 use crate::header::{Chunk, Header};
-use crate::room::Chunks;
 use crate::shard::Shard;
 use crate::slab::{CLASSES_MAX, Class, ClassId, PageId};
 use crate::warm::PAGE_GROUP;
 
 /// Chunks of a leaving page looked at for one store: a few microseconds, and more than any store adds.
 const DRAIN_CHUNKS_PER_STORE: usize = 16;
-/// Copying or walking along so much costs as much time as looking at a chunk that is far away.
-const COPY_BYTES_PER_CHUNK: usize = 4096;
-const WALK_STEPS_PER_CHUNK: usize = 4;
-/// A continuation so far from its head is not worth the walk to move it.
-const WALK_STEPS_MAX: usize = 256;
+/// So much may be spent on keeping items of a page that must go at once, in chunks looked at: a tenth of a millisecond.
+const RESCUE_COST_AT_ONCE_MAX: usize = 512;
 /// Pages of a class that are compared when one must go.
 const PAGES_SAMPLED: usize = 8;
 /// Chunks that stand for a page in that comparison.
@@ -31,20 +22,6 @@ const CHUNKS_SAMPLED: u32 = 32;
 /// A page's worth in tenths of a hit: what an item of the main region is worth beyond its hits.
 const WORTH_OF_MAIN: u64 = 3;
 const WORTH_OF_HIT: u64 = 10;
-/// Pages are compared across classes this many times for as many requests as there are items.
-const COMPARISONS_PER_ITEMS: u64 = 32;
-const REQUESTS_MIN: u64 = 256;
-/// Demand a returning key adds to its class: on average it could have been kept by half of two pages.
-const DEMAND_OF_RETURN: f64 = 0.5;
-const DEMAND_KEPT: f64 = 0.9;
-/// Demand that moves a page must be so many times the donor's, and so much more.
-const DEMAND_RATIO: f64 = 2.0;
-const DEMAND_MARGIN: f64 = 8.0;
-/// Hits that a donor's pages would get from the taker's items must be so many times its own, and so much more. They
-/// are sampled, so the margin is in hits, not in hits a page: those come to less than one where pages are many.
-const HITS_RATIO: f64 = 8.0;
-const HITS_MARGIN: f64 = 24.0;
-
 const _: () = assert!(CLASSES_MAX <= u128::BITS as usize);
 
 /// A page on its way out of its class.
@@ -100,53 +77,33 @@ impl Shard {
         self.flush_if_due(now);
         let mut left = chunks_max - self.free_dead(chunks_max);
         while left > 0 && self.begin_what_is_needed() {
-            left = self.drain(left);
+            left = self.drain(now, left);
         }
         self.begin_what_is_needed() || !self.dead.is_empty()
     }
 
     /// What every store does last, when it holds on to no location any more.
     #[inline]
-    pub(crate) fn step_aside(&mut self) {
+    pub(crate) fn step_aside(&mut self, now: Seconds) {
         if !self.dead.is_empty() {
             self.free_dead(DRAIN_CHUNKS_PER_STORE);
         }
         if self.leaving.is_some() || self.is_short() {
             self.begin_what_is_needed();
-            self.drain(DRAIN_CHUNKS_PER_STORE);
+            self.drain(now, DRAIN_CHUNKS_PER_STORE);
         } else if self.requests >= self.next_comparison {
             self.compare_classes();
         }
     }
 
-    /// Counts a key that comes back to its class after it was evicted from it, for the demand of the class.
-    pub(crate) fn count_return(&mut self, class: ClassId, hash: u64) {
-        if self.slabs.classes_in_use() < 2 {
-            return;
-        }
-        let class = self.slabs.class_mut(class);
-        if class.departures.contains(hash) {
-            class.demand += DEMAND_OF_RETURN;
-        }
-    }
-
-    /// Remembers that a class evicted a key, if there is memory to do so and another class to compete with.
-    pub(crate) fn count_departure(&mut self, class: ClassId, hash: u64) {
-        if self.slabs.classes_in_use() < 2 {
-            return;
-        }
-        if self.slabs.class(class).departures.bytes() == 0 {
-            self.allocate_departures(class);
-        }
-        self.slabs.class_mut(class).departures.insert(hash);
-    }
-
     /// Finishes the page that is leaving, whatever it takes, unless it holds what must survive the current operation.
-    pub(crate) fn finish_leaving(&mut self) -> bool {
-        let Some(leaving) = self.leaving else { return false };
-        let movable = self.is_movable(leaving.page);
+    pub(crate) fn finish_leaving(&mut self, now: Seconds) -> bool {
+        let Some(Leaving { page, chunk, destination }) = self.leaving else { return false };
+        let movable = self.is_movable(page);
         if movable {
-            self.drain(usize::MAX);
+            self.leaving = None;
+            self.clear_page(now, page, chunk);
+            self.arrive(page, destination);
         }
         movable
     }
@@ -177,22 +134,32 @@ impl Shard {
         }
     }
 
-    /// Evicts the items of a page and takes it from its class, all at once.
-    pub(crate) fn release_page(&mut self, page: PageId) {
-        for chunk in 0..self.slabs.touched_in(page) {
+    /// Takes a page from its class at once. Few of its items are kept: somebody waits.
+    pub(crate) fn release_page(&mut self, now: Seconds, page: PageId) {
+        self.slabs.begin_leaving(page);
+        self.clear_page(now, page, 0);
+        self.unassign_page(page);
+    }
+
+    /// Clears a page that leaves, from a chunk on.
+    fn clear_page(&mut self, now: Seconds, page: PageId, first: u32) {
+        let mut cost_left = RESCUE_COST_AT_ONCE_MAX;
+        for chunk in first..self.slabs.touched_in(page) {
             if chunk.is_multiple_of(PAGE_GROUP) {
                 self.warm_page(page, chunk);
             }
             let location = self.slabs.chunk_at(page, chunk);
             loop {
-                match self.clear_chunk(location) {
-                    Clearing::Done { .. } => break,
+                match self.clear_chunk(now, location, cost_left > 0) {
+                    Clearing::Done { cost } => {
+                        cost_left = cost_left.saturating_sub(cost - 1);
+                        break;
+                    }
                     Clearing::Begun { .. } => {}
                     Clearing::Refused => panic!("a page that is being written to cannot be moved"),
                 }
             }
         }
-        self.unassign_page(page);
     }
 
     /// Bytes of links that a page of a class needs, for the policy that keeps the order of use.
@@ -225,7 +192,7 @@ impl Shard {
     }
 
     /// Looks at so many chunks of the leaving page; returns how many more there was leave to look at.
-    pub(crate) fn drain(&mut self, chunks_max: usize) -> usize {
+    pub(crate) fn drain(&mut self, now: Seconds, chunks_max: usize) -> usize {
         let mut left = chunks_max;
         self.cancel_if_held();
         while let Some(Leaving { page, chunk, destination }) = self.leaving {
@@ -240,7 +207,7 @@ impl Shard {
             if chunk.is_multiple_of(PAGE_GROUP) {
                 self.warm_page(page, chunk);
             }
-            match self.clear_chunk(self.slabs.chunk_at(page, chunk)) {
+            match self.clear_chunk(now, self.slabs.chunk_at(page, chunk), true) {
                 Clearing::Done { cost } => {
                     self.leaving = Some(Leaving { page, chunk: chunk + 1, destination });
                     left = left.saturating_sub(cost);
@@ -281,23 +248,21 @@ impl Shard {
         }
     }
 
-    fn unassign_page(&mut self, page: PageId) {
+    /// Takes an empty page from its class.
+    pub(crate) fn unassign_page(&mut self, page: PageId) {
         let class = self.slabs.page_class(page).expect("an assigned page");
         self.slabs.unassign_page(page);
         self.link_bytes -= self.link_bytes_of(class);
         self.recency.iter_mut().for_each(|recency| recency.discard(page));
     }
 
-    /// Frees a chunk, or begins to.
-    fn clear_chunk(&mut self, location: Location) -> Clearing {
+    /// Frees a chunk, or begins to. Whether somebody else of the class may be evicted for its item is the caller's to say.
+    fn clear_chunk(&mut self, now: Seconds, location: Location, may_replace: bool) -> Clearing {
         let cost = match self.fate_of(location) {
             Fate::Free => 1,
             Fate::Stays => return Clearing::Refused,
             Fate::Dead => self.free_dead(DRAIN_CHUNKS_PER_STORE),
-            Fate::Item(head, header) if head == location => self.clear_item(head, header.frequency() > 0),
-            Fate::Item(head, _) => {
-                self.relocate_continuation(location, head).unwrap_or_else(|| self.clear_item(head, false))
-            }
+            Fate::Item(head, header) => 1 + self.rescue(now, location, head, header, may_replace),
         };
         match self.arena.chunk(location) {
             Chunk::Free { .. } => Clearing::Done { cost },
@@ -319,144 +284,6 @@ impl Shard {
             Chunk::Reserved { .. } if self.dead.contains(head) => Fate::Dead,
             Chunk::Item(_) | Chunk::Reserved { .. } => Fate::Stays,
             Chunk::Free { .. } | Chunk::Continuation { .. } => panic!("a continuation outlives its head"),
-        }
-    }
-
-    /// Moves an item or evicts it.
-    fn clear_item(&mut self, location: Location, keep: bool) -> usize {
-        let head = self.arena.head(location);
-        let continuations = (head.value_len() - head.header.value_len()) / self.payload();
-        let class = self.slabs.class_of(location);
-        let moved = keep && continuations <= WALK_STEPS_MAX && self.relocate(location, head.header);
-        if !moved {
-            self.evict(location);
-        }
-        let copied = if moved { self.slabs.class(class).chunk_size } else { 0 };
-        1 + copied / COPY_BYTES_PER_CHUNK + continuations.min(WALK_STEPS_MAX) / WALK_STEPS_PER_CHUNK
-    }
-
-    /// Moves a part of an item to a free chunk. `None` if there is none, or the item is very long.
-    fn relocate_continuation(&mut self, from: Location, head: Location) -> Option<usize> {
-        if !self.slabs.is_leaving(from) {
-            return None;
-        }
-        let mut item = self.arena.head(head);
-        let first = item.extension.chain.map_or(Location::NONE, |chain| Location(chain.first));
-        let chunks = Chunks { head, first };
-        let chain = successors(Some(head), |&chunk| self.chunk_behind(chunks, chunk));
-        let (walked, before) = chain
-            .enumerate()
-            .take(WALK_STEPS_MAX)
-            .find(|&(_, at)| self.chunk_behind(chunks, at) == Some(from))?;
-        let class = self.slabs.class_of(from);
-        let to = self.slabs.take_chunk(class, &self.arena)?;
-        let size = self.slabs.class(class).chunk_size;
-        self.arena.copy(from.offset()..from.offset() + size, to.offset());
-        if before == head {
-            item.chain_to(to);
-            self.arena.set_head(head, item);
-        } else {
-            self.arena.set_header(before, Header::continuation(to, head));
-        }
-        self.slabs.give_chunk(from, &mut self.arena);
-        Some(1 + size / COPY_BYTES_PER_CHUNK + walked / WALK_STEPS_PER_CHUNK)
-    }
-
-    /// Moves an item to a free chunk of its class, into the main region. False if there is none.
-    fn relocate(&mut self, from: Location, mut header: Header) -> bool {
-        let class_id = self.slabs.class_of(from);
-        if !self.slabs.is_leaving(from) {
-            return false;
-        }
-        let Some(to) = self.slabs.take_chunk(class_id, &self.arena) else { return false };
-        let size = self.slabs.class(class_id).chunk_size;
-        self.arena.copy(from.offset()..from.offset() + size, to.offset());
-        if header.in_window() {
-            header.set_in_window(false);
-            self.slabs.class_mut(class_id).window_items -= 1;
-            self.arena.set_header(to, header);
-        }
-        self.redirect_continuations(to);
-        self.index.replace(self.hash_at(to), from, to);
-        self.recency.iter_mut().for_each(|recency| recency.replace(from, to, &self.slabs));
-        self.slabs.give_chunk(from, &mut self.arena);
-        true
-    }
-
-    fn redirect_continuations(&mut self, head: Location) {
-        let chain = self.arena.head(head).extension.chain;
-        let mut next = chain.map_or(Location::NONE, |chain| Location(chain.first));
-        while next != Location::NONE {
-            let Chunk::Continuation { next: after, .. } = self.arena.chunk(next) else {
-                panic!("a chain leads out of its item")
-            };
-            self.arena.set_header(next, Header::continuation(after, head));
-            next = after;
-        }
-    }
-
-    /// Moves a page from the class that would miss it least to the one that would gain most, if it is clear that it
-    /// would. The margins are wide on purpose: eager moves gain nothing on average and can lose much.
-    fn compare_classes(&mut self) {
-        let interval = (self.counters.items / COMPARISONS_PER_ITEMS).max(REQUESTS_MIN);
-        self.next_comparison = self.requests + interval / self.automove.comparisons();
-        let demand = |class: &ClassId| self.slabs.class(*class).demand;
-        let by_demand = |a: &ClassId, b: &ClassId| demand(a).total_cmp(&demand(b));
-        let neediest = self.slabs.class_ids().max_by(by_demand);
-        let donor = neediest.and_then(|neediest| self.donor_for(neediest));
-        let by_demand = neediest.zip(donor);
-        if self.automove != Automove::Off
-            && let Some((taker, donor)) = by_demand.or_else(|| self.by_hits())
-            && let Some(page) = self.cheapest_page_of(donor)
-        {
-            self.begin_leaving(page, Destination::Class(taker));
-            self.slabs.class_mut(taker).demand /= 2.0;
-        }
-        for class in self.slabs.class_ids() {
-            let class = self.slabs.class_mut(class);
-            class.evicted_lately *= DEMAND_KEPT;
-            class.hits_sampled *= DEMAND_KEPT;
-            class.demand *= DEMAND_KEPT;
-        }
-    }
-
-    /// The class whose pages are hit least, of those in clearly less demand.
-    fn donor_for(&self, neediest: ClassId) -> Option<ClassId> {
-        let demand = self.slabs.class(neediest).demand;
-        let margin = self.automove.margin_share() * DEMAND_MARGIN;
-        let is_donor = |class: &ClassId| {
-            let donor = self.slabs.class(*class);
-            donor.pages > 1 && demand > DEMAND_RATIO * donor.demand + margin
-        };
-        let donors = self.slabs.class_ids().filter(is_donor);
-        donors.min_by(|&a, &b| self.hits_per_page(a).total_cmp(&self.hits_per_page(b)))
-    }
-
-    /// A class that evicts while its pages are hit many times more often than those of another: what is left of a
-    /// time when sizes were different.
-    fn by_hits(&self) -> Option<(ClassId, ClassId)> {
-        let by_hits = |a: &ClassId, b: &ClassId| self.hits_per_page(*a).total_cmp(&self.hits_per_page(*b));
-        let evicts = |class: &ClassId| self.slabs.class(*class).evicted_lately >= 1.0;
-        let spares = |class: &ClassId| self.slabs.class(*class).pages > 1;
-        let taker = self.slabs.class_ids().filter(evicts).max_by(by_hits)?;
-        let donor = self.slabs.class_ids().filter(spares).min_by(by_hits)?;
-        let Class { pages, hits_sampled, .. } = self.slabs.class(donor);
-        let expected = self.hits_per_page(taker) * (*pages as f64);
-        let clear = expected > HITS_RATIO * *hits_sampled + self.automove.margin_share() * HITS_MARGIN;
-        clear.then_some((taker, donor))
-    }
-
-    pub(crate) fn hits_per_page(&self, class: ClassId) -> f64 {
-        let class = self.slabs.class(class);
-        class.hits_sampled / class.pages.max(1) as f64
-    }
-
-    fn allocate_departures(&mut self, class: ClassId) {
-        let chunks = self.slabs.class(class).chunks_per_page as usize;
-        let bytes = Departures::bytes_of(chunks);
-        if self.fits(bytes) {
-            self.departure_bytes += bytes;
-            self.slabs.class_mut(class).departures = Departures::new(chunks);
         }
     }
 

@@ -41,6 +41,7 @@ mod persist;
 mod pin;
 mod policy;
 mod recency;
+mod rescue;
 mod reserve;
 mod restore;
 mod room;

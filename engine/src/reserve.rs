@@ -106,7 +106,7 @@ impl Shard {
         self.writing = false;
         let chunk = chunk?;
         let reservation = self.reserve_in(chunk, &shape, request, value_len);
-        self.step_aside();
+        self.step_aside(now);
         Some(reservation)
     }
 
@@ -216,7 +216,7 @@ impl Shard {
     /// Takes room for the next piece.
     fn take_space(&mut self, now: Seconds, reservation: &mut Reservation) -> Room<()> {
         let largest = self.slabs.largest();
-        if !self.has_largest_chunk_in_time() {
+        if !self.has_largest_chunk_in_time(now) {
             return Room::Later;
         }
         let chunk = self.take_chunk(now, largest);
@@ -236,13 +236,13 @@ impl Shard {
         let bytes = reservation.untaken.min(self.payload());
         reservation.untaken -= bytes;
         reservation.add_space(start..start + bytes);
-        self.step_aside();
+        self.step_aside(now);
         Room::Here(())
     }
 
     /// Works towards a page for the largest chunks where that takes long: where only another class has one, full of small items. False
     /// if there is more to do.
-    fn has_largest_chunk_in_time(&mut self) -> bool {
+    fn has_largest_chunk_in_time(&mut self, now: Seconds) -> bool {
         let largest = self.slabs.largest();
         let is_quick = |shard: &Shard| {
             let has_items = shard.slabs.class(largest).chunks_used > 0 && !shard.barren;
@@ -261,7 +261,7 @@ impl Shard {
             let Some(page) = self.quickest_page(largest) else { return true };
             self.begin_leaving(page, Destination::Class(largest));
         }
-        self.drain(CLEARED_PER_STEP);
+        self.drain(now, CLEARED_PER_STEP);
         is_quick(self)
     }
 
@@ -285,7 +285,7 @@ impl Shard {
         let request = Store { mode, compare, ..Store::set(key, &[], expiry) };
         self.begin(now, key);
         let outcome = self.commit_request(now, &request, chunks, head);
-        self.step_aside();
+        self.step_aside(now);
         outcome
     }
 
@@ -331,7 +331,7 @@ impl Shard {
         }
         let class = self.slabs.class_of(chunks.head);
         self.count_return(class, hash);
-        self.make_item_room(now, class) && self.make_index_room(hash)
+        self.make_item_room(now, class) && self.make_index_room(now, hash)
     }
 
     fn end_reservation(&mut self, chunks: Chunks) {

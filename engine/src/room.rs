@@ -55,7 +55,7 @@ impl Shard {
                 break;
             }
             let Some(page) = self.find_empty_page() else { break };
-            self.release_page(page);
+            self.unassign_page(page);
             self.arena.discard(self.slabs.bytes_of_page(page));
             self.take_external_bytes();
         }
@@ -119,22 +119,22 @@ impl Shard {
     }
 
     /// Sees to it that the index can take one more location, and lets it grow by a step.
-    pub(crate) fn make_index_room(&mut self, hash: u64) -> bool {
+    pub(crate) fn make_index_room(&mut self, now: Seconds, hash: u64) -> bool {
         self.index.begin_growth_if_loaded();
         if self.index.is_growing()
             && self.index.can_migrate()
-            && self.make_room_in_time(self.index.migrate_bytes_max())
+            && self.make_room_in_time(now, self.index.migrate_bytes_max())
         {
             self.migrate_bucket();
         }
         let bytes = self.index.insert_bytes_max(hash);
-        self.index.can_insert(hash) && self.make_index_bytes(bytes) || self.make_slot(hash)
+        self.index.can_insert(hash) && self.make_index_bytes(now, bytes) || self.make_slot(hash)
     }
 
     /// Bytes for an overflow bucket: out of the spare. Where a page at once would take long, only an empty one goes.
-    fn make_index_bytes(&mut self, bytes: usize) -> bool {
+    fn make_index_bytes(&mut self, now: Seconds, bytes: usize) -> bool {
         let at_once = self.spare_bytes == 0 || self.slabs.has_empty_page();
-        self.fits(bytes) || at_once && self.make_room(bytes)
+        self.fits(bytes) || at_once && self.make_room(now, bytes)
     }
 
     /// A slot in a full bucket, at the price of an item in it.
@@ -197,7 +197,7 @@ impl Shard {
                 || self.move_empty_page(class)
                 || self.free_item_of(now, class)
                 || self.assign_page_within(class, 0)
-                || self.move_page_at_once(class)
+                || self.move_page_at_once(now, class)
                 || self.free_dead(usize::MAX) > 0;
             if !found {
                 return None;
@@ -222,7 +222,7 @@ impl Shard {
                 }
             }
         }
-        let moved = self.evict && self.move_cheapest_page(class);
+        let moved = self.evict && self.move_cheapest_page(now, class);
         if moved { self.slabs.take_chunk(class, &self.arena) } else { None }
     }
 
@@ -248,36 +248,36 @@ impl Shard {
 
     fn move_empty_page(&mut self, class: ClassId) -> bool {
         let Some(page) = self.find_empty_page() else { return false };
-        self.release_page(page);
+        self.unassign_page(page);
         self.assign_page_within(class, 0)
     }
 
     /// Where pages are so small that it takes no longer than anything else.
-    fn move_page_at_once(&mut self, class: ClassId) -> bool {
-        self.evict && self.spare_bytes == 0 && self.move_cheapest_page(class)
+    fn move_page_at_once(&mut self, now: Seconds, class: ClassId) -> bool {
+        self.evict && self.spare_bytes == 0 && self.move_cheapest_page(now, class)
     }
 
-    fn move_cheapest_page(&mut self, class: ClassId) -> bool {
-        if self.finish_leaving() && self.assign_page_within(class, 0) {
+    fn move_cheapest_page(&mut self, now: Seconds, class: ClassId) -> bool {
+        if self.finish_leaving(now) && self.assign_page_within(class, 0) {
             return true;
         }
         let Some(page) = self.quickest_page(class) else { return false };
-        self.release_page(page);
+        self.release_page(now, page);
         self.counters.page_moves += 1;
         self.assign_page_within(class, 0)
     }
 
     /// Sees to it that the budget has room for so many bytes more: out of the spare, and if that is used up by
     /// giving up pages at once.
-    fn make_room(&mut self, bytes: usize) -> bool {
+    fn make_room(&mut self, now: Seconds, bytes: usize) -> bool {
         while !self.fits(bytes) {
-            if self.evict && self.finish_leaving() {
+            if self.evict && self.finish_leaving(now) {
                 continue;
             }
             let empty = self.find_empty_page();
             let cheapest = || self.evict.then(|| self.cheapest_page()).flatten();
             let Some(page) = empty.or_else(cheapest) else { return false };
-            self.release_page(page);
+            self.release_page(now, page);
             self.counters.page_moves += 1;
             self.arena.discard(self.slabs.bytes_of_page(page));
         }
@@ -285,8 +285,8 @@ impl Shard {
     }
 
     /// As [`Shard::make_room`], for what can wait: where a page at once would take long, the spare must do.
-    fn make_room_in_time(&mut self, bytes: usize) -> bool {
-        self.fits(bytes) || self.spare_bytes == 0 && self.make_room(bytes)
+    fn make_room_in_time(&mut self, now: Seconds, bytes: usize) -> bool {
+        self.fits(bytes) || self.spare_bytes == 0 && self.make_room(now, bytes)
     }
 
     fn migrate_bucket(&mut self) {

@@ -373,7 +373,6 @@ impl Shard {
     pub(crate) fn flush_if_due(&mut self, now: Seconds) {
         if self.flush_due.is_some_and(|at| now >= at) {
             self.flush();
-            self.flush_due = None;
         }
     }
 

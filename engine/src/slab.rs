@@ -1,5 +1,8 @@
 //! Pages, the size classes they are assigned to, and the free chunks in them. Never reads an item.
 
+mod sizes;
+mod validate;
+
 use std::ops::Range;
 
 use crate::arena::{Arena, LOCATION_UNIT, Location};
@@ -8,9 +11,6 @@ use crate::header::{Chunk, Header};
 use crate::persist::PageRemembered;
 use crate::window::Window;
 
-/// The largest chunks are this part of a page where pages are small; larger values are chains of them. Fewer would
-/// round sizes up by more, more would make chains of items that are common in a small cache.
-const CHUNKS_PER_PAGE_MIN: usize = 4;
 /// The largest chunks where pages are large: chains of them cost next to nothing and are rounded up but once.
 pub(crate) const CHUNK_SIZE_MAX: usize = 32 << 10;
 /// Most size classes of a shard.
@@ -130,7 +130,7 @@ pub(crate) struct Slabs {
 impl Slabs {
     pub(crate) fn new(page_size: usize, pages_max: usize, smallest: usize, growth_factor: f64) -> Slabs {
         assert!(page_size.is_power_of_two() && pages_max > 0);
-        let sizes = chunk_sizes(page_size, smallest, growth_factor);
+        let sizes = sizes::chunk_sizes(page_size, smallest, growth_factor);
         let steps = TABLED_SIZE_MAX / LOCATION_UNIT;
         let class_of = |size: usize| sizes.partition_point(|&chunk_size| chunk_size < size);
         let class_by_size = (0..=steps).map(|step| narrow(class_of(step * LOCATION_UNIT))).collect();
@@ -457,58 +457,6 @@ impl Slabs {
         self.pages.iter().position(is_empty).map(|page| PageId(narrow(page)))
     }
 
-    /// Checks every list and counter against a walk over all pages and chunks.
-    pub(crate) fn validate(&self, arena: &Arena) {
-        let mut used = vec![0; self.classes.len()];
-        let mut pages = vec![0; self.classes.len()];
-        let assigned =
-            (0..narrow(self.pages.len())).map(PageId).filter(|&page| self.page_class(page).is_some());
-        for page in assigned {
-            let entry = &self.pages[page.index()];
-            pages[usize::from(entry.class)] += 1;
-            used[usize::from(entry.class)] += entry.live as usize;
-            self.validate_page(page, arena);
-        }
-        for class in self.class_ids() {
-            let Class { chunks_used, pages: expected, room, .. } = self.classes[class.index()];
-            assert_eq!((chunks_used, expected), (used[class.index()], pages[class.index()]));
-            assert!(self.pages_of(class).all(|page| self.page_class(page) == Some(class)));
-            let open = |page: &PageId| self.has_room(*page) && !self.pages[page.index()].leaving;
-            let with_room = self.pages_of(class).filter(open).count();
-            let some = |page: PageId| (page != PageId::NONE).then_some(page);
-            let listed = std::iter::successors(some(room), |page| some(self.pages[page.index()].room_next));
-            assert_eq!(listed.count(), with_room);
-        }
-        assert_eq!(pages.iter().sum::<usize>(), self.pages_assigned);
-        assert_eq!(pages.iter().filter(|&&pages| pages > 0).count(), self.classes_in_use);
-        let empty = |page: &&Page| page.class != NO_CLASS && page.live == 0 && !page.leaving;
-        assert_eq!(self.pages.iter().filter(empty).count(), self.pages_empty);
-    }
-
-    /// Checks how many chunks each page holds against a count.
-    pub(crate) fn validate_held(&self, held: &[usize]) {
-        assert!(self.pages.iter().map(|page| usize::from(page.held)).eq(held.iter().copied()));
-        assert_eq!(held.iter().filter(|&&held| held > 0).count(), self.pages_held);
-    }
-
-    fn validate_page(&self, page: PageId, arena: &Arena) {
-        let entry = &self.pages[page.index()];
-        let chunks = (0..entry.touched).map(|chunk| arena.chunk(self.chunk_at(page, chunk)));
-        let free = chunks.filter(|chunk| matches!(chunk, Chunk::Free { .. })).count();
-        assert_eq!(entry.touched as usize - free, entry.live as usize);
-        let mut listed = 0;
-        let mut next = entry.free_head;
-        while next != Location::NONE {
-            assert_eq!(self.page_of(next), page);
-            let Chunk::Free { next: after } = arena.chunk(next) else {
-                panic!("a chunk in use is listed free")
-            };
-            next = after;
-            listed += 1;
-        }
-        assert_eq!(listed, free);
-    }
-
     fn take_from(&mut self, page: PageId, arena: &Arena) -> Location {
         let entry = &mut self.pages[page.index()];
         self.pages_empty -= usize::from(entry.live == 0);
@@ -650,42 +598,6 @@ impl Page {
         leaving: false,
         held: 0,
     };
-}
-
-/// Chunk sizes rising from about `smallest` by about the factor, each the largest of which as many fit a page.
-fn chunk_sizes(page_size: usize, smallest: usize, growth_factor: f64) -> Vec<usize> {
-    let aligned = |size: usize| size / LOCATION_UNIT * LOCATION_UNIT;
-    let smallest = smallest.next_multiple_of(LOCATION_UNIT);
-    let largest = (page_size / CHUNKS_PER_PAGE_MIN).min(CHUNK_SIZE_MAX).max(smallest);
-    let growth_factor = growth_factor.max(slowest_growth(smallest, largest));
-    let mut ideal = smallest as f64;
-    let mut sizes: Vec<usize> = vec![smallest];
-    while sizes.len() < CLASSES_MAX - 1 {
-        ideal *= growth_factor;
-        let last = *sizes.last().expect("it begins with the smallest");
-        let size = aligned(whole(ideal)).max(last + LOCATION_UNIT);
-        if size >= largest {
-            break;
-        }
-        sizes.push(aligned(page_size / (page_size / size)));
-    }
-    sizes.retain(|&size| size < largest);
-    sizes.push(largest);
-    sizes
-}
-
-/// The factor with which the classes just reach the largest size.
-fn slowest_growth(smallest: usize, largest: usize) -> f64 {
-    (largest as f64 / smallest as f64).powf(1.0 / (CLASSES_MAX - 2) as f64)
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "float casts saturate; sizes are small"
-)]
-fn whole(size: f64) -> usize {
-    size as usize
 }
 
 /// For counts and positions whose limits are far inside the narrow type.

@@ -132,7 +132,7 @@ impl Shard {
         if matches!(outcome, StoreOutcome::TooLarge | StoreOutcome::NoMemory) {
             self.drop_unreplaced(hash, request);
         }
-        self.step_aside();
+        self.step_aside(now);
         outcome
     }
 

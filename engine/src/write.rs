@@ -124,7 +124,7 @@ impl Shard {
             }
         }
         let chunks = self.take_chunks(now, shape.class, shape.continuations)?;
-        if old.is_none() && !self.make_index_room(hash) {
+        if old.is_none() && !self.make_index_room(now, hash) {
             self.give_chunks(chunks);
             return None;
         }

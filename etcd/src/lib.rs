@@ -85,7 +85,7 @@ impl ClusterKeys {
                 standing.ring = Some(document);
             }
             Some(("leader", "")) => {
-                standing.conductor = leader(&key.value, Fence(key.create_revision)).map(|leader| leader.node);
+                standing.conductor = leader(&key.value, Fence(key.mod_revision)).map(|leader| leader.node);
             }
             Some(("node", node)) => show_of(&mut standing.nodes, node, &key.value),
             Some(("report", node)) => show_of(reports, node, &key.value),

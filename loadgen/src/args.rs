@@ -133,7 +133,13 @@ pub(crate) struct Args {
     pub(crate) value_size: Sizes,
 
     /// Mix of requests, SET first: 1:10 is one SET to ten GETs
-    #[arg(long, value_name = "SET:GET", default_value = "0:1", help_heading = "Workload")]
+    #[arg(
+        long,
+        value_name = "SET:GET",
+        default_value = "0:1",
+        help_heading = "Workload",
+        conflicts_with = "mix"
+    )]
     pub(crate) ratio: Ratio,
 
     /// Mix of any requests instead, with weights: get:90,set:8,delete:2. Kinds: get gets gat set add replace append
@@ -162,7 +168,7 @@ pub(crate) struct Args {
     #[arg(long, help_heading = "Workload")]
     pub(crate) cache_aside: bool,
 
-    /// How long fetching takes before what was not found is stored
+    /// With --cache-aside or --replay: how long fetching takes before what was not found is stored
     #[arg(long, value_name = "MS", value_parser = milliseconds, default_value = "0", help_heading = "Workload")]
     pub(crate) backend_delay: f64,
 
@@ -331,6 +337,9 @@ impl Args {
         if self.verify && mix.kinds().any(|kind| matches!(kind, Kind::Append | Kind::Prepend)) {
             return Err("--verify cannot tell what values are after append and prepend".into());
         }
+        if self.backend_delay > 0.0 && !self.cache_aside && self.replay.is_none() {
+            return Err("--backend-delay goes with --cache-aside or --replay: nothing else fetches".into());
+        }
         match (self.route, self.shards, self.addresses.len()) {
             (Scheme::Shard, None, _) => Err("--route shard needs --shards".into()),
             (Scheme::Shard, Some(_), 2..) => Err("--route shard is for one server".into()),
@@ -478,6 +487,11 @@ mod tests {
         assert_eq!(args.ratio, Ratio { sets: 1, gets: 10 });
         assert_eq!(Args::of("--value-size 0").unwrap().value_size.fixed(), Some(0));
         assert_eq!(Args::of("--preset etc --keys 7").unwrap().keys, 7, "options beside a preset win");
+        let mix = |line: &str| Args::of(line).unwrap().mix().to_string();
+        assert_eq!(mix("--preset etc"), "get:30,set:1");
+        assert_eq!(mix("--preset etc --ratio 1:2"), "set:1,get:2", "also where they say it in another way");
+        assert_eq!(mix("--ratio=1:2 --preset=etc"), "set:1,get:2");
+        assert!(Args::of("--cache-aside --backend-delay 5").is_ok());
     }
 
     #[test]
@@ -505,6 +519,8 @@ mod tests {
         refused("-d 1000001", "--depth 1000000");
         refused("--verify --keys 1000000000", "--verify takes at most");
         refused("--timeout 0", "no time");
+        refused("--backend-delay 5", "--cache-aside");
+        refused("--mix get:1 --ratio 1:1", "cannot be used with");
         refused("--preset nosuch", "nosuch");
         refused("--config /nonexistent.toml", "/nonexistent.toml");
     }

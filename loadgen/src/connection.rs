@@ -111,6 +111,11 @@ impl Connection {
         self.flights.front().map(|flight| flight.sent_ns)
     }
 
+    /// The requests that have no answer yet.
+    pub(crate) fn unanswered(&self) -> impl Iterator<Item = &Flight> {
+        self.flights.iter()
+    }
+
     /// Gives back the requests that have no answer, and forgets what was to be sent: the connection has ended.
     pub(crate) fn end(&mut self) -> VecDeque<Flight> {
         self.output.clear();

@@ -155,6 +155,8 @@ impl Decoder {
     fn advance_binary(&mut self, input: &[u8]) -> Advance {
         const GETKQ: u8 = 0x0d;
         const NOOP: u8 = 0x0a;
+        // memcached sends the client flags with it, and no value.
+        const TOUCH: u8 = 0x1c;
         const BODY_SIZE_MAX: usize = 1 << 30;
         if input.first().is_some_and(|&magic| magic != REPLY_MAGIC) {
             return Advance::Malformed;
@@ -168,7 +170,7 @@ impl Decoder {
         }
         let size = HEADER_SIZE + body_size;
         let value_size = body_size.saturating_sub(usize::from(header[4]) + usize::from(word(2)));
-        if status == 0 && header[4] == 4 {
+        if status == 0 && header[4] == 4 && opcode != TOUCH {
             // Quiet values wait to be whole: what comes behind one tells whether the reply goes on.
             if opcode == GETKQ && input.len() < size {
                 return Advance::Starved;
@@ -335,6 +337,47 @@ mod tests {
             }
         }
         steps
+    }
+
+    /// A binary reply without a key.
+    fn packet(opcode: u8, status: u16, extras: &[u8], value: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0; HEADER_SIZE];
+        (packet[0], packet[1]) = (REPLY_MAGIC, opcode);
+        packet[4] = u8::try_from(extras.len()).unwrap();
+        packet[6..8].copy_from_slice(&status.to_be_bytes());
+        let body_size = u32::try_from(extras.len() + value.len()).unwrap();
+        packet[8..12].copy_from_slice(&body_size.to_be_bytes());
+        [&packet, extras, value].concat()
+    }
+
+    #[test]
+    fn a_binary_touch_that_comes_with_client_flags_is_no_value() {
+        let stream = [
+            packet(0x1c, 0, &[0; 4], b""),
+            packet(0x1c, 0, b"", b""),
+            packet(0x1c, 1, b"", b"Not found"),
+            packet(0x1d, 0, &[0; 4], b"five5"),
+            packet(0x00, 0, &[0; 4], b""),
+        ]
+        .concat();
+        let replies = [
+            (ReplyKind::Touched, 0, 0),
+            (ReplyKind::Touched, 0, 0),
+            (ReplyKind::NotFound, 0, 0),
+            (ReplyKind::Values, 1, 5),
+            (ReplyKind::Values, 1, 0),
+        ];
+        let expected: Vec<Reply> =
+            replies.map(|(kind, hits, value_bytes)| Reply { kind, hits, value_bytes }).into();
+        for cut in 0..=stream.len() {
+            let mut decoder = Decoder::new(Protocol::Binary);
+            let seen = steps(&stream, &[cut, stream.len()], |input| decoder.next(input, false));
+            let reply = |step: &ReplyStep| match step {
+                ReplyStep::Reply { reply, .. } => Some(*reply),
+                _ => None,
+            };
+            assert_eq!(seen.iter().filter_map(reply).collect::<Vec<_>>(), expected, "cut at {cut}");
+        }
     }
 
     #[test]

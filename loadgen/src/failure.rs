@@ -54,14 +54,25 @@ pub(crate) enum Failure {
     Malformed { protocol: &'static str, excerpt: String },
     #[error("the server gave an answer to another question: {text}; its replies are out of step")]
     OutOfStep { text: String },
-    #[error(
-        "prefill stored {stored} of {keys} keys ({first_error}); give the server more memory or ask for less"
-    )]
+    #[error("prefill stored {stored} of {keys} keys ({first_error}){}", advice(first_error))]
     Prefill { stored: u64, keys: u64, first_error: String },
+    #[error("prefill was cut short when {stored} of {keys} keys were stored: {why}")]
+    PrefillCut { stored: u64, keys: u64, why: String },
     #[error("interrupted")]
     Interrupted,
     #[error("this machine failed the load generator: {0}")]
     Machine(#[from] io::Error),
+}
+
+/// What helps against a store that a server refused in these words, behind them.
+fn advice(refusal: &str) -> &'static str {
+    if refusal.contains("out of memory") || refusal.contains("Out of memory") {
+        "; give the server more memory or ask for less"
+    } else if refusal.contains("too large") || refusal.contains("Too large") {
+        "; ask for smaller values, or raise the server's limit of an item"
+    } else {
+        ""
+    }
 }
 
 /// The start of what a server said, fit for one line of a terminal.
@@ -77,6 +88,16 @@ pub(crate) fn excerpt(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_prefill_that_fell_short_gets_advice_only_where_there_is_some() {
+        let told = |refusal: &str| {
+            Failure::Prefill { stored: 1, keys: 2, first_error: refusal.to_owned() }.to_string()
+        };
+        assert!(told("SERVER_ERROR out of memory storing object").ends_with("more memory or ask for less"));
+        assert!(told("SERVER_ERROR object too large for cache").ends_with("the server's limit of an item"));
+        assert_eq!(told("the connection was lost"), "prefill stored 1 of 2 keys (the connection was lost)");
+    }
 
     #[test]
     fn an_excerpt_is_one_printable_line() {

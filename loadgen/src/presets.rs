@@ -87,8 +87,11 @@ pub(crate) fn expand(words: &[String]) -> Result<Vec<String>, String> {
         all.extend(preset(&name)?);
     }
     if let Some(path) = value_of(words, "--config") {
-        all.extend(file(Path::new(&path))?);
+        let more = file(Path::new(&path))?;
+        give_way(&mut all, &more);
+        all.extend(more);
     }
+    give_way(&mut all, words);
     all.extend_from_slice(words);
     Ok(all)
 }
@@ -108,6 +111,26 @@ pub(crate) fn list() -> String {
         line(preset, false, &about)
     });
     first.chain(twitter).collect::<String>() + LEGEND
+}
+
+/// Takes the mix out of `words` that `stronger` words say in the other way.
+fn give_way(words: &mut Vec<String>, stronger: &[String]) {
+    for (said, other) in [("--ratio", "--mix"), ("--mix", "--ratio")] {
+        if value_of(stronger, said).is_some() {
+            remove(words, other);
+        }
+    }
+}
+
+/// Takes an option and its value out of `words`, wherever it stands.
+fn remove(words: &mut Vec<String>, option: &str) {
+    let is_it = |word: &String| {
+        word.strip_prefix(option).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    };
+    while let Some(at) = words.iter().position(is_it) {
+        let end = if words[at] == option { at + 2 } else { at + 1 };
+        words.drain(at..end.min(words.len()));
+    }
 }
 
 fn value_of(words: &[String], option: &str) -> Option<String> {
@@ -211,6 +234,11 @@ mod tests {
         let args = Args::of(&format!("--config {} --keys 78", path.display())).unwrap();
         assert_eq!((args.value_size.bounds(), args.keys, args.rate), ((5, 9), 78, Some(1.5)));
         assert!(args.verify && !args.prefill && args.addresses == ["h:1"]);
+        std::fs::write(&path, "ratio = \"1:2\"\n").unwrap();
+        let mix =
+            |line: &str| Args::of(&format!("{line} --config {}", path.display())).unwrap().mix().to_string();
+        assert_eq!(mix("--preset etc"), "set:1,get:2");
+        assert_eq!(mix("--preset etc --mix get:3,set:4"), "get:3,set:4");
         std::fs::write(&path, "keys = [").unwrap();
         let refused = Args::of(&format!("--config {}", path.display())).unwrap_err();
         std::fs::remove_file(&path).unwrap();

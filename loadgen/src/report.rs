@@ -62,7 +62,7 @@ pub(crate) struct Report {
     pub(crate) replay: Option<String>,
     pub(crate) distribution: String,
     pub(crate) seed: u64,
-    /// Keys stored before the run, each of them checked.
+    /// Keys stored before the run, counters included, each of them checked.
     pub(crate) prefilled_keys: Option<u64>,
 
     pub(crate) seconds: f64,
@@ -87,6 +87,9 @@ pub(crate) struct Report {
     pub(crate) wrong_examples: Vec<String>,
     /// Requests of the open loop that were due and found no free connection before the end.
     pub(crate) unsent: u64,
+    /// Requests without an answer when the run ended before its time; they count in the latencies as what they had waited.
+    #[serde(default)]
+    pub(crate) unanswered: u64,
     pub(crate) sent_bytes: u64,
     pub(crate) received_bytes: u64,
 
@@ -222,6 +225,7 @@ impl Report {
             wrong: tally.wrong,
             wrong_examples: tally.wrong_examples.clone(),
             unsent: tally.unsent,
+            unanswered: tally.unanswered,
             sent_bytes: tally.sent_bytes,
             received_bytes: tally.received_bytes,
             latency,
@@ -280,11 +284,34 @@ impl Report {
                 self.unsent
             ));
         }
+        if self.unanswered > 0 {
+            doubts.push(format!(
+                "{} requests had no answer at the end: they count with the time that they had waited until then",
+                self.unanswered
+            ));
+        }
         if self.wrong_values > 0 {
             doubts.push(format!("{} values were WRONG: {}", self.wrong_values, self.wrong));
         }
-        if self.hits == 0 && self.misses > 0 && self.replay.is_none() {
-            doubts.push("no key was found: use --prefill to measure hits".into());
+        doubts.extend(self.misses_only());
+        doubts
+    }
+
+    /// Kinds of requests that never did what they are there for: they were measured, and are not what was meant.
+    fn misses_only(&self) -> Vec<String> {
+        if self.replay.is_some() {
+            return Vec::new();
+        }
+        let in_vain = self.kinds.iter().filter(|(_, kind)| kind.hits == 0 && kind.misses > 0);
+        let (adds, others): (Vec<_>, Vec<_>) =
+            in_vain.map(|(name, _)| name.as_str()).partition(|&name| name == Kind::Add.name());
+        let mut doubts = Vec::new();
+        if !others.is_empty() {
+            let advice = if self.prefilled_keys.is_some() { "" } else { ": use --prefill to measure hits" };
+            doubts.push(format!("no {} found its key{advice}", others.join(", no ")));
+        }
+        if !adds.is_empty() {
+            doubts.push("no add stored anything: every key was there before".into());
         }
         doubts
     }
@@ -386,6 +413,9 @@ impl Report {
         }
         let first_error = self.first_error.as_ref().map_or(String::new(), |text| format!("  first: {text}"));
         row("errors", format!("{}{first_error}", self.errors))?;
+        if self.unanswered > 0 {
+            row("unanswered", self.unanswered.to_string())?;
+        }
         row("sent", format!("{} B", self.sent_bytes))?;
         row("received", format!("{} B", self.received_bytes))
     }
@@ -480,6 +510,21 @@ mod tests {
         assert!(report("--threads 2").warnings.iter().all(|text| !text.contains("CPU")));
         assert!(report("--rate 1000").warnings.iter().any(|text| text.contains("rate was not kept (50.0 %")));
         assert!(report("--rate 500").warnings.iter().all(|text| !text.contains("rate")));
+    }
+
+    #[test]
+    fn each_kind_that_only_missed_is_warned_of() {
+        let mut report = report("--mix get:1,incr:1,add:1");
+        report.prefilled_keys = None;
+        let get = report.kinds["get"];
+        report.kinds.insert("incr".into(), KindReport { hits: 0, misses: 3, ..get });
+        report.kinds.insert("touch".into(), KindReport { hits: 1, misses: 3, ..get });
+        report.kinds.insert("add".into(), KindReport { hits: 0, misses: 3, ..get });
+        let [of_keys, of_adds] = &report.misses_only()[..] else { panic!("{:?}", report.misses_only()) };
+        assert_eq!(of_keys, "no get, no incr found its key: use --prefill to measure hits");
+        assert_eq!(of_adds, "no add stored anything: every key was there before");
+        report.prefilled_keys = Some(100);
+        assert_eq!(report.misses_only()[0], "no get, no incr found its key");
     }
 
     #[test]

@@ -57,6 +57,7 @@ const RUN_MASK: u64 = (1 << 12) - 1;
 #[derive(Clone, Debug)]
 struct Plan {
     name: &'static str,
+    workload: Workload,
     mix: Mix,
     popularity: Popularity,
     depth: u32,
@@ -173,6 +174,7 @@ impl Session {
                 value_sizes: args.value_size.clone(),
                 keys_per_get: args.multiget.clone(),
                 ttls: args.ttl.clone(),
+                is_of_counters: false,
             },
             values: Values::new(value_size_max),
             access,
@@ -218,6 +220,7 @@ impl Session {
         let fetches = args.cache_aside || replays;
         Plan {
             name: "load",
+            workload: self.workload.clone(),
             mix: args.mix(),
             popularity: args.distribution,
             depth: args.depth.get(),
@@ -234,17 +237,27 @@ impl Session {
         }
     }
 
-    /// Stores every key once, if that was asked for. Returns how many there are.
+    /// Stores every key once, if that was asked for, and every counter if the load counts. Returns how many were stored.
     pub(crate) fn prefill(&self) -> Result<Option<u64>, Failure> {
         if !self.args.prefill {
             return Ok(None);
         }
-        let keys = self.workload.keys.count();
+        let mut stored = self.store_all("prefill", self.workload.clone())?;
+        if self.trace.is_none() && self.args.mix().kinds().any(Kind::counts) {
+            stored += self.store_all("prefill of counters", self.workload.of_counters())?;
+        }
+        Ok(Some(stored))
+    }
+
+    /// Stores every key of `workload` once. Returns how many there are.
+    fn store_all(&self, name: &'static str, workload: Workload) -> Result<u64, Failure> {
+        let keys = workload.keys.count();
         let plan = Plan {
-            name: "prefill",
+            name,
+            depth: prefill_depth(&workload.value_sizes),
+            workload,
             mix: Mix::of_sets_and_gets(1, 0),
             popularity: Popularity::Sequential,
-            depth: prefill_depth(&self.args.value_size),
             length: Length::Requests(keys),
             warmup: Duration::ZERO,
             rate: Rate::Closed,
@@ -255,10 +268,15 @@ impl Session {
         let outcome = self.drive(&plan)?;
         let stored = outcome.tally.stored();
         if stored == keys {
-            return Ok(Some(stored));
+            return Ok(stored);
         }
-        let first_error = outcome.failure.or(outcome.tally.first_error).unwrap_or_default();
-        Err(Failure::Prefill { stored, keys, first_error })
+        Err(match outcome.failure {
+            Some(why) => Failure::PrefillCut { stored, keys, why },
+            None => {
+                let first_error = outcome.tally.first_error.unwrap_or_default();
+                Failure::Prefill { stored, keys, first_error }
+            }
+        })
     }
 
     fn drive(&self, plan: &Plan) -> Result<Outcome, Failure> {
@@ -377,7 +395,7 @@ impl Stage<'_> {
         let measure_from_ns = start_ns + nanoseconds(plan.warmup);
         let (source, cursor) = self.source(index);
         Orders {
-            workload: &session.workload,
+            workload: &plan.workload,
             values: &session.values,
             route: session.route.clone(),
             follower: session.follower.as_ref(),
@@ -401,7 +419,7 @@ impl Stage<'_> {
     }
 
     fn source(&self, index: u32) -> (Source<'_>, Option<Cursor>) {
-        let Session { args, workload, trace, .. } = self.session;
+        let (Session { args, trace, .. }, workload) = (self.session, &self.plan.workload);
         let threads = args.threads.get();
         if let Some(trace) = trace.as_ref().filter(|_| self.plan.replays) {
             let (_, key_size) = args.key_size.bounds();

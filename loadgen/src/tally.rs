@@ -24,9 +24,12 @@ pub(crate) struct Tally {
     pub(crate) wrong_examples: Vec<String>,
     /// Due in the open loop before the end, and never sent for want of a free connection.
     pub(crate) unsent: u64,
+    /// Sent and without an answer when the run ended early.
+    #[serde(default)]
+    pub(crate) unanswered: u64,
     pub(crate) sent_bytes: u64,
     pub(crate) received_bytes: u64,
-    /// When the last reply came, on the run's clock.
+    /// When the last reply came, or was waited for no longer, on the run's clock.
     pub(crate) last_reply_ns: u64,
     /// From when a request was due to its reply, by kind; only of kinds that came.
     #[serde(with = "packed::list")]
@@ -113,6 +116,7 @@ impl Tally {
             wrong: Wrong::default(),
             wrong_examples: Vec::new(),
             unsent: 0,
+            unanswered: 0,
             sent_bytes: 0,
             received_bytes: 0,
             last_reply_ns: 0,
@@ -133,7 +137,8 @@ impl Tally {
         self.first_error = None;
         self.wrong = Wrong::default();
         self.wrong_examples.clear();
-        (self.unsent, self.sent_bytes, self.received_bytes, self.last_reply_ns) = (0, 0, 0, 0);
+        (self.unsent, self.unanswered) = (0, 0);
+        (self.sent_bytes, self.received_bytes, self.last_reply_ns) = (0, 0, 0);
         self.latency.iter_mut().flatten().for_each(|histogram| histogram.reset());
         self.service.reset();
         self.lag.reset();
@@ -243,8 +248,20 @@ impl Tally {
         }
     }
 
+    /// Counts a request that is waited for no longer, and measures it as if its answer had come now: it took longer.
+    pub(crate) fn give_up(&mut self, kind: Kind, server: u16, latency_ns: u64, service_ns: u64) {
+        self.unanswered += 1;
+        self.latency_of(kind).saturating_record(latency_ns);
+        if self.keeps_service {
+            self.service.saturating_record(service_ns);
+        }
+        if self.keeps_servers {
+            self.server(server.into()).latency.saturating_record(latency_ns);
+        }
+    }
+
     /// Measures requests that waited so long in vain for their turn to be sent.
-    pub(crate) fn wait_unanswered(&mut self, waited_ns: u64, count: u64) {
+    pub(crate) fn wait_unsent(&mut self, waited_ns: u64, count: u64) {
         self.unsent += count;
         self.latency_of(Kind::Get).saturating_record_n(waited_ns, count);
     }
@@ -297,6 +314,7 @@ impl Tally {
         let room = EXAMPLES_MAX - self.wrong_examples.len().min(EXAMPLES_MAX);
         self.wrong_examples.extend(other.wrong_examples.iter().take(room).cloned());
         self.unsent += other.unsent;
+        self.unanswered += other.unanswered;
         self.sent_bytes += other.sent_bytes;
         self.received_bytes += other.received_bytes;
         self.last_reply_ns = self.last_reply_ns.max(other.last_reply_ns);

@@ -160,11 +160,13 @@ impl<'s, I: Io> Worker<'s, I> {
             scratch: Scratch::default(),
             next_client: 0,
             had_room_since_ns: 0,
+            issued_ns: 0,
             issuing: true,
             replies: 0,
             checked_ns: 0,
         };
         let result = run.carry_out(epoch, watch, odometer, desk);
+        run.give_up(Moment::now().since_ns(epoch));
         run.hand_in(desk);
         result
     }
@@ -195,6 +197,8 @@ struct Run<'s, I> {
     next_client: usize,
     /// Before that, every client had its hands full.
     had_room_since_ns: u64,
+    /// When the open loop last looked at what was due.
+    issued_ns: u64,
     issuing: bool,
     replies: u64,
     /// When the timeouts were last looked at.
@@ -461,6 +465,7 @@ impl<I: Io> Run<'_, I> {
     }
 
     fn issue_due(&mut self, now: u64) {
+        self.issued_ns = now;
         for _ in 0..LAUNCHES_PER_TURN_MAX {
             let Some(due_ns) = self.next_due(now) else { return };
             if due_ns >= self.orders.measure_from_ns {
@@ -482,7 +487,7 @@ impl<I: Io> Run<'_, I> {
         if due_ns >= end_ns {
             self.issuing = false;
         } else if self.free == 0 && now >= end_ns {
-            self.give_up_unsent(end_ns);
+            self.give_up_unsent(end_ns, end_ns);
         } else if self.free > 0 && due_ns <= now && self.issuing {
             schedule.advance();
             return Some(due_ns);
@@ -490,19 +495,46 @@ impl<I: Io> Run<'_, I> {
         None
     }
 
-    /// The end has come and requests that were due still find no room. They waited at least until now: leaving
-    /// them out would hide just the slow ones.
-    fn give_up_unsent(&mut self, end_ns: u64) {
+    /// Enters what has no answer at the end: nothing, but where the run ends before its time. It waited at least until now:
+    /// leaving it out would hide just the slow ones.
+    fn give_up(&mut self, now: u64) {
+        for connection in &self.lines.connections {
+            let server = u16::try_from(connection.server).unwrap_or(0);
+            let measured =
+                connection.unanswered().filter(|flight| flight.due_ns >= self.orders.measure_from_ns);
+            for flight in measured {
+                self.tally.give_up(flight.kind, server, now - flight.due_ns, now - flight.sent_ns);
+                self.tally.last_reply_ns = now;
+            }
+        }
+        if self.issuing {
+            // With room left, what came due after the last look would have been sent now.
+            let looked_ns = if self.free == 0 { now } else { self.issued_ns };
+            let end_ns = match self.orders.bound {
+                Bound::Until(end_ns) => end_ns.min(looked_ns),
+                Bound::Requests(_) => looked_ns,
+            };
+            self.give_up_unsent(end_ns, now);
+        }
+    }
+
+    /// The end has come and requests that were due before `end_ns` still find no room. They waited until `now_ns` at least.
+    fn give_up_unsent(&mut self, end_ns: u64, now_ns: u64) {
         self.issuing = false;
+        let mut left = match self.orders.bound {
+            Bound::Until(_) => u64::MAX,
+            Bound::Requests(left) => left,
+        };
         let Pace::Open(schedule) = &mut self.orders.pace else { return };
         // A rate out of all proportion leaves more than can be looked at one by one.
         let stride = schedule.stride(end_ns, UNSENT_LOOKS_MAX);
-        while schedule.next_ns() < end_ns {
-            let due_ns = schedule.next_ns();
+        while left > 0 && schedule.next_ns() < end_ns {
+            let (due_ns, count) = (schedule.next_ns(), stride.min(left));
             if due_ns >= self.orders.measure_from_ns {
-                self.tally.wait_unanswered(end_ns - due_ns, stride);
+                self.tally.wait_unsent(now_ns - due_ns, count);
             }
             schedule.advance_by(stride);
+            left -= count;
         }
     }
 
@@ -576,7 +608,8 @@ impl<I: Io> Run<'_, I> {
         scratch.value.clear();
         if kind.stores() {
             let run = orders.verifier.map_or(0, |verifier| verifier.run);
-            orders.values.append(key, Written { run, version }, size, &mut scratch.value);
+            let written = Written { run, version };
+            orders.workload.append_value(orders.values, key, written, size, &mut scratch.value);
         }
         let single = Single { kind, key: &scratch.key, value: &scratch.value, ttl, cas: step.cas };
         orders.protocol.append(&mut connection.output, &single);

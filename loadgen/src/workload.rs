@@ -9,10 +9,14 @@ use crate::route::Route;
 use crate::sizes::Sizes;
 use crate::trace::{Operation, Trace};
 use crate::ttl::Ttls;
-use crate::values::mix;
+use crate::values::{Values, Written, mix};
 
 /// Tries to find another key of the same server for a get of several.
 const REDRAWS_MAX: u32 = 1000;
+
+/// What a counter begins with.
+const ZERO: &[u8] = b"0";
+const ZERO_SIZE: &str = "1";
 
 /// One thing to be done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,9 +37,17 @@ pub(crate) struct Workload {
     pub(crate) value_sizes: Sizes,
     pub(crate) keys_per_get: Sizes,
     pub(crate) ttls: Ttls,
+    /// Every key is a counter's, and every value a zero: what a prefill of counters stores.
+    pub(crate) is_of_counters: bool,
 }
 
 impl Workload {
+    /// The counters of the same key space, to be stored before they are counted with.
+    pub(crate) fn of_counters(&self) -> Self {
+        let value_sizes = ZERO_SIZE.parse().expect("a size in bytes");
+        Self { is_of_counters: true, value_sizes, ..self.clone() }
+    }
+
     /// Bytes in the value of key `number`, the same at every write.
     #[inline]
     pub(crate) fn value_size(&self, number: u64) -> u32 {
@@ -56,7 +68,25 @@ impl Workload {
     #[inline]
     pub(crate) fn key(&self, kind: Kind, number: u64, out: &mut Vec<u8>) {
         out.clear();
-        if kind.counts() { self.keys.append_counter(number, out) } else { self.keys.append(number, out) }
+        let is_counter = kind.counts() || self.is_of_counters;
+        if is_counter { self.keys.append_counter(number, out) } else { self.keys.append(number, out) }
+    }
+
+    /// Appends the value of key `number`, as of this write.
+    #[inline]
+    pub(crate) fn append_value(
+        &self,
+        values: &Values,
+        number: u64,
+        written: Written,
+        size: u32,
+        out: &mut Vec<u8>,
+    ) {
+        if self.is_of_counters {
+            out.extend_from_slice(ZERO);
+        } else {
+            values.append(number, written, size, out);
+        }
     }
 }
 
@@ -217,6 +247,7 @@ mod tests {
             value_sizes: Sizes::range(32, 64),
             keys_per_get: keys_per_get.parse().unwrap(),
             ttls: "0".parse().unwrap(),
+            is_of_counters: false,
         }
     }
 

@@ -38,6 +38,27 @@ fn every_stored_value_comes_back_right_at_any_size_and_in_any_number() {
 }
 
 #[test]
+fn what_was_prefilled_is_touched_and_counted_with_in_every_protocol() {
+    let Some(memcached) = Memcached::start() else { return };
+    let mix = "--mix get:1,touch:2,incr:2,decr:1 --requests 2000 --keys 100";
+    for protocol in ["text", "meta", "binary"] {
+        let empty = load(&memcached, &format!("--protocol {protocol} --key-size 30 {mix}"));
+        let told = "no decr, no get, no incr, no touch found its key: use --prefill to measure hits";
+        let warnings = empty["warnings"].as_array().expect("a list");
+        assert!(warnings.iter().any(|warning| warning == told), "{protocol}: {warnings:?}");
+        let result = load(&memcached, &format!("--protocol {protocol} --prefill {mix}"));
+        // Values, and counters.
+        assert_eq!(result["prefilled_keys"], 200, "{protocol}");
+        for kind in ["get", "touch", "incr", "decr"] {
+            assert_eq!(result["kinds"][kind]["hits"], result["kinds"][kind]["answers"], "{protocol} {kind}");
+        }
+        for warning in result["warnings"].as_array().expect("a list") {
+            assert!(!warning.as_str().expect("words").contains("found"), "{protocol}: {warning}");
+        }
+    }
+}
+
+#[test]
 fn a_timed_run_takes_its_time_and_measures_every_request() {
     let Some(memcached) = Memcached::start() else { return };
     let result = load(&memcached, "--duration 0.5 --prefill --keys 1000 --ratio 1:4");

@@ -117,6 +117,8 @@ pub enum ErrorReply {
     NoLocks,
     /// `lk` with more locks or more who wait than there may be. Nothing changed.
     TooManyLocks,
+    /// A question to the whole node, of which a shard does not answer. The others may have done what was asked.
+    ShardSilent,
     /// `lk` whose fence could not be written down. Nothing changed.
     LockFileFailed,
     /// What keeps the locks of several nodes does not answer: a change may be made or not.
@@ -259,6 +261,7 @@ impl ErrorReply {
                 b"SERVER_ERROR no locks here: lk needs --lock-file on a node that stands alone, or --etcd\r\n"
             }
             Self::TooManyLocks => b"SERVER_ERROR too many locks\r\n",
+            Self::ShardSilent => b"SERVER_ERROR a shard of this node does not answer: its log says which\r\n",
             Self::LockFileFailed => b"SERVER_ERROR the lock file cannot be written\r\n",
             Self::LockCoordinatorSilent => {
                 b"SERVER_ERROR the coordinator of the locks does not answer: it may be done\r\n"

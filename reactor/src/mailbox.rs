@@ -17,8 +17,8 @@ struct Ring<T> {
     slots: Box<[UnsafeCell<MaybeUninit<T>>]>,
 }
 
-// SAFETY: a slot belongs to the writer from `taken` to `published` round the ring and to the reader otherwise; the
-// counters hand it over with release and acquire, so `T` only ever moves between threads.
+// SAFETY: slots from `taken` up to `published` hold letters and are the reader's, all others are the writer's. Each end moves only its
+// own counter, with release, and the other reads it with acquire: no slot is touched by both, and `T` only ever moves between threads.
 unsafe impl<T: Send> Sync for Ring<T> {}
 
 impl<T> Ring<T> {

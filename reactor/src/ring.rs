@@ -91,7 +91,7 @@ pub(crate) enum SetUp {
     Full,
     /// Without the last (6.1 to 6.5).
     WithIndirection,
-    /// Cooperative task running only (5.19 to 6.0).
+    /// Cooperative task running only (6.0).
     Cooperative,
 }
 
@@ -105,7 +105,10 @@ pub(crate) struct Ring {
     submissions: ManuallyDrop<SubmissionQueue<'static>>,
     completions: ManuallyDrop<CompletionQueue<'static>>,
     owner: *mut IoUring,
-    buffers: Buffers,
+    /// The ring's own descriptor.
+    fd: RawFd,
+    /// What the kernel may be writing to: dropped once it has let go of it.
+    buffers: ManuallyDrop<Buffers>,
     sends: Sends,
     set_up: SetUp,
     /// The kernel takes a limit for a multishot receive.
@@ -122,7 +125,9 @@ impl Ring {
         let (ring, set_up) = build(settings.submissions)?;
         let no_iowait =
             if ring.params().is_feature_no_iowait() { EnterFlags::NO_IOWAIT } else { EnterFlags::empty() };
-        let buffers = Buffers::new(settings.receive_buffers, settings.receive_buffer_bytes)?;
+        let buffers =
+            ManuallyDrop::new(Buffers::new(settings.receive_buffers, settings.receive_buffer_bytes)?);
+        let fd = ring.as_raw_fd();
         let owner = Box::into_raw(Box::new(ring));
         // SAFETY: the box lives until `drop`, which ends the halves first.
         let ring: &'static mut IoUring = unsafe { &mut *owner };
@@ -132,6 +137,7 @@ impl Ring {
             submissions: ManuallyDrop::new(submissions),
             completions: ManuallyDrop::new(completions),
             owner,
+            fd,
             buffers,
             sends: Vec::new(),
             set_up,
@@ -150,7 +156,7 @@ impl Ring {
         // SAFETY: `buffers` outlives the registration (see `drop`) and has `count` entries.
         unsafe { self.submitter.register_buf_ring_with_flags(address, count, BUFFER_GROUP, 0) }?;
         match self.submitter.register_ring_fd() {
-            // Without it (before 5.18) each enter looks the descriptor up: slower, not wrong.
+            // Without it each enter looks the descriptor up: slower, not wrong.
             Ok(()) | Err(_) => Ok(()),
         }
     }
@@ -189,8 +195,7 @@ impl Ring {
 
     /// The descriptor that peers name in a `MSG_RING`.
     pub(crate) fn fd(&self) -> RawFd {
-        // SAFETY: the box lives until `drop`; this only reads a number.
-        unsafe { &*self.owner }.as_raw_fd()
+        self.fd
     }
 
     pub(crate) fn accept(&mut self, listener: u32, fd: RawFd) {
@@ -202,7 +207,7 @@ impl Ring {
         let mut entry = opcode::RecvMulti::new(types::Fd(fd), BUFFER_GROUP).build();
         if self.limits_bursts {
             let limit = (&raw mut entry).cast::<u8>().wrapping_add(BURST_LIMIT_AT).cast::<u32>();
-            // SAFETY: an entry is `repr(C)` around the kernel's 64 bytes (asserted below), any of which are a number, and it is
+            // SAFETY: an entry is `repr(C)` around the kernel's 64 bytes (asserted above), any of which are a number, and it is
             // aligned for one of 64 bits.
             unsafe { limit.write(BURST_BYTES_LIMIT) };
         }
@@ -297,7 +302,7 @@ impl Ring {
     fn push(&mut self, entry: &squeue::Entry) {
         loop {
             // SAFETY: every pointer in an entry is either into `sends`, whose buffers stay until their
-            // completion, or into `buffers`, which outlive the ring, or to memory that was lent for a send, which the kernel
+            // completion, or into `buffers`, which go after the kernel let go of them (see `drop`), or to memory that was lent for a send, which the kernel
             // only reads, looking itself whether it is mapped.
             match unsafe { self.submissions.push(entry) } {
                 Ok(()) => return,
@@ -404,8 +409,8 @@ impl Drop for Ring {
         if self.enter(None).is_ok() {
             while self.next().is_some() {}
         }
+        // Rather lose some memory at the end of a thread than hand it out while the kernel reads or writes it.
         if self.sends.iter().any(Option::is_some) || !cancelled {
-            // Rather lose some memory at the end of a thread than hand it out while the kernel reads it.
             std::mem::forget(std::mem::take(&mut self.sends));
         }
         match self.submitter.unregister_buf_ring(BUFFER_GROUP) {
@@ -420,6 +425,10 @@ impl Drop for Ring {
         unsafe { ManuallyDrop::drop(&mut self.submitter) };
         // SAFETY: made by `Box::into_raw` in `new`, and the halves that borrowed it are gone.
         drop(unsafe { Box::from_raw(self.owner) });
+        if cancelled {
+            // SAFETY: nothing uses them after this, and the kernel has ended every receive.
+            unsafe { ManuallyDrop::drop(&mut self.buffers) };
+        }
     }
 }
 

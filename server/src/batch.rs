@@ -10,7 +10,7 @@ use crate::cluster::links::is_errand;
 use crate::datagrams::is_datagram;
 use crate::execute::{Asker, Executor};
 use crate::extending::extends;
-use crate::intake::Kept;
+use crate::intake::Coming;
 use crate::lending::{Lent, LentAway};
 use crate::outbox::Ticket;
 use crate::replication::{Executed, Manner, Waiter};
@@ -19,12 +19,9 @@ use crate::shards::{ShardId, Shards};
 
 /// Requests in one letter before the next is begun.
 const REQUESTS_MAX: usize = 1024;
-/// Bytes of keys and values in one letter before the next is begun. One request may be larger.
-const REQUEST_BYTES_MAX: usize = 256 << 10;
-/// Bytes of replies in one letter, above which the rest of its requests bounce. One reply may be larger.
-const REPLY_BYTES_MAX: usize = 256 << 10;
-/// Capacity that an idle letter keeps.
-const BYTES_KEPT: usize = 256 << 10;
+/// Bytes of keys and values in one letter before the next is begun, and of replies above which the rest of its requests bounce, where memory
+/// allows. One request or reply may be larger. An idle letter keeps as much capacity.
+pub const LETTER_BYTES_MAX: usize = 256 << 10;
 
 /// A connection of which nothing is executed for now.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +62,7 @@ enum Work {
     Question,
 }
 
-/// What a request is beside its bytes.
+/// What a request is beside its bytes, which lie among those of the whole letter: an `OwnedRequest` would allocate for each.
 #[derive(Clone, Copy, Debug)]
 struct Head {
     command: Command,
@@ -244,8 +241,10 @@ pub enum Gate {
 }
 
 /// See the module.
-#[derive(Default, Debug)]
+#[derive(Debug)]
 pub struct Batch {
+    /// See [`LETTER_BYTES_MAX`].
+    bytes_max: usize,
     entries: Vec<Entry>,
     bytes: Vec<u8>,
     heads: Vec<Head>,
@@ -261,7 +260,30 @@ pub struct Batch {
     pub posted_bytes: usize,
 }
 
+impl Default for Batch {
+    fn default() -> Self {
+        Self::of(LETTER_BYTES_MAX)
+    }
+}
+
 impl Batch {
+    /// An empty one for about so many bytes of requests, and as many of replies.
+    pub fn of(bytes_max: usize) -> Self {
+        Self {
+            bytes_max,
+            entries: Vec::new(),
+            bytes: Vec::new(),
+            heads: Vec::new(),
+            questions: Vec::new(),
+            fates: Vec::new(),
+            replies: Vec::new(),
+            answers: Vec::new(),
+            lent: Vec::new(),
+            resumes: false,
+            posted_bytes: 0,
+        }
+    }
+
     /// Whether there is nothing to deliver.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -269,7 +291,7 @@ impl Batch {
 
     /// Whether it is time to begin another.
     pub fn is_full(&self) -> bool {
-        self.entries.len() >= REQUESTS_MAX || self.bytes.len() >= REQUEST_BYTES_MAX
+        self.entries.len() >= REQUESTS_MAX || self.bytes.len() >= self.bytes_max
     }
 
     /// Memory that is reserved here.
@@ -321,9 +343,9 @@ impl Batch {
     }
 
     /// Announces a value.
-    pub fn begin_value(&mut self, sender: ReturnAddress, kept: &Kept) {
-        let Request { command, noreply, dialect, key, flags, .. } = kept.request();
-        let (flags_bytes, value_bytes) = (flags.len(), kept.value_bytes);
+    pub fn begin_value(&mut self, sender: ReturnAddress, coming: &Coming) {
+        let Request { command, noreply, dialect, key, flags, .. } = coming.request();
+        let (flags_bytes, value_bytes) = (flags.len(), coming.value_bytes);
         self.heads.push(Head { command, noreply, dialect, flags_bytes, value_bytes });
         self.add(sender, Work::BeginValue, key, [flags, b""]);
     }
@@ -351,10 +373,11 @@ impl Batch {
 
     /// The owner's part: executes everything in order and keeps the replies in here.
     ///
-    /// With more than [`REPLY_BYTES_MAX`] of them the rest bounces, and `bouncing` makes all later letters of this
+    /// With more of them than it is meant for the rest bounces, and `bouncing` makes all later letters of this
     /// sender bounce too, so that nothing overtakes, until one comes that resumes.
     pub fn execute(&mut self, visit: Visit<'_>, bouncing: &mut bool) {
         let Visit { executor, census, now, shards, sender } = visit;
+        let bytes_max = self.bytes_max;
         let Self { entries, bytes, heads, questions, fates, replies, answers, lent: all_lent, .. } = self;
         let mut cargo = Cargo { bytes, heads: heads.iter(), questions: questions.iter() };
         *bouncing &= !self.resumes;
@@ -364,7 +387,7 @@ impl Batch {
             for entry in group {
                 let parcel = cargo.take(entry);
                 let hash = if entry.has_key() { hashes.next() } else { None };
-                *bouncing |= replies.len() > REPLY_BYTES_MAX;
+                *bouncing |= replies.len() > bytes_max;
                 if *bouncing {
                     fates.push(Fate { reply_bytes: 0, state: State::Bounced });
                     continue;
@@ -424,8 +447,8 @@ impl Batch {
                     }
                     (Work::BeginValue, _) => {
                         let value_bytes = parcel.head.expect("it has one").value_bytes;
-                        let kept = Kept::new(&parcel.request(entry), value_bytes);
-                        executor.begin_visit(now, sender, entry.sender.connection, kept);
+                        let coming = Coming::new(&parcel.request(entry), value_bytes);
+                        executor.begin_visit(now, sender, entry.sender.connection, coming);
                     }
                     (Work::ValuePart, _) => {
                         executor.go_on_visiting(now, sender, entry.sender.connection, parcel.bytes);
@@ -571,7 +594,7 @@ impl Batch {
         self.resumes = false;
         for buffer in [&mut self.bytes, &mut self.replies] {
             buffer.clear();
-            buffer.shrink_to(BYTES_KEPT);
+            buffer.shrink_to(self.bytes_max);
         }
     }
 }

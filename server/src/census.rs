@@ -43,7 +43,7 @@ fn state_of(client: &Connection) -> &'static str {
     match &client.stream {
         Some(Stream::Watch(_) | Stream::Track(_)) => "conn_watch",
         Some(Stream::Dump(_)) => "conn_mwrite",
-        None if client.outbox.waiting() > 0 => "conn_parse_cmd",
+        None if client.outbox.owed() > 0 => "conn_parse_cmd",
         None if client.sending => "conn_mwrite",
         None if client.stalled => "conn_new_cmd",
         None if client.input.is_empty() => "conn_read",

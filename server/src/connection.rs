@@ -23,7 +23,7 @@ pub const OUTPUT_BYTES_HIGH: usize = 1 << 20;
 /// Replies in bytes below which it goes on.
 pub const OUTPUT_BYTES_LOW: usize = OUTPUT_BYTES_HIGH / 2;
 /// Replies owed or held above which a connection's requests are not executed.
-pub const REPLIES_WAITING_MAX: usize = 4096;
+pub const REPLIES_OWED_MAX: usize = 4096;
 
 /// Replies in bytes up to which they wait for those that a letter will bring back.
 const HELD_BACK_BYTES_MAX: usize = 16 << 10;
@@ -298,7 +298,7 @@ impl Connection {
     /// Whether its own replies leave room for another request. Answers of the whole node are large: one at a time.
     pub fn may_execute(&self) -> bool {
         self.outbox.bytes() < OUTPUT_BYTES_HIGH
-            && self.outbox.waiting() < REPLIES_WAITING_MAX
+            && self.outbox.owed() < REPLIES_OWED_MAX
             && self.outbox.gathering() == 0
             && self.bounced == 0
             && self.deferred.is_empty()
@@ -350,7 +350,7 @@ impl Connection {
 
     /// Whether its few replies had better leave together with those that other shards or nodes are making.
     pub fn holds_back(&self) -> bool {
-        let awaits_node = self.awaits_node_until.is_some() && self.outbox.waiting() > 0;
+        let awaits_node = self.awaits_node_until.is_some() && self.outbox.owed() > 0;
         (self.awaits_letter || awaits_node) && self.outbox.ready_bytes() < HELD_BACK_BYTES_MAX
     }
 

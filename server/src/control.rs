@@ -13,13 +13,14 @@ use signal_hook::consts::{SIGHUP, SIGUSR1};
 use signal_hook::iterator::Signals;
 use slabring_reactor::backend::Backend;
 use slabring_reactor::thread::return_freed_memory;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::node::{Node, Published};
+use crate::pulse::{Change, LOOKS_PER_SECOND, SILENT_SECONDS};
 use crate::reload::reload;
 
 /// How often the second counter is looked after: an item outlives its time by at most this.
-const TICK: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(1_000 / LOOKS_PER_SECOND as u64);
 /// Ticks between two lines of statistics in the log (`-v`).
 const TICKS_PER_REPORT: u32 = 100;
 /// Ticks between two looks at the connections' buffers.
@@ -79,7 +80,10 @@ fn start_executor(node: Arc<Node>, signals: Signals) -> Result<()> {
 
 fn start_threads(node: &Arc<Node>, signals: Signals) -> Result<()> {
     let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-        std::thread::Builder::new().name(name.into()).spawn(run).context("cannot start the control thread")
+        std::thread::Builder::new()
+            .name(name.into())
+            .spawn(run)
+            .with_context(|| format!("cannot start the thread {name}; {}", crate::crew::FEW_THREADS))
     };
     let minded = Arc::clone(node);
     spawn("signals", Box::new(move || mind(&minded, signals)))?;
@@ -127,6 +131,9 @@ impl Watch {
     fn tick(&mut self, node: &Node) {
         node.clock.tick();
         self.ticks = self.ticks.wrapping_add(1);
+        if !node.stopping.load(Ordering::Relaxed) {
+            look_for_silence(node);
+        }
         if self.ticks.is_multiple_of(TICKS_PER_REPORT) && node.verbosity.load(Ordering::Relaxed) > 0 {
             log_statistics(node);
         }
@@ -147,6 +154,18 @@ impl Watch {
             (self.buffer_bytes_max, self.looks) = (buffer_bytes, 0);
         }
         has_shrunk
+    }
+}
+
+/// Says which shards do not turn, and which do again.
+fn look_for_silence(node: &Node) {
+    for change in node.pulses.look() {
+        match change {
+            Change::Silent(shard) => {
+                error!("shard {shard} has made no turn for {SILENT_SECONDS} s: its keys are not served");
+            }
+            Change::Back(shard) => warn!("shard {shard} turns again"),
+        }
     }
 }
 

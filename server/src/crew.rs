@@ -1,4 +1,4 @@
-//! Shard threads before they serve: each is pinned, has a reactor, and waits for its orders. Nothing else is built before all of
+//! Shard threads before they serve: each is pinned if that is wanted, has a reactor, and waits for its orders. Nothing else is built before all of
 //! them have one, because rings count against a limit of the whole user: the last may be refused where the first was not, and
 //! then all of them must do without.
 
@@ -9,6 +9,11 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result, bail};
 use slabring_reactor::thread::{allowed_cpus, pin_to};
 use slabring_reactor::{Io, IoSettings, Waker};
+
+use crate::options::Pinning;
+
+/// What helps where a thread does not start.
+pub const FEW_THREADS: &str = "raise the limit of processes and threads (ulimit -u, TasksMax)";
 
 type Started = (usize, Result<Arc<Waker>>);
 
@@ -24,6 +29,7 @@ impl<Orders: Send + 'static, Left: Default + Send + 'static> Crew<Orders, Left> 
     /// Starts `count` threads, which will `run` their reactors by their orders.
     pub fn gather<I: Io + 'static>(
         count: u16,
+        pinning: Pinning,
         settings: &IoSettings,
         run: fn(I, Orders) -> Result<Left>,
     ) -> Result<Self> {
@@ -33,9 +39,14 @@ impl<Orders: Send + 'static, Left: Default + Send + 'static> Crew<Orders, Left> 
         for number in 0..usize::from(count) {
             let (order, ordered) = mpsc::channel();
             orders.push(order);
-            let (tell, settings, cpu) = (tell.clone(), *settings, cpus[number % cpus.len()]);
+            let cpu = (pinning == Pinning::On).then(|| cpus[number % cpus.len()]);
+            let (tell, settings) = (tell.clone(), *settings);
             let thread = std::thread::Builder::new().name(format!("shard-{number}"));
-            threads.push(thread.spawn(move || begin(number, cpu, &settings, &tell, &ordered, run))?);
+            let thread = thread.spawn(move || begin(number, cpu, &settings, &tell, &ordered, run));
+            threads.push(
+                thread
+                    .with_context(|| format!("cannot start the thread of shard {number}; {FEW_THREADS}"))?,
+            );
         }
         drop(tell);
         Ok(Self { wakers: collect(&started, usize::from(count))?, orders, threads })
@@ -60,15 +71,14 @@ pub fn lacks_locked_memory(error: &anyhow::Error) -> bool {
 
 fn begin<I: Io, Orders, Left: Default>(
     number: usize,
-    cpu: usize,
+    cpu: Option<usize>,
     settings: &IoSettings,
     tell: &mpsc::Sender<Started>,
     ordered: &mpsc::Receiver<Orders>,
     run: fn(I, Orders) -> Result<Left>,
 ) -> Result<Left> {
-    let built = pin_to(cpu)
-        .with_context(|| format!("cannot pin to CPU {cpu}"))
-        .and_then(|()| I::new(settings).context("cannot set up the I/O backend"));
+    let pinned = cpu.map_or(Ok(()), |cpu| pin_to(cpu).with_context(|| format!("cannot pin to CPU {cpu}")));
+    let built = pinned.and_then(|()| I::new(settings).context("cannot set up the I/O backend"));
     let (io, outcome) = match built {
         Ok(io) => {
             let waker = io.waker();

@@ -29,8 +29,9 @@ pub struct Sender {
     pub address: SocketAddr,
 }
 
+/// A datagram that is being answered.
 #[derive(Clone, Copy, Debug)]
-struct Waiting {
+struct Exchange {
     sender: Sender,
     request: UdpRequestId,
     generation: u32,
@@ -40,7 +41,7 @@ struct Waiting {
 #[derive(Default)]
 pub struct Datagrams {
     /// By the slot of their connection.
-    waiting: Vec<Option<Waiting>>,
+    exchanges: Vec<Option<Exchange>>,
     generation: u32,
 }
 
@@ -69,18 +70,18 @@ impl Datagrams {
     }
 
     fn admit(&mut self, sender: Sender, request: UdpRequestId) -> Option<ConnectionId> {
-        let free = self.waiting.iter().position(Option::is_none);
-        let place = free.unwrap_or(self.waiting.len());
+        let free = self.exchanges.iter().position(Option::is_none);
+        let place = free.unwrap_or(self.exchanges.len());
         if place == IN_FLIGHT_MAX {
             return None;
         }
         self.generation = self.generation.wrapping_add(1);
-        let waiting = Waiting { sender, request, generation: self.generation };
+        let exchange = Exchange { sender, request, generation: self.generation };
         if free.is_none() {
-            self.waiting.push(None);
+            self.exchanges.push(None);
         }
-        self.waiting[place] = Some(waiting);
-        Some(id_of(place, &waiting))
+        self.exchanges[place] = Some(exchange);
+        Some(id_of(place, &exchange))
     }
 
     /// Answers a datagram if all its replies are here. Says whether it is done with.
@@ -92,14 +93,14 @@ impl Datagrams {
         dispatcher: &mut Dispatcher,
     ) -> bool {
         let client = connections.get_mut(id).expect("the caller has just seen it");
-        let is_whole = client.outbox.waiting() == 0 && !client.stalled;
+        let is_whole = client.outbox.owed() == 0 && !client.stalled;
         if !is_whole && client.outbox.bytes() < OUTPUT_BYTES_HIGH {
             dispatcher.budget.count(client);
             return false;
         }
-        let waiting = self.waiting[place_of(id)].expect("it waits until it is settled");
-        if is_whole && may_leave(&waiting.sender, client.outbox.ready(), dispatcher) {
-            let sent_bytes = send(&waiting, client.outbox.ready(), io);
+        let exchange = self.exchanges[place_of(id)].expect("it waits until it is settled");
+        if is_whole && may_leave(&exchange.sender, client.outbox.ready(), dispatcher) {
+            let sent_bytes = send(&exchange, client.outbox.ready(), io);
             dispatcher.executor.traffic.bytes_written += sent_bytes as u64;
         } else {
             dispatcher.executor.traffic.datagrams_dropped += 1;
@@ -110,10 +111,10 @@ impl Datagrams {
     /// Those whose replies do not come.
     pub fn overdue(&self, connections: &Connections, now: u32) -> Vec<ConnectionId> {
         let names = self
-            .waiting
+            .exchanges
             .iter()
             .enumerate()
-            .filter_map(|(place, waiting)| Some(id_of(place, waiting.as_ref()?)));
+            .filter_map(|(place, exchange)| Some(id_of(place, exchange.as_ref()?)));
         let is_late = |id: &ConnectionId| {
             connections
                 .get(*id)
@@ -124,7 +125,7 @@ impl Datagrams {
 
     /// Forgets a datagram whose connection is gone.
     pub fn forget(&mut self, id: ConnectionId) {
-        assert!(self.waiting[place_of(id)].take().is_some(), "it is forgotten once");
+        assert!(self.exchanges[place_of(id)].take().is_some(), "it is forgotten once");
     }
 }
 
@@ -133,9 +134,9 @@ pub fn is_datagram(id: ConnectionId) -> bool {
     id.slot >= DATAGRAM_SLOTS
 }
 
-fn id_of(place: usize, waiting: &Waiting) -> ConnectionId {
+fn id_of(place: usize, exchange: &Exchange) -> ConnectionId {
     let place = u32::try_from(place).expect("below IN_FLIGHT_MAX");
-    ConnectionId { slot: DATAGRAM_SLOTS + place, generation: waiting.generation }
+    ConnectionId { slot: DATAGRAM_SLOTS + place, generation: exchange.generation }
 }
 
 fn place_of(id: ConnectionId) -> usize {
@@ -149,14 +150,14 @@ fn may_leave(sender: &Sender, reply: &[u8], dispatcher: &Dispatcher) -> bool {
 }
 
 /// Sends a reply as far as the kernel takes it. Returns the bytes that have left.
-fn send(waiting: &Waiting, reply: &[u8], io: &mut impl Io) -> usize {
+fn send(exchange: &Exchange, reply: &[u8], io: &mut impl Io) -> usize {
     let mut datagram = [0; UDP_DATAGRAM_SIZE_MAX];
     let mut sent_bytes = 0;
-    for (header, payload) in fragments(waiting.request, reply).into_iter().flatten() {
+    for (header, payload) in fragments(exchange.request, reply).into_iter().flatten() {
         let length = header.len() + payload.len();
         datagram[..header.len()].copy_from_slice(&header);
         datagram[header.len()..length].copy_from_slice(payload);
-        if !io.send_datagram(waiting.sender.socket, waiting.sender.address, &datagram[..length]) {
+        if !io.send_datagram(exchange.sender.socket, exchange.sender.address, &datagram[..length]) {
             break;
         }
         sent_bytes += length;

@@ -1,59 +1,43 @@
 //! From a connection's bytes to executed requests: parses what is complete, decides which shard executes it, and stops
-//! where a connection has to wait. No system calls: the loop in `shard_thread.rs` makes them.
+//! where a connection has to wait (`waits.rs`). What it is sent is in `output.rs`, what other shards answer in `letters.rs`. No system
+//! calls: the loop in `shard_thread.rs` makes them.
+
+mod letters;
+mod output;
+mod waits;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use slabring_engine::Seconds;
 use slabring_protocol::{Command, ErrorReply, KEY_SIZE_MAX, KeysAhead, Limits, Request, Step, Users, reply};
-use slabring_reactor::{ConnectionId, LoanId};
 
-use crate::batch::{Batch, Outcome, ReturnAddress, Visit};
+pub use self::output::Output;
+use crate::batch::ReturnAddress;
 use crate::budget::Budget;
-use crate::cluster::forward::{Place, answer_later};
+use crate::cluster::forward::{PendingReply, answer_later};
 use crate::cluster::links::{Links, Owner};
-use crate::connection::{Connection, Deferred, Ending, Input, Stream};
+use crate::connection::{Connection, Ending, Input, Stream};
 use crate::datagrams::is_datagram;
 use crate::execute::{Asker, Executor};
-use crate::extending::extends;
 use crate::gather::SMALL_PACKET_BYTES;
-use crate::lending::{
-    COPIED_BYTES_MAX, LENT_BYTES_MIN, Remote, SEALED_BYTES_MAX, SLICE_BYTES, Value, WINDOW_BYTES_MAX,
-};
+use crate::lending::LENT_BYTES_MIN;
 use crate::live::Held;
 use crate::locks::Gone;
 use crate::node::Node;
-use crate::outbox::{Next, Ticket};
 use crate::post::Post;
 use crate::replication::{Executed, Waiter};
-use crate::report::{Answer, Gathering, Question};
-use crate::session::{Failure, Session};
-use crate::shards::{ShardId, Shards};
-
-/// Buffers kept for the next replies, and the capacity above which one is not kept: the largest value that is copied fits with its
-/// line.
-const SPARE_BUFFERS_MAX: usize = 64;
-const SPARE_BUFFER_BYTES_MAX: usize = LENT_BYTES_MIN + (1 << 10);
+use crate::session::Failure;
+use crate::shards::Shards;
 
 /// What a TLS client's first record begins with. No command does.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// What a binary request begins with.
-const BINARY_MAGIC: u8 = 0x80;
-/// And what follows if it flushes, loudly or quietly.
-const BINARY_FLUSH: u8 = 0x08;
-const BINARY_FLUSH_QUIETLY: u8 = 0x18;
-
-/// What one send takes.
-#[derive(Debug)]
-pub struct Output {
-    /// Bytes of ours.
-    pub buffer: Vec<u8>,
-    /// What is lent with them.
-    pub loan: Option<LoanId>,
-}
-
 /// What executing requests needs, apart from the connections and the kernel.
+///
+/// What is more than a call of the executor has a file of its own, with its part of the `impl`: a pipeline (`pipeline.rs`), requests without a
+/// key (`unkeyed.rs`, `admin.rs`, `auth.rs`), for other nodes (`cluster/forward.rs`, `cluster/links/runs.rs`, `front.rs`), for locks (`locks.rs`),
+/// large values (`intake.rs`), and what is sent bit by bit (`dump.rs`, `watch.rs`, `track.rs`).
 pub struct Dispatcher {
     /// The node this shard is part of.
     pub node: Arc<Node>,
@@ -249,15 +233,10 @@ impl Dispatcher {
                 warmed = bytes.len() - self.warm(client.parser.keys_ahead(rest));
             }
             // Copying what was written just now stalls the CPU, so it is done only where the copy may be needed.
-            let may_wait = self.may_wait_for_others(client, rest)
-                || self.may_be_flush(client, rest)
-                || !self.executor.shard().has_room_for_any_pin();
-            let parser_before = may_wait.then(|| client.parser.clone());
+            let parser_before = self.may_wait(client, rest).then(|| client.parser.clone());
             let step = client.parser.next(rest, &self.limits);
             if let Some(parser_before) = parser_before
-                && (self.must_wait_for_value(&step)
-                    || self.must_wait_for_node(client, &step)
-                    || self.must_wait_for_answers(client, &step))
+                && self.must_wait(client, &step)
             {
                 client.parser = parser_before;
                 self.stall(client);
@@ -278,11 +257,6 @@ impl Dispatcher {
             }
         }
         used
-    }
-
-    fn stall(&mut self, client: &mut Connection) {
-        client.stalled = true;
-        self.executor.traffic.stalls += 1;
     }
 
     /// The key of the request that `data` begins with, if this shard will execute it at once.
@@ -334,76 +308,6 @@ impl Dispatcher {
         }
     }
 
-    /// Whether a request of this connection may be executed.
-    pub fn may_execute(&self, client: &Connection) -> bool {
-        client.may_execute()
-            && self.post.has_room()
-            && (!self.budget.outputs_are_full() || client.has_read_all())
-    }
-
-    /// Where there is no room to lend: whether a step asks for a large value that can neither be lent now, nor copied within
-    /// the budget.
-    fn must_wait_for_value(&mut self, step: &Step<'_>) -> bool {
-        let Step::Request { request, .. } = step else { return false };
-        if self.owner_of(request) != self.me() {
-            return false;
-        }
-        let may_copy = self.budget.output_room().min(COPIED_BYTES_MAX);
-        let waits = self.executor.value_bytes_to_copy(self.now, request) > may_copy;
-        self.value_waited |= waits;
-        waits
-    }
-
-    /// Whether the next of these requests may have to wait for another node.
-    pub fn may_wait_for_others(&self, client: &Connection, rest: &[u8]) -> bool {
-        let Some(links) = &self.cluster else { return false };
-        let owed = client.outbox.waiting();
-        owed > 0 && client.lines.expect_much(owed + 1)
-            || client.lines.expect_large()
-            || !links.has_room_for_any(rest.len())
-    }
-
-    /// Whether a step puts something to a long value, which takes longer than a turn.
-    fn must_extend(&mut self, client: &Connection, step: &Step<'_>) -> bool {
-        let Step::Request { request, .. } = step else { return false };
-        extends(&request.command)
-            && !is_datagram(client.id)
-            && self.owner_of(request) == self.me()
-            && self.executor.must_extend(self.now, (self.shards.me, client.id), request)
-    }
-
-    /// Whether a step is for another node, and there is no room for it on the way or perhaps for its reply here.
-    fn must_wait_for_node(&mut self, client: &Connection, step: &Step<'_>) -> bool {
-        let Step::Request { ref request, consumed } = *step else { return false };
-        let Owner::Elsewhere(hash) = self.owner_of(request) else { return false };
-        let Some(links) = &mut self.cluster else { return false };
-        let owed = client.outbox.waiting();
-        let waits_for_large =
-            client.lines.expect_large() && (links.awaits_large() || self.budget.outputs_are_full());
-        links.holds(hash)
-            || !client.lines.redirects
-                && (owed > 0 && client.lines.expect_much(owed + 1)
-                    || waits_for_large
-                    || links.must_wait(hash, consumed))
-    }
-
-    /// Whether the next of these requests may be a flush that has to wait: a guess that costs one look.
-    fn may_be_flush(&self, client: &Connection, rest: &[u8]) -> bool {
-        let begins_like_it = match rest {
-            [BINARY_MAGIC, opcode, ..] => matches!(*opcode, BINARY_FLUSH | BINARY_FLUSH_QUIETLY),
-            _ => matches!(rest.first(), Some(b'f' | b' ')),
-        };
-        begins_like_it && client.outbox.waiting() > 0
-    }
-
-    /// Whether a flush would overtake requests of the same client: those that another shard has deferred, those that wait for their
-    /// copies, and those that are on their way to other nodes, where it goes by ways of its own.
-    fn must_wait_for_answers(&self, client: &Connection, step: &Step<'_>) -> bool {
-        let Step::Request { request, .. } = step else { return false };
-        let is_flush = matches!(request.command, Command::FlushAll { .. });
-        is_flush && client.outbox.waiting() > 0
-    }
-
     /// Decides who executes a request: this shard, its owner, or all.
     fn dispatch(&mut self, client: &mut Connection, request: &Request<'_>, raw: &[u8]) {
         if request.command.is_keyed() {
@@ -448,12 +352,12 @@ impl Dispatcher {
         match executed {
             Executed::Now => {}
             Executed::Refused(error) => {
-                let place = Place::keep(client, request);
-                answer_later(client, place, Err(error));
+                let pending = PendingReply::keep(client, request);
+                answer_later(client, pending, Err(error));
             }
             Executed::Later(id) => {
-                let place = Place::keep(client, request);
-                self.executor.attend(id, Waiter::Client(place));
+                let pending = PendingReply::keep(client, request);
+                self.executor.attend(id, Waiter::Client(pending));
             }
         }
     }
@@ -483,220 +387,6 @@ impl Dispatcher {
         match &self.cluster {
             None => Owner::Shard(self.shards.owner_of(key)),
             Some(links) => links.owner_of(key),
-        }
-    }
-
-    /// Hands one outcome of a letter that has come back to its connection.
-    pub fn deliver(&mut self, client: &mut Connection, to: ReturnAddress, outcome: Outcome<'_>) {
-        client.letter_came(self.turn);
-        match outcome {
-            Outcome::Reply(reply) => self.answer_from_shard(client, to, reply),
-            Outcome::Lending(reply, lent) => {
-                let value = (lent.place, Remote::new(lent));
-                client.outbox.deliver_lending(to.ticket, reply, Some(value));
-                self.ask_for_slice(client);
-            }
-            // The post office keeps it.
-            Outcome::Bounced | Outcome::Deferred | Outcome::Silence | Outcome::Promised => {}
-            Outcome::Begun => {
-                // It was not read meanwhile.
-                client.heard_at = self.now;
-                client.intake.as_mut().expect("it waits for this").begun();
-            }
-            Outcome::Answer(Answer::Walked(walked), text) => {
-                client.outbox.deliver(to.ticket, text);
-                self.walked(client, walked);
-            }
-            Outcome::Answer(Answer::Log, text) => {
-                client.outbox.deliver(to.ticket, text);
-                if let Some(Stream::Watch(watch)) = &mut client.stream {
-                    watch.fetched();
-                }
-            }
-            Outcome::Answer(Answer::Changes, keys) => self.tell_changes(client, keys),
-            Outcome::Answer(Answer::Slice, slice) => client.outbox.deliver_slice(slice),
-            Outcome::Answer(answer, text) => {
-                let add = |gathering: &mut Gathering| gathering.add(answer, text);
-                if let Some(gathering) = client.outbox.deliver_part(to.ticket, add) {
-                    let mut text = Vec::new();
-                    self.render(&gathering, &mut text);
-                    client.outbox.deliver(to.ticket, &text);
-                }
-            }
-        }
-    }
-
-    /// Executes another shard's letter and sends it back.
-    pub fn execute_letter(&mut self, place: usize, batch: Box<Batch>, census: &dyn Fn(&mut Vec<u8>)) {
-        let (now, shards, sender) = (self.now, self.shards, self.post.shard_at(place));
-        let visit = Visit { executor: &mut self.executor, census, now, shards, sender };
-        self.post.execute(place, batch, visit);
-    }
-
-    /// What a connection may send now, if there is anything and nothing is on its way.
-    pub fn take_output(&mut self, client: &mut Connection) -> Option<Output> {
-        if client.sending || client.holds_back() {
-            return None;
-        }
-        let output = match client.session.take() {
-            None => self.take_plain(client)?,
-            Some(mut session) => {
-                let sealed = self.seal(client, &mut session);
-                client.session = Some(session);
-                Output { buffer: sealed, loan: None }
-            }
-        };
-        if output.buffer.is_empty() && output.loan.is_none() {
-            self.keep_spare(output.buffer);
-            return None;
-        }
-        client.await_nodes_no_longer();
-        client.sending = true;
-        client.sent_at = self.now;
-        client.sending_bytes = output.buffer.capacity();
-        Some(output)
-    }
-
-    fn take_plain(&mut self, client: &mut Connection) -> Option<Output> {
-        let bytes = |buffer| Some(Output { buffer, loan: None });
-        match client.outbox.next() {
-            Next::Nothing => None,
-            Next::Bytes => bytes(client.outbox.take_ready(self.spare_buffer())),
-            Next::Elsewhere(_) => bytes(self.take_slice(client)),
-            Next::Window => {
-                let mut buffer = self.spare_buffer();
-                let shard = self.executor.shard_mut();
-                let window = client.outbox.take_window(shard, WINDOW_BYTES_MAX, &mut buffer);
-                let loan = (!window.is_empty()).then(|| self.executor.loans.begin_sending(window));
-                Some(Output { buffer, loan })
-            }
-        }
-    }
-
-    /// What may be sealed next, copied.
-    fn take_copy(&mut self, client: &mut Connection) -> Vec<u8> {
-        match client.outbox.next() {
-            Next::Nothing => self.spare_buffer(),
-            Next::Bytes => client.outbox.take_ready(self.spare_buffer()),
-            Next::Elsewhere(_) => self.take_slice(client),
-            Next::Window => {
-                let (mut bytes, mut buffer) = (self.spare_buffer(), self.spare_buffer());
-                let shard = self.executor.shard_mut();
-                let mut copied = 0;
-                for (place, mut lent) in client.outbox.take_window(shard, SEALED_BYTES_MAX, &mut bytes) {
-                    buffer.extend_from_slice(&bytes[copied..place]);
-                    lent.copy_to(shard, usize::MAX, &mut buffer);
-                    lent.give_back(shard);
-                    copied = place;
-                }
-                buffer.extend_from_slice(&bytes[copied..]);
-                bytes.clear();
-                self.keep_spare(bytes);
-                buffer
-            }
-        }
-    }
-
-    /// The slice that has come of another shard's value. Asks for the next.
-    fn take_slice(&mut self, client: &mut Connection) -> Vec<u8> {
-        let (slice, ended) = client.outbox.take_slice();
-        if let Some(remote) = ended {
-            self.take_back(remote.owner, remote.number);
-        }
-        self.ask_for_slice(client);
-        slice
-    }
-
-    /// Asks for the next slice if it is another shard's value that is sent next: one ahead of what is being sent, or none
-    /// where memory is short.
-    fn ask_for_slice(&mut self, client: &mut Connection) {
-        let may_be_ahead = !self.budget.outputs_are_full();
-        let Next::Elsewhere(remote) = client.outbox.next() else { return };
-        let has_none = !remote.asked && remote.slice.is_empty() && remote.to_ask > 0;
-        if has_none && (may_be_ahead || !client.sending) {
-            remote.asked = true;
-            remote.to_ask -= remote.to_ask.min(SLICE_BYTES);
-            let to = ReturnAddress { connection: client.id, ticket: Ticket::NONE };
-            self.post.ask(remote.owner, to, Question::Slice(remote.number));
-            self.has_more = true;
-        }
-    }
-
-    /// Tells another shard that its value is not wanted any more.
-    pub fn take_back(&mut self, owner: ShardId, number: u32) {
-        self.post.ask(owner, ReturnAddress::NOBODY, Question::TakeBack(number));
-        self.has_more = true;
-    }
-
-    /// Posts the deferred requests of a connection again, if there is room and nothing that it posted behind them is still under
-    /// way: that would be deferred too, and something newer could overtake it. Says whether it did.
-    pub fn retry_deferred(&mut self, client: &mut Connection) -> bool {
-        if client.bounced > 0 {
-            for deferred in &mut client.deferred {
-                deferred.letter = u64::MAX;
-            }
-            return false;
-        }
-        for deferred in client.deferred.iter_mut().filter(|deferred| deferred.letter == u64::MAX) {
-            deferred.letter = self.post.letter_of_now(deferred.owner);
-        }
-        let is_here = |deferred: &Deferred| self.post.is_answered(deferred.owner, deferred.letter);
-        if !client.deferred.iter().all(is_here) {
-            return false;
-        }
-        while self.post.has_room()
-            && let Some(deferred) = client.deferred.pop()
-        {
-            self.post.again(deferred.owner, &deferred.requests);
-        }
-        client.deferred.is_empty()
-    }
-
-    /// Tells another shard that a connection, of which it keeps something, will not go on.
-    pub fn forget_at(&mut self, owner: ShardId, connection: ConnectionId) {
-        self.post.ask(owner, ReturnAddress::NOBODY, Question::Forget(connection));
-        self.has_more = true;
-    }
-
-    /// Gives back what a connection that ends would have been sent.
-    pub fn drop_values(&mut self, client: &mut Connection) {
-        for value in client.outbox.take_values() {
-            match value {
-                Value::Here(lent) => lent.give_back(self.executor.shard_mut()),
-                Value::There(remote) => self.take_back(remote.owner, remote.number),
-            }
-        }
-        for deferred in std::mem::take(&mut client.deferred) {
-            self.forget_at(deferred.owner, client.id);
-        }
-    }
-
-    fn seal(&mut self, client: &mut Connection, session: &mut Session) -> Vec<u8> {
-        let mut sealed = self.spare_buffer();
-        if session.may_speak() {
-            let mut plain = self.take_copy(client);
-            session.seal(&plain, &mut sealed);
-            plain.clear();
-            self.keep_spare(plain);
-        } else {
-            session.seal(&[], &mut sealed);
-        }
-        if client.ending > Ending::No && (session.is_broken() || !client.stalled && client.outbox.is_empty())
-        {
-            session.say_goodbye(&mut sealed);
-        }
-        sealed
-    }
-
-    /// An empty buffer for the next replies.
-    pub fn spare_buffer(&mut self) -> Vec<u8> {
-        self.spare_buffers.pop().unwrap_or_default()
-    }
-
-    /// Takes a buffer back whose bytes have left.
-    pub fn keep_spare(&mut self, buffer: Vec<u8>) {
-        if self.spare_buffers.len() < SPARE_BUFFERS_MAX && buffer.capacity() <= SPARE_BUFFER_BYTES_MAX {
-            self.spare_buffers.push(buffer);
         }
     }
 

@@ -1,43 +1,44 @@
 //! The one place where a protocol's request becomes an operation of the engine, and its outcome a reply. The classic and
-//! the binary commands are in `classic.rs`, the meta commands in `meta.rs`.
+//! the binary commands are in `classic.rs`, the meta commands in `meta.rs`; what an outcome adds to the numbers is in `counters.rs`.
+//! Whoever else is to hear of a request is in `samples.rs` and `audience.rs`, what large values leave behind in `lent.rs`, and what
+//! is asked of the shard as a whole in `questions.rs`.
 //!
 //! It runs on the shard that owns the key, whichever connection and shard the request came from. It decides nothing
 //! about connections and makes no system call.
 
+mod audience;
 mod classic;
+mod counters;
+mod lent;
 mod meta;
+mod questions;
+mod samples;
 
-use slabring_cluster::touches::{Touch, Touches};
+use slabring_cluster::touches::Touches;
 use slabring_engine::{
-    Arithmetic, ArithmeticOutcome, CLASSES_MAX, ClassId, Delete, DeleteOutcome, EvictedItem, Extension,
-    KeyHash, Place, Seconds, Shard, Store, StoreMode as EngineMode, StoreOutcome,
+    CLASSES_MAX, Extension, KeyHash, Seconds, Shard, Store, StoreMode as EngineMode, StoreOutcome,
 };
-use slabring_protocol::reply::{self, LogItem, MetaItem, MetaStatus, Outcome, WatchEvent};
-use slabring_protocol::{
-    Command, ErrorReply, KEY_SIZE_MAX, MetaFlags, Plain, PlainWork, Request, StoreMode, WatchTopics,
-};
-use slabring_reactor::{IoCounters, LoanId};
+use slabring_protocol::reply::{self, MetaItem, MetaStatus, Outcome};
+use slabring_protocol::{Command, ErrorReply, KEY_SIZE_MAX, MetaFlags, Plain, PlainWork, Request, StoreMode};
+use slabring_reactor::IoCounters;
 
-use crate::attention::{Attention, SAMPLED_OF};
+use crate::attention::Attention;
 use crate::batch::{Deferring, ReturnAddress};
 use crate::cluster::old::Old;
-use crate::exptime::{expiry_of, ttl_of};
+use crate::exptime::expiry_of;
 use crate::extending::Extending;
 use crate::front::Front;
 use crate::hotkeys::HotKeys;
 use crate::intake::Visitor;
-use crate::lending::{LENT_BYTES_MIN, Lent, Loans};
+use crate::lending::{Lent, Loans};
 use crate::node::Node;
-use crate::observe::REQUEST_TOPICS;
-use crate::prefixes::{PrefixCounts, Prefixes};
+use crate::prefixes::Prefixes;
 use crate::replication::{Executed, Replication, WaitId, Waiter};
-use crate::report::{
-    Answer, ByClass, ClassCounters, CommandCounters, Question, ShardReport, Traffic, class_number,
-};
+use crate::report::{ByClass, ClassCounters, CommandCounters, Traffic};
 use crate::shards::{ShardId, Shards};
-use crate::track::{TrackCounters, Trackers, Tracking};
+use crate::track::Tracking;
 use crate::turns::Turns;
-use crate::watch::{Ticket, WatchLog, Watchers};
+use crate::watch::WatchLog;
 
 /// Chunks looked at in a step towards a lower limit on memory: a quarter of a millisecond.
 const SETTLE_CHUNKS: usize = 1024;
@@ -52,6 +53,11 @@ pub struct Asker {
 }
 
 /// A shard with its counters.
+///
+/// Who comes in where: plain requests of a pipeline or a letter by [`Executor::execute_plain`] and [`Executor::get_lending`]; any others of
+/// this node's clients by [`Executor::execute_lending`], or by [`Executor::execute`] where nothing can be lent, as to datagrams and other
+/// nodes, whose plain gets come by [`Executor::get_whole`]. Where a request may have to wait for other nodes
+/// ([`Executor::asks_others`]), all of them come by [`Executor::execute_copied`].
 pub struct Executor {
     shard: Shard,
     commands: CommandCounters,
@@ -258,71 +264,6 @@ impl Executor {
         self.note_write(request);
     }
 
-    /// Counts a sample.
-    fn sample(&mut self, request: &Request<'_>, key: &[u8]) {
-        let hash = self.shard.hash(key);
-        self.hot_keys.count(hash, key, may_write(request));
-        if self.front.is_some() {
-            self.hot_sample = self.hot_keys.is_hot(hash).then_some(hash);
-        }
-    }
-
-    /// The copies are to hear of a sampled read.
-    fn note_touch(&mut self, key: &[u8]) {
-        self.touches.iter_mut().for_each(|touches| touches.note(key));
-    }
-
-    /// From here on sampled reads are gathered for the copies, or not.
-    pub fn gather_touches(&mut self, wanted: bool) {
-        if wanted != self.touches.is_some() {
-            self.touches = wanted.then(Box::default);
-        }
-    }
-
-    /// Those gathered so far, if any are wanted.
-    pub fn touches(&mut self) -> Option<&mut Touches> {
-        self.touches.as_deref_mut()
-    }
-
-    /// Copies of a key were read so often: as many requests as the samples stand for.
-    pub fn touched(&mut self, now: Seconds, touch: Touch<'_>) {
-        let reads = u32::from(touch.samples) * SAMPLED_OF;
-        let is_there = self.shard.note_reads(now, touch.key, reads);
-        self.traffic.touches_taken += u64::from(is_there);
-    }
-
-    /// Looks at a request that is executed elsewhere, as [`Executor::execute`] does at its own.
-    pub fn look(&mut self, request: &Request<'_>, key: &[u8]) {
-        if self.attention.looks() && self.attention.is_sample() {
-            self.sample(request, key);
-        }
-    }
-
-    /// Whether the request for this key that was executed last was a sample, and the key is hot. Asking settles it.
-    #[inline]
-    pub fn take_hot_sample(&mut self, key: &[u8]) -> bool {
-        self.hot_sample.take().is_some_and(|hash| hash == self.shard.hash(key))
-    }
-
-    /// Other nodes have answered so many reads of a key of this shard.
-    pub fn count_reads_elsewhere(&mut self, key: &[u8], reads: u32) {
-        self.hot_keys.count_reads(self.shard.hash(key), key, reads);
-        if reads > 0 {
-            self.note_touch(key);
-        }
-    }
-
-    /// This shard has answered a read of another node's key.
-    pub fn count_hit_elsewhere(&mut self) {
-        self.commands.cmd_get += 1;
-        self.commands.get_hits += 1;
-    }
-
-    /// Whether a key was asked for very often in the last whole second, and not written.
-    pub fn is_hot(&self, key: &[u8]) -> bool {
-        self.hot_keys.is_hot(self.shard.hash(key))
-    }
-
     /// Whether values are on their way to where they will lie: they become items without asking anybody.
     pub fn has_open_values(&self) -> bool {
         self.values_open > 0 || !self.visitors.is_empty() || !self.extending.is_empty()
@@ -342,15 +283,6 @@ impl Executor {
     /// It need not any more.
     pub fn end_guard(&mut self) {
         self.is_guarded = false;
-    }
-
-    /// Tells those who have a copy of a value that it may be another now. Of a request that changed nothing they hear too.
-    pub fn note_write(&mut self, request: &Request<'_>) {
-        if self.tracking.is_active() && may_write(request) {
-            let mut scratch = [0; KEY_SIZE_MAX];
-            let key = request.decoded_key(&mut scratch);
-            self.tracking.wrote(self.shard.hash(key), key);
-        }
     }
 
     /// Whether items have copies on other nodes: then requests are executed by [`Executor::execute_copied`].
@@ -513,56 +445,10 @@ impl Executor {
         self.lent.take()
     }
 
-    /// Lends the value of the item that was just read, or copies it if that cannot be.
-    fn append_large(&mut self, place: Place, out: &mut Vec<u8>) {
-        match self.shard.pin_at(place) {
-            Some(pin) => self.lent = Some(Box::new((out.len(), Lent::new(&self.shard, pin)))),
-            None => self.shard.value_at(place).expect("it was just read").copy_to(out),
-        }
-    }
-
-    /// Bytes that the answer to a get would have to copy because they cannot be lent now; 0 for anything else.
-    pub fn value_bytes_to_copy(&self, now: Seconds, request: &Request<'_>) -> usize {
-        let shows_value = match request.command {
-            Command::Get { .. } | Command::GetAndTouch { .. } => true,
-            Command::MetaGet(flags) => flags.has(b'v'),
-            _ => false,
-        };
-        if !shows_value {
-            return 0;
-        }
-        let mut scratch = [0; KEY_SIZE_MAX];
-        let item = self.shard.peek(now, request.decoded_key(&mut scratch));
-        item.map_or(0, |item| match item.value_len() {
-            bytes if bytes < LENT_BYTES_MIN || self.shard.has_room_for_pin(item.place()) => 0,
-            bytes => bytes,
-        })
-    }
-
-    /// The least value that is lent.
-    fn lent_bytes_min(&self) -> usize {
-        if self.lends { LENT_BYTES_MIN } else { usize::MAX }
-    }
-
-    /// What the kernel is lent, with the places in its buffer.
-    pub fn lent_pieces(&self, loan: LoanId) -> impl Iterator<Item = (usize, &[u8])> {
-        self.loans.pieces(loan, &self.shard)
-    }
-
-    /// Nobody reads any more what was lent.
-    pub fn end_loans(&mut self) {
-        self.loans.end(&mut self.shard);
-    }
-
     /// What others have owned meanwhile goes.
     pub fn drop_old(&mut self, old: &Old) {
         old.drop_from(&mut self.shard);
         self.tracking.flushed(None);
-    }
-
-    /// The kernel gives a loan back.
-    pub fn end_sending(&mut self, loan: LoanId) {
-        self.loans.end_sending(loan, &mut self.shard);
     }
 
     /// As [`Executor::execute`], telling nobody else.
@@ -605,313 +491,6 @@ impl Executor {
     #[inline]
     pub fn admits(&mut self, request: &Request<'_>, key: &[u8]) -> bool {
         fence_named(request).is_none_or(|fence| self.shard.admit_fence(key, fence))
-    }
-
-    /// Answers a question to the shard as a whole.
-    pub fn answer(&mut self, now: Seconds, question: Question, out: &mut Vec<u8>) -> Answer {
-        match question {
-            Question::Flush(due) => {
-                match due {
-                    None => self.shard.flush(),
-                    Some(due) => self.shard.flush_at(due),
-                }
-                self.tracking.flushed(due);
-                self.replication.iter_mut().for_each(|replication| replication.flushed(due));
-                let delay_seconds = due.map_or(0, |due| due.0.saturating_sub(now.0));
-                self.front.iter_mut().for_each(|front| front.flushed(delay_seconds));
-            }
-            Question::Report => return Answer::Numbers(Box::new(self.report())),
-            Question::ResetCounters => self.reset_counters(),
-            Question::Automove(automove) => self.shard.set_automove(automove),
-            Question::MovePage { from, to } => return Answer::Moved(self.shard.move_page(from, to)),
-            Question::LimitMemory(bytes) => {
-                self.shard.set_memory_limit(bytes);
-                self.settling = true;
-            }
-            Question::Sweep => self.sweep_wanted = true,
-            Question::Scrub => self.replication.iter_mut().for_each(|replication| replication.begin_scrub()),
-            Question::CountPrefixes(wanted) => self.set_counting(wanted),
-            Question::Prefixes => return Answer::Prefixes(self.prefixes.clone().unwrap_or_default()),
-            Question::Walk(walk) => return Answer::of_step(walk.step(&self.shard, now, out)),
-            Question::Log(ticket) => {
-                self.fetch_log(ticket, out);
-                return Answer::Log;
-            }
-            Question::HotKeys => return Answer::HotKeys(self.hot_keys.list(self.me)),
-            Question::Changes(id) => {
-                self.fetch_changes(id, out);
-                return Answer::Changes;
-            }
-            Question::Slice(number) => {
-                self.loans.slice(number, &self.shard, out);
-                return Answer::Slice;
-            }
-            Question::TakeBack(number) => self.loans.take_back(number, &mut self.shard),
-            Question::Forget(_) => unreachable!("who knows the sender answers"),
-            Question::Connections => unreachable!("who has the connections answers"),
-        }
-        Answer::Done
-    }
-
-    /// Begins to count anew.
-    pub fn reset_counters(&mut self) {
-        self.commands = CommandCounters::default();
-        if let Some(replication) = &mut self.replication {
-            replication.reset_counters();
-        }
-        self.front.iter_mut().for_each(|front| front.reset_counters());
-        self.by_class.fill(ClassCounters::default());
-        self.traffic.reset();
-        self.shard.reset_counters();
-        self.prefixes.iter_mut().for_each(Prefixes::clear);
-        self.tracking.counters = TrackCounters::default();
-        self.hot_keys.samples = 0;
-        self.turns = Turns::default();
-    }
-
-    /// Whether somebody wants to be told of requests.
-    pub fn is_observed(&self) -> bool {
-        self.observed
-    }
-
-    /// Looks whether somebody watches.
-    #[inline]
-    pub fn look_who_watches(&mut self, watchers: &Watchers) {
-        if self.watch_log.refresh(watchers) {
-            self.look_who_observes();
-        }
-    }
-
-    /// Looks whether somebody tracks.
-    #[inline]
-    pub fn look_who_tracks(&mut self, trackers: &Trackers) {
-        if self.tracking.refresh(trackers) {
-            self.look_who_observes();
-        }
-    }
-
-    /// Appends what waits for a tracker.
-    pub fn fetch_changes(&mut self, id: u64, out: &mut Vec<u8>) {
-        self.tracking.fetch(id, out);
-    }
-
-    /// Tells all trackers that any value may be another now: keys have other owners.
-    pub fn forget_copies(&mut self) {
-        if self.tracking.is_active() {
-            self.tracking.flushed(None);
-        }
-    }
-
-    /// A second is over.
-    pub fn end_second(&mut self, now: Seconds) {
-        self.hot_keys.turn_over();
-        self.front.iter_mut().for_each(|front| front.end_second());
-        self.tracking.flush_if_due(now);
-    }
-
-    /// Appends what waits for a watcher.
-    pub fn fetch_log(&mut self, ticket: Ticket, out: &mut Vec<u8>) {
-        self.watch_log.fetch(ticket, out);
-    }
-
-    /// Memory of what waits for watchers, for trackers, and to be told to copies.
-    pub fn log_capacity_bytes(&self) -> usize {
-        let touches = self.touches.as_ref().map_or(0, |touches| touches.buffer_bytes());
-        self.watch_log.capacity_bytes() + self.tracking.capacity_bytes() + touches
-    }
-
-    /// Whether anybody watches this.
-    pub fn is_watched(&self, topic: WatchTopics) -> bool {
-        self.watch_log.wants(topic)
-    }
-
-    /// Tells those who watch this topic of an event.
-    pub fn note(&mut self, topic: WatchTopics, event: &WatchEvent<'_>) {
-        if self.watch_log.wants(topic) {
-            self.watch_log.note(topic, event);
-        }
-    }
-
-    /// Tells those who watch of what was evicted since the last call.
-    pub fn note_evictions(&mut self, now: Seconds) {
-        let Self { shard, watch_log, .. } = self;
-        if !watch_log.wants(WatchTopics::EVICTIONS) {
-            return;
-        }
-        let lost = shard.take_evicted(now, |evicted| {
-            let EvictedItem { key, fetched, expiry, idle_seconds, class, value_len } = *evicted;
-            let item = LogItem { key, class: class_number(class), size: length(value_len) };
-            let event = WatchEvent::Eviction { item, fetched, ttl: ttl_of(expiry, now), idle_seconds };
-            watch_log.note(WatchTopics::EVICTIONS, &event);
-        });
-        watch_log.skip(WatchTopics::EVICTIONS, lost);
-    }
-
-    /// Counts something for the prefix of a key, if anybody wants that.
-    pub fn count_by_prefix(&mut self, key: &[u8], add: impl FnOnce(&mut PrefixCounts)) {
-        if let Some(prefixes) = &mut self.prefixes {
-            prefixes.count(key, self.prefix_delimiter, add);
-        }
-    }
-
-    fn set_counting(&mut self, wanted: bool) {
-        if wanted {
-            self.prefixes.get_or_insert_default();
-        } else {
-            self.prefixes = None;
-        }
-        self.look_who_observes();
-    }
-
-    fn look_who_observes(&mut self) {
-        let requests = REQUEST_TOPICS.into_iter().fold(WatchTopics::default(), WatchTopics::and);
-        self.observed = self.prefixes.is_some() || self.watch_log.wants(requests);
-        self.shard.keep_evicted(self.watch_log.wants(WatchTopics::EVICTIONS));
-        self.attention.look_at_all(self.observed || self.tracking.is_active());
-    }
-
-    /// All numbers of this shard.
-    pub fn report(&self) -> ShardReport {
-        let counters = self.watch_log.counters;
-        let mut traffic = self.traffic;
-        self.replication.iter().for_each(|replication| replication.report_to(&mut traffic));
-        self.front.iter().for_each(|front| front.report_to(&mut traffic));
-        let mut commands = self.commands;
-        let bench = self.replication.as_ref().map(|replication| replication.bench().commands);
-        bench.iter().for_each(|bench| commands.add(bench));
-        let tracked = self.tracking.counters;
-        ShardReport {
-            commands,
-            traffic: Traffic {
-                log_written: counters.written,
-                log_sent: counters.sent,
-                log_skipped: counters.skipped,
-                hot_samples: self.hot_keys.samples,
-                tracked_keys: self.tracking.keys() as u64,
-                tracked_reads: tracked.marked,
-                track_told: tracked.told,
-                track_forced: tracked.forced,
-                track_flushes: tracked.flushes,
-                ..traffic
-            },
-            engine: *self.shard.counters(),
-            memory: Some(self.shard.memory()),
-            classes: self.shard.classes().collect(),
-            by_class: self.by_class.to_vec(),
-            io: self.io,
-            turns: self.turns,
-        }
-    }
-
-    #[inline]
-    fn set_plain(
-        &mut self,
-        now: Seconds,
-        plain: &Plain<'_>,
-        hash: KeyHash,
-        set: &Store<'_>,
-        out: &mut Vec<u8>,
-    ) {
-        let outcome = self.shard.store_hashed(now, hash, set);
-        if let StoreOutcome::Stored { .. } = outcome {
-            self.commands.cmd_set += 1;
-            class_counters(&mut self.by_class, self.shard.last_class()).cmd_set += 1;
-            reply::stored(out);
-        } else {
-            let outcome = self.count_outcome(set, outcome);
-            classic::reply_to_store(&plain.request(), outcome, out);
-        }
-    }
-
-    fn count_store(&mut self, now: Seconds, store: &Store<'_>) -> StoreOutcome {
-        let outcome = match self.finish_extending(now, store) {
-            Some(outcome) => outcome,
-            None => self.shard.store(now, store),
-        };
-        self.count_outcome(store, outcome)
-    }
-
-    /// Counts a store that has just ended so. Returns what the client is told.
-    pub fn count_outcome(&mut self, store: &Store<'_>, outcome: StoreOutcome) -> StoreOutcome {
-        match outcome {
-            StoreOutcome::TooLarge => self.commands.store_too_large += 1,
-            StoreOutcome::NoMemory => self.commands.store_no_memory += 1,
-            _ => self.commands.cmd_set += 1,
-        }
-        let class = class_counters(&mut self.by_class, self.shard.last_class());
-        class.cmd_set += u64::from(matches!(outcome, StoreOutcome::Stored { .. }));
-        if store.compare.is_some() {
-            match outcome {
-                StoreOutcome::Stored { .. } => {
-                    self.commands.cas_hits += 1;
-                    class.cas_hits += 1;
-                }
-                StoreOutcome::Exists => {
-                    self.commands.cas_badval += 1;
-                    class.cas_badval += 1;
-                }
-                StoreOutcome::NotFound => self.commands.cas_misses += 1,
-                StoreOutcome::NotStored | StoreOutcome::TooLarge | StoreOutcome::NoMemory => {}
-            }
-        }
-        match (store.mode, outcome) {
-            // memcached's answer to an append that would make an item too large.
-            (EngineMode::Append | EngineMode::Prepend, StoreOutcome::TooLarge) => StoreOutcome::NotStored,
-            _ => outcome,
-        }
-    }
-
-    /// Counts and answers a store that is made elsewhere and does not fail.
-    pub fn reply_stored(&mut self, request: &Request<'_>, cas: u64, out: &mut Vec<u8>) {
-        self.commands.cmd_set += 1;
-        let value_len = request.value.len();
-        reply_to_store(request, value_len, StoreOutcome::Stored { cas, value_len }, out);
-    }
-
-    /// Counts and answers a removal that is made elsewhere.
-    pub fn reply_deleted(&mut self, request: &Request<'_>, was_there: bool, out: &mut Vec<u8>) {
-        let (count, status, outcome) = match was_there {
-            true => (&mut self.commands.delete_hits, MetaStatus::Stored, Outcome::Deleted),
-            false => (&mut self.commands.delete_misses, MetaStatus::NotFound, Outcome::NotFound),
-        };
-        *count += 1;
-        match request.command {
-            Command::MetaDelete(_) => reply::meta_status(out, request, status, &MetaItem::default()),
-            _ => reply::outcome(out, request, outcome),
-        }
-    }
-
-    fn count_delete(&mut self, now: Seconds, delete: &Delete<'_>) -> DeleteOutcome {
-        let outcome = self.shard.delete(now, delete);
-        match outcome {
-            DeleteOutcome::Deleted => {
-                self.commands.delete_hits += 1;
-                class_counters(&mut self.by_class, self.shard.last_class()).delete_hits += 1;
-            }
-            DeleteOutcome::NotFound => self.commands.delete_misses += 1,
-            DeleteOutcome::Exists => {}
-        }
-        outcome
-    }
-
-    fn count_arithmetic(&mut self, now: Seconds, arithmetic: &Arithmetic<'_>) -> ArithmeticOutcome {
-        let outcome = self.shard.arithmetic(now, arithmetic);
-        let commands = &mut self.commands;
-        let class = class_counters(&mut self.by_class, self.shard.last_class());
-        let (hits, class_hits, misses) = if arithmetic.decrement {
-            (&mut commands.decr_hits, &mut class.decr_hits, &mut commands.decr_misses)
-        } else {
-            (&mut commands.incr_hits, &mut class.incr_hits, &mut commands.incr_misses)
-        };
-        match outcome {
-            ArithmeticOutcome::Value { created: false, .. } => {
-                *hits += 1;
-                *class_hits += 1;
-            }
-            ArithmeticOutcome::Value { created: true, .. } | ArithmeticOutcome::NotFound => *misses += 1,
-            ArithmeticOutcome::NonNumeric | ArithmeticOutcome::Exists | ArithmeticOutcome::NoMemory => {}
-        }
-        outcome
     }
 }
 
@@ -986,12 +565,6 @@ pub fn reply_to_store(request: &Request<'_>, value_bytes: usize, outcome: StoreO
         Command::MetaStore(_) => meta::reply_to_store(request, value_bytes, outcome, out),
         _ => classic::reply_to_store(request, outcome, out),
     }
-}
-
-/// The counters of a class. There are no more classes than counters.
-#[inline]
-fn class_counters(by_class: &mut ByClass, class: ClassId) -> &mut ClassCounters {
-    &mut by_class[usize::from(class.0)]
 }
 
 fn engine_mode(mode: StoreMode) -> EngineMode {

@@ -21,7 +21,7 @@ use crate::connection::Connection;
 use crate::dispatch::Dispatcher;
 use crate::execute::{Asker, Executor, length};
 use crate::outbox::Ticket;
-use crate::replication::{Executed, Finished, Owned, WaitId, Waiter, Waiting, may_change};
+use crate::replication::{Executed, Finished, Parked, WaitId, Waiter, Waiting, may_change};
 use crate::report::Traffic;
 
 /// Writes that wait for holders are tried again after this time, if none has spoken before.
@@ -170,8 +170,8 @@ impl Front {
     ) -> Executed {
         let hash = hash_key(request.decoded_key(&mut [0; KEY_SIZE_MAX]));
         if self.waiting.is_busy(hash) || self.keeps_waiting(executor, now, request) {
-            let owned = Owned::new(request, asker);
-            return match self.waiting.park(owned, hash, NO_DEADLINE) {
+            let parked = Parked::new(request, asker);
+            return match self.waiting.park(parked, hash, NO_DEADLINE) {
                 Some(id) => Executed::Later(id),
                 None => Executed::Refused(ErrorReply::CopiesOverloaded),
             };
@@ -195,9 +195,9 @@ impl Front {
         }
         self.has_news = false;
         while let Some(id) = self.waiting.next_to_go() {
-            let Some((owned, _, _)) = self.waiting.parked(id) else { continue };
-            if self.keeps_waiting(executor, now, &owned.request()) {
-                self.waiting.park_again(id, owned);
+            let Some((parked, _, _)) = self.waiting.parked(id) else { continue };
+            if self.keeps_waiting(executor, now, &parked.request()) {
+                self.waiting.park_again(id, parked);
                 continue;
             }
             let mut reply = Vec::new();
@@ -205,7 +205,7 @@ impl Front {
                 // Since it came here items have copies, and it would be executed without them.
                 Err(ErrorReply::RingUnsettled)
             } else {
-                executor.execute_for(now, &owned.request(), owned.asker, &mut reply);
+                executor.execute_for(now, &parked.request(), parked.asker, &mut reply);
                 Ok(reply)
             };
             self.finished.extend(self.waiting.finish(id, outcome));

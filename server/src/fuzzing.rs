@@ -122,7 +122,7 @@ impl World {
         let threads = (0..count).zip(connect_all(count)).zip(ios).map(|((number, boxes), io)| {
             let shards = Shards { count, me: ShardId(number) };
             let executor = Executor::new(shard(&node, shards), shards, &node);
-            let post = Post::new(shards.me, boxes, &wakers);
+            let post = Post::new(shards.me, boxes, &wakers, executor.shard().memory().limit);
             let entrance = Entrance { listener: 0, direct: true, tls: TlsUse::Never, protocol };
             ShardThread::new(Arc::clone(&node), shards, io, executor, post, vec![entrance])
         });

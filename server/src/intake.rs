@@ -9,9 +9,7 @@ use std::io::{self, IoSliceMut};
 use slabring_engine::{
     Delete, DeleteMode, Reservation, Room as Space, SPACES_MAX, Seconds, StoreMode, StoreOutcome,
 };
-use slabring_protocol::{
-    Announced, Command, Dialect, ErrorReply, KEY_SIZE_MAX, Request, StoreMode as Mode, reply,
-};
+use slabring_protocol::{Announced, Command, ErrorReply, KEY_SIZE_MAX, Request, StoreMode as Mode, reply};
 use slabring_reactor::ConnectionId;
 
 use crate::batch::ReturnAddress;
@@ -20,6 +18,7 @@ use crate::connection::{Connection, Ending};
 use crate::datagrams::is_datagram;
 use crate::dispatch::Dispatcher;
 use crate::execute::{Executor, refuse_fence, reply_to_store, store_of};
+use crate::owned::OwnedRequest;
 use crate::shards::ShardId;
 
 /// Requests from this size on are not collected first. `docs/measurements.md` has the figures.
@@ -34,14 +33,10 @@ const BY_HAND_BYTES_MAX: usize = 256 << 10;
 /// What follows the last bytes of a value comes with them, up to so many.
 const BEHIND_BYTES_MAX: usize = 1 << 10;
 
-/// A request without its value, kept while that comes.
+/// A request whose value is on its way.
 #[derive(Clone, Debug)]
-pub struct Kept {
-    command: Command,
-    noreply: bool,
-    dialect: Dialect,
-    key: Box<[u8]>,
-    flags: Box<[u8]>,
+pub struct Coming {
+    request: OwnedRequest,
     /// Bytes of the value.
     pub value_bytes: usize,
 }
@@ -59,7 +54,7 @@ enum Room {
 /// The value that a connection is sending.
 #[derive(Debug)]
 pub struct Intake {
-    kept: Kept,
+    coming: Coming,
     room: Room,
     begun_at: Seconds,
     /// How many of the shard's had begun before it.
@@ -77,27 +72,21 @@ pub struct Intake {
 pub struct Visitor {
     shard: ShardId,
     connection: ConnectionId,
-    kept: Kept,
+    coming: Coming,
     /// None if there was no room.
     reservation: Option<Reservation>,
 }
 
-impl Kept {
-    /// Keeps a request.
+impl Coming {
+    /// That of a request without its value.
     pub fn new(request: &Request<'_>, value_bytes: usize) -> Self {
-        Self {
-            command: request.command,
-            noreply: request.noreply,
-            dialect: request.dialect,
-            key: request.key.into(),
-            flags: request.flags.into(),
-            value_bytes,
-        }
+        assert!(request.value.is_empty());
+        Self { request: OwnedRequest::new(request), value_bytes }
     }
 
     /// Whether the engine can be told of the value before it is whole.
     fn comes_in_pieces(&self) -> bool {
-        let (mode, invalidates) = match self.command {
+        let (mode, invalidates) = match self.request().command {
             Command::Store { mode, .. } => (mode, false),
             Command::MetaStore(flags) => (flags.store_mode(), flags.has(b'I')),
             _ => return false,
@@ -107,8 +96,7 @@ impl Kept {
 
     /// The request, without its value.
     pub fn request(&self) -> Request<'_> {
-        let Self { command, noreply, dialect, key, flags, .. } = self;
-        Request { command: *command, noreply: *noreply, dialect: *dialect, key, flags, value: &[] }
+        self.request.request()
     }
 }
 
@@ -162,11 +150,11 @@ impl Dispatcher {
             return 0;
         }
         let Some(announced) = client.parser.announced(bytes, &self.limits) else { return 0 };
-        let kept = Kept::new(&announced.request, announced.value_bytes);
+        let coming = Coming::new(&announced.request, announced.value_bytes);
         // What goes to another node travels whole.
         let Owner::Shard(owner) = self.owner_of(&announced.request) else { return 0 };
-        let Some(room) = self.make_room(client, owner, &kept) else { return 0 };
-        self.start_intake(client, &announced, kept, room, bytes)
+        let Some(room) = self.make_room(client, owner, &coming) else { return 0 };
+        self.start_intake(client, &announced, coming, room, bytes)
     }
 
     /// Takes in a value that has waited too long to be collected, and keeps nothing of it: its store is refused when it has come, as
@@ -191,15 +179,15 @@ impl Dispatcher {
         if !is_mine || self.executor.replicates() || self.executor.is_guarded() {
             return None;
         }
-        let kept = Kept::new(&announced.request, announced.value_bytes);
-        Some(self.start_intake(client, &announced, kept, Room::Here(None), bytes))
+        let coming = Coming::new(&announced.request, announced.value_bytes);
+        Some(self.start_intake(client, &announced, coming, Room::Here(None), bytes))
     }
 
     fn start_intake(
         &mut self,
         client: &mut Connection,
         announced: &Announced<'_>,
-        kept: Kept,
+        coming: Coming,
         room: Room,
         bytes: &[u8],
     ) -> usize {
@@ -210,22 +198,23 @@ impl Dispatcher {
         self.values_begun += 1;
         let left = value_bytes;
         self.executor.values_open += usize::from(matches!(room, Room::Here(_)));
-        let intake = Intake { kept, room, begun_at, number, value_bytes, left, end, end_came, end_is_wrong };
+        let intake =
+            Intake { coming, room, begun_at, number, value_bytes, left, end, end_came, end_is_wrong };
         client.intake = Some(Box::new(intake));
         head_bytes + self.take_in(client, &bytes[head_bytes..])
     }
 
-    fn make_room(&mut self, client: &Connection, owner: ShardId, kept: &Kept) -> Option<Room> {
+    fn make_room(&mut self, client: &Connection, owner: ShardId, coming: &Coming) -> Option<Room> {
         if owner == self.shards.me {
-            let reservation = self.executor.reserve(self.now, kept);
-            self.value_waited |= reservation.is_none() && kept.comes_in_pieces();
+            let reservation = self.executor.reserve(self.now, coming);
+            self.value_waited |= reservation.is_none() && coming.comes_in_pieces();
             return reservation.map(|reservation| Room::Here(Some(reservation)));
         }
-        if !kept.comes_in_pieces() || is_datagram(client.id) || !self.may_execute(client) {
+        if !coming.comes_in_pieces() || is_datagram(client.id) || !self.may_execute(client) {
             return None;
         }
         self.executor.traffic.requests_posted += 1;
-        self.post.begin_value(owner, ReturnAddress::without_ticket(client.id), kept);
+        self.post.begin_value(owner, ReturnAddress::without_ticket(client.id), coming);
         Some(Room::There { owner, begun: false })
     }
 
@@ -283,10 +272,10 @@ impl Dispatcher {
     }
 
     fn end_intake(&mut self, client: &mut Connection, intake: Intake) {
-        let Intake { kept, room, end_is_wrong, .. } = intake;
+        let Intake { coming, room, end_is_wrong, .. } = intake;
         if end_is_wrong {
             self.drop_room(client.id, room);
-            if !kept.noreply {
+            if !coming.request().noreply {
                 client.outbox.local(|out| reply::error(out, ErrorReply::BadDataChunk));
             }
             return;
@@ -295,7 +284,7 @@ impl Dispatcher {
             Room::Here(reservation) => {
                 self.executor.values_open -= 1;
                 let (executor, now) = (&mut self.executor, self.now);
-                client.outbox.local(|out| executor.end_value(now, &kept, reservation, out));
+                client.outbox.local(|out| executor.end_value(now, &coming, reservation, out));
             }
             Room::There { owner, .. } => {
                 let sender = ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
@@ -381,15 +370,15 @@ impl Dispatcher {
 
 impl Executor {
     /// Room for a value, if it can be written before it is whole. Otherwise it is collected first.
-    fn reserve(&mut self, now: Seconds, kept: &Kept) -> Option<Reservation> {
-        if !kept.comes_in_pieces() {
+    fn reserve(&mut self, now: Seconds, coming: &Coming) -> Option<Reservation> {
+        if !coming.comes_in_pieces() {
             return None;
         }
         let mut scratch = [0; KEY_SIZE_MAX];
-        let request = kept.request();
+        let request = coming.request();
         let key = request.decoded_key(&mut scratch);
         let store = store_of(now, &request, key);
-        self.shard_mut().reserve(now, &store, kept.value_bytes)
+        self.shard_mut().reserve(now, &store, coming.value_bytes)
     }
 
     /// Takes the next bytes of a value, and returns how many: fewer, or none, where room is still to be made. Where none can be made
@@ -416,48 +405,54 @@ impl Executor {
     }
 
     /// Stores a value of which all has come, if there was room for it, and answers.
-    fn end_value(&mut self, now: Seconds, kept: &Kept, reservation: Option<Reservation>, out: &mut Vec<u8>) {
+    fn end_value(
+        &mut self,
+        now: Seconds,
+        coming: &Coming,
+        reservation: Option<Reservation>,
+        out: &mut Vec<u8>,
+    ) {
         match reservation {
-            Some(reservation) => self.commit(now, kept, reservation, out),
+            Some(reservation) => self.commit(now, coming, reservation, out),
             None => {
                 let mut scratch = [0; KEY_SIZE_MAX];
-                let request = kept.request();
+                let request = coming.request();
                 if !self.admits(&request, request.decoded_key(&mut scratch)) {
-                    return refuse_fence(&request, kept.value_bytes, out);
+                    return refuse_fence(&request, coming.value_bytes, out);
                 }
                 // As with any store that fails: a value that was to be replaced must not be read again.
-                self.drop_unstored(now, kept);
-                self.answer_store(now, kept, StoreOutcome::NoMemory, out);
+                self.drop_unstored(now, coming);
+                self.answer_store(now, coming, StoreOutcome::NoMemory, out);
             }
         }
     }
 
     /// Stores a value that is whole, and answers.
-    fn commit(&mut self, now: Seconds, kept: &Kept, reservation: Reservation, out: &mut Vec<u8>) {
+    fn commit(&mut self, now: Seconds, coming: &Coming, reservation: Reservation, out: &mut Vec<u8>) {
         let mut scratch = [0; KEY_SIZE_MAX];
-        let request = kept.request();
+        let request = coming.request();
         if !self.admits(&request, request.decoded_key(&mut scratch)) {
             self.shard_mut().abandon(reservation);
-            return refuse_fence(&request, kept.value_bytes, out);
+            return refuse_fence(&request, coming.value_bytes, out);
         }
         let outcome = self.shard_mut().commit(now, reservation);
-        self.answer_store(now, kept, outcome, out);
+        self.answer_store(now, coming, outcome, out);
     }
 
-    fn answer_store(&mut self, now: Seconds, kept: &Kept, outcome: StoreOutcome, out: &mut Vec<u8>) {
-        let request = kept.request();
+    fn answer_store(&mut self, now: Seconds, coming: &Coming, outcome: StoreOutcome, out: &mut Vec<u8>) {
+        let request = coming.request();
         let mut scratch = [0; KEY_SIZE_MAX];
         let key = request.decoded_key(&mut scratch);
         let store = store_of(now, &request, key);
         let outcome = self.count_outcome(&store, outcome);
         self.note_write(&request);
-        reply_to_store(&request, kept.value_bytes, outcome, out);
+        reply_to_store(&request, coming.value_bytes, outcome, out);
     }
 
     /// A connection of another shard begins to send a value.
-    pub fn begin_visit(&mut self, now: Seconds, shard: ShardId, connection: ConnectionId, kept: Kept) {
-        let reservation = self.reserve(now, &kept);
-        self.visitors.push(Visitor { shard, connection, kept, reservation });
+    pub fn begin_visit(&mut self, now: Seconds, shard: ShardId, connection: ConnectionId, coming: Coming) {
+        let reservation = self.reserve(now, &coming);
+        self.visitors.push(Visitor { shard, connection, coming, reservation });
     }
 
     /// More of it has come. Of a value that was given up, nothing is kept.
@@ -475,12 +470,12 @@ impl Executor {
     /// All of it has come.
     pub fn end_visit(&mut self, now: Seconds, shard: ShardId, connection: ConnectionId, out: &mut Vec<u8>) {
         let at = self.visitor_at(shard, connection).expect("a value that ends has begun");
-        let Visitor { kept, reservation, .. } = self.visitors.swap_remove(at);
-        self.end_value(now, &kept, reservation, out);
+        let Visitor { coming, reservation, .. } = self.visitors.swap_remove(at);
+        self.end_value(now, &coming, reservation, out);
     }
 
-    fn drop_unstored(&mut self, now: Seconds, kept: &Kept) {
-        let request = kept.request();
+    fn drop_unstored(&mut self, now: Seconds, coming: &Coming) {
+        let request = coming.request();
         let mut scratch = [0; KEY_SIZE_MAX];
         let key = request.decoded_key(&mut scratch);
         let store = store_of(now, &request, key);

@@ -2,67 +2,91 @@
 #![forbid(unsafe_code)]
 #![expect(unreachable_pub, reason = "a server has no outside: `pub` here means beyond the module")]
 
-mod admin;
+// The process: what was asked for, and what it opens before it serves.
+mod listeners;
+mod log;
+mod memory_file;
+mod options;
+mod pid_file;
+mod rehearsal;
+mod reload;
+mod tls;
+
+// A node and its threads, and what they share.
 mod arrivals;
-mod attention;
-mod auth;
-mod batch;
-mod budget;
-mod census;
-mod cluster;
-mod connection;
 mod control;
 mod crew;
-mod datagrams;
 mod discovery;
+mod downfall;
+mod live;
+mod machine;
+mod node;
+mod pulse;
+mod shard_thread;
+mod shards;
+mod tuning;
+
+// A client: from its bytes to requests, and its replies on their way out.
+mod auth;
+mod budget;
+mod connection;
+mod datagrams;
 mod dispatch;
-mod dump;
+mod gather;
+mod outbox;
+mod pipeline;
+mod session;
+mod unkeyed;
+
+// Values too long for a buffer.
+mod extending;
+mod intake;
+mod lending;
+
+// Letters between shards.
+mod batch;
+mod post;
+
+// Requests executed by the shard that owns the key.
 mod execute;
 mod exptime;
-mod extending;
+mod owned;
+
+// Who hears of requests beside who sent them, some of it bit by bit.
+mod attention;
+mod dump;
+mod hotkeys;
+mod observe;
+mod prefixes;
+mod track;
+mod tracked;
+mod watch;
+
+// Other nodes.
+mod cluster;
 mod front;
+mod locks;
+mod replication;
+
+// What operators ask.
+mod admin;
+mod census;
+mod report;
+mod stats;
+mod turns;
+
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
-mod gather;
-mod hotkeys;
-mod intake;
-mod lending;
-mod listeners;
-mod live;
-mod locks;
-mod log;
-mod memory_file;
-mod node;
-mod observe;
-mod options;
-mod outbox;
-mod pid_file;
-mod pipeline;
-mod post;
-mod prefixes;
-mod rehearsal;
-mod reload;
-mod replication;
-mod report;
-mod session;
-mod shard_thread;
-mod shards;
-mod stats;
-mod tls;
-mod track;
-mod tracked;
-mod tuning;
-mod turns;
-mod unkeyed;
-mod watch;
 
 use std::fmt;
 use std::io::{self, ErrorKind, Write as _};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGXFSZ};
+use signal_hook::flag;
 use signal_hook::iterator::Signals;
 use slabring_reactor::backend::Backend;
 use slabring_reactor::process::{User, detach, lock_memory};
@@ -136,7 +160,10 @@ pub fn tell(line: fmt::Arguments<'_>) {
 fn serve(settings: Settings, files: Files, sources: &Sources, warnings: &[String]) -> Result<()> {
     let detached = settings.daemon.then(detach).transpose().context("-d: cannot go into the background")?;
     return_large_buffers();
+    downfall::end_with_any_panic();
     log::start(settings.verbosity);
+    // A file that may not grow (ulimit -f) is an error of the write, which says so, and not the end of the process.
+    flag::register(SIGXFSZ, Arc::default()).context("cannot catch SIGXFSZ")?;
     warnings.iter().for_each(|warning| warn!("{warning}"));
     raise_limits(&settings)?;
     let listeners = Listeners::open(&settings)?;

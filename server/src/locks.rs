@@ -3,6 +3,7 @@
 
 pub mod etcd;
 pub mod fences;
+pub mod offset;
 pub mod queue;
 pub mod table;
 
@@ -229,8 +230,8 @@ fn keep_in_etcd(node: &Node, locks: &Locks, settings: &ClusterSettings, jobs: &R
     let start = Moment::now();
     // What cannot be read now was readable at the start: etcd will say that it wants it.
     let login = access.login().unwrap_or_default();
-    let (mut etcd, start_unix_ms) =
-        (Etcd::new(&settings.cluster, login), node.clock.unix_microseconds() / 1_000);
+    let start_unix_ms = node.clock.unix_microseconds() / 1_000;
+    let mut etcd = Etcd::new(&settings.cluster, login, start_unix_ms);
     let mut queue = Queue::new(start_unix_ms, node.settings.memory_bytes / MEMORY_SHARE);
     let mut caller = Caller::new(urls, access, &locks.jobs);
     loop {
@@ -281,6 +282,13 @@ fn go_on(now: Millis, queue: &mut Queue<Place>, etcd: &mut Etcd) {
             Heard::Came(name, found) => queue.came(now, &name, found),
             Heard::Changed(name) => queue.changed(&name),
             Heard::MissedSome => queue.missed_some(now),
+            Heard::WentBack(to) => {
+                warn!(
+                    "etcd has lost locks: it is at revision {} again, and fences go on above those of before",
+                    to.0
+                );
+                queue.went_back(now, to);
+            }
         }
     }
     while etcd.has_room()

@@ -234,7 +234,7 @@ fn bytes_of_each(configs: &[Config]) -> io::Result<u64> {
     configs.first().map_or(Ok(0), Shard::file_bytes).map_err(io::Error::other)
 }
 
-/// One result for each shard, from a thread where it will run, so that its memory is near.
+/// One result for each shard, from a thread where it will run if that is pinned, so that its memory is near.
 fn in_parallel(
     count: usize,
     make: impl Fn(usize) -> Result<Shard, Unusable> + Sync,

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use slabring_engine::PolicyKind;
 use slabring_reactor::backend::Wish;
 
-pub use arguments::{Binding, version_line};
+pub use arguments::{Binding, Pinning, version_line};
 pub use cluster::{ClusterSettings, CoordinatorSettings};
 pub use listen::{Listen, TlsUse};
 pub use sources::Sources;
@@ -112,6 +112,8 @@ pub struct Settings {
     pub requests_per_turn: u32,
     /// Shards, at least 1.
     pub threads: u16,
+    /// Whether each shard's thread keeps to one CPU.
+    pub pinning: Pinning,
     /// Largest item, counted as memcached counts it.
     pub item_size_max: usize,
     /// Evict when full.

@@ -34,8 +34,9 @@ impl Ticket {
     }
 }
 
+/// A reply that is owed, or held behind one that is.
 #[derive(Debug)]
-struct Waiting {
+struct Owed {
     /// Answers from other shards that are still to come.
     missing: u16,
     /// Where the reply lies in `held`, once it is here.
@@ -67,7 +68,7 @@ pub struct Outbox {
     values: VecDeque<(usize, Value)>,
     /// Bytes of all values here.
     value_bytes: usize,
-    waiting: VecDeque<Waiting>,
+    owed: VecDeque<Owed>,
     /// How many of those gather answers of the whole node.
     gathering: usize,
     held: Vec<u8>,
@@ -164,7 +165,7 @@ impl Outbox {
     /// Takes out all values: nothing of them will be sent.
     pub fn take_values(&mut self) -> impl Iterator<Item = Value> {
         self.value_bytes = 0;
-        let held = self.waiting.iter_mut().flat_map(|waiting| waiting.values.drain(..));
+        let held = self.owed.iter_mut().flat_map(|owed| owed.values.drain(..));
         self.values.drain(..).chain(held).map(|(_, value)| value)
     }
 
@@ -185,20 +186,20 @@ impl Outbox {
             _ => 0,
         };
         let places = self.values.capacity() * size_of::<(usize, Value)>();
-        let waiting = self.waiting.capacity() * size_of::<Waiting>();
-        self.ready.capacity() + self.held.capacity() + slice + places + waiting
+        let owed = self.owed.capacity() * size_of::<Owed>();
+        self.ready.capacity() + self.held.capacity() + slice + places + owed
     }
 
     /// Replies that are still owed, or held behind one that is.
-    pub fn waiting(&self) -> usize {
-        self.waiting.len()
+    pub fn owed(&self) -> usize {
+        self.owed.len()
     }
 
     /// Whether the reply of this place has come.
     pub fn is_answered(&self, ticket: Ticket) -> bool {
         let Some(index) = ticket.0.checked_sub(self.first_ticket) else { return true };
-        let waiting = usize::try_from(index).ok().and_then(|index| self.waiting.get(index));
-        waiting.is_none_or(|waiting| waiting.missing == 0)
+        let owed = usize::try_from(index).ok().and_then(|index| self.owed.get(index));
+        owed.is_none_or(|owed| owed.missing == 0)
     }
 
     /// Answers of the whole node that are still gathering.
@@ -208,7 +209,7 @@ impl Outbox {
 
     /// Whether there is nothing to send and nothing owed.
     pub fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.values.is_empty() && self.waiting.is_empty()
+        self.ready.is_empty() && self.values.is_empty() && self.owed.is_empty()
     }
 
     /// Appends a reply that is made here and now.
@@ -223,7 +224,7 @@ impl Outbox {
     /// whether it does.
     #[inline]
     pub fn local_lending(&mut self, write: impl FnOnce(&mut Vec<u8>) -> Option<Box<(usize, Lent)>>) -> bool {
-        if !self.waiting.is_empty() {
+        if !self.owed.is_empty() {
             return self.held_lending(write);
         }
         let Some(lent) = write(&mut self.ready) else { return false };
@@ -243,14 +244,14 @@ impl Outbox {
             return false;
         }
         self.value_bytes += value.as_ref().map_or(0, |(_, value)| value.left());
-        match self.waiting.back_mut() {
+        match self.owed.back_mut() {
             Some(last) if last.missing == 0 && last.held.end == start => {
                 last.held.end = end;
                 last.values.extend(value.map(|(place, value)| (place - last.held.start, value)));
             }
             _ => {
                 let values = value.map(|(place, value)| (place - start, value)).into_iter().collect();
-                self.waiting.push_back(Waiting { missing: 0, held: start..end, gathering: None, values });
+                self.owed.push_back(Owed { missing: 0, held: start..end, gathering: None, values });
             }
         }
         lends
@@ -265,8 +266,8 @@ impl Outbox {
     pub fn expect_parts(&mut self, missing: u16, gathering: Option<Box<Gathering>>) -> Ticket {
         assert!(missing > 0, "an answer that is here already needs no place");
         self.gathering += usize::from(gathering.is_some());
-        self.waiting.push_back(Waiting { missing, held: 0..0, gathering, values: Vec::new() });
-        Ticket(self.first_ticket + self.waiting.len() as u64 - 1)
+        self.owed.push_back(Owed { missing, held: 0..0, gathering, values: Vec::new() });
+        Ticket(self.first_ticket + self.owed.len() as u64 - 1)
     }
 
     /// Fills in a reply.
@@ -278,10 +279,10 @@ impl Outbox {
     /// As [`Outbox::deliver`], for a reply in two pieces.
     #[inline]
     pub fn deliver_joined(&mut self, ticket: Ticket, pieces: [&[u8]; 2]) {
-        if ticket.0 == self.first_ticket && self.waiting.front().is_some_and(|first| first.missing == 1) {
+        if ticket.0 == self.first_ticket && self.owed.front().is_some_and(|first| first.missing == 1) {
             // The one that all others wait for, as in a letter most are: its place is not needed any more.
             pieces.into_iter().for_each(|piece| self.ready.extend_from_slice(piece));
-            self.waiting.pop_front();
+            self.owed.pop_front();
             self.first_ticket += 1;
             self.release();
         } else {
@@ -302,55 +303,67 @@ impl Outbox {
             let start = self.ready.len();
             pieces.into_iter().for_each(|piece| self.ready.extend_from_slice(piece));
             self.values.extend(value.map(|(place, value)| (start + place, value)));
-            self.waiting[0].held = 0..0;
+            self.owed[0].held = 0..0;
         } else {
             let start = self.held.len();
             pieces.into_iter().for_each(|piece| self.held.extend_from_slice(piece));
-            self.waiting[index].held = start..self.held.len();
-            self.waiting[index].values.extend(value);
+            self.owed[index].held = start..self.held.len();
+            self.owed[index].values.extend(value);
         }
-        let waiting = &mut self.waiting[index];
-        waiting.missing -= 1;
-        assert!(waiting.missing == 0, "a reply comes whole");
+        let owed = &mut self.owed[index];
+        owed.missing -= 1;
+        assert!(owed.missing == 0, "a reply comes whole");
         self.release();
     }
 
     /// Notes one shard's part of an answer by `add`. With the last part, gives the whole back, to be rendered and
-    /// then filled in by [`Outbox::deliver`].
+    /// then filled in by [`Outbox::deliver`]. What was [given up](Outbox::give_up) is not waited for any more.
     pub fn deliver_part(
         &mut self,
         ticket: Ticket,
         add: impl FnOnce(&mut Gathering),
     ) -> Option<Box<Gathering>> {
+        if self.is_answered(ticket) {
+            return None;
+        }
         let index = self.index(ticket);
-        let waiting = &mut self.waiting[index];
-        add(waiting.gathering.as_mut().expect("only questions to all shards are answered in parts"));
-        if waiting.missing > 1 {
-            waiting.missing -= 1;
+        let owed = &mut self.owed[index];
+        add(owed.gathering.as_mut().expect("only questions to all shards are answered in parts"));
+        if owed.missing > 1 {
+            owed.missing -= 1;
             return None;
         }
         self.gathering -= 1;
-        waiting.gathering.take()
+        owed.gathering.take()
+    }
+
+    /// Ends the wait for an answer of the whole node: its place, still to be filled in, and what has come of it.
+    pub fn give_up(&mut self) -> Option<(Ticket, Box<Gathering>)> {
+        let index = self.owed.iter().position(|owed| owed.gathering.is_some())?;
+        let owed = &mut self.owed[index];
+        owed.missing = 1;
+        self.gathering -= 1;
+        Some((Ticket(self.first_ticket + index as u64), owed.gathering.take()?))
     }
 
     fn index(&self, ticket: Ticket) -> usize {
         let index = ticket.0.checked_sub(self.first_ticket).expect("a reply comes once");
         let index = usize::try_from(index).expect("64-bit");
-        assert!(index < self.waiting.len() && self.waiting[index].missing > 0, "a reply comes once");
+        assert!(index < self.owed.len() && self.owed[index].missing > 0, "a reply comes once");
         index
     }
 
     /// Moves what nothing missing stands before to `ready`.
     fn release(&mut self) {
-        while self.waiting.front().is_some_and(|first| first.missing == 0) {
-            let first = self.waiting.pop_front().expect("looked at just now");
+        while self.owed.front().is_some_and(|first| first.missing == 0) {
+            let first = self.owed.pop_front().expect("looked at just now");
             self.first_ticket += 1;
             self.released_bytes += first.held.len();
             let start = self.ready.len();
             self.values.extend(first.values.into_iter().map(|(place, value)| (start + place, value)));
             self.ready.extend_from_slice(&self.held[first.held]);
         }
-        if self.waiting.is_empty() {
+        if self.owed.is_empty() {
             self.held.clear();
             if self.held.capacity() > HELD_BYTES_KEPT {
                 self.held.shrink_to(HELD_BYTES_KEPT);
@@ -365,10 +378,10 @@ impl Outbox {
     /// byte is moved at most once for each byte released.
     fn compact(&mut self) {
         let mut kept = Vec::with_capacity(self.held.len() - self.released_bytes);
-        for waiting in &mut self.waiting {
+        for owed in &mut self.owed {
             let start = kept.len();
-            kept.extend_from_slice(&self.held[waiting.held.clone()]);
-            waiting.held = start..kept.len();
+            kept.extend_from_slice(&self.held[owed.held.clone()]);
+            owed.held = start..kept.len();
         }
         self.held = kept;
         self.released_bytes = 0;
@@ -440,7 +453,7 @@ mod tests {
             }
             got.push_str(&ready(&mut outbox));
             // What is held is bounded by what waits, not by what has passed.
-            assert!(outbox.held.len() <= HELD_BYTES_KEPT * 2 + outbox.waiting() * 64 * 3);
+            assert!(outbox.held.len() <= HELD_BYTES_KEPT * 2 + outbox.owed() * 64 * 3);
         }
         for (ticket, text) in owed.drain(..) {
             outbox.deliver(ticket, text.as_bytes());

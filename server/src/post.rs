@@ -15,8 +15,8 @@ use slabring_protocol::{Plain, Request};
 use slabring_reactor::mailbox::{Receiver, Sender, mailbox};
 use slabring_reactor::{Io, Waker};
 
-use crate::batch::{Batch, ReturnAddress, Senders, Visit};
-use crate::intake::Kept;
+use crate::batch::{Batch, LETTER_BYTES_MAX, ReturnAddress, Senders, Visit};
+use crate::intake::Coming;
 use crate::report::Question;
 use crate::shards::ShardId;
 
@@ -24,6 +24,13 @@ use crate::shards::ShardId;
 const LETTERS_MAX: usize = 8;
 /// Requests of one side and replies to the other.
 const MAILBOX_LETTERS: usize = 2 * LETTERS_MAX;
+
+/// Part of a shard's memory that its letters to all others may have, as far as [`LETTER_BYTES_MIN`] allows.
+const LETTERS_SHARE: usize = 4;
+/// What a letter is for at the least. A line of keys and most values fit.
+const LETTER_BYTES_MIN: usize = 16 << 10;
+
+const _: () = assert!(LETTER_BYTES_MIN <= LETTER_BYTES_MAX);
 
 /// What travels.
 pub enum Letter {
@@ -56,6 +63,8 @@ pub fn connect_all(shards: u16) -> Vec<LetterBoxes> {
 }
 
 struct Peer {
+    /// What each letter is for, in requests and again in replies.
+    letter_bytes: usize,
     outgoing: Sender<Letter>,
     incoming: Receiver<Letter>,
     waker: Arc<Waker>,
@@ -92,13 +101,15 @@ pub struct Post {
 }
 
 impl Post {
-    /// `wakers` are those of all shards, in the order of their numbers.
-    pub fn new(me: ShardId, boxes: LetterBoxes, wakers: &[Arc<Waker>]) -> Self {
+    /// `wakers` are those of all shards, in the order of their numbers; `memory_bytes` what this one has.
+    pub fn new(me: ShardId, boxes: LetterBoxes, wakers: &[Arc<Waker>], memory_bytes: usize) -> Self {
+        let letter_bytes = letter_bytes(memory_bytes, boxes.ends.len());
         let peers = boxes.ends.into_iter().map(|(peer, outgoing, incoming)| Peer {
+            letter_bytes,
             outgoing,
             incoming,
             waker: Arc::clone(&wakers[peer.index()]),
-            open: Box::default(),
+            open: Box::new(Batch::of(letter_bytes)),
             resyncing: false,
             bounced: Batch::default(),
             returned: Batch::default(),
@@ -113,14 +124,19 @@ impl Post {
         Self { me, peers: peers.collect(), blocked: 0 }
     }
 
-    fn place_of(&self, shard: ShardId) -> usize {
+    fn index_of(&self, shard: ShardId) -> usize {
         assert!(shard != self.me, "nobody writes to oneself");
         shard.index() - usize::from(shard > self.me)
     }
 
+    fn shard_at(&self, index: usize) -> ShardId {
+        let index = u16::try_from(index).expect("there are fewer shards");
+        ShardId(index + u16::from(index >= self.me.0))
+    }
+
     /// Changes a peer, keeping count of those that are blocked.
-    fn change(&mut self, place: usize, change: impl FnOnce(&mut Peer)) {
-        let peer = &mut self.peers[place];
+    fn change(&mut self, index: usize, change: impl FnOnce(&mut Peer)) {
+        let peer = &mut self.peers[index];
         let before = peer.is_blocked();
         change(peer);
         self.blocked = self.blocked + usize::from(peer.is_blocked()) - usize::from(before);
@@ -142,8 +158,8 @@ impl Post {
     }
 
     /// Tells `owner` that a value comes in parts. There must be room, for each part too.
-    pub fn begin_value(&mut self, owner: ShardId, sender: ReturnAddress, kept: &Kept) {
-        self.write(owner, |open| open.begin_value(sender, kept));
+    pub fn begin_value(&mut self, owner: ShardId, sender: ReturnAddress, coming: &Coming) {
+        self.write(owner, |open| open.begin_value(sender, coming));
     }
 
     /// The next part of it.
@@ -158,7 +174,7 @@ impl Post {
 
     /// Sends a reply that was promised to a connection of another shard.
     pub fn deliver(&mut self, shard: ShardId, to: ReturnAddress, reply: &[u8]) {
-        self.change(self.place_of(shard), |peer| peer.open.deliver(to, reply));
+        self.change(self.index_of(shard), |peer| peer.open.deliver(to, reply));
     }
 
     /// Posts requests again that were deferred. There must be room; together they may be more than a letter should hold.
@@ -168,17 +184,17 @@ impl Post {
 
     /// The number of the letter to `owner` with which all is answered that was written by now.
     pub fn letter_of_now(&self, owner: ShardId) -> u64 {
-        let peer = &self.peers[self.place_of(owner)];
+        let peer = &self.peers[self.index_of(owner)];
         peer.answered + peer.under_way as u64 + u64::from(!peer.open.is_empty())
     }
 
     /// Whether a letter to `owner` is answered.
     pub fn is_answered(&self, owner: ShardId, letter: u64) -> bool {
-        self.peers[self.place_of(owner)].answered >= letter
+        self.peers[self.index_of(owner)].answered >= letter
     }
 
     fn write(&mut self, owner: ShardId, write: impl FnOnce(&mut Batch)) {
-        self.change(self.place_of(owner), |peer| {
+        self.change(self.index_of(owner), |peer| {
             assert!(!peer.is_blocked(), "the caller asks for room first");
             write(&mut peer.open);
             if peer.open.is_full() && peer.may_send() {
@@ -189,37 +205,34 @@ impl Post {
 
     /// Asks every other shard, behind the requests that were posted before.
     pub fn ask_all(&mut self, sender: ReturnAddress, question: Question) {
-        for place in 0..self.peers.len() {
-            self.change(place, |peer| peer.open.ask(sender, question));
+        for index in 0..self.peers.len() {
+            self.change(index, |peer| peer.open.ask(sender, question));
         }
     }
 
     /// Asks one other shard, as [`Post::ask_all`] asks every.
     pub fn ask(&mut self, shard: ShardId, sender: ReturnAddress, question: Question) {
-        self.change(self.place_of(shard), |peer| peer.open.ask(sender, question));
+        self.change(self.index_of(shard), |peer| peer.open.ask(sender, question));
     }
 
-    /// The shard behind a place.
-    pub fn shard_at(&self, place: usize) -> ShardId {
-        let place = u16::try_from(place).expect("there are fewer shards");
-        ShardId(place + u16::from(place >= self.me.0))
-    }
-
-    /// The next letter of any other shard.
-    pub fn take(&mut self) -> Option<(usize, Letter)> {
-        self.peers.iter_mut().enumerate().find_map(|(place, peer)| Some((place, peer.incoming.take()?)))
+    /// The next letter of any other shard, and which that is.
+    pub fn take(&mut self) -> Option<(ShardId, Letter)> {
+        let mut peers = self.peers.iter_mut().enumerate();
+        let (index, letter) = peers.find_map(|(index, peer)| Some((index, peer.incoming.take()?)))?;
+        Some((self.shard_at(index), letter))
     }
 
     /// Executes another shard's requests and sends them back.
-    pub fn execute(&mut self, place: usize, mut batch: Box<Batch>, visit: Visit<'_>) {
-        let peer = &mut self.peers[place];
+    pub fn execute(&mut self, mut batch: Box<Batch>, visit: Visit<'_>) {
+        let index = self.index_of(visit.sender);
+        let peer = &mut self.peers[index];
         batch.execute(visit, &mut peer.bouncing);
         peer.stage(Letter::Replies(batch));
     }
 
     /// Takes back a batch whose replies have been handed out, and keeps what of it has bounced.
-    pub fn recycle(&mut self, place: usize, mut batch: Box<Batch>, senders: &mut impl Senders) {
-        self.change(place, |peer| {
+    pub fn recycle(&mut self, owner: ShardId, mut batch: Box<Batch>, senders: &mut impl Senders) {
+        self.change(self.index_of(owner), |peer| {
             peer.under_way -= 1;
             peer.answered += 1;
             peer.under_way_bytes -= batch.posted_bytes;
@@ -235,9 +248,9 @@ impl Post {
     /// The end of a turn: everything written becomes visible, and whoever sleeps over it is woken. `senders` say which
     /// bounced requests go again.
     pub fn publish(&mut self, io: &mut impl Io, senders: &mut impl Senders) {
-        for place in 0..self.peers.len() {
-            self.change(place, |peer| peer.send_what_may_go(senders));
-            let peer = &mut self.peers[place];
+        for index in 0..self.peers.len() {
+            self.change(index, |peer| peer.send_what_may_go(senders));
+            let peer = &mut self.peers[index];
             if peer.outgoing.publish() && peer.waker.must_wake() {
                 io.wake(&peer.waker);
             }
@@ -275,6 +288,12 @@ impl Post {
     }
 }
 
+/// What each letter of a shard with so much memory to so many others is for: all of them together, with their replies, have a part of it.
+fn letter_bytes(memory_bytes: usize, peers: usize) -> usize {
+    let buffers = 2 * LETTERS_MAX * peers.max(1);
+    (memory_bytes / LETTERS_SHARE / buffers).clamp(LETTER_BYTES_MIN, LETTER_BYTES_MAX)
+}
+
 impl Peer {
     fn may_send(&self) -> bool {
         self.under_way < LETTERS_MAX && !self.resyncing
@@ -306,7 +325,7 @@ impl Peer {
     }
 
     fn take_spare(&mut self) -> Box<Batch> {
-        let spare = self.spare.pop().unwrap_or_default();
+        let spare = self.spare.pop().unwrap_or_else(|| Box::new(Batch::of(self.letter_bytes)));
         self.spare_min = self.spare_min.min(self.spare.len());
         spare
     }
@@ -330,5 +349,22 @@ impl Peer {
         if self.outgoing.stage(letter).is_err() {
             unreachable!("a mailbox holds all letters that may be under way");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn letters_have_a_part_of_the_memory_however_many_shards_there_are() {
+        for shards in 2..=64 {
+            for memory_bytes in [1 << 20, 32 << 20, 8 << 30] {
+                let each = letter_bytes(memory_bytes, shards - 1);
+                let all = each * 2 * LETTERS_MAX * (shards - 1);
+                assert!(all <= memory_bytes / LETTERS_SHARE || each == LETTER_BYTES_MIN, "{shards} {all}");
+            }
+        }
+        assert_eq!(letter_bytes(32 << 20, 1), LETTER_BYTES_MAX);
     }
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use slabring_cluster::placement::hash_key;
 use slabring_cluster::replica::message::Garbled;
 use slabring_cluster::replica::{
-    Bytes, Effect, Outcome, PeerShard, Refused, Replicator, VersionClock, Write,
+    Bytes, Change, Content, Effect, Outcome, PeerShard, Refused, Replicator, Version, VersionClock, Write,
 };
 use slabring_cluster::report::ShardReport;
 use slabring_cluster::ring::{Mode, Ring};
@@ -36,7 +36,7 @@ pub use evaluate::may_change;
 use evaluate::{Bench, Evaluated};
 use items::{Items, Kept};
 pub use slabring_cluster::replica::COPIED_ITEM_BYTES_MAX;
-pub use waiting::{Finished, Manner, Owned, WaitId, Waiter, Waiting};
+pub use waiting::{Finished, Manner, Parked, WaitId, Waiter, Waiting};
 
 /// A write whose copies do not confirm it for so long is answered: nobody knows what became of it.
 const WRITE_TIME_MAX: Micros = Micros::from_millis(250);
@@ -141,6 +141,10 @@ impl Replication {
         clock_of(self.start)
     }
 
+    fn dated(&self, kept: Kept) -> Content {
+        kept.dated(self.start_unix)
+    }
+
     fn items<'e>(&self, executor: &'e mut Executor, now: Seconds) -> Items<'e> {
         let (shard, tracking) = executor.shard_and_tracking();
         Items::new(shard, now, self.start_unix, self.shards).telling(tracking)
@@ -159,9 +163,14 @@ impl Replication {
         }
     }
 
-    /// A link to a shard of another node is up, or gone.
-    pub fn link_changed(&mut self, peer: PeerShard, is_up: bool) {
-        if is_up { self.replicator.connected(peer) } else { self.replicator.lost(peer) }
+    /// A link to a shard of another node is up, maybe of a build that knows no deltas.
+    pub fn link_is_up(&mut self, peer: PeerShard, takes_deltas: bool) {
+        self.replicator.connected(peer, takes_deltas);
+    }
+
+    /// It is gone.
+    pub fn link_is_gone(&mut self, peer: PeerShard) {
+        self.replicator.lost(peer);
     }
 
     /// Whether it is time for [`Replication::heard`].
@@ -380,7 +389,7 @@ impl Replication {
 
     fn park(&mut self, request: &Request<'_>, hash: u64, asker: Asker) -> Executed {
         let deadline = self.clock() + WRITE_TIME_MAX;
-        match self.waiting.park(Owned::new(request, asker), hash, deadline) {
+        match self.waiting.park(Parked::new(request, asker), hash, deadline) {
             Some(id) => Executed::Later(id),
             None => Executed::Refused(ErrorReply::CopiesOverloaded),
         }
@@ -388,12 +397,12 @@ impl Replication {
 
     /// Tries a request that waits for its key.
     fn retry(&mut self, executor: &mut Executor, now: Seconds, id: WaitId) {
-        let Some((owned, hash, deadline)) = self.waiting.parked(id) else { return };
-        let (request, asker) = (owned.request(), owned.asker);
+        let Some((parked, hash, deadline)) = self.waiting.parked(id) else { return };
+        let (request, asker) = (parked.request(), parked.asker);
         let mut reply = Vec::new();
         let attempt = self.attempt(executor, now, &request, (id, hash, asker), &mut reply);
         let outcome = match attempt {
-            Err(Refused::Wait) if self.now < deadline => return self.waiting.park_again(id, owned),
+            Err(Refused::Wait) if self.now < deadline => return self.waiting.park_again(id, parked),
             Err(refused) => {
                 self.refused += 1;
                 Err(told(refused))
@@ -440,19 +449,27 @@ impl Replication {
             return Ok(Executed::Now);
         }
         let raised = fence.filter(|_| known != fence);
-        raised.into_iter().for_each(|fence| self.replicator.tell_fence(hash, fence));
-        let content = match self.bench.evaluate(executor.shard(), now, request, key, version.0, out) {
+        if let Some(fence) = raised {
+            let items = self.items(executor, now);
+            self.replicator.tell_fence(at, &items, hash, fence);
+        }
+        let change = match self.bench.evaluate(executor.shard(), now, request, key, version.0, out) {
             Evaluated::Unchanged if raised.is_none() => {
                 return self.check_read(hash, start, out).map(|()| Executed::Now);
             }
             // The copies must have the fence before it is answered: what there is is said again.
-            Evaluated::Unchanged => executor.shard().peek(now, key).map(|item| Kept::of(&item)),
-            Evaluated::Changed(content) => content,
+            Evaluated::Unchanged => {
+                Change::Becomes(executor.shard().peek(now, key).map(|item| self.dated(Kept::of(&item))))
+            }
+            Evaluated::Changed(kept) => Change::Becomes(kept.map(|kept| self.dated(kept))),
+            Evaluated::Extended { base, side, value_len } => {
+                let (base, bytes) = (Version(base), request.value.into());
+                Change::Extends { base, side, bytes, value_len }
+            }
         };
-        let content = content.map(|content| content.dated(self.start_unix));
         let invalidates = evaluate::invalidates(request) || fence.is_some();
         let (key, deadline) = (Bytes::from(key), at + WRITE_TIME_MAX);
-        let write = Write { token: id, hash, key, content, invalidates, deadline };
+        let write = Write { token: id, hash, key, change, invalidates, deadline };
         let mut items = self.items(executor, now);
         let written = self.replicator.write(at, &mut items, write);
         let has_room = items.settle();

@@ -8,7 +8,7 @@ use crate::dump::{Walk, Walked};
 use crate::hotkeys::HotList;
 use crate::prefixes::Prefixes;
 use crate::turns::Turns;
-use crate::watch::Ticket;
+use crate::watch::WatcherId;
 
 /// Declares a struct of `u64` counters that can be summed field by field.
 macro_rules! counters {
@@ -166,7 +166,7 @@ fn add_engine(to: &mut Counters, from: &Counters) {
         reclaimed,
         expired_unfetched
     );
-    add_fields!(to, from, get_expired, get_flushed, page_moves, admission_refusals);
+    add_fields!(to, from, get_expired, get_flushed, page_moves, rescues, chunk_rescues, admission_refusals);
 }
 
 fn add_io(to: &mut IoCounters, from: &IoCounters) {
@@ -224,7 +224,7 @@ pub enum Question {
     /// Take a step of a walk over all items.
     Walk(Walk),
     /// Give this watcher its lines.
-    Log(Ticket),
+    Log(WatcherId),
     /// Compare your copies with what their primaries have, from the first to the last.
     Scrub,
     /// Tell the keys that you are asked for most.

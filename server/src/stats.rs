@@ -15,6 +15,7 @@ use slabring_reactor::thread::cpu_time_us;
 use crate::cluster::Cluster;
 use crate::locks::Locks;
 use crate::node::Node;
+use crate::options::CoordinatorSettings;
 use crate::report::ShardReport;
 
 /// What `version` answers: the memcached whose behaviour this node has. Clients read features out of it, and
@@ -115,8 +116,6 @@ fn general(out: &mut Vec<u8>, node: &Node, report: &ShardReport) {
     zeroes(
         out,
         &[
-            "slab_reassign_rescues",
-            "slab_reassign_chunk_rescues",
             "slab_reassign_inline_reclaim",
             "slab_reassign_busy_items",
             "slab_reassign_busy_deletes",
@@ -128,6 +127,8 @@ fn general(out: &mut Vec<u8>, node: &Node, report: &ShardReport) {
     all(
         out,
         [
+            ("slab_reassign_rescues", engine.rescues),
+            ("slab_reassign_chunk_rescues", engine.chunk_rescues),
             ("slabs_moved", engine.page_moves),
             ("lru_crawler_running", 0),
             ("lru_crawler_starts", traffic.crawls),
@@ -214,6 +215,7 @@ fn general(out: &mut Vec<u8>, node: &Node, report: &ShardReport) {
             ("slabring_io_turns", io.turns),
             ("slabring_turn_max_us", turns.max_us()),
             ("slabring_turns_above_1_ms", turns.long),
+            ("slabring_shard_silences", node.pulses.silences()),
             ("slabring_io_completions", io.completions),
             ("slabring_io_sends", io.sends),
             ("slabring_io_out_of_buffers", io.out_of_buffers),
@@ -290,7 +292,13 @@ fn cluster_fields(out: &mut Vec<u8>, cluster: &Cluster, report: &ShardReport) {
             ("slabring_revocation_waits", traffic.revocation_waits),
         ],
     );
+    if let CoordinatorSettings::Etcd { replicas, .. } = &cluster.settings.coordinator {
+        reply::stat(out, "slabring_replicas_asked_for", u64::from(*replicas));
+    }
     let view = cluster.view.now();
+    if let Some(view) = view.as_ref() {
+        reply::stat(out, "slabring_ring_replicas", u64::from(view.ring.document().replicas));
+    }
     let Some(document) = view.as_ref().as_ref().map(|view| view.ring.document()) else { return };
     if !document.is_replicated() {
         return;

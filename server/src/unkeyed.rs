@@ -13,6 +13,7 @@ use crate::dispatch::Dispatcher;
 use crate::dump::{Shows, Walk};
 use crate::exptime::flush_due;
 use crate::log;
+use crate::pulse::SILENT_SECONDS;
 use crate::report::{Answer, Asked, Gathering, Question};
 use crate::stats;
 
@@ -111,8 +112,12 @@ impl Dispatcher {
         self.post.ask_all(sender, Question::Connections);
     }
 
-    /// Puts a question to all shards; the answer takes its place in the order of replies when the last has answered.
+    /// Puts a question to all shards; the answer takes its place in the order of replies when the last has answered. Refused while a shard
+    /// is silent.
     pub fn ask_all(&mut self, client: &mut Connection, request: &Request<'_>, question: Question) {
+        if self.node.pulses.is_any_still(SILENT_SECONDS) {
+            return refuse(client, request, ErrorReply::ShardSilent);
+        }
         self.count_all_buffers();
         let mut text = Vec::new();
         let answer = self.executor.answer(self.now, question, &mut text);
@@ -123,6 +128,15 @@ impl Dispatcher {
         }
         let ticket = client.outbox.expect_parts(self.shards.count - 1, Some(Box::new(gathering)));
         self.post.ask_all(ReturnAddress { connection: client.id, ticket }, question);
+    }
+
+    /// Answers what a client asked of the whole node, of which a shard is silent.
+    pub fn give_up_gathering(&mut self, client: &mut Connection) {
+        let Some((ticket, gathering)) = client.outbox.give_up() else { return };
+        let mut text = Vec::new();
+        let refused = Outcome::Refused(ErrorReply::ShardSilent);
+        reply::outcome(&mut text, &gathering.asked.request(), refused);
+        client.outbox.deliver(ticket, &text);
     }
 
     /// Writes the answer to which all shards have contributed.

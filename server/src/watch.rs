@@ -39,7 +39,7 @@ pub struct Watchers {
 
 /// One watcher as all shards know it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ticket {
+pub struct WatcherId {
     place: usize,
     stamped: u32,
 }
@@ -47,7 +47,7 @@ pub struct Ticket {
 /// A connection that watches.
 #[derive(Debug)]
 pub struct Watch {
-    ticket: Ticket,
+    id: WatcherId,
     /// Shards whose lines are on their way.
     missing: u16,
     fetched_at: Moment,
@@ -80,7 +80,7 @@ pub struct LogCounters {
 }
 
 struct Log {
-    ticket: Ticket,
+    id: WatcherId,
     topics: WatchTopics,
     lines: Vec<u8>,
     line_count: u64,
@@ -91,7 +91,7 @@ const _: () = assert!(OUTPUT_BYTES_MAX > LOG_BYTES_MAX);
 
 impl Watchers {
     /// A place for somebody who watches these topics, if there is one.
-    fn enter(&self, topics: WatchTopics) -> Option<Ticket> {
+    fn enter(&self, topics: WatchTopics) -> Option<WatcherId> {
         for (place, cell) in self.places.iter().enumerate() {
             let before = cell.load(Ordering::Relaxed);
             let stamp = (before >> TOPIC_BITS).wrapping_add(1);
@@ -100,31 +100,31 @@ impl Watchers {
             if is_free && cell.compare_exchange(before, stamped, Ordering::AcqRel, Ordering::Relaxed).is_ok()
             {
                 self.epoch.fetch_add(1, Ordering::Release);
-                return Some(Ticket { place, stamped });
+                return Some(WatcherId { place, stamped });
             }
         }
         None
     }
 
-    fn leave(&self, ticket: Ticket) {
-        let stamp_only = ticket.stamped & !u32::from(u16::MAX);
-        self.places[ticket.place].store(stamp_only, Ordering::Release);
+    fn leave(&self, id: WatcherId) {
+        let stamp_only = id.stamped & !u32::from(u16::MAX);
+        self.places[id.place].store(stamp_only, Ordering::Release);
         self.epoch.fetch_add(1, Ordering::Release);
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.tickets().count()
+        self.ids().count()
     }
 
-    fn tickets(&self) -> impl Iterator<Item = Ticket> {
+    fn ids(&self) -> impl Iterator<Item = WatcherId> {
         let stamped = self.places.iter().map(|cell| cell.load(Ordering::Acquire)).enumerate();
         let taken = stamped.filter(|(_, stamped)| stamped & u32::from(u16::MAX) != 0);
-        taken.map(|(place, stamped)| Ticket { place, stamped })
+        taken.map(|(place, stamped)| WatcherId { place, stamped })
     }
 }
 
-impl Ticket {
+impl WatcherId {
     fn topics(self) -> WatchTopics {
         WatchTopics::from_bits(u16::try_from(self.stamped & u32::from(u16::MAX)).expect("masked"))
     }
@@ -165,12 +165,12 @@ impl WatchLog {
 
     #[cold]
     fn take_over(&mut self, watchers: &Watchers) {
-        let tickets: Vec<_> = watchers.tickets().collect();
-        self.logs.retain(|log| tickets.contains(&log.ticket));
-        for ticket in tickets {
-            if !self.logs.iter().any(|log| log.ticket == ticket) {
-                let topics = ticket.topics();
-                self.logs.push(Log { ticket, topics, lines: Vec::new(), line_count: 0, skipped: 0 });
+        let ids: Vec<_> = watchers.ids().collect();
+        self.logs.retain(|log| ids.contains(&log.id));
+        for id in ids {
+            if !self.logs.iter().any(|log| log.id == id) {
+                let topics = id.topics();
+                self.logs.push(Log { id, topics, lines: Vec::new(), line_count: 0, skipped: 0 });
             }
         }
         self.topics = self.logs.iter().fold(WatchTopics::default(), |all, log| all.and(log.topics));
@@ -203,8 +203,8 @@ impl WatchLog {
     }
 
     /// Appends what waits for a watcher.
-    pub fn fetch(&mut self, ticket: Ticket, out: &mut Vec<u8>) {
-        let Some(log) = self.logs.iter_mut().find(|log| log.ticket == ticket) else { return };
+    pub fn fetch(&mut self, id: WatcherId, out: &mut Vec<u8>) {
+        let Some(log) = self.logs.iter_mut().find(|log| log.id == id) else { return };
         out.append(&mut log.lines);
         self.counters.sent += std::mem::take(&mut log.line_count);
         let skipped = std::mem::take(&mut log.skipped);
@@ -231,11 +231,11 @@ impl Dispatcher {
         if is_datagram(client.id) {
             return refuse(client, request, ErrorReply::WatcherFailed);
         }
-        let Some(ticket) = self.node.watchers.enter(topics) else {
+        let Some(id) = self.node.watchers.enter(topics) else {
             return refuse(client, request, ErrorReply::TooManyWatchers);
         };
         client.outbox.local(|out| reply::outcome(out, request, Outcome::Done));
-        client.stream = Some(Stream::Watch(Watch { ticket, missing: 0, fetched_at: Moment::now() }));
+        client.stream = Some(Stream::Watch(Watch { id, missing: 0, fetched_at: Moment::now() }));
         self.watching += 1;
         self.executor.look_who_watches(&self.node.watchers);
     }
@@ -248,10 +248,10 @@ impl Dispatcher {
             return;
         }
         watch.fetched_at = now;
-        client.outbox.local(|out| self.executor.fetch_log(watch.ticket, out));
+        client.outbox.local(|out| self.executor.fetch_log(watch.id, out));
         for shard in (0..self.shards.count).map(ShardId).filter(|shard| *shard != self.shards.me) {
             let sender = ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
-            self.post.ask(shard, sender, Question::Log(watch.ticket));
+            self.post.ask(shard, sender, Question::Log(watch.id));
             watch.missing += 1;
         }
     }
@@ -259,7 +259,7 @@ impl Dispatcher {
     /// Forgets a watcher whose connection ends.
     pub fn end_watch(&mut self, client: &Connection) {
         if let Some(Stream::Watch(watch)) = &client.stream {
-            self.node.watchers.leave(watch.ticket);
+            self.node.watchers.leave(watch.id);
             self.watching -= 1;
         }
     }
@@ -286,9 +286,9 @@ mod tests {
         WatchLog::new(Clock::start(), Shards { count: 2, me: ShardId(1) })
     }
 
-    fn fetch(log: &mut WatchLog, ticket: Ticket) -> String {
+    fn fetch(log: &mut WatchLog, id: WatcherId) -> String {
         let mut out = Vec::new();
-        log.fetch(ticket, &mut out);
+        log.fetch(id, &mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -296,21 +296,21 @@ mod tests {
     fn a_watcher_gets_the_lines_of_its_topics_once() {
         let (watchers, mut log) = (Watchers::default(), log());
         assert!(!log.wants(WatchTopics::FETCHERS));
-        let ticket = watchers.enter(WatchTopics::FETCHERS).unwrap();
+        let id = watchers.enter(WatchTopics::FETCHERS).unwrap();
         assert!(log.refresh(&watchers) && !log.refresh(&watchers));
         assert!(log.wants(WatchTopics::FETCHERS) && !log.wants(WatchTopics::MUTATIONS));
         log.note(WatchTopics::FETCHERS, &EVENT);
         log.note(WatchTopics::DELETIONS, &EVENT);
         log.note(WatchTopics::FETCHERS, &EVENT);
-        let lines = fetch(&mut log, ticket);
+        let lines = fetch(&mut log, id);
         assert!(lines.contains(" gid=2 ") && lines.contains(" gid=6 ") && lines.lines().count() == 2);
-        assert_eq!(fetch(&mut log, ticket), "");
+        assert_eq!(fetch(&mut log, id), "");
     }
 
     #[test]
     fn what_finds_no_room_is_counted_and_told() {
         let (watchers, mut log) = (Watchers::default(), log());
-        let ticket = watchers.enter(WatchTopics::FETCHERS).unwrap();
+        let id = watchers.enter(WatchTopics::FETCHERS).unwrap();
         log.refresh(&watchers);
         for _ in 0..10_000 {
             log.note(WatchTopics::FETCHERS, &EVENT);
@@ -318,7 +318,7 @@ mod tests {
         assert!(log.capacity_bytes() <= 2 * LOG_BYTES_MAX);
         let counters = log.counters;
         assert_eq!(counters.written + counters.skipped, 10_000);
-        let lines = fetch(&mut log, ticket);
+        let lines = fetch(&mut log, id);
         let last = lines.lines().last().unwrap();
         assert_eq!(last, format!("skipped={}", counters.skipped));
         assert_eq!(lines.lines().count() as u64, counters.written + 1);
@@ -327,17 +327,16 @@ mod tests {
     #[test]
     fn places_are_bounded_and_a_new_tenant_does_not_inherit_lines() {
         let (watchers, mut log) = (Watchers::default(), log());
-        let tickets: Vec<_> =
-            (0..WATCHERS_MAX).map(|_| watchers.enter(WatchTopics::FETCHERS).unwrap()).collect();
+        let ids: Vec<_> = (0..WATCHERS_MAX).map(|_| watchers.enter(WatchTopics::FETCHERS).unwrap()).collect();
         assert!(watchers.enter(WatchTopics::FETCHERS).is_none());
         log.refresh(&watchers);
         log.note(WatchTopics::FETCHERS, &EVENT);
-        watchers.leave(tickets[3]);
+        watchers.leave(ids[3]);
         assert_eq!(watchers.count(), WATCHERS_MAX - 1);
         let next = watchers.enter(WatchTopics::FETCHERS).unwrap();
-        assert!(next.place == tickets[3].place && next != tickets[3]);
+        assert!(next.place == ids[3].place && next != ids[3]);
         log.refresh(&watchers);
-        assert_eq!((fetch(&mut log, next), fetch(&mut log, tickets[3])), (String::new(), String::new()));
-        assert_ne!(fetch(&mut log, tickets[4]), "");
+        assert_eq!((fetch(&mut log, next), fetch(&mut log, ids[3])), (String::new(), String::new()));
+        assert_ne!(fetch(&mut log, ids[4]), "");
     }
 }

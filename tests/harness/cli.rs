@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::Signal;
+use crate::binaries::built;
 use crate::process::{Finished, Output, run_to_end, wait_for_exit};
-use crate::server::target_directory;
 
 /// Time for one command: long, because the machine may be compiling too.
 const RUN_TIMEOUT: Duration = Duration::from_secs(120);
@@ -16,16 +16,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// The command line's binary, built once, with no word of its own yet.
 pub fn command() -> Command {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    let path: &Path = BINARY.get_or_init(|| {
-        let build = escargot::CargoBuild::new()
-            .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
-            .package("slabring-cli")
-            .bin("slabring-cli")
-            .target_dir(target_directory())
-            .current_release();
-        let run = build.run().unwrap_or_else(|error| panic!("slabring-cli does not build: {error}"));
-        run.path().to_owned()
-    });
+    let path: &Path = BINARY.get_or_init(|| built("slabring-cli"));
     let mut command = Command::new(path);
     command.env_remove("SLABRING_SERVERS").env_remove("SLABRING_ETCD");
     command

@@ -144,6 +144,8 @@ impl Connection {
         match result {
             Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
             Ok(_) => Ok(()),
+            // A read with a timeout is interrupted when the machine stands still: signal(7). Who asks for more asks again.
+            Err(error) if error.kind() == ErrorKind::Interrupted => Ok(()),
             Err(error) => Err(error),
         }
     }

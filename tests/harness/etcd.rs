@@ -77,6 +77,27 @@ impl Etcd {
         }
     }
 
+    /// Keeps a copy of its data for [`Self::restore`]. It must not run.
+    pub fn back_up(&self) {
+        copy(&self.data, &self.backup());
+    }
+
+    /// Gives it the data of the backup in place of its own. It must not run.
+    pub fn restore(&self) {
+        self.empty();
+        copy(&self.backup(), &self.data);
+    }
+
+    /// Takes its data away. It must not run.
+    pub fn empty(&self) {
+        assert!(self.child.is_none(), "it would go on with what it remembers");
+        std::fs::remove_dir_all(&self.data).expect("it has had data");
+    }
+
+    fn backup(&self) -> PathBuf {
+        self.data.with_extension("backup")
+    }
+
     /// Starts it again on its data, and waits until it answers.
     pub fn restart(&mut self) {
         let member = format!("http://{}:{MEMBER_PORT}", self.place.ip(250));
@@ -113,9 +134,16 @@ impl Etcd {
 impl Drop for Etcd {
     fn drop(&mut self) {
         self.kill();
-        match std::fs::remove_dir_all(&self.data) {
-            // Whoever cleans the temporary folder was faster.
-            Ok(()) | Err(_) => {}
+        for folder in [&self.data, &self.backup()] {
+            match std::fs::remove_dir_all(folder) {
+                // There is none, or whoever cleans the temporary folder was faster.
+                Ok(()) | Err(_) => {}
+            }
         }
     }
+}
+
+fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").args([from, to]).status();
+    assert!(status.is_ok_and(|status| status.success()), "a folder is copied");
 }

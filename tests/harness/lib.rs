@@ -6,6 +6,7 @@
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
+mod binaries;
 pub mod cli;
 pub mod clients;
 pub mod cluster;
@@ -23,6 +24,7 @@ pub mod replay;
 pub mod seccomp;
 pub mod server;
 mod signal;
+pub mod tampering;
 pub mod toolbox;
 pub mod transcript;
 

@@ -9,8 +9,8 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
+use crate::binaries::built;
 use crate::process::{Finished, run_to_end};
-use crate::server::target_directory;
 
 /// Time for one run: long, because the machine may be compiling too.
 pub const RUN_TIMEOUT: Duration = Duration::from_secs(120);
@@ -18,16 +18,7 @@ pub const RUN_TIMEOUT: Duration = Duration::from_secs(120);
 /// The load generator's binary, built once.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let build = escargot::CargoBuild::new()
-            .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
-            .package("slabring-load")
-            .bin("slabring-load")
-            .target_dir(target_directory())
-            .current_release();
-        let run = build.run().unwrap_or_else(|error| panic!("slabring-load does not build: {error}"));
-        run.path().to_owned()
-    })
+    BINARY.get_or_init(|| built("slabring-load"))
 }
 
 /// Runs it with these words.

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use socket2::{Domain, Socket, Type};
 
+use crate::binaries::built;
 use crate::process::{Output, wait_for_exit};
 use crate::{Connection, Signal, announce_skip};
 
-/// Where Debian and most others install the reference server.
+/// Where Debian and most others install the reference server. `SLABRING_MEMCACHED` names another, of another version.
 const MEMCACHED_PATH: &str = "/usr/bin/memcached";
 
 /// Attempts to start on a free port before giving up: another process may take it in between.
@@ -98,12 +99,13 @@ impl Server {
 
     /// Starts the installed memcached, or says on stderr that there is none.
     pub fn memcached(args: &[&str]) -> Option<Self> {
-        if !Path::new(MEMCACHED_PATH).exists() {
-            announce_skip(format_args!("{MEMCACHED_PATH} is not installed, so nothing is compared with it"));
+        let path = std::env::var_os("SLABRING_MEMCACHED").unwrap_or_else(|| MEMCACHED_PATH.into());
+        if !Path::new(&path).exists() {
+            announce_skip(format_args!("{} is not there, so nothing is compared with it", path.display()));
             return None;
         }
         let command = || {
-            let mut command = Command::new(MEMCACHED_PATH);
+            let mut command = Command::new(&path);
             command.args(["-u", "root", "-l", "127.0.0.1"]);
             command
         };
@@ -313,16 +315,7 @@ fn is_setting(name: &OsStr) -> bool {
 /// The path of Slabring's binary, built once for each test process.
 fn slabring_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let build = escargot::CargoBuild::new()
-            .manifest_path(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml"))
-            .package("slabring")
-            .bin("slabring")
-            .target_dir(target_directory())
-            .current_release();
-        let run = build.run().unwrap_or_else(|error| panic!("slabring does not build: {error}"));
-        run.path().to_owned()
-    })
+    BINARY.get_or_init(|| built("slabring"))
 }
 
 /// The target directory this test was built into: it runs from `target/PROFILE/deps/NAME`.

@@ -4,6 +4,7 @@
 //! -- a comment
 //! # name of a section: a fresh connection to an empty cache
 //! @since 1.6.45         memcached below this version answers this section differently
+//! @before 1.6.45        memcached of this version and above answers this section differently: docs/compatibility.md says why we do not
 //! @only slabring        memcached of any version answers this section differently
 //! @whole                a section whose answers depend on how its bytes arrive
 //! > a line to send, CRLF is added
@@ -57,6 +58,8 @@ pub enum Audience {
     All,
     /// Slabring, and memcached from this version on.
     Since(Version),
+    /// Slabring, and memcached below this version.
+    Before(Version),
     /// Slabring alone.
     Slabring,
 }
@@ -67,6 +70,7 @@ impl Audience {
         match (self, kind) {
             (_, Kind::Slabring) | (Self::All, _) => true,
             (Self::Since(first), Kind::Memcached(version)) => version >= first,
+            (Self::Before(first), Kind::Memcached(version)) => version < first,
             (Self::Slabring, Kind::Memcached(_)) => false,
         }
     }
@@ -165,6 +169,11 @@ impl Section {
             "@since" => {
                 let version = Version::parse(rest).context("a version has three numbers")?;
                 self.audience = Audience::Since(version);
+                return Ok(());
+            }
+            "@before" => {
+                let version = Version::parse(rest).context("a version has three numbers")?;
+                self.audience = Audience::Before(version);
                 return Ok(());
             }
             "@only" => {

@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use anyhow::ensure;
 use serde::Serialize;
 
 use super::nodes::{Copies, Nodes};
@@ -102,8 +103,9 @@ impl Comparison {
 
 /// Measures all that have `--only` in their names.
 pub(crate) fn measure(args: &Args) -> anyhow::Result<Vec<Cost>> {
-    let wanted = SETUPS.iter().filter(|setup| setup.name.contains(&args.only));
-    wanted.map(|setup| setup.measure(args)).collect()
+    let wanted: Vec<_> = SETUPS.iter().filter(|setup| setup.name.contains(&args.only)).collect();
+    ensure!(!wanted.is_empty(), "no mode has {:?} in its name", args.only);
+    wanted.into_iter().map(|setup| setup.measure(args)).collect()
 }
 
 impl Setup {

@@ -126,6 +126,50 @@ fn slow_bytes_are_waited_for_and_silence_only_until_the_time_is_over() {
 }
 
 #[test]
+fn a_server_that_hangs_takes_no_other_along_whichever_it_is() {
+    const SERVERS: usize = 3;
+    thread::scope(|scope| {
+        for hung in 0..2 * SERVERS {
+            scope.spawn(move || check_one_hangs(SERVERS, hung % SERVERS, hung >= SERVERS));
+        }
+    });
+}
+
+#[track_caller]
+fn check_one_hangs(count: usize, hung: usize, is_large: bool) {
+    let hangs = Arc::new(AtomicBool::new(false));
+    let start = |number| {
+        let hangs = Arc::clone(&hangs);
+        Server::spoiling(move |_, _, reply| match number == hung && hangs.load(Ordering::SeqCst) {
+            true => Reaction::Silence,
+            false => Reaction::Reply(reply),
+        })
+    };
+    let servers: Vec<_> = (0..count).map(start).collect();
+    let times = Options { timeout: Duration::from_secs(2), retries: 0, ..patient() };
+    let client = Client::new(&list(&servers.iter().collect::<Vec<_>>()), times);
+    let keys: Vec<_> = (0..300).map(|n| format!("key:{n}")).collect();
+    let value = "v".repeat(if is_large { 2_000 } else { 1 });
+    // Before it hangs, so that there are connections to all.
+    for key in &keys {
+        assert_eq!(client.set(key, &*value, Ttl::Never), Ok(Stored::Stored));
+    }
+    hangs.store(true, Ordering::SeqCst);
+    for _ in 0..2 {
+        let versions = client.versions();
+        let late = versions.iter().position(|(_, version)| version.is_err());
+        assert_eq!((versions.iter().filter(|(_, version)| version.is_err()).count(), late), (1, Some(hung)));
+        let items = client.get_many(&keys);
+        let hits = items.iter().filter(|item| matches!(item, Ok(Some(_)))).count();
+        assert!(hits > keys.len() / 2 && hits < keys.len(), "{hits} hits beside server {hung}");
+        let failed: Vec<_> = items.iter().filter_map(|item| item.as_ref().err()).collect();
+        let address = servers[hung].address();
+        assert!(failed.iter().all(|error| error.to_string().contains(&address)), "{failed:?}");
+    }
+    assert_eq!(client.resting_servers().len(), 1, "only the one that hangs is left alone");
+}
+
+#[test]
 fn rubbish_is_shown_and_its_connection_is_never_used_again() {
     let is_bad = Arc::new(AtomicBool::new(false));
     let spoils = Arc::clone(&is_bad);

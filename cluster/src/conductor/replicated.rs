@@ -1,7 +1,9 @@
 //! What follows a ring whose members hold copies: one step of [`crate::migrate`] at a time, the most urgent first. Each looks at the
 //! ring and at what nodes say now, so another conductor goes on where the last one ended.
 
-use super::{Conductor, entry, has_place, leaves_half};
+use std::collections::BTreeSet;
+
+use super::{Conductor, Judgement, entry, has_place, leaves_half};
 use crate::coordinator::{NodeDescription, View};
 use crate::migrate;
 use crate::names::NodeId;
@@ -22,27 +24,34 @@ impl Conductor {
         view: &View,
         ring: &Ring,
     ) -> Option<RingDocument> {
-        if self.ring_since.0 != ring.epoch() {
-            self.ring_since = (ring.epoch(), now);
-        }
+        self.look_for_quiet(now, ring);
         self.remove(now, view, ring)
             .or_else(|| self.bring_back(now, view, ring))
             .or_else(|| admit(view, ring))
             .or_else(|| self.go_on(now, view, ring))
+            .or_else(|| self.let_go(now, view, ring))
             .or_else(|| self.take_in(now, view, ring))
             .or_else(|| self.reweigh(now, view, ring))
             .or_else(|| self.level(now, ring))
+    }
+
+    /// Notes since when the members are as they are and nothing moves. That roles are levelled is no unrest.
+    fn look_for_quiet(&mut self, now: Micros, ring: &Ring) {
+        let slots = &ring.document().slots;
+        if is_moving(ring) || self.quiet.0 != *slots {
+            self.quiet = (slots.clone(), now);
+        }
     }
 
     /// Takes out a member that does not answer, or is to be out: first whom most others call silent.
     fn remove(&mut self, now: Micros, view: &View, ring: &Ring) -> Option<RingDocument> {
         let mut gone: Vec<_> = members(ring).filter_map(|slot| self.is_gone(view, ring, slot)).collect();
         gone.sort_by_key(|(urgency, _)| std::cmp::Reverse(*urgency));
+        let lost_zone = lost_zone(view, ring);
         for (urgency, (slot, entry)) in gone {
             let is_wished = urgency == u32::MAX;
-            let may_go = is_wished
-                || !entry.state.serves()
-                || (!self.rests(now, ring.document()) && leaves_half(ring.document()));
+            let is_time = !self.rests(now, ring.document()) || lost_zone == Some(&entry.zone);
+            let may_go = is_wished || !entry.state.serves() || (is_time && leaves_half(ring.document()));
             let Some(next) = migrate::remove(ring, slot).filter(|_| may_go) else { continue };
             if entry.state.serves() && !is_wished {
                 self.removed = Some((entry.node.clone(), now));
@@ -61,7 +70,7 @@ impl Conductor {
         ring: &'r Ring,
         (slot, entry): (SlotId, &'r SlotEntry),
     ) -> Option<(u32, (SlotId, &'r SlotEntry))> {
-        let accusers = self.accusers(view, ring, slot);
+        let accusers = accusers(view, ring, slot);
         let is_over = |since: &Micros| view.read_at.since(*since) >= self.judgement.down_after;
         let is_absent = self.absent.get(&entry.node).is_some_and(is_over);
         let is_unwished = view.wishes.get(&entry.node) == Some(&Wish::Down);
@@ -73,26 +82,7 @@ impl Conductor {
     /// Whether so many members miss a node that it may be removed for it.
     pub(crate) fn is_missed(&self, view: &View, ring: &Ring, node: &NodeId) -> bool {
         let slot = members(ring).find(|(_, entry)| entry.node == *node);
-        slot.is_some_and(|(slot, _)| self.accusers(view, ring, slot) >= accusers_needed(ring))
-    }
-
-    /// Members that are there and miss another one, under a ring that knew it in its present state. Of two who miss each other the
-    /// conductor is believed.
-    fn accusers(&self, view: &View, ring: &Ring, accused: SlotId) -> u32 {
-        let since = ring.document().replication.as_ref().map(|known| known.since[usize::from(accused.0)]);
-        let leads = |entry: &SlotEntry| view.leader.as_ref().is_some_and(|leader| leader.node == entry.node);
-        let is_trusted = is_pair(ring) && leads(ring.slot(accused));
-        let says = |entry: &SlotEntry, report: &Report| {
-            let is_its_own = entry.incarnation.admits(report.incarnation) && Some(report.epoch) >= since;
-            is_its_own && report.silent.contains(&accused.0)
-        };
-        let mut accusers = 0;
-        for (_, entry) in members(ring).filter(|(_, entry)| entry.state.serves() && !is_trusted) {
-            let is_there = view.nodes.contains_key(&entry.node);
-            let report = view.reports.get(&entry.node).filter(|report| is_there && says(entry, report));
-            accusers += u32::from(report.is_some());
-        }
-        accusers
+        slot.is_some_and(|(slot, _)| accusers(view, ring, slot) >= accusers_needed(ring))
     }
 
     fn note_removal(&mut self, now: Micros, node: &NodeId) {
@@ -117,12 +107,19 @@ impl Conductor {
             let Some(described) = view.nodes.get(&entry.node) else { continue };
             let is_down = entry.state == NodeState::Down;
             let is_calm = || self.calm_at(&entry.node).is_some_and(|at| at <= now);
-            let is_heard = || self.accusers(view, ring, slot) == 0 && lives_on(view, ring, slot, described);
+            let is_heard = || accusers(view, ring, slot) == 0 && lives_on(view, ring, slot, described);
             let is_unwished = view.wishes.get(&entry.node) == Some(&Wish::Down);
             // The life that the ring means is over, whatever else: nobody is served by it.
             let is_new = !entry.incarnation.admits(described.incarnation) && !is_down;
             // Who has nothing when this movement is over need not be filled for it: it leaves then, and joins anew.
             let may_return = is_down && !leaves(ring, slot);
+            // For the same reason its place ends with the life that gave it away.
+            if is_new
+                && leaves(ring, slot)
+                && let Some(ended) = migrate::end_life(ring, slot)
+            {
+                return Some(ended);
+            }
             if !is_unwished && (is_new || (may_return && is_calm() && is_heard())) {
                 return return_of(ring, slot, described);
             }
@@ -147,26 +144,26 @@ impl Conductor {
         if joiners.is_empty() { None } else { migrate::join(ring, joiners) }
     }
 
-    /// Whether a member was down for too long.
+    /// Whether a member was away for too long. Whether it lives makes no difference: it may be wished down, or reach nobody.
     fn is_given_up(&self, now: Micros, entry: &SlotEntry) -> bool {
         let is_over = |since: &Micros| now.since(*since) >= self.judgement.grace;
-        entry.state == NodeState::Down && self.absent.get(&entry.node).is_some_and(is_over)
+        entry.state == NodeState::Down && self.away.get(&entry.node).is_some_and(is_over)
     }
 
-    /// Goes on moving. A new owner that is down is not waited for when it was for too long, or is to have nothing: the next movement
+    /// Goes on moving. A new owner that is down is not waited for when it was for too long, or is wished away: another movement
     /// gives its place to others.
     fn go_on(&self, now: Micros, view: &View, ring: &Ring) -> Option<RingDocument> {
-        ring.document().replication.as_ref()?.movement.as_ref()?;
+        if !is_moving(ring) {
+            return None;
+        }
         if self.turns_back(now, view, ring) {
             return migrate::turn_back(ring);
         }
         let words = Words::of(view, ring);
-        let is_unwanted = |entry: &SlotEntry| {
-            let wish = view.wishes.get(&entry.node);
-            entry.state == NodeState::Down && wish.is_some_and(is_nothing)
-        };
+        let is_unwanted = |entry: &SlotEntry| entry.state == NodeState::Down && is_wished_away(view, entry);
         let is_given_up = |slot| self.is_given_up(now, ring.slot(slot)) || is_unwanted(ring.slot(slot));
-        migrate::flip(ring, |partition| words.is_ready(partition), is_given_up)
+        let flips_max = self.judgement.flips_max;
+        migrate::flip_up_to(ring, flips_max, |partition| words.is_ready(partition), is_given_up)
             .or_else(|| migrate::finish(ring))
     }
 
@@ -175,9 +172,7 @@ impl Conductor {
     fn turns_back(&self, now: Micros, view: &View, ring: &Ring) -> bool {
         let is_over = |since: &Micros| now.since(*since) >= self.judgement.turn_back_after;
         let is_lost = |entry: &SlotEntry| {
-            let is_unwanted =
-                view.wishes.get(&entry.node).is_some_and(|wish| *wish == Wish::Down || is_nothing(wish));
-            is_unwanted || self.down.get(&entry.node).is_some_and(is_over)
+            is_wished_away(view, entry) || self.away.get(&entry.node).is_some_and(is_over)
         };
         let mut lost = newcomers_down(ring);
         lost.retain(|slot| is_lost(ring.slot(*slot)));
@@ -189,16 +184,28 @@ impl Conductor {
         let newcomers = newcomers_down(ring);
         let told = |slot: SlotId| {
             let node = &ring.slot(slot).node;
-            let turn = self.down.get(node).map(|&since| since + self.judgement.turn_back_after);
-            let end = self.absent.get(node).map(|&since| since + self.judgement.grace);
             let turns_back = newcomers.contains(&slot);
-            Some((node.clone(), if turns_back { turn } else { end }?, turns_back))
+            let Judgement { turn_back_after, grace, .. } = self.judgement;
+            let until = *self.away.get(node)? + if turns_back { turn_back_after } else { grace };
+            Some((node.clone(), until, turns_back))
         };
         let down = |slot: &SlotId| ring.slot(*slot).state == NodeState::Down;
         ring.awaited().into_iter().filter(down).filter_map(told).collect()
     }
 
-    /// Begins to move to the weights that are wished for. Who was down for too long weighs nothing.
+    /// Lets go who has nothing already and is to leave, or was away for too long. No keys move by it.
+    fn let_go(&self, now: Micros, view: &View, ring: &Ring) -> Option<RingDocument> {
+        let is_to_leave = |entry: &SlotEntry| {
+            view.wishes.get(&entry.node) == Some(&Wish::Drain) || self.is_given_up(now, entry)
+        };
+        let all = (0..).map(SlotId).zip(&ring.document().slots);
+        let mut idle = all.filter(|(_, entry)| entry.weight == 0 && entry.state != NodeState::Left);
+        let (slot, _) = idle.find(|(_, entry)| is_to_leave(entry))?;
+        migrate::leave(ring, slot)
+    }
+
+    /// Begins to move to the weights that are wished for. Who was away for too long weighs nothing, and so does who is wished down
+    /// when anything moves: it would be waited for, or copies would be missing where it was to have them.
     fn reweigh(&self, now: Micros, view: &View, ring: &Ring) -> Option<RingDocument> {
         let wished = |entry: &SlotEntry| match view.wishes.get(&entry.node) {
             _ if self.is_given_up(now, entry) => 0,
@@ -212,7 +219,15 @@ impl Conductor {
         let weights = slots
             .iter()
             .map(|entry| if entry.state == NodeState::Left { entry.weight } else { wished(entry) });
-        let mut next = migrate::begin(ring, weights.collect())?;
+        let mut weights: Vec<_> = weights.collect();
+        if !slots.iter().map(|entry| entry.weight).eq(weights.iter().copied()) {
+            let is_out = |entry: &SlotEntry| {
+                entry.state == NodeState::Down && view.wishes.get(&entry.node) == Some(&Wish::Down)
+            };
+            let out = weights.iter_mut().zip(slots).filter(|(_, entry)| is_out(entry));
+            out.for_each(|(weight, _)| *weight = 0);
+        }
+        let mut next = migrate::begin(ring, weights)?;
         for entry in next.slots.iter_mut().filter(|entry| entry.state == NodeState::Up) {
             if view.wishes.get(&entry.node) == Some(&Wish::Drain) {
                 entry.state = NodeState::Draining;
@@ -223,12 +238,15 @@ impl Conductor {
 
     /// Levels the roles of a ring that has been quiet for a while.
     fn level(&mut self, now: Micros, ring: &Ring) -> Option<RingDocument> {
-        let is_quiet = now.since(self.ring_since.1) >= self.judgement.level_after;
-        if !is_quiet || self.level == ring.epoch() {
+        let is_quiet = now.since(self.quiet.1) >= self.judgement.level_after;
+        let is_handed_over = self.levelled_at.is_none_or(|at| now.since(at) >= self.judgement.level_pause);
+        if !is_quiet || !is_handed_over || self.level == ring.epoch() {
             return None;
         }
         let next = migrate::level(ring);
-        if next.is_none() {
+        if next.is_some() {
+            self.levelled_at = Some(now);
+        } else {
             self.level = ring.epoch();
         }
         next
@@ -241,8 +259,13 @@ fn members(ring: &Ring) -> impl Iterator<Item = (SlotId, &SlotEntry)> {
     slots.filter(|(_, entry)| entry.state.serves() || entry.state == NodeState::Syncing)
 }
 
-fn is_nothing(wish: &Wish) -> bool {
-    matches!(wish, Wish::Drain | Wish::Weight(0))
+fn is_moving(ring: &Ring) -> bool {
+    ring.document().replication.as_ref().is_some_and(|known| known.movement.is_some())
+}
+
+/// Whether a member is to have nothing, or to be out.
+fn is_wished_away(view: &View, entry: &SlotEntry) -> bool {
+    matches!(view.wishes.get(&entry.node), Some(Wish::Drain | Wish::Weight(0) | Wish::Down))
 }
 
 /// Members that are down and were to get more by the movement that is under way. None where one that is down as well had more before: the
@@ -262,6 +285,48 @@ fn newcomers_down(ring: &Ring) -> Vec<SlotId> {
 fn leaves(ring: &Ring, slot: SlotId) -> bool {
     let movement = ring.document().replication.as_ref().and_then(|known| known.movement.as_ref());
     movement.is_some_and(|movement| movement.weights[usize::from(slot.0)] == 0)
+}
+
+/// Members that are there and miss another one, under a ring that knew it in its present state. Of two who miss each other the
+/// conductor is believed.
+fn accusing<'r>(
+    view: &'r View,
+    ring: &'r Ring,
+    accused: SlotId,
+) -> impl Iterator<Item = &'r SlotEntry> + use<'r> {
+    let since = ring.document().replication.as_ref().map(|known| known.since[usize::from(accused.0)]);
+    let leads = |entry: &SlotEntry| view.leader.as_ref().is_some_and(|leader| leader.node == entry.node);
+    let is_trusted = is_pair(ring) && leads(ring.slot(accused));
+    let says = move |entry: &SlotEntry, report: &Report| {
+        let is_its_own = entry.incarnation.admits(report.incarnation) && Some(report.epoch) >= since;
+        is_its_own && report.silent.contains(&accused.0)
+    };
+    let serving = members(ring).map(|(_, entry)| entry).filter(|entry| entry.state.serves());
+    serving.filter(move |entry| {
+        let is_there = !is_trusted && view.nodes.contains_key(&entry.node);
+        is_there && view.reports.get(&entry.node).is_some_and(|report| says(entry, report))
+    })
+}
+
+fn accusers(view: &View, ring: &Ring, accused: SlotId) -> u32 {
+    accusing(view, ring, accused).fold(0, |count, _| count + 1)
+}
+
+/// The zone that was lost as a whole: the leases of all its members that serve have ended, and each other zone misses each of
+/// them. Two witnesses that know nothing of each other, so the pause between removals is not needed for it.
+fn lost_zone<'r>(view: &View, ring: &'r Ring) -> Option<&'r str> {
+    let serving: Vec<_> = members(ring).filter(|(_, entry)| entry.state.serves()).collect();
+    let zones: BTreeSet<_> = serving.iter().map(|(_, entry)| entry.zone.as_str()).collect();
+    let is_lost = |zone: &&str| {
+        let others = || zones.iter().filter(|other| *other != zone);
+        let mut all = serving.iter().filter(|(_, entry)| entry.zone == **zone);
+        let is_missed_by = |slot, other: &str| accusing(view, ring, slot).any(|entry| entry.zone == *other);
+        others().next().is_some()
+            && all.all(|&(slot, entry)| {
+                !view.nodes.contains_key(&entry.node) && others().all(|other| is_missed_by(slot, other))
+            })
+    };
+    zones.iter().copied().find(is_lost)
 }
 
 fn is_pair(ring: &Ring) -> bool {

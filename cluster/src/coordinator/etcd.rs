@@ -3,25 +3,29 @@
 //!
 //! ```text
 //! /slabring/CLUSTER/ring             the ring document
-//! /slabring/CLUSTER/leader           the conductor's name, under its lease; created at its fence
+//! /slabring/CLUSTER/leader           the conductor's name, under its lease; put at its fence
 //! /slabring/CLUSTER/node/NODE        what a node says of itself, under its lease
 //! /slabring/CLUSTER/report/NODE      what it says of copies and of others, under its lease
 //! /slabring/CLUSTER/wish/NODE        what the operator wishes for a node
 //! ```
 //!
-//! A lease is a hint that a node lives, never a lock, and the leader's key may be deleted before its lease ends: what makes writes
-//! safe is that each one names the revision it replaces and the creation of the leader's key. Everything is read anew from time to
+//! A lease is a hint that a node lives, never a lock, and the leader's key may be another's before its lease ends: what makes writes
+//! safe is that each one names the revision it replaces and that of the leader's key. Everything is read anew from time to
 //! time, so a watch only makes news faster: one that ends, doubles, reorders or loses events costs time, not truth.
 
-use std::cmp::Ordering;
 use std::collections::{BTreeMap, VecDeque};
 
 use super::gateway::{self, Granted, KeyValue, LeaseId, LoggedIn, Office, Ranged, Transacted};
 use super::{Answer, Call, CallId, Coordinator, Fence, Leader, Need, NodeDescription, Order, Revision, View};
-use crate::names::{ClusterId, NodeId};
+use crate::names::ClusterId;
 use crate::report::Report;
 use crate::safeguard::{self, Safeguard};
 use crate::time::Micros;
+
+mod known;
+
+pub use known::leader;
+use known::{Change, Known};
 
 /// Seconds for which a node that is not heard of counts as alive.
 pub const LEASE_SECONDS: u64 = 5;
@@ -49,9 +53,6 @@ const LOGIN_NOT_WANTED: &[u8] = b"authentication is not enabled";
 /// Bytes of one line of a watch.
 const LINE_BYTES_MAX: usize = 8 << 20;
 
-/// Keys that are remembered. More are not ours.
-const KEYS_MAX: usize = 8_192;
-
 const _: () = assert!(KEEP_EVERY.0 + CALL_TIME_MAX.0 < LEASE_SECONDS * 1_000_000, "one renewal may be late");
 
 /// What a call under way is for: one of each at a time.
@@ -67,22 +68,6 @@ enum Task {
     Campaign,
     Depose,
     Write,
-}
-
-/// What is known of a key; also that it is gone.
-#[derive(Debug)]
-struct Known {
-    revision: Revision,
-    created: Revision,
-    value: Option<Vec<u8>>,
-}
-
-/// What happened to a key.
-struct Change<'a> {
-    key: &'a [u8],
-    revision: Revision,
-    created: Revision,
-    value: Option<&'a [u8]>,
 }
 
 /// Who this node is to an etcd that asks.
@@ -212,11 +197,13 @@ impl Etcd {
             Task::Read => (gateway::RANGE, gateway::range(&self.prefix)),
             Task::Watch => (gateway::WATCH, gateway::watch(&self.prefix, Revision(self.known_up_to.0 + 1))),
             Task::Campaign => {
-                (gateway::TRANSACTION, gateway::create(&self.key("leader"), &self.holder(), lease()))
+                let Some(Order::Campaign(Fence(over))) = self.order else { unreachable!("it has an order") };
+                let holder = self.holder();
+                (gateway::TRANSACTION, gateway::claim(&self.key("leader"), Revision(over), &holder, lease()))
             }
             Task::Depose => {
                 let Some(Order::Depose(fence)) = &self.order else { unreachable!("it has an order") };
-                (gateway::TRANSACTION, gateway::delete_created(&self.key("leader"), *fence))
+                (gateway::TRANSACTION, gateway::delete_held(&self.key("leader"), *fence))
             }
             Task::Write => {
                 let Some(Order::WriteRing { expect, fence, json }) = &self.order else {
@@ -265,7 +252,7 @@ impl Etcd {
             return Some(Task::Keep);
         }
         match self.order {
-            Some(Order::Campaign) if idle(Task::Campaign) => Some(Task::Campaign),
+            Some(Order::Campaign(_)) if idle(Task::Campaign) => Some(Task::Campaign),
             Some(Order::Depose(_)) if idle(Task::Depose) => Some(Task::Depose),
             Some(Order::WriteRing { .. }) if idle(Task::Write) => Some(Task::Write),
             _ if self.has_news() && idle(Task::Report) && now >= self.retry_at => Some(Task::Report),
@@ -398,7 +385,7 @@ impl Etcd {
         let me = serde_json::to_string(&self.me).expect("texts and numbers can always be written");
         let value = answer.succeeded.then_some(me.as_bytes());
         if answer.succeeded || answer.reads().any(|read| read.is_none()) {
-            self.apply(&Change { key: key.as_bytes(), revision: at, created: at, value });
+            self.apply(&Change { key: key.as_bytes(), revision: at, value });
         }
         if !answer.succeeded {
             self.retry_at = now + RETRY_AFTER;
@@ -411,7 +398,7 @@ impl Etcd {
         let answer: Transacted = gateway::read_answer(body)?;
         let at = Revision(answer.header.revision);
         let (key, said) = (self.report_key(), std::mem::take(&mut self.telling));
-        self.apply(&Change { key: key.as_bytes(), revision: at, created: at, value: Some(said.as_bytes()) });
+        self.apply(&Change { key: key.as_bytes(), revision: at, value: Some(said.as_bytes()) });
         Some(())
     }
 
@@ -427,7 +414,7 @@ impl Etcd {
             self.keys.iter().filter(|(key, known)| !found.contains(&key.as_bytes()) && known.revision < at);
         let gone: Vec<String> = gone.map(|(key, _)| key.clone()).collect();
         for key in gone {
-            self.apply(&Change { key: key.as_bytes(), revision: at, created: at, value: None });
+            self.apply(&Change { key: key.as_bytes(), revision: at, value: None });
         }
         for key in &read.keys {
             self.apply_present(key);
@@ -445,45 +432,16 @@ impl Etcd {
         Some(())
     }
 
-    /// Whether what was read is of another history than what is known. etcd reads no older state than anybody has seen when it is
-    /// asked, a key is never older than it was, and what it was at one revision it always was.
-    fn is_rewound(&self, at: Revision, found: &[KeyValue]) -> bool {
-        let is_of_another = |key: &KeyValue| {
-            let known = std::str::from_utf8(&key.key).ok().and_then(|name| self.keys.get(name));
-            known.is_some_and(|known| match Revision(key.mod_revision).cmp(&known.revision) {
-                Ordering::Less => known.revision <= at,
-                Ordering::Equal => known.value.as_ref() != Some(&key.value),
-                Ordering::Greater => false,
-            })
-        };
-        at < self.read_asked_after || found.iter().any(is_of_another)
-    }
-
-    /// Forgets all that was known of another history.
-    fn forget(&mut self) {
-        let View { is_reachable, read_at, rewinds, .. } = self.view;
-        self.view = View { is_reachable, read_at, rewinds: rewinds + 1, ..View::default() };
-        self.keys.clear();
-        (self.known_up_to, self.newest) = (Revision(0), Revision(0));
-        // It was judged by what counts no more.
-        self.order = None;
-        self.cancelled.extend(self.under_way.remove(&Task::Watch));
-        self.line = Vec::new();
-    }
-
     fn campaigned(&mut self, body: &[u8]) -> Option<()> {
         let answer: Transacted = gateway::read_answer(body)?;
         self.order = None;
-        let key = self.key("leader");
+        let (key, at) = (self.key("leader"), Revision(answer.header.revision));
         if answer.succeeded {
-            let at = Revision(answer.header.revision);
             let value = self.holder();
-            self.apply(&Change {
-                key: key.as_bytes(),
-                revision: at,
-                created: at,
-                value: Some(value.as_bytes()),
-            });
+            self.apply(&Change { key: key.as_bytes(), revision: at, value: Some(value.as_bytes()) });
+        } else if answer.reads().any(|read| read.is_none()) {
+            // Who was to be followed has left.
+            self.apply(&Change { key: key.as_bytes(), revision: at, value: None });
         }
         answer.reads().flatten().for_each(|key| self.apply_present(key));
         Some(())
@@ -494,7 +452,7 @@ impl Etcd {
         self.order = None;
         let (key, at) = (self.key("leader"), Revision(answer.header.revision));
         if answer.succeeded || answer.reads().any(|read| read.is_none()) {
-            self.apply(&Change { key: key.as_bytes(), revision: at, created: at, value: None });
+            self.apply(&Change { key: key.as_bytes(), revision: at, value: None });
         }
         answer.reads().flatten().for_each(|key| self.apply_present(key));
         Some(())
@@ -506,30 +464,16 @@ impl Etcd {
         if let (true, Some(Order::WriteRing { json, .. })) = (answer.succeeded, order) {
             let key = self.key("ring");
             let at = Revision(answer.header.revision);
-            self.apply(&Change {
-                key: key.as_bytes(),
-                revision: at,
-                created: at,
-                value: Some(json.as_bytes()),
-            });
+            self.apply(&Change { key: key.as_bytes(), revision: at, value: Some(json.as_bytes()) });
         }
         let reads: Vec<Option<&KeyValue>> = answer.reads().collect();
         if let [_, None] = reads[..] {
             // Deposed, and nobody has followed yet.
             let (key, at) = (self.key("leader"), Revision(answer.header.revision));
-            self.apply(&Change { key: key.as_bytes(), revision: at, created: at, value: None });
+            self.apply(&Change { key: key.as_bytes(), revision: at, value: None });
         }
         reads.into_iter().flatten().for_each(|key| self.apply_present(key));
         Some(())
-    }
-
-    fn apply_present(&mut self, key: &KeyValue) {
-        self.apply(&Change {
-            key: &key.key,
-            revision: Revision(key.mod_revision),
-            created: Revision(key.create_revision),
-            value: Some(&key.value),
-        });
     }
 
     /// Some bytes of the watch.
@@ -555,9 +499,8 @@ impl Etcd {
         let Some(watched) = gateway::read_watched(line) else { return false };
         for event in &watched.events {
             let revision = Revision(event.kv.mod_revision);
-            let created = Revision(event.kv.create_revision);
             let value = (!event.is_delete()).then_some(&event.kv.value[..]);
-            self.apply(&Change { key: &event.kv.key, revision, created, value });
+            self.apply(&Change { key: &event.kv.key, revision, value });
         }
         !watched.canceled
     }
@@ -569,76 +512,11 @@ impl Etcd {
         self.watch_at = now + RETRY_AFTER;
         self.read_at = now;
     }
-
-    /// Takes what is newer than what is known of a key; nothing else changes.
-    fn apply(&mut self, change: &Change<'_>) {
-        let Ok(key) = std::str::from_utf8(change.key) else { return };
-        self.newest = self.newest.max(change.revision);
-        let is_known = self.keys.get(key).map(|known| known.revision);
-        let is_news = is_known.is_none_or(|revision| revision < change.revision);
-        let has_room = is_known.is_some() || self.keys.len() < KEYS_MAX;
-        let Some(name) = key.strip_prefix(&self.prefix).filter(|_| is_news && has_room) else { return };
-        self.show(name, change);
-        let value = change.value.map(<[u8]>::to_vec);
-        let known = Known { revision: change.revision, created: change.created, value };
-        self.keys.insert(key.to_owned(), known);
-    }
-
-    fn show(&mut self, name: &str, change: &Change<'_>) {
-        if name == "ring" {
-            self.view.ring = change.value.map(|json| (json.to_vec(), change.revision));
-        } else if name == "leader" {
-            self.view.leader = change.value.and_then(|value| leader(value, Fence(change.created.0)));
-        } else if let Some(node) = name.strip_prefix("node/") {
-            let is_its_own = |described: &NodeDescription| described.node.to_string() == node;
-            show_of(&mut self.view.nodes, node, change.value, is_its_own);
-        } else if let Some(node) = name.strip_prefix("report/") {
-            show_of(&mut self.view.reports, node, change.value, |_| true);
-        } else if let Some(node) = name.strip_prefix("wish/") {
-            show_of(&mut self.view.wishes, node, change.value, |_| true);
-        }
-    }
-
-    /// Compares the view with what is known of each key; for tests and debugging.
-    pub fn check_invariants(&self) {
-        assert!(self.keys.len() <= KEYS_MAX);
-        let ring =
-            self.keys.get(&self.key("ring")).and_then(|known| Some((known.value.as_ref()?, known.revision)));
-        assert_eq!(self.view.ring.as_ref().map(|(json, revision)| (json, *revision)), ring);
-        let leading = self.keys.get(&self.key("leader"));
-        let leading = leading.and_then(|known| leader(known.value.as_deref()?, Fence(known.created.0)));
-        assert_eq!(self.view.leader, leading);
-        assert!(self.line.len() <= LINE_BYTES_MAX);
-    }
 }
 
 /// Where all keys of a cluster begin.
 pub fn prefix(cluster: &ClusterId) -> String {
     format!("/slabring/{cluster}/")
-}
-
-/// Takes what a key says of a node; what cannot be read is as good as gone.
-fn show_of<T: serde::de::DeserializeOwned>(
-    shown: &mut BTreeMap<NodeId, T>,
-    node: &str,
-    value: Option<&[u8]>,
-    is_good: impl Fn(&T) -> bool,
-) {
-    let Ok(node) = node.parse().map(NodeId) else { return };
-    match value.and_then(gateway::read_answer::<T>).filter(is_good) {
-        Some(said) => shown.insert(node, said),
-        None => shown.remove(&node),
-    };
-}
-
-/// Reads `NODE INCARNATION`.
-pub fn leader(value: &[u8], fence: Fence) -> Option<Leader> {
-    let (node, incarnation) = std::str::from_utf8(value).ok()?.split_once(' ')?;
-    Some(Leader {
-        node: crate::names::NodeId(node.parse().ok()?),
-        incarnation: crate::names::Incarnation(incarnation.parse().ok()?),
-        fence,
-    })
 }
 
 impl Coordinator for Etcd {

@@ -81,15 +81,7 @@ pub fn put(key: &str, value: &str, lease: LeaseId) -> String {
 
 /// The body of a [`TRANSACTION`] that puts a key which outlives whoever put it.
 pub fn put_for_good(key: &str, value: &str) -> String {
-    let put = json!({ "request_put": { "key": encode(key), "value": encode(value) } });
-    json!({ "compare": [], "success": [put] }).to_string()
-}
-
-/// The body of a [`TRANSACTION`] that puts a key under a lease if there is no such key, and reads it otherwise.
-pub fn create(key: &str, value: &str, lease: LeaseId) -> String {
-    let absent = json!({ "key": encode(key), "target": "VERSION", "result": "EQUAL", "version": "0" });
-    json!({ "compare": [absent], "success": [put_under(key, value, lease)], "failure": [read(key)] })
-        .to_string()
+    json!({ "compare": [], "success": [put_plainly(key, value)] }).to_string()
 }
 
 /// An office: the key under which whoever decides is written down.
@@ -99,7 +91,7 @@ pub struct Office<'a> {
     pub key: &'a str,
     /// Who holds it, as the key says. Revisions begin anew when etcd does, and may then be those of another holder.
     pub holder: &'a str,
-    /// Since when.
+    /// Since when: the key's revision.
     pub fence: Fence,
 }
 
@@ -112,13 +104,13 @@ pub fn replace(key: &str, expect: Revision, value: &str, office: Office<'_>, is_
     if is_fenced {
         let (key, Fence(fence)) = (office.key, office.fence);
         compare.push(json!({
-            "key": encode(key), "target": "CREATE", "result": "EQUAL", "create_revision": fence.to_string(),
+            "key": encode(key), "target": "MOD", "result": "EQUAL", "mod_revision": fence.to_string(),
         }));
         compare.push(json!({
             "key": encode(key), "target": "VALUE", "result": "EQUAL", "value": encode(office.holder),
         }));
     }
-    let put = json!({ "request_put": { "key": encode(key), "value": encode(value) } });
+    let put = put_plainly(key, value);
     json!({ "compare": compare, "success": [put], "failure": [read(key), read(office.key)] }).to_string()
 }
 
@@ -150,13 +142,50 @@ impl Condition {
     }
 }
 
-/// The body of a [`TRANSACTION`] that puts a key into a queue, the keys that begin with `queue`, which ends in `/`; and reads the queue,
-/// also when the condition does not hold.
-pub fn enter(queue: &str, key: &str, value: &str, lease: LeaseId, condition: Condition) -> String {
-    let compare = [condition.compare(queue, key)];
-    let read = json!({ "request_range": { "key": encode(queue), "range_end": encode(&range_end(queue)) } });
-    let success = [put_under(key, value, lease), read.clone()];
-    json!({ "compare": compare, "success": success, "failure": [read] }).to_string()
+/// A key beside a queue: what it must be, and what it becomes.
+#[derive(Clone, Copy, Debug)]
+pub struct Beside<'a> {
+    /// The key.
+    pub key: &'a str,
+    /// What it must be; `None`: it must not be there.
+    pub known: Option<&'a [u8]>,
+    /// What it becomes; `None`: it stays.
+    pub value: Option<&'a str>,
+}
+
+impl Beside<'_> {
+    fn compare(&self) -> Value {
+        let key = encode(self.key);
+        match self.known {
+            Some(known) => json!({
+                "key": key, "target": "VALUE", "result": "EQUAL", "value": BASE64_STANDARD.encode(known),
+            }),
+            None => json!({ "key": key, "target": "VERSION", "result": "EQUAL", "version": "0" }),
+        }
+    }
+}
+
+/// The body of a [`TRANSACTION`] that reads a queue, the keys that begin with `queue`, which ends in `/`, and the key `beside` it.
+pub fn look(queue: &str, beside: &str) -> String {
+    json!({ "success": [read_queue(queue), read(beside)] }).to_string()
+}
+
+/// The body of a [`TRANSACTION`] that puts a key into a queue if the condition holds and the key beside it is what it must be. It
+/// reads both as [`look`] does, also when they do not.
+pub fn enter(
+    queue: &str,
+    key: &str,
+    value: &str,
+    lease: LeaseId,
+    condition: Condition,
+    beside: Beside<'_>,
+) -> String {
+    let reads = [read_queue(queue), read(beside.key)];
+    let mut success = vec![put_under(key, value, lease)];
+    success.extend(beside.value.map(|value| put_plainly(beside.key, value)));
+    success.extend(reads.clone());
+    json!({ "compare": [condition.compare(queue, key), beside.compare()], "success": success, "failure": reads })
+        .to_string()
 }
 
 /// The body of a [`TRANSACTION`] that deletes a key of a queue.
@@ -166,10 +195,10 @@ pub fn leave(queue: &str, key: &str, condition: Condition) -> String {
     json!({ "compare": compare, "success": [delete] }).to_string()
 }
 
-/// The body of a [`TRANSACTION`] that deletes a key if it was created at `fence`, and reads it otherwise.
-pub fn delete_created(key: &str, fence: Fence) -> String {
+/// The body of a [`TRANSACTION`] that deletes a key if its revision is `fence`, and reads it otherwise.
+pub fn delete_held(key: &str, fence: Fence) -> String {
     let is_that = json!({
-        "key": encode(key), "target": "CREATE", "result": "EQUAL", "create_revision": fence.0.to_string(),
+        "key": encode(key), "target": "MOD", "result": "EQUAL", "mod_revision": fence.0.to_string(),
     });
     let delete = json!({ "request_delete_range": { "key": encode(key) } });
     json!({ "compare": [is_that], "success": [delete], "failure": [read(key)] }).to_string()
@@ -177,6 +206,14 @@ pub fn delete_created(key: &str, fence: Fence) -> String {
 
 fn put_under(key: &str, value: &str, lease: LeaseId) -> Value {
     json!({ "request_put": { "key": encode(key), "value": encode(value), "lease": lease.0.to_string() } })
+}
+
+fn put_plainly(key: &str, value: &str) -> Value {
+    json!({ "request_put": { "key": encode(key), "value": encode(value) } })
+}
+
+fn read_queue(queue: &str) -> Value {
+    json!({ "request_range": { "key": encode(queue), "range_end": encode(&range_end(queue)) } })
 }
 
 fn read(key: &str) -> Value {
@@ -389,11 +426,12 @@ mod tests {
         check_asked("range: the nodes", RANGE, &range("/slabring/t/node/"));
         check_asked("watch from revision 1", WATCH, &watch("/slabring/t/", Revision(1)));
         check_asked("register a node", TRANSACTION, &put("/slabring/t/node/a", "{\"incarnation\":7}", LEASE));
-        check_asked("campaign: won", TRANSACTION, &create(LEADER, "a", LEASE));
+        check_asked("campaign: won", TRANSACTION, &claim(LEADER, Revision(0), "a", LEASE));
+        check_asked("campaign: taken over", TRANSACTION, &claim(LEADER, Revision(3), "b", LEASE));
         let office = Office { key: LEADER, holder: "a", fence: Fence(3) };
         let second = replace(RING, Revision(4), "{\"epoch\":2}", office, true);
         check_asked("ring cas: won (second)", TRANSACTION, &second);
-        check_asked("depose: done", TRANSACTION, &delete_created(LEADER, Fence(2)));
+        check_asked("depose: done", TRANSACTION, &delete_held(LEADER, Fence(2)));
     }
 
     #[test]

@@ -44,6 +44,9 @@ pub enum CloseReason {
     /// The greeting took too long.
     #[error("no connection and greeting in time")]
     GreetingTime,
+    /// It had not proved that it belongs when others needed its place.
+    #[error("it did not prove in time that it belongs, for too many others want to")]
+    Displaced,
     /// Nothing was heard.
     #[error("it is silent")]
     Silent,

@@ -2,7 +2,7 @@
 
 use super::greeting::PROOF_BYTES;
 use super::*;
-use crate::wire::{self, Garbled, HEADER_BYTES};
+use crate::wire::{self, BODY_BYTES_MAX, GREETING_BYTES_MAX, Garbled, HEADER_BYTES};
 
 const ROOMY: Credit = Credit { operations: 100, bytes: 8 << 20 };
 const HOUR: Micros = Micros::from_millis(3_600_000);

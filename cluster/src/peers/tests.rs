@@ -1,10 +1,12 @@
 //! Two shards of two nodes over a wire that the test holds. The simulator has the crowds.
 
 use super::*;
+use crate::forward::{Forward, NODE_SHARE};
 use crate::link::{Credit, NONCE_BYTES, Secret};
 use crate::names::{ClusterId, Incarnation, NodeId};
 use crate::placement::hash_key;
 use crate::ring::{NodeState, RingDocument};
+use crate::wire::Status;
 
 fn identity(node: &str) -> Identity {
     Identity {
@@ -350,6 +352,31 @@ fn what_is_this_nodes_by_a_newer_ring_waits_for_what_is_under_way_to_the_owner_b
 }
 
 #[test]
+fn a_former_owner_that_hangs_is_waited_for_until_its_request_is_given_up_and_not_at_all_when_it_is_down() {
+    for is_down in [false, true] {
+        let mut pair = Pair::linked();
+        pair.answers_at_once = false;
+        pair.send(1, "first").unwrap();
+        pair.run();
+        let mut document = ring(2, [256, 0]).document().clone();
+        document.slots[1].state = if is_down { NodeState::Down } else { NodeState::Up };
+        pair.pass(100);
+        pair.adopt(0, Arc::new(Ring::new(document).unwrap()));
+        assert_eq!(pair.send(2, "second"), Ok(Route::Sent));
+        pair.run();
+        let here = (2, Ok(b"here".to_vec()));
+        if is_down {
+            assert_eq!(pair.answers, [(1, Err(Failure::OwnerGone)), here], "at once");
+            continue;
+        }
+        assert_eq!(pair.answers, [], "it may be executed yet, and is to be before the second");
+        pair.pass(400);
+        pair.pass(10);
+        assert_eq!(pair.answers, [(1, Err(Failure::Expired)), here]);
+    }
+}
+
+#[test]
 fn a_request_that_was_refused_and_then_overtaken_is_not_executed() {
     let mut pair = Pair::linked();
     pair.adopt(0, ring(2, [0, 256]));
@@ -391,6 +418,39 @@ fn an_owner_that_is_behind_is_waited_for() {
     pair.adopt(1, ring(2, [0, 256]));
     pair.run();
     assert_eq!(pair.answers, [(1, Ok(DONE.to_vec()))]);
+}
+
+#[test]
+fn strangers_who_prove_nothing_shut_no_node_out_and_are_closed_in_time() {
+    let mut pair = Pair::new();
+    let mut displaced = 0;
+    for number in 0..2 * ACCEPTED_MAX {
+        assert!(pair.sides[1].accept(pair.now, [3; NONCE_BYTES]).is_some(), "{number} came before");
+        pair.now = pair.now + Micros(1);
+        while let Some(effect) = pair.sides[1].next(pair.now) {
+            assert!(matches!(effect, Effect::Closed { reason: CloseReason::Displaced, was_up: false, .. }));
+            displaced += 1;
+        }
+        pair.sides[1].check_invariants();
+    }
+    assert_eq!(displaced, 2 * ACCEPTED_MAX - STRANGERS_MAX);
+    for side in 0..2 {
+        pair.adopt(side, ring(1, [0, 256]));
+    }
+    pair.run();
+    assert_eq!(pair.ask(7), Ok(Route::Sent), "a node finds a place");
+    pair.run();
+    assert_eq!(pair.answers, [(7, Ok(DONE.to_vec()))]);
+    // More strangers close strangers and not the node's link.
+    for _ in 0..STRANGERS_MAX {
+        assert!(pair.sides[1].accept(pair.now, [3; NONCE_BYTES]).is_some());
+    }
+    pair.run();
+    assert_eq!(pair.ask(8), Ok(Route::Sent));
+    for _ in 0..20 {
+        pair.pass(crate::link::GREETING_TIME_MAX.0 / 1_000 / 20 + 1);
+    }
+    assert_eq!((pair.answers.len(), pair.sides[1].accepted, pair.sides[1].strangers.len()), (2, 1, 0));
 }
 
 #[test]

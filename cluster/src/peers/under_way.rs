@@ -1,7 +1,8 @@
 //! What becomes of the requests that a shard has sent: answered, sent again where the ring says by now, or given up. What may
 //! have been executed is never sent again.
 
-use super::{Body, Effect, LinkId, Peers, Route, RunPart, place_of, request_header};
+use super::sending::request_header;
+use super::{Body, Effect, LinkId, Peers, Route, RunPart, place_of};
 use crate::forward::{Failure, Forward, Opaque, PARK_TIME_MAX, Stage, Verdict, judge};
 use crate::placement::partition_of;
 use crate::ring::Epoch;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::store::{Bytes, Cursor, Portion, Record, Store};
+use super::store::{Bytes, Cursor, Delta, Portion, Record, Store};
 use crate::placement::PartitionId;
 use crate::replica::{Fences, Version};
 use crate::time::Micros;
@@ -45,6 +45,13 @@ impl Store for MemoryStore {
             Some(_) => self.items.insert(place, record.clone()),
             None => self.items.remove(&place),
         };
+    }
+
+    fn extend(&mut self, now: Micros, delta: &Delta) -> bool {
+        let found = self.read(now, delta.hash, &delta.key);
+        let record = delta.whole(found.filter(|found| found.version == delta.base));
+        self.apply(now, &record);
+        record.content.is_some()
     }
 
     fn flush(&mut self, partition: PartitionId, portion: Portion) {

@@ -1,6 +1,6 @@
 //! What the two ends of a stream say to each other, and its bytes. `docs/wire.md` has the tables. Never a connection.
 
-use super::store::{Bytes, Content, Record};
+use super::store::{Bytes, Content, Delta, Record, Side};
 use super::stream::FEED_ENTRIES_MAX;
 use super::{PeerShard, Version};
 use crate::names::Incarnation;
@@ -63,6 +63,8 @@ pub struct Numbered {
 pub enum Entry {
     /// The state of a key that was written just now.
     Live(Record),
+    /// The same, for who has the state before: over links of [`crate::wire::DELTA_VERSION`] only.
+    Delta(Delta),
     /// The state of a key that has had it for a while.
     Bulk(Record),
     /// Forget these partitions: all of their items follow.
@@ -77,6 +79,17 @@ pub enum Entry {
     Flush,
     /// Nothing: takes the place of what must not be said any more.
     Void,
+}
+
+impl Entry {
+    /// Of which it says what a key is.
+    pub(super) fn partition(&self) -> Option<PartitionId> {
+        match self {
+            Self::Live(record) | Self::Bulk(record) => Some(record.partition()),
+            Self::Delta(delta) => Some(partition_of(delta.hash)),
+            _ => None,
+        }
+    }
 }
 
 /// What is known of fences. To raise one is always right: one too many is refused, none accepted.
@@ -144,6 +157,10 @@ const HANDOFF: u8 = 5;
 const VOID: u8 = 6;
 const FENCES: u8 = 7;
 const FLUSH: u8 = 8;
+const DELTA: u8 = 9;
+
+const BACK: u8 = 0;
+const FRONT: u8 = 1;
 
 const HAS_CONTENT: u8 = 1;
 const DIES: u8 = 1 << 1;
@@ -214,6 +231,7 @@ fn put(output: &mut Vec<u8>, bytes: &[u8]) {
 fn encode_entry(now: Micros, numbered: &Numbered, output: &mut Vec<u8>) {
     let kind = match numbered.entry {
         Entry::Live(_) => LIVE,
+        Entry::Delta(_) => DELTA,
         Entry::Bulk(_) => BULK,
         Entry::Begin(_) => BEGIN,
         Entry::End(_) => END,
@@ -227,6 +245,7 @@ fn encode_entry(now: Micros, numbered: &Numbered, output: &mut Vec<u8>) {
     put(output, &numbered.epoch.0.to_le_bytes());
     match &numbered.entry {
         Entry::Live(record) | Entry::Bulk(record) => encode_record(now, record, output),
+        Entry::Delta(delta) => encode_delta(delta, output),
         Entry::Begin(set) | Entry::End(set) => {
             let text = String::from(set.clone());
             put_sized(output, text.as_bytes());
@@ -262,6 +281,17 @@ fn encode_record(now: Micros, record: &Record, output: &mut Vec<u8>) {
     output.push(content.marks);
     put(output, &content.client_flags.to_le_bytes());
     put_sized(output, &content.value);
+}
+
+fn encode_delta(delta: &Delta, output: &mut Vec<u8>) {
+    put_key(output, &delta.key);
+    put(output, &delta.version.0.to_le_bytes());
+    put(output, &delta.base.0.to_le_bytes());
+    output.push(match delta.side {
+        Side::Back => BACK,
+        Side::Front => FRONT,
+    });
+    put_sized(output, &delta.bytes);
 }
 
 fn put_key(output: &mut Vec<u8>, key: &[u8]) {
@@ -329,6 +359,7 @@ fn decode_entry(now: Micros, reader: &mut Reader<'_>) -> Result<Numbered, Garble
     let (sequence, epoch) = (reader.u64()?, Epoch(reader.u64()?));
     let entry = match kind {
         LIVE => Entry::Live(decode_record(now, reader)?),
+        DELTA => Entry::Delta(decode_delta(reader)?),
         BULK => Entry::Bulk(decode_record(now, reader)?),
         BEGIN => Entry::Begin(decode_set(reader)?),
         END => Entry::End(decode_set(reader)?),
@@ -377,6 +408,22 @@ fn decode_record(now: Micros, reader: &mut Reader<'_>) -> Result<Record, Garbled
         _ => return Err(Garbled),
     };
     Ok(Record { hash: hash_key(&key), key, version, content })
+}
+
+fn decode_delta(reader: &mut Reader<'_>) -> Result<Delta, Garbled> {
+    let key = Bytes::from(reader.key()?);
+    let (version, base) = (Version(reader.u64()?), Version(reader.u64()?));
+    let side = match reader.byte()? {
+        BACK => Side::Back,
+        FRONT => Side::Front,
+        _ => return Err(Garbled),
+    };
+    let bytes = reader.sized(usize::MAX)?.into();
+    if base == Version(0) {
+        Err(Garbled)
+    } else {
+        Ok(Delta { hash: hash_key(&key), key, version, base, side, bytes })
+    }
 }
 
 struct Reader<'a> {
@@ -465,6 +512,13 @@ mod tests {
         prop_oneof![
             record().prop_map(Entry::Live),
             record().prop_map(Entry::Bulk),
+            (record(), 1..=u64::MAX, any::<(bool, Vec<u8>)>()).prop_map(
+                |(record, base, (is_front, bytes))| {
+                    let Record { key, hash, version, .. } = record;
+                    let side = if is_front { Side::Front } else { Side::Back };
+                    Entry::Delta(Delta { key, hash, version, base: Version(base), side, bytes: bytes.into() })
+                }
+            ),
             set.clone().prop_map(Entry::Begin),
             set.prop_map(Entry::End),
             (0_u16..1 << 14).prop_map(|n| Entry::Handoff(PartitionId::new(n))),
@@ -540,6 +594,20 @@ mod tests {
             [&[1][..], &number(8), &number(5), b"\x01k", &number(6), &[3], &number(7), &[1, 9, 0, 0, 0]];
         let value = [2, 0, 0, 0, b'v', b'a'];
         assert_eq!(bytes, [head, feed, entry.concat(), value.to_vec()].concat());
+
+        let key = Bytes::from(*b"k");
+        let delta = Delta {
+            hash: hash_key(&key),
+            key,
+            version: Version(6),
+            base: Version(5),
+            side: Side::Front,
+            bytes: Bytes::from(*b"va"),
+        };
+        let mut bytes = Vec::new();
+        encode_entry(NOW, &Numbered { sequence: 8, epoch: Epoch(5), entry: Entry::Delta(delta) }, &mut bytes);
+        let entry = [&[9][..], &number(8), &number(5), b"\x01k", &number(6), &number(5), &[1]];
+        assert_eq!(bytes, [entry.concat(), value.to_vec()].concat());
 
         let ack = Ack { stream: 0x11, applied: 8, grant: Some(Micros(0x22)), wants_again: true };
         let mut bytes = Vec::new();

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use ahash::RandomState;
 
 use super::message::{Garbled, Message, Sender, decode, encode};
-use super::store::{Bytes, Content, Cursor, Portion, Record, Store};
-use super::stream::{Stream, WriteId, record_bytes};
+use super::store::{Bytes, Content, Cursor, Delta, Portion, Record, Side, Store};
+use super::stream::{Stream, WriteId, delta_bytes, record_bytes};
 use super::tenures::Tenures;
 use super::{PeerShard, Version, VersionClock};
 use crate::jump::mix;
@@ -37,6 +37,11 @@ pub use counts::Counts;
 /// A primary that has heard neither of half of the others nor of the coordinator for so long answers nothing: it may have
 /// been removed. It also bounds how long a new primary waits for the old one's word where there are no leases.
 const ISOLATED_AFTER: Micros = Micros::from_millis(3_000);
+
+/// Who needed nobody's lease and is called down answers nothing any more when so long has passed, though its clock be slower by a
+/// fifth.
+const ISOLATED_OVER: Micros = Micros::from_millis(4_000);
+const _: () = assert!(ISOLATED_AFTER.0 * 12 / 10 < ISOLATED_OVER.0);
 
 /// A member that was to be heard of and was not for so long is called silent. Sources speak five times in a second.
 const SILENT_AFTER: Micros = Micros::from_millis(1_500);
@@ -102,6 +107,24 @@ pub enum Effect<T> {
     },
 }
 
+/// What a write makes of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// This item, whatever there was; `None` deletes.
+    Becomes(Option<Content>),
+    /// More is put to the value of the item that the store holds now. Nothing else of it changes.
+    Extends {
+        /// Its version.
+        base: Version,
+        /// Where.
+        side: Side,
+        /// What.
+        bytes: Bytes,
+        /// Bytes of the value afterwards.
+        value_len: usize,
+    },
+}
+
 /// The state that a key is to have. The command that leads to it was evaluated on what the store holds.
 #[derive(Clone, Debug)]
 pub struct Write<T> {
@@ -111,8 +134,8 @@ pub struct Write<T> {
     pub hash: u64,
     /// The key.
     pub key: Bytes,
-    /// The item; `None` deletes.
-    pub content: Option<Content>,
+    /// What becomes of it.
+    pub change: Change,
     /// In [`Mode::Inval`]: it makes values that clients hold invalid, so it waits for the copies.
     pub invalidates: bool,
     /// When the client is given up on: the outcome is unknown then.
@@ -151,10 +174,14 @@ struct Fence {
 struct Open<T> {
     token: Option<T>,
     record: Record,
+    /// In place of the record's content: what is put to the item that the store has.
+    delta: Option<Delta>,
+    /// Bytes of what a delta that is pending comes to: it may have to be said as that.
+    whole_bytes: usize,
     deadline: Micros,
     /// Entries that are not acknowledged.
     missing: u32,
-    /// In the store only when nothing is missing. Otherwise the record's content is not kept here.
+    /// In the store only when nothing is missing. Otherwise neither the record's content nor the delta is kept here.
     is_pending: bool,
     /// It settles a doubt. The store has it, and in [`Mode::Sync`] nobody may see it yet.
     settles: bool,
@@ -218,17 +245,26 @@ pub struct Replicator<T> {
     sources: BTreeMap<PeerShard, Source>,
     /// By the hashes of their keys. Of two keys with the same one is dropped.
     doubts: ByHash<Doubt>,
+    /// Hashes and keys of items that were to be extended and were not there: asked for with the answer to the message that said it.
+    lacking: Vec<(u64, Bytes)>,
     open: BTreeMap<WriteId, Open<T>>,
     writes_made: WriteId,
     /// Keys whose state is not to be seen or changed until it is with everybody, by their hashes: another key of the same waits too.
     pending: ByHash<WriteId>,
-    connected: BTreeSet<PeerShard>,
+    /// Bytes of what the deltas among them come to.
+    whole_bytes: usize,
+    /// And whether they know deltas.
+    connected: BTreeMap<PeerShard, bool>,
     heard: BTreeMap<SlotId, Micros>,
     /// The last turn, and the first after the last time that there was none for long: nobody can be heard of by who does not run.
     turned_at: Micros,
     back_at: Micros,
     /// Since when each member is one in its present life.
     member_since: BTreeMap<SlotId, Micros>,
+    /// Members that are down: since which epoch, and when this node heard of it.
+    down_since: BTreeMap<SlotId, (Epoch, Micros)>,
+    /// The latest ring that each shard of another node is known to follow.
+    words: BTreeMap<PeerShard, Epoch>,
     confirmed_at: Micros,
     give_up_at: Micros,
     check_at: Micros,
@@ -262,15 +298,19 @@ impl<T: Copy> Replicator<T> {
             streams_made: 0,
             sources: BTreeMap::new(),
             doubts: by_hash(),
+            lacking: Vec::new(),
             open: BTreeMap::new(),
             writes_made: 0,
             pending: by_hash(),
-            connected: BTreeSet::new(),
+            whole_bytes: 0,
+            connected: BTreeMap::new(),
             heard: BTreeMap::new(),
             turned_at: Micros::default(),
             back_at: Micros::default(),
             confirmed_at: Micros::default(),
             member_since: BTreeMap::new(),
+            down_since: BTreeMap::new(),
+            words: BTreeMap::new(),
             give_up_at: Micros::default(),
             check_at: Micros::default(),
             scrubbed: Cursor::default(),
@@ -317,11 +357,11 @@ impl<T: Copy> Replicator<T> {
         *last = at.max(*last);
     }
 
-    /// A connection to a shard of another node is up, with nothing in it.
-    pub fn connected(&mut self, peer: PeerShard) {
-        self.connected.insert(peer);
+    /// A connection to a shard of another node is up, with nothing in it. It may be of a build that knows no deltas.
+    pub fn connected(&mut self, peer: PeerShard, takes_deltas: bool) {
+        self.connected.insert(peer, takes_deltas);
         if let Some(stream) = self.streams.get_mut(&peer) {
-            stream.connect(true);
+            stream.connect(takes_deltas);
         }
     }
 
@@ -329,7 +369,7 @@ impl<T: Copy> Replicator<T> {
     pub fn lost(&mut self, peer: PeerShard) {
         self.connected.remove(&peer);
         if let Some(stream) = self.streams.get_mut(&peer) {
-            stream.connect(false);
+            stream.disconnect();
         }
     }
 
@@ -338,7 +378,9 @@ impl<T: Copy> Replicator<T> {
         let (sender, message) = decode(now, bytes)?;
         if self.knows(&sender) {
             self.heard(now, sender.peer.slot);
-            self.meet(&sender);
+            self.meet(now, store, &sender);
+            let word = self.words.entry(sender.peer).or_default();
+            *word = sender.epoch.max(*word);
             match message {
                 Message::Feed(feed) => self.fed(now, store, &sender, &feed),
                 Message::Ack(ack) => self.acked(now, store, &sender, &ack),
@@ -361,6 +403,7 @@ impl<T: Copy> Replicator<T> {
         if now.since(std::mem::replace(&mut self.turned_at, now)) >= AWAY_MIN {
             self.back_at = now;
         }
+        self.begin_anew_for_older(now, store);
         self.lift_fences(now, store);
         self.give_up(now, store);
         self.fill(now, store);
@@ -451,8 +494,16 @@ impl<T: Copy> Replicator<T> {
         self.streams.values().for_each(Stream::check_invariants);
         assert!(self.open.len() <= WRITES_MAX, "{} writes are open", self.open.len());
         assert!(self.doubts.len() <= backup::DOUBTS_MAX, "{} keys are in doubt", self.doubts.len());
+        assert_eq!(self.whole_bytes, self.open.values().map(|open| open.whole_bytes).sum::<usize>());
         for (hash, write) in &self.pending {
             assert_eq!(&self.open[write].record.hash, hash, "what is pending is open");
+        }
+        let mut waits: BTreeMap<WriteId, u32> = BTreeMap::new();
+        for write in self.streams.values().flat_map(Stream::waited_for) {
+            *waits.entry(write).or_default() += 1;
+        }
+        for (write, open) in &self.open {
+            assert_eq!(Some(&open.missing), waits.get(write), "write {write} waits for nobody, or is done");
         }
     }
 }

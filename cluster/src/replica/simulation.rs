@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::memory::MemoryStore;
-use super::{Content, Effect, Outcome, PeerShard, Record, Refused, Replicator, Store, Write};
+use super::message::{Entry, Message, decode};
+use super::{Change, Content, Effect, Outcome, PeerShard, Record, Refused, Replicator, Side, Store, Write};
 use crate::names::Incarnation;
 use crate::placement::{PartitionId, hash_key, partition_of, shard_of};
 use crate::report::Report;
@@ -127,6 +128,9 @@ struct World {
     served_twice: Option<(Micros, Vec<usize>)>,
     /// Who is to get something by a movement often dies then.
     kills_newcomers: bool,
+    /// All who hold a partition often die at once.
+    kills_all_copies: bool,
+    has_older_node: bool,
     is_loud: bool,
 }
 
@@ -160,6 +164,8 @@ impl World {
             has_failed: false,
             served_twice: None,
             kills_newcomers: false,
+            kills_all_copies: false,
+            has_older_node: (seed / 4).is_multiple_of(3),
             is_loud,
         };
         (0..count).for_each(|node| world.start(node));
@@ -233,10 +239,12 @@ impl World {
             Happens::Learns { life, ring, .. } => self.learns(node, life, &ring),
             Happens::Arrives { link, generation, to, bytes } => {
                 let known = self.links.get(&link).copied().unwrap_or_default();
+                let is_older = self.is_older(node);
                 let Some(at) = self.nodes[node].as_mut() else { return };
                 if known.generation != generation || known.is_cut {
                     return;
                 }
+                assert!(!is_older || !says_deltas(&bytes), "n{node} does not know deltas");
                 let shard = &mut at.shards[usize::from(to)];
                 shard.replicator.received(now, &mut shard.store, &bytes).unwrap();
                 self.turn(node);
@@ -293,14 +301,20 @@ impl World {
         for (from, to) in [(one, other), (other, one)] {
             let link = self.links.entry((from, to)).or_default();
             *link = Link { generation: link.generation + 1, last_at: Micros(0), is_cut: link.is_cut };
+            let takes_deltas = !self.is_older(from) && !self.is_older(to);
             let shards = self.shard_counts[to];
             for shard in self.nodes[from].iter_mut().flat_map(|node| &mut node.shards) {
                 for peer in (0..shards).map(|shard| PeerShard { slot: slot(to), shard }) {
                     shard.replicator.lost(peer);
-                    shard.replicator.connected(peer);
+                    shard.replicator.connected(peer, takes_deltas);
                 }
             }
         }
+    }
+
+    /// Whether a node is of a build that knows no deltas, in this life.
+    fn is_older(&self, node: usize) -> bool {
+        self.has_older_node && node == 0 && self.lives[node] % 2 == 1
     }
 
     fn learns(&mut self, index: usize, life: u64, ring: &Arc<Ring>) {
@@ -366,7 +380,8 @@ impl World {
         let key = self.dice.index(self.keys.len());
         let did = match self.dice.below(10) {
             0..5 => Did::Get,
-            5..8 => Did::Set,
+            5..7 => Did::Set,
+            7 => Did::Extend,
             8 => Did::Change,
             _ if key.is_multiple_of(2) => Did::Delete,
             _ => Did::Set,
@@ -397,6 +412,10 @@ impl World {
         if self.may_evict && self.dice.chance(20) {
             shard.store.evict(hash, &bytes);
         }
+        if self.may_evict && op.is_multiple_of(5) {
+            self.evict_elsewhere(owner, op, hash, &bytes);
+        }
+        let shard = self.shard_mut(owner, index);
         let epoch = shard.replicator.ring().map_or(0, |ring| ring.epoch().0);
         let may_read = shard.replicator.may_read(now, hash);
         if may_read.is_ok() {
@@ -426,23 +445,32 @@ impl World {
         if did == Did::Change && found.is_none() {
             return;
         }
-        let content = Content { value: op.to_string().into_bytes().into(), ..Content::default() };
+        let change = change_of(op, did, found.as_ref());
         let write = Write {
             token: op,
             hash,
             key: bytes.into(),
-            content: (did != Did::Delete).then_some(content),
+            change: change.clone(),
             invalidates: did != Did::Set,
             deadline: now + CLIENT_TIME_MAX,
         };
         match shard.replicator.write(now, &mut shard.store, write) {
             Ok(version) => {
                 self.say(|| format!("op {op} {did:?} of {key} at n{owner} is {version:?}"));
-                self.history.wrote(op, owner, epoch, version, found.as_ref());
+                self.history.wrote(op, (owner, epoch, version), found.as_ref(), &change);
             }
             Err(refused) => assert!(matches!(refused, Refused::Overloaded), "{refused:?}"),
         }
         self.turn(owner);
+    }
+
+    /// One of the other nodes, whichever, evicts a key.
+    fn evict_elsewhere(&mut self, owner: usize, op: usize, hash: u64, key: &[u8]) {
+        let other = (owner + 1 + op / 5 % (self.nodes.len() - 1)) % self.nodes.len();
+        let shard = shard_of(hash, self.shard_counts[other]);
+        if let Some(node) = &mut self.nodes[other] {
+            node.shards[usize::from(shard)].store.evict(hash, key);
+        }
     }
 
     fn shard_mut(&mut self, node: usize, index: u16) -> &mut Shard {
@@ -482,6 +510,9 @@ impl World {
         }
         let pause = 100 + self.dice.below(1_500);
         self.happen_in(pause, Happens::Fault);
+        if self.kills_all_copies && self.dice.chance(500) {
+            return self.kill_all_copies();
+        }
         let (one, other) = (self.dice.index(self.nodes.len()), self.dice.index(self.nodes.len()));
         let span = 50 + self.dice.below(4_000);
         match self.dice.below(9) {
@@ -534,6 +565,15 @@ impl World {
         self.note_losses();
         let pause = self.dice.below(6_000);
         self.happen_in(pause, Happens::Returns { node: index });
+    }
+
+    /// Of one partition: it gets an heir, and another one when somebody who is nearer returns.
+    fn kill_all_copies(&mut self) {
+        let ring = Arc::clone(self.rings.last().unwrap());
+        let partition = PartitionId::new(u16::try_from(self.dice.index(usize::from(SCOPE))).unwrap());
+        for holder in ring.assignment(partition).in_sync {
+            self.crash(usize::from(holder.0));
+        }
     }
 
     /// Whether by the ring somebody who lives holds each key.
@@ -601,6 +641,28 @@ impl World {
         let is_well = ring.document().slots.iter().all(|slot| slot.state == NodeState::Up);
         assert!(is_well, "not all are members again: {:?}", ring.document().slots);
     }
+}
+
+/// What an operation makes of what was found: each makes a value that no other makes.
+fn change_of(op: usize, did: Did, found: Option<&Record>) -> Change {
+    let text = op.to_string();
+    match (did, found.and_then(|found| Some((found.version, found.content.as_ref()?)))) {
+        (Did::Delete, _) => Change::Becomes(None),
+        (Did::Extend, Some((base, content))) => {
+            let (side, text) = match op.is_multiple_of(2) {
+                true => (Side::Front, format!("{text} ")),
+                false => (Side::Back, format!(" {text}")),
+            };
+            let value_len = content.value.len() + text.len();
+            Change::Extends { base, side, bytes: text.into_bytes().into(), value_len }
+        }
+        _ => Change::Becomes(Some(Content { value: text.into_bytes().into(), ..Content::default() })),
+    }
+}
+
+fn says_deltas(bytes: &[u8]) -> bool {
+    let Ok((_, Message::Feed(feed))) = decode(Micros(0), bytes) else { return false };
+    feed.entries.iter().any(|numbered| matches!(numbered.entry, Entry::Delta(_)))
 }
 
 fn slot(node: usize) -> SlotId {

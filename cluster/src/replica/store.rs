@@ -32,6 +32,53 @@ impl Record {
     }
 }
 
+/// A state of one key by what was put to the value of another one: what is said of an append to who has that. Client flags, marks and
+/// death stay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delta {
+    /// As in a [`Record`].
+    pub key: Bytes,
+    /// As in a [`Record`].
+    pub hash: u64,
+    /// Which state it comes to.
+    pub version: Version,
+    /// Which state it begins with. There is no state 0.
+    pub base: Version,
+    /// Where the bytes go.
+    pub side: Side,
+    /// What is put there.
+    pub bytes: Bytes,
+}
+
+/// The end of a value that something is put to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Before the first byte.
+    Front,
+    /// Behind the last one.
+    Back,
+}
+
+impl Delta {
+    /// The state that it comes to, where `found` is what a store holds: the state that it begins with, or already the one that it comes to.
+    /// Anything else is no item: what it begins with has been evicted.
+    pub(crate) fn whole(&self, found: Option<Record>) -> Record {
+        let Self { key, hash, version, .. } = self;
+        let content = found.and_then(|found| match found {
+            Record { version, content, .. } if version == self.version => content,
+            Record { version, content: Some(content), .. } if version == self.base => {
+                let value = match self.side {
+                    Side::Front => [&self.bytes[..], &content.value].concat(),
+                    Side::Back => [&content.value[..], &self.bytes].concat(),
+                };
+                Some(Content { value: value.into(), ..content })
+            }
+            _ => None,
+        });
+        Record { key: Bytes::clone(key), hash: *hash, version: *version, content }
+    }
+}
+
 /// An item but for its key and version.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Content {
@@ -92,6 +139,10 @@ pub trait Store {
 
     /// Makes the key's state this one, whatever it was.
     fn apply(&mut self, now: Micros, record: &Record);
+
+    /// Makes the key's state what a delta comes to, if it is the state that the delta begins with. False: it is another one, or there is no
+    /// room; then the key has none.
+    fn extend(&mut self, now: Micros, delta: &Delta) -> bool;
 
     /// Drops the items of a partition. In constant time when the portion is [`Portion::ALL`] or all that this shard has.
     fn flush(&mut self, partition: PartitionId, portion: Portion);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::message::{Ack, Entry, FENCES_MAX, Feed, Fences, Numbered, Sender, encode_feed_of};
 use super::standings::{Standing, Standings};
-use super::store::{Cursor, Portion, Record, Store};
+use super::store::{Cursor, Delta, Portion, Record, Store};
 use crate::names::Incarnation;
 use crate::placement::{PartitionId, partition_of};
 use crate::ring::Epoch;
@@ -55,16 +55,8 @@ struct Queued {
 }
 
 impl Queued {
-    /// Of which it says the state of a key.
-    fn partition(&self) -> Option<PartitionId> {
-        match &self.numbered.entry {
-            Entry::Live(record) | Entry::Bulk(record) => Some(record.partition()),
-            _ => None,
-        }
-    }
-
     fn is_of(&self, partition: PartitionId) -> bool {
-        self.partition() == Some(partition)
+        self.numbered.entry.partition() == Some(partition)
     }
 
     /// Those who are told, and not again.
@@ -91,6 +83,10 @@ pub(super) struct Stream {
     /// The keys that both ends have.
     pub(super) portion: Portion,
     pub(super) is_connected: bool,
+    /// Whether the other end knows deltas, as it said when it was connected last.
+    takes_deltas: bool,
+    /// It was told some, in this stream.
+    was_told_deltas: bool,
     /// The life of the other end that was heard of last.
     life: Option<Incarnation>,
     standings: Standings,
@@ -137,6 +133,8 @@ impl Stream {
             id,
             portion,
             is_connected: false,
+            takes_deltas: false,
+            was_told_deltas: false,
             life: None,
             standings: Standings::default(),
             queue: VecDeque::new(),
@@ -162,6 +160,18 @@ impl Stream {
     /// Whether writes and reads of a partition wait for the other end.
     pub(super) fn counts(&self, partition: PartitionId) -> bool {
         self.standings.counts(partition)
+    }
+
+    /// Whether the other end is told what was put to a value, rather than what became of it: it has all values then, but those that it
+    /// evicted. Who is being filled may not have been told of a value that the walk left out.
+    pub(super) fn takes_deltas_of(&self, partition: PartitionId) -> bool {
+        let standing = self.standings.get(partition).map(|(standing, _)| standing);
+        self.takes_deltas && matches!(standing, Some(Standing::Joined(_) | Standing::InSync))
+    }
+
+    /// Whether something may wait that the other end does not know, which was another build until it was connected last.
+    pub(super) fn is_beyond_the_other(&self) -> bool {
+        self.was_told_deltas && !self.takes_deltas
     }
 
     /// Whether the other end has everything of a partition.
@@ -193,15 +203,27 @@ impl Stream {
         }
     }
 
+    /// The other end is no member any more. Gives all writes that wait for it here: after the stream was broken they wait for entries that
+    /// are of no partition.
+    pub(super) fn into_writes(mut self) -> Vec<WriteId> {
+        self.queue.iter_mut().flat_map(Queued::take_writes).collect()
+    }
+
     /// The partition is not the other end's business any more: what waits to be said of it is not said. Gives the writes that
     /// wait for it here.
     pub(super) fn leave(&mut self, partition: PartitionId) -> Vec<WriteId> {
         if !self.standings.remove(partition) {
             return Vec::new();
         }
+        // What waits for the other end to be emptied is of no one partition.
+        let is_last = self.standings.is_empty();
         let mut freed = Vec::new();
-        for queued in self.queue.iter_mut().filter(|queued| queued.is_of(partition)) {
-            queued.numbered.entry = Entry::Void;
+        for queued in &mut self.queue {
+            if queued.is_of(partition) {
+                queued.numbered.entry = Entry::Void;
+            } else if !is_last {
+                continue;
+            }
             freed.extend(queued.take_writes());
         }
         freed
@@ -221,7 +243,9 @@ impl Stream {
 
     /// What was said of such partitions and has not arrived is not said any more. Nobody may wait for it.
     pub(super) fn retract(&mut self, is_such: impl Fn(PartitionId) -> bool) {
-        for queued in self.queue.iter_mut().filter(|queued| queued.partition().is_some_and(&is_such)) {
+        for queued in
+            self.queue.iter_mut().filter(|queued| queued.numbered.entry.partition().is_some_and(&is_such))
+        {
             assert!(queued.take_writes().next().is_none(), "who resigned waits for nothing");
             queued.numbered.entry = Entry::Void;
         }
@@ -261,7 +285,7 @@ impl Stream {
         self.push(epoch, Entry::Flush);
         for (write, record) in again {
             let counts = self.counts(record.partition());
-            self.push_write(epoch, record.clone(), write, counts);
+            self.push_write(epoch, Entry::Live(record.clone()), write, counts);
             if counts {
                 waits(write);
             }
@@ -270,8 +294,8 @@ impl Stream {
     }
 
     /// What a write says, which is in doubt until it is closed. It waits for this entry if the other end counts.
-    pub(super) fn push_write(&mut self, epoch: Epoch, record: Record, write: WriteId, counts: bool) {
-        self.push(epoch, Entry::Live(record));
+    pub(super) fn push_write(&mut self, epoch: Epoch, entry: Entry, write: WriteId, counts: bool) {
+        self.push(epoch, entry);
         self.open.push_back((self.made, write));
         if counts && let Some(queued) = self.queue.back_mut() {
             queued.write = Some(write);
@@ -280,6 +304,7 @@ impl Stream {
 
     pub(super) fn push(&mut self, epoch: Epoch, entry: Entry) {
         self.made += 1;
+        self.was_told_deltas |= matches!(entry, Entry::Delta(_));
         let bytes = entry_bytes(&entry);
         self.queue_bytes += bytes;
         let numbered = Numbered { sequence: self.made, epoch, entry };
@@ -304,20 +329,20 @@ impl Stream {
 
     /// Gives up what is kept and begins anew: the other end forgets its partitions and is filled. Writes that wait for it
     /// wait for the beginning, or for what they say once more: `pending`, which the store does not have.
-    pub(super) fn break_off<'a>(
+    pub(super) fn break_off(
         &mut self,
         id: u64,
         epoch: Epoch,
         write: Option<WriteId>,
         is_open: impl Fn(&WriteId) -> bool,
-        pending: impl IntoIterator<Item = (WriteId, &'a Record)>,
+        pending: impl IntoIterator<Item = (WriteId, Record)>,
     ) {
         let kept = self.queue.drain(..).flat_map(|mut queued| queued.take_writes()).filter(is_open);
         let mut waiting = BTreeMap::new();
         kept.chain(write).for_each(|write| *waiting.entry(write).or_default() += 1);
         let standings = std::mem::take(&mut self.standings);
-        let Self { portion, is_connected, life, grant, .. } = *self;
-        *self = Self { grant, life, is_connected, may_begin: true, ..Self::new(id, portion) };
+        let Self { portion, is_connected, takes_deltas, life, grant, .. } = *self;
+        *self = Self { grant, life, is_connected, takes_deltas, may_begin: true, ..Self::new(id, portion) };
         let refill = |standing| match standing {
             Standing::Waits | Standing::Fills => Standing::Waits,
             Standing::Joined(_) | Standing::InSync | Standing::Refills => Standing::Refills,
@@ -327,7 +352,7 @@ impl Stream {
         self.begin_bulk(epoch);
         for (write, record) in pending {
             if self.gets(record.partition()) && self.portion.contains(record.hash) {
-                self.push_write(epoch, record.clone(), write, false);
+                self.push_write(epoch, Entry::Live(record), write, false);
                 let said = self.queue.back_mut().expect("just pushed");
                 said.more_writes = vec![write; waiting.remove(&write).unwrap_or(0)];
             }
@@ -437,9 +462,16 @@ impl Stream {
         arrived
     }
 
-    /// A connection is there, or is gone.
-    pub(super) fn connect(&mut self, is_connected: bool) {
-        self.is_connected = is_connected;
+    /// A connection is there, to who knows deltas or not.
+    pub(super) fn connect(&mut self, takes_deltas: bool) {
+        (self.is_connected, self.takes_deltas) = (true, takes_deltas);
+        self.send_again();
+        self.beat_at = Micros::default();
+    }
+
+    /// It is gone.
+    pub(super) fn disconnect(&mut self) {
+        self.is_connected = false;
         self.send_again();
         self.beat_at = Micros::default();
     }
@@ -502,6 +534,11 @@ impl Stream {
         }
     }
 
+    /// The writes that wait for the other end, each as often as it does.
+    pub(super) fn waited_for(&self) -> impl Iterator<Item = WriteId> {
+        self.queue.iter().flat_map(|queued| queued.write.iter().chain(&queued.more_writes)).copied()
+    }
+
     pub(super) fn check_invariants(&self) {
         self.standings.check_invariants();
         assert!(self.acked <= self.sent && self.sent <= self.made);
@@ -522,11 +559,16 @@ impl Stream {
 fn entry_bytes(entry: &Entry) -> usize {
     let record = match entry {
         Entry::Live(record) | Entry::Bulk(record) => record,
+        Entry::Delta(delta) => return ENTRY_BYTES + delta_bytes(delta),
         Entry::Begin(_) | Entry::End(_) => return ENTRY_BYTES + (4 << 10),
         Entry::Fences(fences) => return ENTRY_BYTES + fences.known.len() * 16,
         Entry::Handoff(_) | Entry::Flush | Entry::Void => return ENTRY_BYTES,
     };
     ENTRY_BYTES + record_bytes(record)
+}
+
+pub(super) fn delta_bytes(delta: &Delta) -> usize {
+    delta.key.len() + delta.bytes.len()
 }
 
 pub(super) fn record_bytes(record: &Record) -> usize {

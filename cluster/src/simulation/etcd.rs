@@ -158,7 +158,7 @@ impl SimEtcd {
         }
     }
 
-    fn delete(&mut self, key: &str) {
+    pub(super) fn delete(&mut self, key: &str) {
         if self.entries.remove(key).is_some() {
             self.revision += 1;
             self.log.push(Logged { revision: self.revision, key: key.to_owned(), entry: None });

@@ -4,7 +4,7 @@ use super::*;
 
 impl World {
     pub(super) fn may_harm(&self) -> bool {
-        self.faults == Faults::All && (FORMED..FAULTS_END).contains(&self.now)
+        self.faults != Faults::OnlyEtcd && (FORMED..FAULTS_END).contains(&self.now)
     }
 
     pub(super) fn fault(&mut self) {
@@ -16,6 +16,7 @@ impl World {
         let kind = match self.faults {
             Faults::All => self.dice.below(10),
             Faults::OnlyEtcd => [0, 1, 2, 3, 9][self.dice.index(5)],
+            Faults::Wishes => [0, 1, 3, 4, 7, 8, 10, 10, 10, 10, 11][self.dice.index(11)],
         };
         let node = self.dice.index(self.nodes.len());
         match kind {
@@ -33,6 +34,8 @@ impl World {
             5 | 6 => self.happen_in(0, Happens::Weights),
             7 => self.crash(node),
             9 => self.lose_history(),
+            10 => self.happen_in(0, Happens::Wish),
+            11 => self.isolate(Some(node).filter(|_| self.outsider.is_none())),
             _ => self.hang_up_some(),
         }
     }
@@ -148,5 +151,6 @@ impl World {
         for node in 0..self.nodes.len() {
             self.start(node);
         }
+        self.isolate(None);
     }
 }

@@ -1,5 +1,6 @@
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
+use super::sizes::{CHUNKS_PER_PAGE_MIN, whole};
 use super::*;
 use crate::header::HeaderSize;
 

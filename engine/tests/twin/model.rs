@@ -588,7 +588,16 @@ impl Pair {
                     assert_eq!(cas, old.cas);
                 }
                 let value = Vec::new();
-                TwinItem { value, client_flags: 0, stale: invalidate, token_sent: false, expiry, cas, ..old }
+                TwinItem {
+                    value,
+                    client_flags: 0,
+                    stale: invalidate,
+                    token_sent: false,
+                    fetched: false,
+                    expiry,
+                    cas,
+                    ..old
+                }
             }
             _ => {
                 self.check_new_cas(cas, explicit_cas);

@@ -85,6 +85,37 @@ fn a_server_too_slow_for_the_rate_leaves_requests_unsent_and_says_so() {
 }
 
 #[test]
+fn requests_that_hang_when_the_run_gives_up_count_with_what_they_waited() {
+    const ANSWERS: u64 = 100;
+    let address = line_server(|number, _| {
+        if number == ANSWERS {
+            thread::sleep(Duration::from_mins(10));
+        }
+        "END\r\n".into()
+    });
+    // 1000 a second: half a second of silence keeps 500 others waiting.
+    let open = load("-c 1 --rate 1000 --duration 60 --timeout 0.5", &address).unwrap();
+    assert!(open.failure.as_ref().unwrap().contains("no reply within 500ms"), "{open}");
+    assert_eq!((open.operations, open.unanswered, open.errors), (ANSWERS, 1, 0));
+    assert!(open.unsent >= 490, "{open}");
+    assert_eq!(open.latency.all.count, ANSWERS + 1 + open.unsent);
+    assert!(open.latency.all.p90_ns > 300_000_000 && open.latency.all.max_ns >= 499_000_000, "{open}");
+    assert!(open.latency_from_send.unwrap().max_ns >= 499_000_000, "{open}");
+    assert!(open.seconds > 0.5, "the silence belongs to the time measured: {open}");
+    assert!(open.warnings.iter().any(|warning| warning.contains("1 requests had no answer")), "{open}");
+    // Only what was still to be sent is missing.
+    let few = load("-c 1 --rate 1000 --requests 150 --timeout 0.5", &address).unwrap();
+    assert_eq!((few.operations, few.unanswered, few.unsent), (ANSWERS, 1, 49));
+
+    let closed = load("-c 1 --requests 1000 --timeout 0.3", &address).unwrap();
+    assert_eq!((closed.operations, closed.unanswered, closed.unsent), (ANSWERS, 1, 0));
+    assert!(
+        closed.latency.all.max_ns >= 299_000_000 && closed.to_string().contains("\nunanswered "),
+        "{closed}"
+    );
+}
+
+#[test]
 fn requests_are_as_many_as_asked_for_over_any_threads_and_depth() {
     let address = line_server(|_, _| "END\r\n".into());
     for options in ["", "-t 3 -c 7 -d 5", "--rate 20000 -d 4", "--rate 20000 --poisson", "--io epoll -d 9"] {
@@ -137,6 +168,20 @@ fn a_prefill_stores_every_key_once_or_fails() {
         "--prefill --keys 10 -c 1",
         &full,
         "stored 9 of 10 keys (SERVER_ERROR out of memory storing object)",
+    );
+}
+
+#[test]
+fn a_prefill_that_is_cut_short_says_by_what() {
+    let dying = line_server(|number, _| match number {
+        number if number % 2 == 0 => String::new(),
+        9 => "rubbish\r\n".into(),
+        _ => "STORED\r\n".into(),
+    });
+    fails(
+        "--prefill --keys 10 -c 1",
+        &dying,
+        "prefill was cut short when 4 of 10 keys were stored: this is not the text protocol: rubbish",
     );
 }
 

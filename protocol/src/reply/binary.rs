@@ -174,6 +174,7 @@ fn status_of(error: ErrorReply) -> Status {
         | ErrorReply::OwnerGone
         | ErrorReply::OwnerSilent
         | ErrorReply::RingUnsettled
+        | ErrorReply::ShardSilent
         | ErrorReply::CopiesSilent
         | ErrorReply::CopiesUnconfirmed
         | ErrorReply::KeyUnsettled => Status::TemporaryFailure,

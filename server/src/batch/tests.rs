@@ -64,7 +64,7 @@ fn visit(executor: &mut Executor) -> Visit<'_> {
 
 /// Too small to be lent.
 const COPIED_BYTES: usize = 10_000;
-const GETS_THAT_FILL_A_LETTER: usize = REPLY_BYTES_MAX / COPIED_BYTES + 1;
+const GETS_THAT_FILL_A_LETTER: usize = LETTER_BYTES_MAX / COPIED_BYTES + 1;
 
 fn executor_with_values() -> Executor {
     let mut executor = Executor::alone(Shard::new(&Config::with_memory(16 << 20)).unwrap());
@@ -118,7 +118,7 @@ fn announce(slot: u32) -> Batch {
     };
     let mut letter = Batch::default();
     let sender = ReturnAddress { connection: connection(slot), ticket: Ticket::NONE };
-    letter.begin_value(sender, &Kept::new(&request, 1 << 20));
+    letter.begin_value(sender, &Coming::new(&Request { value: b"", ..request }, 1 << 20));
     letter
 }
 

@@ -17,17 +17,19 @@ use tracing::warn;
 
 use super::Cluster;
 use super::complaints::Complaints;
+use crate::downfall::end_because;
 use crate::node::Node;
 
 /// Connections that have not said yet whom they want. With more the oldest is closed, which had the most time: what a node has to
 /// say is on its way when it connects.
-const WAITING_MAX: usize = 256;
+const STRANGERS_MAX: usize = 256;
 /// How often those are looked at.
 const PAUSE: Duration = Duration::from_millis(1);
 /// Pause after the process ran out of descriptors or memory.
 const BACK_OFF: Duration = Duration::from_millis(50);
 
-struct Waiting {
+/// A connection that has not said yet whom it wants.
+struct Stranger {
     stream: TcpStream,
     from: IpAddr,
     since: Instant,
@@ -61,29 +63,29 @@ impl Cluster {
 }
 
 fn accept_all(node: &Node, cluster: &Cluster) {
-    let mut waiting: Vec<Waiting> = Vec::new();
+    let mut strangers: Vec<Stranger> = Vec::new();
     let mut complaints = Complaints::default();
     while !node.stopping.load(Ordering::Acquire) {
         // While somebody is to speak, nobody sleeps in `accept`.
-        if let Err(error) = cluster.listener.set_nonblocking(!waiting.is_empty()) {
-            return warn!("other nodes cannot be accepted any more: {error}");
+        if let Err(error) = cluster.listener.set_nonblocking(!strangers.is_empty()) {
+            end_because("accepting other nodes", &error.into());
         }
         match cluster.listener.accept() {
             Ok((stream, from)) => {
                 let is_ready = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)).is_ok();
                 let from = from.ip().to_canonical();
-                waiting.extend(is_ready.then(|| Waiting { stream, from, since: Instant::now() }));
+                strangers.extend(is_ready.then(|| Stranger { stream, from, since: Instant::now() }));
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::sleep(PAUSE),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(_) => std::thread::sleep(BACK_OFF),
         }
-        waiting = waiting.into_iter().filter_map(|one| hand_over(node, cluster, one)).collect();
-        if waiting.len() > WAITING_MAX {
+        strangers = strangers.into_iter().filter_map(|one| hand_over(node, cluster, one)).collect();
+        if strangers.len() > STRANGERS_MAX {
             let view = cluster.view.now();
             let is_member = |from| view.iter().any(|view| view.has_member_at(from));
-            let place = dispensable(waiting.iter().map(|one| one.from), is_member);
-            turn_away(cluster, &mut complaints, &waiting.remove(place));
+            let place = dispensable(strangers.iter().map(|one| one.from), is_member);
+            turn_away(cluster, &mut complaints, &strangers.remove(place));
         }
     }
 }
@@ -94,30 +96,30 @@ fn dispensable(mut addresses: impl Iterator<Item = IpAddr>, is_member: impl Fn(I
 }
 
 /// Counts one who is closed for others, and says so now and then.
-fn turn_away(cluster: &Cluster, complaints: &mut Complaints<()>, one: &Waiting) {
+fn turn_away(cluster: &Cluster, complaints: &mut Complaints<()>, one: &Stranger) {
     cluster.turned_away.fetch_add(1, Ordering::Relaxed);
     let now = Micros(Moment::now().since_ns(cluster.start) / 1_000);
     if let Some(count) = complaints.refused(now, ()) {
         warn!(
-            "who says nothing on the port for other nodes is closed, for more than {WAITING_MAX} do: {count} since the last line, the last from {}",
+            "who says nothing on the port for other nodes is closed, for more than {STRANGERS_MAX} do: {count} since the last line, the last from {}",
             one.from
         );
     }
 }
 
 /// Gives a connection to its shard; or back, if it has not spoken yet.
-fn hand_over(node: &Node, cluster: &Cluster, waiting: Waiting) -> Option<Waiting> {
-    match wanted(&waiting.stream, cluster.arrivals.len()) {
+fn hand_over(node: &Node, cluster: &Cluster, stranger: Stranger) -> Option<Stranger> {
+    match wanted(&stranger.stream, cluster.arrivals.len()) {
         Wanted::Shard(shard) => {
             // Whoever finds no room dials again.
-            if cluster.arrivals[shard].push(waiting.stream.into()).is_ok() {
+            if cluster.arrivals[shard].push(stranger.stream.into()).is_ok() {
                 node.wake(shard);
             }
             None
         }
         Wanted::NotYet => {
             let patience = Duration::from_micros(GREETING_TIME_MAX.0);
-            (waiting.since.elapsed() < patience).then_some(waiting)
+            (stranger.since.elapsed() < patience).then_some(stranger)
         }
         Wanted::Nobody => None,
     }

@@ -1,9 +1,10 @@
 //! The thread that agrees with other nodes on the ring: runs the coordinator, offers what shards heard, and gives every shard the
 //! ring that comes of it. Never on the way of a request: while it or its coordinator is away, shards go on with what they have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,7 +16,7 @@ use slabring_cluster::coordinator::local::Local;
 use slabring_cluster::coordinator::{Answer, Coordinator, Need, NodeDescription};
 use slabring_cluster::names::{Address, Incarnation, NodeId};
 use slabring_cluster::report::ReportBoard;
-use slabring_cluster::ring::Ring;
+use slabring_cluster::ring::{NodeState, Ring, RingDocument};
 use slabring_cluster::time::Micros;
 use slabring_etcd::EtcdAccess;
 use slabring_reactor::clock::Moment;
@@ -26,6 +27,7 @@ use super::{Cluster, News, View, reach};
 use crate::discovery::Discovery;
 use crate::node::Node;
 use crate::options::CoordinatorSettings;
+use crate::pulse::STANDSTILL_SECONDS;
 use crate::replication::COPIED_ITEM_BYTES_MAX;
 
 /// Names of nodes are looked up again this often.
@@ -125,6 +127,7 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
 
     fn run(mut self, news: &Receiver<News>) {
         loop {
+            self.stand_back();
             self.hear_shards();
             while let Some(effect) = self.control.next(self.now()) {
                 self.carry_out(effect);
@@ -138,6 +141,24 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
                 Err(RecvTimeoutError::Timeout) => {}
             }
         }
+    }
+
+    /// While a shard stands still the node keeps silent to its coordinator, as if it were gone as a whole, so that copies take over what that
+    /// shard has. A list knows no such thing.
+    fn stand_back(&self) {
+        let stands_still = || {
+            self.cluster.settings.has_coordinator()
+                && !self.node.stopping.load(Ordering::Relaxed)
+                && self.node.pulses.is_any_still(STANDSTILL_SECONDS)
+        };
+        if !stands_still() {
+            return;
+        }
+        error!("a shard stands still: the coordinator hears no more of this node, so that copies take over");
+        while stands_still() {
+            std::thread::sleep(WORDS_EVERY);
+        }
+        warn!("the coordinator hears of this node again");
     }
 
     fn pause_max(&self) -> Duration {
@@ -210,9 +231,10 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
         };
         self.control.not_reached(described, &trouble);
         if self.unreached_told.insert(node.clone(), *incarnation) != Some(*incarnation) {
-            warn!(
-                "{node} is registered and not reached at {peer}, so it gets no place in the ring: {trouble}"
-            );
+            let document = self.view.as_ref().map(|ring| ring.document());
+            let is_member = document.is_some_and(|ring| ring.slots.iter().any(|slot| slot.node == *node));
+            let what = if is_member { "stays out of the ring" } else { "gets no place in the ring" };
+            warn!("{node} is registered and not reached at {peer}, so it {what}: {trouble}");
         }
     }
 
@@ -234,10 +256,13 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
             && self.view.is_none()
             && *replicas != document.replicas
         {
-            warn!(
-                "the ring says {} copies, and --replicas={replicas} counts for the first ring only",
-                document.replicas
+            let (has, cluster) = (document.replicas, &self.cluster.settings.cluster.0);
+            error!(
+                "this cluster keeps {has} of each item, not the {replicas} of --replicas, which counts only for a cluster's first ring: give --replicas={has} to keep it, or start all nodes with another name than --cluster-id={cluster} for one with {replicas}, which begins empty"
             );
+        }
+        if let Some(before) = &self.view {
+            tell_changes(before.document(), document);
         }
         let serving = document.slots.iter().filter(|slot| slot.state.serves()).count();
         info!("ring {}: {serving} of {} nodes serve", document.epoch.0, document.slots.len());
@@ -297,11 +322,43 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
         let is_reachable = view.is_reachable || !view.is_complete && self.caller.trouble().is_empty();
         if std::mem::replace(&mut self.was_reachable, is_reachable) != is_reachable {
             if is_reachable {
-                info!("the coordinator answers again");
+                warn!("the coordinator answers again");
             } else {
                 warn!("the coordinator does not answer, the ring stays as it is: {}", self.caller.trouble());
             }
         }
+    }
+}
+
+/// A line for each node that serves no more, or again.
+fn tell_changes(before: &RingDocument, now: &RingDocument) {
+    let state_in = |ring: &RingDocument, node: &NodeId| {
+        ring.slots.iter().find(|slot| slot.node == *node).map_or(NodeState::Left, |slot| slot.state)
+    };
+    let nodes: BTreeSet<_> = before.slots.iter().chain(&now.slots).map(|slot| &slot.node).collect();
+    for node in nodes {
+        if let Some(what) = change_of(state_in(before, node), state_in(now, node), now.replicas) {
+            warn!("{node} {what} (ring {})", now.epoch.0);
+        }
+    }
+}
+
+/// What a change of a node's state is to people; most are not worth a line at the default level.
+fn change_of(before: NodeState, now: NodeState, replicas: u8) -> Option<&'static str> {
+    match (before.serves(), now) {
+        (true, NodeState::Down) if replicas > 1 => Some("is down: its copies answer"),
+        (true, NodeState::Down) => {
+            Some("is down: its keys are misses or errors until it is back or loses its place")
+        }
+        (true, NodeState::Left) => Some("has left the ring"),
+        (true, NodeState::Joining | NodeState::Syncing) => Some("does not serve: it is filled"),
+        (false, NodeState::Up | NodeState::Draining) if before == NodeState::Left => {
+            Some("is new and serves")
+        }
+        (false, NodeState::Up | NodeState::Draining) if before == NodeState::Joining => Some("serves"),
+        (false, NodeState::Up | NodeState::Draining) => Some("serves again"),
+        (false, NodeState::Left) if before == NodeState::Down => Some("has lost its place in the ring"),
+        _ => None,
     }
 }
 
@@ -330,4 +387,25 @@ fn tell_unknown(ring: &Ring, is_news: impl Fn(&Address) -> bool) {
 fn look_up(ring: &Ring) -> BTreeMap<Address, SocketAddr> {
     let find = |address: &Address| (address.host(), address.port()).to_socket_addrs().ok()?.next();
     addresses_of(ring).filter_map(|address| Some((address.clone(), find(address)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_serves_no_more_or_again_is_worth_a_line_and_nothing_else_is() {
+        use NodeState::{Down, Draining, Joining, Left, Syncing, Up};
+        assert_eq!(change_of(Up, Down, 2), Some("is down: its copies answer"));
+        assert!(change_of(Up, Down, 1).is_some_and(|text| text.contains("misses")));
+        assert_eq!(change_of(Draining, Left, 2), Some("has left the ring"));
+        assert_eq!(change_of(Syncing, Up, 2), Some("serves again"));
+        assert_eq!(change_of(Joining, Up, 2), Some("serves"));
+        assert_eq!(change_of(Left, Up, 1), Some("is new and serves"));
+        for (before, now) in
+            [(Up, Up), (Up, Draining), (Draining, Up), (Down, Syncing), (Left, Joining), (Down, Down)]
+        {
+            assert_eq!(change_of(before, now, 2), None, "{before:?} {now:?}");
+        }
+    }
 }

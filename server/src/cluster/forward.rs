@@ -24,9 +24,9 @@ const REPLY_BYTES_FIRST: usize = 64 << 10;
 /// Replies from this size on are counted when they come, smaller ones at the end of the turn.
 const COUNTED_REPLY_BYTES: usize = 4 << 10;
 
-/// Where the reply of another node belongs, and how to say that there is none.
+/// A reply that is made elsewhere: where it belongs, and how to say that there is none.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub struct PendingReply {
     /// The connection, and the place in its order of replies.
     pub to: ReturnAddress,
     dialect: Dialect,
@@ -52,7 +52,7 @@ enum Part {
     Run(u32),
 }
 
-impl Place {
+impl PendingReply {
     /// Keeps a place for the reply to a request of this client.
     pub fn keep(client: &mut Connection, request: &Request<'_>) -> Self {
         let is_part = is_part_of_line(request);
@@ -65,7 +65,7 @@ impl Place {
         }
     }
 
-    /// As [`Place::keep`], for a request that the client has sent as `raw`, and its parser is behind now. If it is the only key of
+    /// As [`PendingReply::keep`], for a request that the client has sent as `raw`, and its parser is behind now. If it is the only key of
     /// its line, its reply has the line's end with it, and the line needs no place of its own.
     fn keep_forwarded(client: &mut Connection, request: &Request<'_>, raw: &[u8]) -> Self {
         // Behind another key of the line there is a space.
@@ -257,11 +257,11 @@ impl Dispatcher {
         if !self.executor.replicates() {
             return ReturnAddress { connection: client.id, ticket: client.outbox.expect() };
         }
-        let place = Place::keep(client, request);
-        if let Part::Line(line) = place.part {
-            client.lines.posted.push_back((place.to.ticket, line));
+        let pending = PendingReply::keep(client, request);
+        if let Part::Line(line) = pending.part {
+            client.lines.posted.push_back((pending.to.ticket, line));
         }
-        place.to
+        pending.to
     }
 
     /// Fills in what another shard of this node has answered.
@@ -279,16 +279,16 @@ impl Dispatcher {
             return;
         }
         let is_part = is_part_of_line(request);
-        let place = Place::keep_forwarded(client, request, raw);
-        self.note_sent_away(client, request, place.to.ticket);
+        let pending = PendingReply::keep_forwarded(client, request, raw);
+        self.note_sent_away(client, request, pending.to.ticket);
         if client.lines.redirects && request.dialect == Dialect::Text {
-            return self.redirect(client, place, hash);
+            return self.redirect(client, pending, hash);
         }
-        let flags = place.flags().with(Flags::AUTHENTICATED);
+        let flags = pending.flags().with(Flags::AUTHENTICATED);
         if is_part {
-            self.send_part(client, place, hash, |line| write_part(line, request));
+            self.send_part(client, pending, hash, |line| write_part(line, request));
         } else {
-            self.send_away(client, place, hash, flags, raw);
+            self.send_away(client, pending, hash, flags, raw);
         }
     }
 
@@ -296,7 +296,7 @@ impl Dispatcher {
     fn send_part(
         &mut self,
         client: &mut Connection,
-        place: Place,
+        pending: PendingReply,
         hash: u64,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
@@ -304,27 +304,27 @@ impl Dispatcher {
         let mut line = std::mem::take(&mut links.line);
         line.clear();
         write(&mut line);
-        self.send_away(client, place, hash, Flags::AUTHENTICATED.with(Flags::PART), &line);
+        self.send_away(client, pending, hash, Flags::AUTHENTICATED.with(Flags::PART), &line);
         self.cluster.as_mut().expect("seen just now").line = line;
     }
 
     pub(super) fn send_away(
         &mut self,
         client: &mut Connection,
-        place: Place,
+        pending: PendingReply,
         hash: u64,
         flags: Flags,
         bytes: &[u8],
     ) {
         let links = self.cluster.as_mut().expect("who stands alone owns every key");
         let deadline = links.now() + PATIENCE;
-        match links.forward(place, &Forward { hash, flags, deadline, bytes }) {
+        match links.forward(pending, &Forward { hash, flags, deadline, bytes }) {
             Ok(Route::Sent) => {
                 self.executor.traffic.forwarded += 1;
                 self.cluster.as_mut().expect("seen just now").hold_back(client);
             }
             Ok(Route::Here) => unreachable!("dispatch has looked at the same ring"),
-            Err(failure) => self.answer_from_afar(client, place, Err(failure)),
+            Err(failure) => self.answer_from_afar(client, pending, Err(failure)),
         }
     }
 
@@ -332,20 +332,20 @@ impl Dispatcher {
     pub fn answer_from_afar(
         &mut self,
         client: &mut Connection,
-        place: Place,
+        pending: PendingReply,
         outcome: Result<&[u8], Failure>,
     ) {
         let failed = outcome.err();
         self.executor.traffic.forwards_failed += u64::from(failed.is_some());
         self.executor.traffic.forwards_refused += u64::from(failed == Some(Failure::NoCredit));
-        if matches!(place.part, Part::Gathering) {
-            return self.add_node(client, place, outcome);
+        if matches!(pending.part, Part::Gathering) {
+            return self.add_node(client, pending, outcome);
         }
         let reply = match outcome {
             Ok(reply) if self.is_too_much(client, reply.len()) => Err(ErrorReply::OutOfMemoryWriting),
             outcome => outcome.map_err(told),
         };
-        answer_later(client, place, reply);
+        answer_later(client, pending, reply);
     }
 
     /// Whether there is no memory for a reply of another node: clients read too slowly what they ask for too fast.
@@ -359,19 +359,19 @@ impl Dispatcher {
     }
 
     /// Tells where a key is, to a client that would rather ask there.
-    fn redirect(&mut self, client: &mut Connection, place: Place, hash: u64) {
+    fn redirect(&mut self, client: &mut Connection, pending: PendingReply, hash: u64) {
         let Some(view) = self.cluster.as_ref().and_then(|links| links.view()) else {
-            return self.answer_from_afar(client, place, Err(Failure::NoRing));
+            return self.answer_from_afar(client, pending, Err(Failure::NoRing));
         };
         let partition = partition_of(hash);
         let owner = view.ring.slot(view.ring.primary(partition));
         let number = u16::try_from(partition.index()).expect("a ring has 2^14 partitions");
         let mut text = Vec::new();
         reply::moved(&mut text, view.ring.epoch().0, number, &owner.client.to_string());
-        match place.part {
-            Part::Line(line) => settle(client, place.to.ticket, line, b"", Some(text.into())),
-            _ if place.is_silent => client.outbox.deliver(place.to.ticket, b""),
-            _ => client.outbox.deliver(place.to.ticket, &text),
+        match pending.part {
+            Part::Line(line) => settle(client, pending.to.ticket, line, b"", Some(text.into())),
+            _ if pending.is_silent => client.outbox.deliver(pending.to.ticket, b""),
+            _ => client.outbox.deliver(pending.to.ticket, &text),
         }
     }
 
@@ -394,7 +394,7 @@ impl Dispatcher {
         let ticket = client.outbox.expect_parts(others, Some(Box::new(gathering)));
         let to = ReturnAddress { connection: client.id, ticket };
         self.post.ask_all(to, question);
-        let place = Place {
+        let pending = PendingReply {
             to,
             dialect: request.dialect,
             is_silent: request.noreply,
@@ -406,41 +406,43 @@ impl Dispatcher {
         let forward = Forward { hash: 0, flags, deadline, bytes: line.as_bytes() };
         for node in nodes {
             let links = self.cluster.as_mut().expect("seen just now");
-            match links.tell(node, place, &forward) {
+            match links.tell(node, pending, &forward) {
                 Ok(()) => self.executor.traffic.forwarded += 1,
-                Err(failure) => self.answer_from_afar(client, place, Err(failure)),
+                Err(failure) => self.answer_from_afar(client, pending, Err(failure)),
             }
         }
         true
     }
 
     /// Adds what one node says to what all say.
-    fn add_node(&mut self, client: &mut Connection, place: Place, outcome: Result<&[u8], Failure>) {
+    fn add_node(&mut self, client: &mut Connection, pending: PendingReply, outcome: Result<&[u8], Failure>) {
         let answer = match outcome {
             Ok(reply) if reply::is_ok(reply) => Answer::Done,
             Ok(_) => Answer::Refused(ErrorReply::FlushNotAllowed),
             Err(failure) => Answer::Refused(told(failure)),
         };
-        self.deliver(client, place.to, Outcome::Answer(&answer, b""));
+        self.deliver(client, pending.to, Outcome::Answer(&answer, b""));
     }
 }
 
 /// Fills in a reply that was waited for, or why there is none.
-pub fn answer_later(client: &mut Connection, place: Place, outcome: Result<&[u8], ErrorReply>) {
-    match (place.part, outcome) {
+pub fn answer_later(client: &mut Connection, pending: PendingReply, outcome: Result<&[u8], ErrorReply>) {
+    match (pending.part, outcome) {
         (Part::Gathering, _) => unreachable!("it is answered by what all say"),
         (Part::Run(_), _) => unreachable!("its gets are answered one by one"),
-        (Part::Whole, Ok(reply)) => client.outbox.deliver(place.to.ticket, reply),
-        (Part::Only, Ok(values)) => client.outbox.deliver_joined(place.to.ticket, [values, reply::END]),
-        (Part::Whole | Part::Only, Err(_)) if place.is_silent => client.outbox.deliver(place.to.ticket, b""),
+        (Part::Whole, Ok(reply)) => client.outbox.deliver(pending.to.ticket, reply),
+        (Part::Only, Ok(values)) => client.outbox.deliver_joined(pending.to.ticket, [values, reply::END]),
+        (Part::Whole | Part::Only, Err(_)) if pending.is_silent => {
+            client.outbox.deliver(pending.to.ticket, b"");
+        }
         (Part::Whole | Part::Only, Err(error)) => {
             let mut text = Vec::new();
-            reply::error(&mut text, DialectError { error, dialect: place.dialect });
-            client.outbox.deliver(place.to.ticket, &text);
+            reply::error(&mut text, DialectError { error, dialect: pending.dialect });
+            client.outbox.deliver(pending.to.ticket, &text);
         }
-        (Part::Line(line), Ok(reply)) => settle_with(client, place.to.ticket, line, reply),
+        (Part::Line(line), Ok(reply)) => settle_with(client, pending.to.ticket, line, reply),
         (Part::Line(line), Err(error)) => {
-            settle(client, place.to.ticket, line, b"", Some(error.text().into()));
+            settle(client, pending.to.ticket, line, b"", Some(error.text().into()));
         }
     }
 }

@@ -27,7 +27,7 @@ use slabring_reactor::{ConnectionId, Io};
 use socket2::{Domain, Socket, TcpKeepalive, Type};
 use tracing::{debug, info, warn};
 
-use super::forward::Place;
+use super::forward::PendingReply;
 use super::old::Old;
 use super::{Cluster, News, View};
 use crate::cluster::complaints::Complaints;
@@ -85,7 +85,7 @@ struct Link {
 pub struct Links {
     node: Arc<Node>,
     shards: Shards,
-    peers: Peers<Place>,
+    peers: Peers<PendingReply>,
     ownership: Ownership,
     /// What this shard holds is older than what other nodes have been told since.
     old: Option<Old>,
@@ -200,7 +200,7 @@ impl Links {
                     client.await_nodes_no_longer();
                     note(client);
                 }
-                Some(client) if client.outbox.waiting() > 0 => return,
+                Some(client) if client.outbox.owed() > 0 => return,
                 Some(client) => client.await_nodes_no_longer(),
                 None => {}
             }
@@ -238,7 +238,7 @@ impl Links {
     }
 
     /// See [`Peers::forward`].
-    pub fn forward(&mut self, place: Place, request: &Forward<'_>) -> Result<Route, Failure> {
+    pub fn forward(&mut self, place: PendingReply, request: &Forward<'_>) -> Result<Route, Failure> {
         self.has_news = true;
         if self.returning.contains_key(&request.hash) {
             return Err(Failure::Unsettled);
@@ -273,7 +273,7 @@ impl Links {
     }
 
     /// See [`Peers::tell`].
-    pub fn tell(&mut self, node: SlotId, place: Place, request: &Forward<'_>) -> Result<(), Failure> {
+    pub fn tell(&mut self, node: SlotId, place: PendingReply, request: &Forward<'_>) -> Result<(), Failure> {
         self.has_news = true;
         self.peers.tell(self.now, node, place, request)
     }
@@ -344,8 +344,8 @@ impl Links {
             }
         };
         let up = self.peers.links().filter(|(_, link)| link.is_up());
-        let peers = up.filter_map(|(link, _)| self.peers.leads_to(link));
-        peers.for_each(|peer| replication.link_changed(peer, true));
+        let peers = up.filter_map(|(id, link)| Some((self.peers.leads_to(id)?, link)));
+        peers.for_each(|(peer, link)| replication.link_is_up(peer, link.takes_deltas()));
         Some(replication)
     }
 
@@ -519,7 +519,7 @@ impl Links {
 
     /// What to do next. What was gathered is executed before anything but another get to be gathered.
     #[inline]
-    fn next_effect(&mut self, dispatcher: &mut Dispatcher) -> Option<Effect<Place>> {
+    fn next_effect(&mut self, dispatcher: &mut Dispatcher) -> Option<Effect<PendingReply>> {
         if !self.gathers_on() {
             self.execute_gathered(dispatcher, Bound::Kept);
         }
@@ -581,7 +581,10 @@ impl Links {
         if let (Some(replication), Some(peer)) =
             (&mut dispatcher.executor.replication, self.peers.leads_to(link))
         {
-            replication.link_changed(peer, is_up);
+            match self.peers.link(link).filter(|_| is_up) {
+                Some(link) => replication.link_is_up(peer, link.takes_deltas()),
+                None => replication.link_is_gone(peer),
+            }
         }
     }
 

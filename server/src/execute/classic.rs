@@ -1,13 +1,14 @@
 //! The classic commands, which the text and the binary protocol share. The request says how its answer is written.
 
 use slabring_engine::{
-    Arithmetic, ArithmeticOutcome, Delete, DeleteMode, DeleteOutcome, Item, KeyHash, Place, Seconds,
+    Arithmetic, ArithmeticOutcome, Delete, DeleteMode, DeleteOutcome, Item, KeyHash, Place, Seconds, Store,
     StoreOutcome,
 };
 use slabring_protocol::reply::{self, CRLF, Hit, Outcome};
-use slabring_protocol::{Command, ErrorReply, Request};
+use slabring_protocol::{Command, ErrorReply, Plain, Request};
 
-use super::{Executor, class_counters, length};
+use super::counters::class_counters;
+use super::{Executor, length};
 use crate::discovery::DISCOVERY_KEY;
 use crate::exptime::expiry_of;
 use crate::lending::{LENT_BYTES_MIN, Lent};
@@ -70,6 +71,26 @@ impl Executor {
         }
     }
 
+    #[inline]
+    pub(super) fn set_plain(
+        &mut self,
+        now: Seconds,
+        plain: &Plain<'_>,
+        hash: KeyHash,
+        set: &Store<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        let outcome = self.shard.store_hashed(now, hash, set);
+        if let StoreOutcome::Stored { .. } = outcome {
+            self.commands.cmd_set += 1;
+            class_counters(&mut self.by_class, self.shard.last_class()).cmd_set += 1;
+            reply::stored(out);
+        } else {
+            let outcome = self.count_outcome(set, outcome);
+            reply_to_store(&plain.request(), outcome, out);
+        }
+    }
+
     /// A key that older clients of a managed service ask for the nodes is answered although nobody stored it.
     fn miss(&self, request: &Request<'_>, out: &mut Vec<u8>) {
         if request.key == DISCOVERY_KEY && !self.discovery.is_empty() {
@@ -94,10 +115,7 @@ impl Executor {
         match self.shard.get_and_touch(now, request.key, expiry_of(exptime, now)) {
             Some(item) => {
                 self.commands.touch_hits += 1;
-                self.commands.get_hits += 1;
-                let class = class_counters(&mut self.by_class, item.class());
-                class.touch_hits += 1;
-                class.get_hits += 1;
+                class_counters(&mut self.by_class, item.class()).touch_hits += 1;
                 if let Some(place) = append_value(out, request, &item, lent_bytes_min) {
                     self.append_large(place, out);
                     reply::hit_end(out, request);
@@ -105,7 +123,6 @@ impl Executor {
             }
             None => {
                 self.commands.touch_misses += 1;
-                self.commands.get_misses += 1;
                 reply::miss(out, request);
             }
         }

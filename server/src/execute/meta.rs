@@ -7,7 +7,8 @@ use slabring_engine::{
 use slabring_protocol::reply::{self, MetaItem, MetaStatus, MetaWin};
 use slabring_protocol::{ErrorReply, MetaFlags, MetaNumbers, Request};
 
-use super::{Executor, class_counters, length};
+use super::counters::{class_counters, count_fetched};
+use super::{Executor, length};
 use crate::exptime::{expiry_of, ttl_of};
 use crate::report::class_number;
 
@@ -33,22 +34,14 @@ impl Executor {
         let lent_bytes_min = self.lent_bytes_min();
         let tracked = self.mark_copy(key, &numbers);
         let fetched = self.shard.fetch(now, key, &fetch);
-        let commands = &mut self.commands;
-        let hit = matches!(fetched, Fetched::Hit { .. });
-        if fetch.touch.is_some() {
-            commands.cmd_touch += 1;
-            *(if hit { &mut commands.touch_hits } else { &mut commands.touch_misses }) += 1;
-        } else {
-            commands.cmd_get += 1;
-        }
-        *(if hit { &mut commands.get_hits } else { &mut commands.get_misses }) += 1;
+        let touches = fetch.touch.is_some();
+        count_fetched(&mut self.commands, matches!(fetched, Fetched::Hit { .. }), touches);
         match fetched {
             Fetched::Miss => reply::meta_status(out, request, MetaStatus::Miss, &MetaItem::default()),
             Fetched::NoMemory => reply::error(out, ErrorReply::OutOfMemory),
             Fetched::Hit { item, expiry_before, won, stale, token_sent, created } => {
                 let class = class_counters(&mut self.by_class, item.class());
-                class.get_hits += 1;
-                class.touch_hits += u64::from(fetch.touch.is_some());
+                *(if touches { &mut class.touch_hits } else { &mut class.get_hits }) += 1;
                 let times = times(&numbers, now, ttl_of(expiry_before, now), created);
                 let shown = MetaItem { tracked, ..meta_item(&item, times) };
                 if reply::meta_get(out, request, &shown, MetaWin { won, stale, token_sent }) {
@@ -91,7 +84,10 @@ impl Executor {
         let status = match self.count_delete(now, &delete) {
             DeleteOutcome::Deleted => MetaStatus::Stored,
             DeleteOutcome::NotFound => MetaStatus::NotFound,
-            DeleteOutcome::Exists => MetaStatus::Exists,
+            DeleteOutcome::Exists => {
+                self.commands.delete_misses += 1;
+                MetaStatus::Exists
+            }
         };
         reply::meta_status(out, request, status, &MetaItem::default());
     }

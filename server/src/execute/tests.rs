@@ -3,6 +3,8 @@ use slabring_protocol::{Limits, Parser, Step};
 
 use super::*;
 use crate::attention::SAMPLED_OF;
+use crate::lending::LENT_BYTES_MIN;
+use crate::report::{Answer, Question, ShardReport};
 
 const NOW: Seconds = Seconds(1_000);
 

@@ -2,7 +2,8 @@
 //! threads: calls to make go out, what comes of them comes in.
 //!
 //! ```text
-//! /slabring-locks/CLUSTER/NAME/SESSION     one who holds the lock or waits for it: when it ends, in Unix milliseconds
+//! /slabring-locks/CLUSTER/NAME/SESSION     one who holds the lock or waits for it: when it ends, in Unix milliseconds, and its fence's offset
+//! /slabring-locks/CLUSTER/fences           the offset for who comes next: see `offset.rs`
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -11,12 +12,13 @@ use std::rc::Rc;
 
 use slabring_cluster::coordinator::etcd::Login;
 use slabring_cluster::coordinator::gateway::{
-    self, Condition, Granted, KeyValue, LeaseId, LoggedIn, Ranged, Transacted,
+    self, Beside, Condition, Granted, KeyValue, LeaseId, LoggedIn, Transacted,
 };
 use slabring_cluster::coordinator::{Answer, Call, CallId, Need, Revision};
 use slabring_cluster::names::ClusterId;
 use slabring_cluster::time::Micros;
 
+use super::offset::Offset;
 use super::queue::{Entry, Found, Name, Session, Step};
 use super::table::Millis;
 
@@ -44,6 +46,8 @@ pub enum Heard {
     Changed(Name),
     /// The watch has ended: there may be changes that nobody told.
     MissedSome,
+    /// etcd has lost some revisions, or all: it is at this one.
+    WentBack(Revision),
 }
 
 /// A step under way.
@@ -55,6 +59,8 @@ struct Errand {
     lease: Option<LeaseId>,
     /// The token was too old once.
     is_second_try: bool,
+    /// What was known when it was asked last.
+    asked_after: Revision,
 }
 
 #[derive(Debug)]
@@ -70,6 +76,11 @@ enum Purpose {
 #[derive(Debug)]
 pub struct Etcd {
     prefix: String,
+    /// The key of the offset.
+    offset_key: String,
+    offset: Offset,
+    /// Unix milliseconds when time began.
+    start_unix_ms: u64,
     login: Option<Login>,
     /// What calls are made with; empty where etcd wants nothing.
     token: Option<String>,
@@ -87,10 +98,13 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// The locks of a cluster.
-    pub fn new(cluster: &ClusterId, login: Option<Login>) -> Self {
+    /// The locks of a cluster; `start_unix_ms` is the Unix time at which time began here.
+    pub fn new(cluster: &ClusterId, login: Option<Login>, start_unix_ms: u64) -> Self {
         Self {
             prefix: format!("/slabring-locks/{cluster}/"),
+            offset_key: format!("/slabring-locks/{cluster}/fences"),
+            offset: Offset::default(),
+            start_unix_ms,
             login,
             token: None,
             under_way: BTreeMap::new(),
@@ -111,7 +125,8 @@ impl Etcd {
 
     /// Takes a step. What comes of it is [`heard`](Self::heard).
     pub fn take(&mut self, now: Millis, name: Name, step: Step) {
-        self.send(now, Errand { name, step, lease: None, is_second_try: false });
+        let asked_after = self.offset.revision();
+        self.send(now, Errand { name, step, lease: None, is_second_try: false, asked_after });
     }
 
     /// Watches all names from a revision on, or none.
@@ -170,25 +185,30 @@ impl Etcd {
     }
 
     fn send(&mut self, now: Millis, errand: Errand) {
+        let errand = Errand { asked_after: self.offset.revision(), ..errand };
         if !self.may_call() {
             self.waiting.push_back(errand);
             return self.log_in(now);
         }
         let queue = self.queue_of(&errand.name);
         let (path, body) = match &errand.step {
-            Step::Read => (gateway::RANGE, gateway::range(&queue)),
+            Step::Read => (gateway::TRANSACTION, gateway::look(&queue, &self.offset_key)),
             Step::Delete { session, changed } => {
                 let condition = Condition::Changed(*changed);
                 (gateway::TRANSACTION, gateway::leave(&queue, &key_of(&queue, session), condition))
             }
-            Step::Put { session, condition, ends_unix_ms, lease_ms, .. } => {
+            Step::Put { session, condition, ends_unix_ms, lease_ms, offset, .. } => {
                 let Some(lease) = errand.lease else {
                     let body = gateway::grant(lease_ms.div_ceil(1_000));
                     self.call(now, Purpose::Grant(errand), gateway::GRANT, body);
                     return;
                 };
-                let (key, value) = (key_of(&queue, session), ends_unix_ms.to_string());
-                (gateway::TRANSACTION, gateway::enter(&queue, &key, &value, lease, *condition))
+                let next = self.offset.next(self.start_unix_ms.saturating_add(now.0));
+                let raised = (offset.is_none() && next.is_raised).then(|| next.offset.to_string());
+                let beside = Beside { key: &self.offset_key, known: next.known, value: raised.as_deref() };
+                let value = format!("{ends_unix_ms} {}", offset.unwrap_or(next.offset));
+                let key = key_of(&queue, session);
+                (gateway::TRANSACTION, gateway::enter(&queue, &key, &value, lease, *condition, beside))
             }
         };
         self.call(now, Purpose::Take(errand), path, body);
@@ -214,28 +234,38 @@ impl Etcd {
 
     fn taken(&mut self, now: Millis, errand: Errand, answer: Answer<'_>) {
         let Some((errand, body)) = self.body_of(now, errand, answer) else { return };
-        let found = match &errand.step {
-            Step::Read => gateway::read_answer(body).map(|read: Ranged| Found {
-                succeeded: true,
-                revision: Revision(read.header.revision),
-                entries: self.entries(&errand.name, &read.keys),
-            }),
-            Step::Put { .. } | Step::Delete { .. } => {
-                gateway::read_answer(body).map(|done: Transacted| Found {
-                    succeeded: done.succeeded,
-                    revision: Revision(done.header.revision),
-                    entries: done
-                        .ranged()
-                        .map_or_else(Vec::new, |read| self.entries(&errand.name, &read.keys)),
-                })
-            }
-        };
+        let found = gateway::read_answer(body).and_then(|done| self.found(now, &errand, &done));
         if let (Some(found), Step::Put { old, .. }) = (&found, &errand.step) {
             // Nothing lies under the other one any more.
             let unneeded = if found.succeeded { *old } else { errand.lease };
             unneeded.into_iter().for_each(|lease| self.revoke(now, lease));
         }
         self.came(errand, found);
+    }
+
+    /// What a transaction says; `None` where it says nothing of what it was to read.
+    fn found(&mut self, now: Millis, errand: &Errand, done: &Transacted) -> Option<Found> {
+        let revision = Revision(done.header.revision);
+        let is_read = errand.step == Step::Read;
+        let mut found = Found { succeeded: done.succeeded || is_read, revision, entries: Vec::new() };
+        if !matches!(errand.step, Step::Delete { .. }) {
+            let beside = done.reads().nth(1)?;
+            if !self.offset.read(errand.asked_after, revision, beside.map(|key| &key.value[..])) {
+                self.go_back(now, revision);
+            }
+            found.entries = self.entries(&errand.name, &done.ranged()?.keys);
+        }
+        Some(found)
+    }
+
+    /// The watch would wait for revisions that may never come.
+    fn go_back(&mut self, now: Millis, revision: Revision) {
+        if let Some(id) = self.watch {
+            self.under_way.remove(&id);
+            self.needs.push_back(Need::Cancel(id));
+            self.end_watch(now);
+        }
+        self.heard.push_back(Heard::WentBack(revision));
     }
 
     /// The body of a good answer; otherwise the errand is tried again, or nobody knows what came of it.
@@ -339,10 +369,13 @@ impl Etcd {
 
 fn entry_of(queue: &str, key: &KeyValue) -> Option<Entry> {
     let session: Session = unescaped(key.key.strip_prefix(queue.as_bytes())?)?.into();
-    let ends_unix_ms = std::str::from_utf8(&key.value).ok()?.parse().ok()?;
+    let value = std::str::from_utf8(&key.value).ok()?;
+    // A key without an offset was put by a build that had none.
+    let (ends, offset) = value.split_once(' ').unwrap_or((value, "0"));
+    let (ends_unix_ms, offset) = (ends.parse().ok()?, offset.parse().ok()?);
     let (created, changed) = (Revision(key.create_revision), Revision(key.mod_revision));
     let lease = Some(LeaseId(key.lease)).filter(|lease| lease.0 != 0);
-    Some(Entry { session, created, changed, ends_unix_ms, lease })
+    Some(Entry { session, created, offset, changed, ends_unix_ms, lease })
 }
 
 fn key_of(queue: &str, session: &[u8]) -> String {

@@ -1,9 +1,9 @@
 //! Locks that several nodes keep in one store, as one of these nodes sees them: a state machine between what clients ask, steps to take in
 //! the store, and what comes of them. No I/O, no clock, no threads; `etcd.rs` takes the steps.
 //!
-//! A name has a key in the store for each session that holds the lock or waits for it. The key that was created first holds the lock, and its
-//! create revision is the fence: whoever gets the lock later was created later. Putting a key again changes nothing of that, so whatever was
-//! not answered may be asked again. Each key lies under a lease: a holder's lasts for the lock's time and a second, that of one who waits for
+//! A name has a key in the store for each session that holds the lock or waits for it. The key that was created first holds the lock, and the
+//! fence is counted from when that was (`offset.rs`): whoever gets the lock later was created later. Putting a key again changes nothing of
+//! that, so whatever was not answered may be asked again. Each key lies under a lease: a holder's lasts for the lock's time and a second, that of one who waits for
 //! as long as he waits; the node that put a key takes it away to the millisecond, unless somebody has put it since.
 //!
 //! What is done for a name is done one by one. A watch says only where to look; without it every name is looked at every two seconds.
@@ -52,6 +52,8 @@ pub enum Step {
         lease_ms: u64,
         /// The lease that it lies under until then.
         old: Option<LeaseId>,
+        /// What its fence is counted from; `None`: it is a new one.
+        offset: Option<u64>,
     },
     /// Takes a session's key away if nobody has put it since.
     Delete {
@@ -78,8 +80,10 @@ pub struct Found {
 pub struct Entry {
     /// Whose.
     pub session: Session,
-    /// When it came: the fence.
+    /// When it came.
     pub created: Revision,
+    /// What its fence is counted from.
+    pub offset: u64,
     /// When it was put last.
     pub changed: Revision,
     /// When it ends, as its node has it.
@@ -325,6 +329,16 @@ impl<W: Asker> Queue<W> {
         self.look_at = now;
     }
 
+    /// The store has lost what it had, or some of it, and is at that revision: keys that this node was to take away are not those of then.
+    pub fn went_back(&mut self, now: Millis, to: Revision) {
+        self.seen = to;
+        let given: Vec<_> = self.given.keys().cloned().collect();
+        for (name, session) in given {
+            self.take_back(&name, &session).expect("it is one of them");
+        }
+        self.missed_some(now);
+    }
+
     fn queue(&mut self, name: Name, work: Work<W>) {
         let empty = || Line { under_way: None, behind: VecDeque::new() };
         let line = self.lines.entry(Rc::clone(&name)).or_insert_with(empty);
@@ -451,6 +465,7 @@ impl<W: Asker> Queue<W> {
             ends_unix_ms: self.unix(ends_at),
             lease_ms: ends_at.0.saturating_sub(now.0) + LEASE_AIR_MS,
             old: mine.and_then(|mine| mine.lease),
+            offset: mine.map(|mine| mine.offset),
         };
         let doing = if holds { Doing::Holding { ends_at } } else { Doing::LiningUp };
         self.take(name, Work::Asked(request), doing, step);
@@ -466,7 +481,7 @@ impl<W: Asker> Queue<W> {
         let session = request.ask.session.clone();
         self.give(name, session.clone(), found.revision, ends_at);
         let left_ms = ends_at.0.saturating_sub(now.0);
-        self.answer_and_go_on(name, &request, Said::Held { fence: mine.created.0, left_ms, session });
+        self.answer_and_go_on(name, &request, Said::Held { fence: mine.fence(), left_ms, session });
     }
 
     fn lined_up(&mut self, now: Millis, name: &Name, mut request: Request<W>, found: &Found) {
@@ -664,13 +679,18 @@ impl<W> Waiter<W> {
 }
 
 impl Entry {
+    /// Whoever comes later has a higher one.
+    pub fn fence(&self) -> u64 {
+        self.offset.saturating_add(self.created.0)
+    }
+
     fn first(&self) -> First {
-        (self.created.0, self.ends_unix_ms)
+        (self.fence(), self.ends_unix_ms)
     }
 
     fn held(&self, unix: u64) -> Said {
         let left_ms = self.ends_unix_ms.saturating_sub(unix);
-        Said::Held { fence: self.created.0, left_ms, session: self.session.clone() }
+        Said::Held { fence: self.fence(), left_ms, session: self.session.clone() }
     }
 }
 

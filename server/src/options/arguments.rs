@@ -106,7 +106,8 @@ pub struct Arguments {
     #[arg(short = 'k', long)]
     pub lock_memory: bool,
 
-    /// Log more; -vv and -vvv more still.
+    /// Log more than warnings and errors: -v each change of the ring, signals, and statistics every 10 s; -vv each link to another
+    /// node that begins or fails too; -vvv what the libraries for HTTP and io_uring say. What clients do is told by `watch`, at no level.
     #[arg(short = 'v', long, action = ArgAction::Count)]
     pub verbose: u8,
 
@@ -138,9 +139,14 @@ pub struct Arguments {
     #[arg(short = 'D', long, value_name = "CHAR")]
     pub prefix_delimiter: Option<String>,
 
-    /// Shard threads, each pinned to a CPU [default: one per CPU this process may use].
+    /// Shard threads [default: one per CPU this process may use, by its affinity and by its cgroup's quota].
     #[arg(short = 't', long, value_name = "N")]
     pub threads: Option<u16>,
+
+    /// Pin each shard thread to a CPU, from the first that this process may use on [default: on where there is a thread for each of
+    /// them; with fewer the kernel places threads, because another process may have begun with the same CPUs].
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub pin: Option<Pinning>,
 
     /// Requests of one connection that are executed before others get their turn; each key of a multi-get is one.
     #[arg(short = 'R', long, value_name = "N", default_value_t = 256)]
@@ -341,6 +347,25 @@ impl From<Binding> for Protocol {
             Binding::Auto => Self::Auto,
             Binding::Ascii => Self::Text,
             Binding::Binary => Self::Binary,
+        }
+    }
+}
+
+/// `--pin`.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
+pub enum Pinning {
+    /// To one CPU each.
+    On,
+    /// The kernel places threads.
+    Off,
+}
+
+impl Pinning {
+    /// Its name, as it is given.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::On => "on",
+            Self::Off => "off",
         }
     }
 }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::thread::available_parallelism;
 
 use slabring_engine::{CHUNK_SIZE_MIN_MAX, Config, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN};
 use slabring_reactor::thread::{allowed_cpus, is_root};
 
-use super::arguments::{Binding, POLICY_NONE};
+use super::arguments::{Binding, POLICY_NONE, Pinning};
 use super::extended::{self, Extended};
 use super::listen::{Listen, TlsUse, addresses};
 use super::sources::{Given, Origin, Sources};
@@ -15,6 +16,7 @@ use super::{
     Authentication, ClusterSettings, CoordinatorSettings, EXIT_FAILURE, EXIT_SYSTEM, EXIT_USAGE,
     ITEMS_PER_SHARD_MIN, Refused, Settings, TlsSettings, UnixListen, Verify,
 };
+use crate::machine;
 use crate::replication::COPIED_ITEM_BYTES_MAX;
 
 const MIB: usize = 1 << 20;
@@ -64,6 +66,7 @@ impl Given {
             unix,
             memory_bytes,
             threads,
+            pinning: self.pinning(threads),
             ..self.plain_settings()
         };
         let copied = settings.cluster.as_ref().is_some_and(ClusterSettings::has_copies);
@@ -91,6 +94,7 @@ impl Given {
             max_connections: given.conn_limit,
             requests_per_turn: given.max_reqs_per_event,
             threads: 0,
+            pinning: Pinning::Off,
             item_size_max: 0,
             evict: !given.disable_evictions && given.policy != POLICY_NONE,
             growth_factor: 0.0,
@@ -142,6 +146,9 @@ impl Given {
             warn(
                 "other machines can connect and nobody is asked for a password; -Y or -Z with ssl_verify_mode=2 changes that",
             );
+        }
+        if let Some(warning) = memory_warning(settings.memory_bytes, machine::memory_bytes()) {
+            warn(&warning);
         }
         if matches!(&settings.cluster, Some(part) if matches!(part.coordinator, CoordinatorSettings::Local(_)))
         {
@@ -374,17 +381,24 @@ impl Given {
         let threads = match self.arguments.threads {
             Some(threads) => threads,
             None => {
-                let cpus = allowed_cpus().map_err(|error| Refused {
-                    text: format!("cannot read the CPU affinity: {error}; give -t"),
+                let cpus = available_parallelism().map_err(|error| Refused {
+                    text: format!("cannot tell how many CPUs there are: {error}; give -t"),
                     exit_code: EXIT_FAILURE,
                 })?;
-                u16::try_from(cpus.len()).unwrap_or(THREADS_MAX).min(THREADS_MAX)
+                u16::try_from(cpus.get()).unwrap_or(THREADS_MAX).min(THREADS_MAX)
             }
         };
         if !(1..=THREADS_MAX).contains(&threads) {
             return self.fail("threads", &format!("must be 1 to {THREADS_MAX}"));
         }
         Ok(threads)
+    }
+
+    /// Fewer threads than CPUs leave some to others, who may begin with the first as well; or there is a quota, and whoever has one on the
+    /// same machine would be pinned to the same few.
+    fn pinning(&self, threads: u16) -> Pinning {
+        let has_all = || allowed_cpus().is_ok_and(|cpus| usize::from(threads) >= cpus.len());
+        self.arguments.pin.unwrap_or_else(|| if has_all() { Pinning::On } else { Pinning::Off })
     }
 
     fn memory_bytes(&self, threads: u16) -> Result<usize, Refused> {
@@ -423,6 +437,16 @@ impl Given {
         }
         Ok(bytes)
     }
+}
+
+/// What is wrong with more memory than there is, which the system gives out without a word and takes back by killing.
+pub(super) fn memory_warning(bytes: usize, there: Option<u64>) -> Option<String> {
+    let there = there.filter(|&there| bytes as u64 > there)?;
+    Some(format!(
+        "-m {}: more than the {} MiB that this machine or its cgroup has: the system may kill the process when they are used up",
+        bytes / MIB,
+        there >> 20
+    ))
 }
 
 /// A number with an optional suffix k, m or g (powers of 1024).

@@ -222,6 +222,7 @@ impl Given {
         let mut values = self.values();
         for (long, value) in [
             ("threads", settings.threads.to_string()),
+            ("pin", settings.pinning.name().to_owned()),
             ("slab-growth-factor", settings.growth_factor.to_string()),
             ("slab-min-size", settings.chunk_size_min.to_string()),
         ] {

@@ -101,6 +101,28 @@ fn the_other_flags_are_understood_too() {
 }
 
 #[test]
+fn threads_are_pinned_where_there_is_one_for_each_cpu_unless_told() {
+    let cpus = slabring_reactor::thread::allowed_cpus().unwrap().len();
+    let pinning = |arguments: &str| settings(arguments).unwrap().pinning;
+    assert_eq!(pinning(&format!("-t {cpus} -m 1024")), Pinning::On);
+    assert_eq!(pinning(&format!("-t {} -m 1024", cpus + 1)), Pinning::On);
+    if cpus > 1 {
+        assert_eq!(pinning(&format!("-t {} -m 1024", cpus - 1)), Pinning::Off);
+    }
+    assert_eq!((pinning("-t 1 --pin on"), pinning("-t 200 -m 1024 --pin off")), (Pinning::On, Pinning::Off));
+    check_refused("--pin maybe", EXIT_USAGE, "on, off");
+}
+
+#[test]
+fn more_memory_than_there_is_is_a_warning() {
+    const GIB: usize = 1 << 30;
+    let told = super::check::memory_warning(60_000 * MIB, Some(23 * GIB as u64)).unwrap();
+    assert!(told.starts_with("-m 60000: more than the 23552 MiB"), "{told}");
+    assert_eq!(super::check::memory_warning(GIB, Some(GIB as u64)), None);
+    assert_eq!(super::check::memory_warning(GIB, None), None);
+}
+
+#[test]
 fn long_names_may_be_shortened_and_the_last_of_a_repeated_flag_counts() {
     let settings = settings("--memory-l 100 -m 200 --max-item 2m -p 5 --port=6 -v -v").unwrap();
     assert_eq!((settings.memory_bytes, settings.item_size_max), (200 * MIB, 2 * MIB));

@@ -1,13 +1,16 @@
 //! What a command would make of an item, before anything is changed: it is executed on a bench beside the shard, a shard of its own
 //! that holds this one item, if any, for as long as that takes. So every command of every protocol means what it means
-//! without copies. What sets or removes a key whatever is there needs no bench: it says itself what comes of it.
+//! without copies. What sets or removes a key whatever is there needs no bench: it says itself what comes of it. What only puts something to a
+//! value needs none either: that is all that is said.
 
 use anyhow::Context;
+use slabring_cluster::replica::Side;
 use slabring_engine::{Config, Delete, DeleteMode, Expiry, Image, Item, PolicyKind, Seconds, Shard, Store};
 use slabring_protocol::{Command, Request, StoreMode};
 
 use super::items::Kept;
 use crate::execute::{Executor, store_of};
+use crate::extending;
 use crate::options::Settings;
 
 /// Items of the largest size that the bench has room for: an item and its successor, each with what chunks of their class waste.
@@ -22,11 +25,21 @@ pub enum Evaluated {
     Unchanged,
     /// The key is to have this item, or none.
     Changed(Option<Kept>),
+    /// The request's value is put to that of the item with this CAS value.
+    Extended {
+        /// Not 0.
+        base: u64,
+        /// Where.
+        side: Side,
+        /// Bytes of the value afterwards.
+        value_len: usize,
+    },
 }
 
 /// See the module.
 pub struct Bench {
     executor: Executor,
+    item_size_max: usize,
 }
 
 impl Bench {
@@ -40,7 +53,7 @@ impl Bench {
             ..Config::with_memory(BENCH_ITEMS * settings.item_size_max + BENCH_BYTES_BEYOND_ITEMS)
         };
         let shard = Shard::new(&config).context("cannot reserve memory to evaluate commands in")?;
-        Ok(Self { executor: Executor::alone(shard) })
+        Ok(Self { executor: Executor::alone(shard), item_size_max: settings.item_size_max })
     }
 
     pub fn executor(&self) -> &Executor {
@@ -63,10 +76,17 @@ impl Bench {
         out: &mut Vec<u8>,
     ) -> Evaluated {
         if let Some(kept) = set_anyway(now, request, key) {
-            self.executor.reply_stored(request, version, out);
+            self.executor.reply_stored(request, version, kept.value_len(), out);
             return Evaluated::Changed(Some(kept));
         }
         let before = shard.peek(now, key);
+        if let Some(item) = &before
+            && let Some(side) = self.extends(now, item, request, key)
+        {
+            let value_len = item.value_len() + request.value.len();
+            self.executor.reply_stored(request, version, value_len, out);
+            return Evaluated::Extended { base: item.cas(), side, value_len };
+        }
         if is_removal(request) {
             self.executor.reply_deleted(request, before.is_some(), out);
             return Evaluated::Changed(None);
@@ -90,6 +110,19 @@ impl Bench {
         let delete = Delete { key, compare: None, mode: DeleteMode::Remove, explicit_cas: None };
         self.executor.shard_mut().delete(now, &delete);
         if is_changed { Evaluated::Changed(kept) } else { Evaluated::Unchanged }
+    }
+
+    /// Where a request puts its value to that of an item, if it does, and nothing else of the item changes but its CAS value.
+    fn extends(&self, now: Seconds, item: &Item<'_>, request: &Request<'_>, key: &[u8]) -> Option<Side> {
+        if !extending::extends(&request.command) {
+            return None;
+        }
+        let Store { mode, value, compare, binary_key, .. } = store_of(now, request, key);
+        let side = if mode == slabring_engine::StoreMode::Prepend { Side::Front } else { Side::Back };
+        let is_meant = compare.is_none_or(|cas| cas == 0 || cas == item.cas());
+        let keeps_marks = !item.is_stale() && !item.is_token_sent() && item.is_binary_key() >= binary_key;
+        let fits = item.value_len() + value.len() <= self.item_size_max;
+        (is_meant && keeps_marks && fits && item.cas() != 0).then_some(side)
     }
 }
 
@@ -118,7 +151,12 @@ fn differ(one: &Item<'_>, other: &Item<'_>) -> bool {
     let rest = |item: &Item<'_>| {
         (item.client_flags(), item.expiry(), item.is_stale(), item.is_token_sent(), item.is_binary_key())
     };
-    one.value_len() != other.value_len() || rest(one) != rest(other) || !bytes(one).eq(bytes(other))
+    // To be fetched changes nothing; what was fetched and is not any more is a new item.
+    let is_renewed = one.fetched() && !other.fetched();
+    is_renewed
+        || one.value_len() != other.value_len()
+        || rest(one) != rest(other)
+        || !bytes(one).eq(bytes(other))
 }
 
 fn bytes<'a>(item: &Item<'a>) -> impl Iterator<Item = u8> + use<'a> {
@@ -222,9 +260,14 @@ fn is_touch(request: &Request<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use rand::{RngExt, SeedableRng, rngs::SmallRng};
+    use slabring_cluster::placement::hash_key;
+    use slabring_cluster::replica::{Delta, Store as _, Version};
+    use slabring_cluster::time::Micros;
     use slabring_protocol::{KEY_SIZE_MAX, Limits, Parser, Step};
 
+    use super::super::items::Items;
     use super::*;
+    use crate::shards::{ShardId, Shards};
 
     const NOW: u32 = 1_700_000_000;
     const MEMORY_BYTES: usize = 4 << 20;
@@ -236,13 +279,22 @@ mod tests {
         bench: Bench,
         now: Seconds,
         version: u64,
+        /// Values that something was put to where they are.
+        extended: usize,
     }
 
     impl Pair {
         fn new() -> Self {
             let executor = || Executor::alone(Shard::new(&Config::with_memory(MEMORY_BYTES)).unwrap());
-            let bench = Bench { executor: executor() };
-            Self { plain: executor(), copied: executor(), bench, now: Seconds(NOW), version: 1 << 60 }
+            let bench = Bench { executor: executor(), item_size_max: 1 << 20 };
+            Self {
+                plain: executor(),
+                copied: executor(),
+                bench,
+                now: Seconds(NOW),
+                version: 1 << 60,
+                extended: 0,
+            }
         }
 
         fn check(&mut self, key: &str, line: &str) {
@@ -283,10 +335,10 @@ mod tests {
             }
             self.version += 1;
             let shard = self.copied.shard();
-            let Evaluated::Changed(kept) =
-                self.bench.evaluate(shard, self.now, &request, key, self.version, out)
-            else {
-                return;
+            let kept = match self.bench.evaluate(shard, self.now, &request, key, self.version, out) {
+                Evaluated::Unchanged => return,
+                Evaluated::Changed(kept) => kept,
+                Evaluated::Extended { base, side, .. } => return self.extend(key, base, side, request.value),
             };
             let shard = self.copied.shard_mut();
             match kept {
@@ -296,6 +348,18 @@ mod tests {
                     shard.delete(self.now, &delete);
                 }
             }
+        }
+    }
+
+    impl Pair {
+        fn extend(&mut self, key: &[u8], base: u64, side: Side, bytes: &[u8]) {
+            let (base, version) = (Version(base), Version(self.version));
+            let delta =
+                Delta { key: key.into(), hash: hash_key(key), version, base, side, bytes: bytes.into() };
+            let shards = Shards { count: 1, me: ShardId(0) };
+            let mut items = Items::new(self.copied.shard_mut(), self.now, 0, shards);
+            assert!(items.extend(Micros(0), &delta) && items.settle());
+            self.extended += 1;
         }
     }
 
@@ -342,7 +406,7 @@ mod tests {
 
     #[test]
     fn a_command_comes_to_the_same_on_the_bench_as_on_the_shard() {
-        let (mut hits, mut misses) = (0, 0);
+        let (mut hits, mut misses, mut extended) = (0, 0, 0);
         for seed in 0..20 {
             let mut random = SmallRng::seed_from_u64(seed);
             let mut pair = Pair::new();
@@ -354,8 +418,12 @@ mod tests {
                 let is_there = pair.plain.shard().peek(pair.now, key.as_bytes()).is_some();
                 *(if is_there { &mut hits } else { &mut misses }) += 1;
             }
+            extended += pair.extended;
         }
-        assert!(hits > 5_000 && misses > 5_000, "{hits} of {misses}");
+        assert!(
+            hits > 5_000 && misses > 5_000 && extended > 1_000,
+            "{hits} of {misses}, {extended} extended"
+        );
     }
 
     #[test]

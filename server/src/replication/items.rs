@@ -5,9 +5,13 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use slabring_cluster::placement::{PartitionId, hash_key, partition_of};
-use slabring_cluster::replica::{Bytes, Content, Cursor, Fences, Portion, Record, Store, Version};
+use slabring_cluster::replica::{
+    Bytes, Content, Cursor, Delta, Fences, Portion, Record, Side, Store, Version,
+};
 use slabring_cluster::time::Micros;
-use slabring_engine::{Delete, DeleteMode, Expiry, Image, Item, Scan, ScanStep, Seconds, Shard};
+use slabring_engine::{
+    Delete, DeleteMode, Expiry, Image, Item, Scan, ScanStep, Seconds, Shard, StoreMode, StoreOutcome,
+};
 
 use crate::cluster::old::group_of;
 use crate::shards::Shards;
@@ -49,6 +53,11 @@ impl Kept {
     pub fn brought(value: &[u8], client_flags: u32, expiry: Expiry, binary_key: bool) -> Self {
         let marks = if binary_key { BINARY_KEY } else { 0 };
         Self { value: value.into(), client_flags, marks, expiry }
+    }
+
+    /// Bytes of its value.
+    pub fn value_len(&self) -> usize {
+        self.value.len()
     }
 
     /// The same as the engine takes it.
@@ -138,6 +147,13 @@ impl<'s> Items<'s> {
         self.partial.clear();
     }
 
+    /// Whoever has a copy of what a key was.
+    fn tell(&mut self, key: &[u8]) {
+        if let Some(tracking) = &mut self.tracking {
+            tracking.wrote(self.shard.hash(key), key);
+        }
+    }
+
     fn delete(&mut self, key: &[u8]) {
         let delete = Delete { key, compare: None, mode: DeleteMode::Remove, explicit_cas: None };
         self.shard.delete(self.now, &delete);
@@ -153,11 +169,31 @@ impl Store for Items<'_> {
         self.live(hash, key).map(|item| self.record(&item, hash))
     }
 
+    fn extend(&mut self, _: Micros, delta: &Delta) -> bool {
+        self.drop_partial();
+        self.tell(&delta.key);
+        let mode = match delta.side {
+            Side::Front => StoreMode::Prepend,
+            Side::Back => StoreMode::Append,
+        };
+        let store = slabring_engine::Store {
+            mode,
+            compare: Some(delta.base.0),
+            explicit_cas: Some(delta.version.0),
+            ..slabring_engine::Store::set(&delta.key, &delta.bytes, Expiry::Never)
+        };
+        match self.shard.store(self.now, &store) {
+            StoreOutcome::Stored { .. } => return true,
+            StoreOutcome::TooLarge | StoreOutcome::NoMemory => self.has_refused.set(true),
+            StoreOutcome::NotStored | StoreOutcome::Exists | StoreOutcome::NotFound => {}
+        }
+        self.delete(&delta.key);
+        false
+    }
+
     fn apply(&mut self, _: Micros, record: &Record) {
         self.drop_partial();
-        if let Some(tracking) = &mut self.tracking {
-            tracking.wrote(self.shard.hash(&record.key), &record.key);
-        }
+        self.tell(&record.key);
         let Some(content) = &record.content else { return self.delete(&record.key) };
         let image = Image {
             key: &record.key,

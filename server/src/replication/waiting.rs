@@ -6,11 +6,12 @@ use std::collections::{HashMap, VecDeque};
 use ahash::RandomState;
 use slabring_cluster::peers::Asked;
 use slabring_cluster::time::Micros;
-use slabring_protocol::{Command, Dialect, DialectError, ErrorReply, Request, reply};
+use slabring_protocol::{Dialect, DialectError, ErrorReply, Request, reply};
 
 use crate::batch::ReturnAddress;
-use crate::cluster::forward::{Place, is_part_of_line};
+use crate::cluster::forward::{PendingReply, is_part_of_line};
 use crate::execute::Asker;
+use crate::owned::OwnedRequest;
 use crate::shards::ShardId;
 
 /// Requests that wait for their keys.
@@ -27,7 +28,7 @@ pub type WaitId = u64;
 #[derive(Clone, Copy, Debug)]
 pub enum Waiter {
     /// A client of this shard.
-    Client(Place),
+    Client(PendingReply),
     /// A client of another shard of this node.
     Shard(ShardId, ReturnAddress),
     /// Another node.
@@ -74,38 +75,27 @@ pub struct Finished {
     pub outcome: Result<Vec<u8>, ErrorReply>,
 }
 
-/// A request that is kept.
+/// A request that waits, and who asks.
 #[derive(Debug)]
-pub struct Owned {
-    command: Command,
-    noreply: bool,
-    dialect: Dialect,
-    /// Key, value and flags, one behind the other.
-    bytes: Box<[u8]>,
-    key_bytes: usize,
-    value_bytes: usize,
-    /// Who asks.
+pub struct Parked {
+    request: OwnedRequest,
+    /// Who.
     pub asker: Asker,
 }
 
-impl Owned {
+impl Parked {
     /// A copy of a request.
     pub fn new(request: &Request<'_>, asker: Asker) -> Self {
-        let Request { command, noreply, dialect, key, value, flags } = *request;
-        let bytes = [key, value, flags].concat().into();
-        Self { command, noreply, dialect, bytes, key_bytes: key.len(), value_bytes: value.len(), asker }
+        Self { request: OwnedRequest::new(request), asker }
     }
 
     /// The request.
     pub fn request(&self) -> Request<'_> {
-        let Self { command, noreply, dialect, key_bytes, value_bytes, .. } = *self;
-        let (key, rest) = self.bytes.split_at(key_bytes);
-        let (value, flags) = rest.split_at(value_bytes);
-        Request { command, key, value, flags, noreply, dialect }
+        self.request.request()
     }
 
     fn cost(&self) -> usize {
-        self.bytes.len() + PARKED_BYTES_EACH
+        self.request.copied_bytes() + PARKED_BYTES_EACH
     }
 }
 
@@ -114,7 +104,7 @@ enum What {
     /// The reply to a write that the copies are to confirm.
     Reply(Vec<u8>),
     /// A request that is not executed yet.
-    Parked(Option<Owned>, Micros),
+    Parked(Option<Parked>, Micros),
 }
 
 #[derive(Debug)]
@@ -175,17 +165,23 @@ impl Waiting {
     }
 
     /// Keeps a request until its turn comes; `None`: there is too much.
-    pub fn park(&mut self, owned: Owned, hash: u64, deadline: Micros) -> Option<WaitId> {
-        let cost = owned.cost();
+    pub fn park(&mut self, parked: Parked, hash: u64, deadline: Micros) -> Option<WaitId> {
+        let cost = parked.cost();
         if self.parked >= PARKED_MAX || (self.parked > 0 && self.bytes + cost > PARKED_BYTES_MAX) {
             return None;
         }
         let id = self.next_id();
-        let manner = Manner::of(&owned.request());
+        let manner = Manner::of(&parked.request());
         self.parked += 1;
         self.insert(
             id,
-            Entry { waiter: None, manner, what: What::Parked(Some(owned), deadline), line: Some(hash), cost },
+            Entry {
+                waiter: None,
+                manner,
+                what: What::Parked(Some(parked), deadline),
+                line: Some(hash),
+                cost,
+            },
         );
         Some(id)
     }
@@ -242,17 +238,17 @@ impl Waiting {
     }
 
     /// Takes a parked request out to try it, with its key's hash and its deadline.
-    pub fn parked(&mut self, id: WaitId) -> Option<(Owned, u64, Micros)> {
+    pub fn parked(&mut self, id: WaitId) -> Option<(Parked, u64, Micros)> {
         let entry = self.entries.get_mut(&id)?;
-        let What::Parked(owned, deadline) = &mut entry.what else { return None };
+        let What::Parked(parked, deadline) = &mut entry.what else { return None };
         let hash = entry.line.expect("what is parked stands in line");
-        Some((owned.take()?, hash, *deadline))
+        Some((parked.take()?, hash, *deadline))
     }
 
     /// Puts it back.
-    pub fn park_again(&mut self, id: WaitId, request: Owned) {
-        if let Some(Entry { what: What::Parked(owned, _), .. }) = self.entries.get_mut(&id) {
-            *owned = Some(request);
+    pub fn park_again(&mut self, id: WaitId, request: Parked) {
+        if let Some(Entry { what: What::Parked(parked, _), .. }) = self.entries.get_mut(&id) {
+            *parked = Some(request);
         }
     }
 
@@ -300,10 +296,10 @@ mod tests {
     const DEADLINE: Micros = Micros(250_000);
     const MANNER: Manner = Manner { dialect: Dialect::Text, is_silent: false, is_part: false };
 
-    fn owned(value_bytes: usize) -> Owned {
+    fn parked(value_bytes: usize) -> Parked {
         let value = vec![b'x'; value_bytes];
         let request = Request { value: &value, ..Request::get(b"key", false) };
-        Owned::new(&request, Asker { connection: 7, is_local: true })
+        Parked::new(&request, Asker { connection: 7, is_local: true })
     }
 
     /// Nobody overtakes another of the same key, whatever happens in between, and nothing is left at the end.
@@ -317,7 +313,7 @@ mod tests {
                 let hash = random.random_range(0..5);
                 if step < 1_500 && random.random_bool(0.5) {
                     let id = if waiting.is_busy(hash) || random.random_bool(0.3) {
-                        waiting.park(owned(10), hash, DEADLINE).expect("there is room")
+                        waiting.park(parked(10), hash, DEADLINE).expect("there is room")
                     } else {
                         let id = waiting.next_id();
                         waiting.reply_later(id, MANNER, b"STORED\r\n".to_vec(), hash, true);
@@ -360,10 +356,10 @@ mod tests {
     #[test]
     fn what_waits_is_bounded_in_number_and_in_bytes() {
         let mut waiting = Waiting::default();
-        assert!((0..PARKED_MAX).all(|_| waiting.park(owned(0), 1, DEADLINE).is_some()));
-        assert!(waiting.park(owned(0), 2, DEADLINE).is_none());
+        assert!((0..PARKED_MAX).all(|_| waiting.park(parked(0), 1, DEADLINE).is_some()));
+        assert!(waiting.park(parked(0), 2, DEADLINE).is_none());
         let mut waiting = Waiting::default();
-        assert!(waiting.park(owned(PARKED_BYTES_MAX), 1, DEADLINE).is_some(), "alone");
-        assert!(waiting.park(owned(0), 1, DEADLINE).is_none());
+        assert!(waiting.park(parked(PARKED_BYTES_MAX), 1, DEADLINE).is_some(), "alone");
+        assert!(waiting.park(parked(0), 1, DEADLINE).is_none());
     }
 }

@@ -6,8 +6,9 @@ use slabring_engine::Seconds;
 use slabring_protocol::reply::CloseReason;
 use slabring_reactor::Io;
 
-use super::ShardThread;
+use super::{ShardThread, touch};
 use crate::connection::Connection;
+use crate::pulse::SILENT_SECONDS;
 
 /// A client that has come to no agreement over TLS after this time is closed.
 const HANDSHAKE_PATIENCE_SECONDS: u32 = 10;
@@ -25,6 +26,19 @@ impl<I: Io> ShardThread<I> {
         self.close_slow();
         self.close_stuck();
         self.close_stalled_handshakes();
+    }
+
+    /// Answers those who asked something of all shards while one of them does not answer.
+    pub(super) fn answer_for_silent(&mut self) {
+        if !self.node.pulses.is_any_still(SILENT_SECONDS) {
+            return;
+        }
+        for id in self.connections.ids_of(|client| client.outbox.gathering() > 0) {
+            let client = self.connections.get_mut(id).expect("it was found just now");
+            self.dispatcher.give_up_gathering(client);
+            touch(&mut self.touched, client);
+        }
+        self.settle_touched();
     }
 
     /// Closes clients that have not come to speak TLS in time.

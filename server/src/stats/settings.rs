@@ -26,6 +26,7 @@ pub fn append(out: &mut Vec<u8>, node: &Node) {
     );
     reply::stat(out, "client_flags_size", 4u64);
     reply::stat(out, "slabring_policy", node.settings.policy.name());
+    reply::stat(out, "slabring_pin", node.settings.pinning.name());
     reply::stat(out, "slabring_io_reason", node.choice.reason.as_str());
 }
 

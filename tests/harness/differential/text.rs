@@ -1,5 +1,8 @@
 //! Streams of the classic and the meta protocol: what programs send, and what they send by mistake.
 //!
+//! What memcached 1.6.45 answers unlike older ones, and unlike Slabring, is left out where that is the reference (`docs/compatibility.md` has
+//! all of it), and the flags that it has and older ones have not are used.
+//!
 //! Nothing in a stream depends on the time: an item never expires, or at once, or in hours. Left out is what versions
 //! 1.6.18 and 1.6.45 of memcached answer in other ways than [`Allowance`] tells: spaces before a command, NUL in a key,
 //! and the meta flags that 1.6.18 does not know or ignores (`C` and `E` of mg, `E` and `x` of all, `N` and `s` of an
@@ -13,8 +16,12 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::CONNECTION_COUNT;
 use super::stream::{Allowance, Batch, Request};
+use crate::server::Version;
 
 const REQUESTS_MAX: usize = 40;
+
+/// From this version on the reference reads lines with a parser of its own.
+const NEWEST: Version = Version(1, 6, 45);
 
 /// Few, so that requests meet each other's items.
 const KEY_COUNT: usize = 24;
@@ -45,9 +52,10 @@ const OPAQUE_TOO_LONG: &str = " O12345678901234567890123456789012345";
 const STORE_VERBS: &[&str] = &["set", "add", "replace", "append", "prepend"];
 const READ_VERBS: &[&str] = &["get", "gets", "get", "gets"];
 
-/// A stream of about this many requests.
-pub fn stream(seed: u64, request_count: usize) -> Vec<Batch> {
-    let mut generator = Generator { random: SmallRng::seed_from_u64(seed) };
+/// A stream of about this many requests for that version of the reference.
+pub fn stream(seed: u64, request_count: usize, reference: Version) -> Vec<Batch> {
+    let is_newest = reference >= NEWEST;
+    let mut generator = Generator { random: SmallRng::seed_from_u64(seed), is_newest };
     let mut batches = Vec::new();
     let mut count = 0;
     while count < request_count {
@@ -60,6 +68,8 @@ pub fn stream(seed: u64, request_count: usize) -> Vec<Batch> {
 
 struct Generator {
     random: SmallRng,
+    /// The reference is the newest one.
+    is_newest: bool,
 }
 
 impl Generator {
@@ -74,7 +84,8 @@ impl Generator {
     fn batch(&mut self) -> Batch {
         let connection = self.random.random_range(0..CONNECTION_COUNT);
         if self.one_in(100) {
-            let alone = if self.one_in(3) { self.large() } else { self.read_of_a_key_too_long() };
+            let is_large = self.is_newest || self.one_in(3);
+            let alone = if is_large { self.large() } else { self.read_of_a_key_too_long() };
             return Batch { connection, is_held: false, cuts_seed: None, requests: vec![alone] };
         }
         let count_max = self.random.random_range(1..=REQUESTS_MAX);
@@ -159,6 +170,13 @@ impl Generator {
         self.pick(EXPTIMES)
     }
 
+    fn no_exptime(&mut self) -> &'static str {
+        match self.pick(NO_NUMBERS) {
+            "-" if self.is_newest => "abc",
+            mistake => mistake,
+        }
+    }
+
     fn number(&mut self) -> &'static str {
         if self.one_in(12) { self.pick(NO_NUMBERS) } else { self.pick(NUMBERS) }
     }
@@ -230,7 +248,8 @@ impl Generator {
     }
 
     fn delete(&mut self) -> Request {
-        let tail = self.pick(&["", "", "", " 0", " noreply", " 0 noreply", " a b c"]);
+        let rest = if self.is_newest { "" } else { " a b c" };
+        let tail = self.pick(&["", "", "", " 0", " noreply", " 0 noreply", rest]);
         Request::of(format!("delete {}{tail}{}", self.key(), self.line_end()))
     }
 
@@ -243,7 +262,7 @@ impl Generator {
     }
 
     fn touch(&mut self) -> Request {
-        let exptime = if self.one_in(12) { self.pick(NO_NUMBERS) } else { self.exptime() };
+        let exptime = if self.one_in(12) { self.no_exptime() } else { self.exptime() };
         let noreply = self.noreply();
         Request::of(format!("touch {} {exptime}{noreply}\r\n", self.key()))
     }
@@ -267,7 +286,8 @@ impl Generator {
     fn meta_flags(&mut self, known: &[&str]) -> String {
         const WRONG: &[&str] = &[" !", OPAQUE_TOO_LONG, " q q", " Tabc", " é", " Nx", " Dx", " Z"];
         let wrong = if self.one_in(25) { self.pick(WRONG) } else { "" };
-        self.some_flags(known) + wrong
+        let wrong = if self.is_newest { wrong.replace(['!', 'é'], "Tabc") } else { wrong.to_owned() };
+        self.some_flags(known) + &wrong
     }
 
     /// Flags of an `mg`. It creates no item under a base64 key, which 1.6.18 forgets to be one, and no counter: that would
@@ -313,8 +333,15 @@ impl Generator {
         let (key, b) = self.meta_key();
         // 1.6.18 forgets that a key is base64 when something is joined to its value.
         let is_joinable = !key.starts_with(COUNTER_MARK) && b.is_empty();
-        let known: Vec<_> =
+        let mut known: Vec<_> =
             FLAGS.iter().filter(|flag| is_joinable || !JOINING.contains(flag)).copied().collect();
+        if self.is_newest {
+            known.push("s");
+        }
+        // An item that joining makes under a base64 key is not known to be one.
+        if self.is_newest && b.is_empty() {
+            known.extend(["N3600", "N0"]);
+        }
         let flags = self.meta_flags(&known);
         let value = self.value(&key);
         let tail = format!("{b}{flags}");
@@ -338,7 +365,11 @@ impl Generator {
         const FLAGS: &[&str] = &["k", "q", "Oabc", "I", "T0", "T3600", "Ox", "q"];
         let (key, b) = self.meta_key();
         let is_known = |flag: &&&str| **flag != "I" || !key.starts_with(COUNTER_MARK);
-        let known: Vec<_> = FLAGS.iter().filter(is_known).copied().collect();
+        let mut known: Vec<_> = FLAGS.iter().filter(is_known).copied().collect();
+        // 1.6.45 forgets that a key is base64 when the value goes.
+        if self.is_newest && b.is_empty() && !key.starts_with(COUNTER_MARK) {
+            known.push("x");
+        }
         let flags = self.meta_flags(&known);
         let request = Request::of(format!("md {key}{b}{flags}"));
         let version = self.random.random_range(0..100);
@@ -426,7 +457,10 @@ impl Generator {
             "noreply",
         ];
         match self.random.random_range(0..9) {
-            0..4 => Request::of(format!("{}{}", self.pick(LINES), self.line_end())),
+            0..4 => match self.pick(LINES) {
+                "noreply" if self.is_newest => Request::of("x\r\n"),
+                line => Request::of(format!("{line}{}", self.line_end())),
+            },
             4 => self.refused_store(),
             5 => self.refused_size(),
             6 => self.key_too_long(),
@@ -437,7 +471,7 @@ impl Generator {
                 Request::of(format!("{line}\r\n"))
             }
             _ => {
-                let exptime = self.pick(NO_NUMBERS);
+                let exptime = self.no_exptime();
                 let exptime = if exptime.is_empty() { "abc" } else { exptime };
                 let verb = self.pick(&["gat", "gats"]);
                 Request::of(format!("{verb} {exptime} k1\r\n"))
@@ -502,7 +536,7 @@ mod tests {
 
     #[test]
     fn a_seed_makes_the_same_stream_again() {
-        let describe = |seed| super::super::shrink::describe(&stream(seed, 500));
+        let describe = |seed| super::super::shrink::describe(&stream(seed, 500, NEWEST));
         assert_eq!(describe(7), describe(7));
         assert_ne!(describe(7), describe(8));
     }

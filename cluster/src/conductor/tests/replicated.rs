@@ -25,15 +25,18 @@ struct Cluster {
 
 impl Cluster {
     fn new(nodes: u16, replicas: u8, mode: Mode) -> Self {
+        Self::of(registered(&(1..=nodes).collect::<Vec<_>>()), replicas, mode)
+    }
+
+    fn of(nodes: BTreeMap<NodeId, NodeDescription>, replicas: u8, mode: Mode) -> Self {
         let judgement = Judgement {
-            first_nodes: usize::from(nodes),
+            first_nodes: nodes.len(),
             first_replicas: replicas,
             first_mode: Some(mode),
             ..Judgement::default()
         };
         let mut conductor = Conductor::new(ClusterId("c".parse().unwrap()), judgement);
         let leader = Leader { node: described(1, 1).node, incarnation: Incarnation(1), fence: Fence(1) };
-        let nodes = registered(&(1..=nodes).collect::<Vec<_>>());
         let view = View { leader: Some(leader), nodes, ..View::default() };
         conductor.look(Micros(0), None, &view.nodes);
         view.nodes.values().for_each(|described| conductor.reached(described));
@@ -534,3 +537,6 @@ fn who_stands_by_joins_when_a_weight_is_wished_for_it_and_is_filled_first() {
         assert_eq!(cluster.ring.document().slots[3].weight, 128);
     }
 }
+
+mod away;
+mod zones;

@@ -200,11 +200,41 @@ fn a_conductor_is_deposed_by_its_number_and_its_successor_is_not() {
         let deposing = calls(&mut etcd, Micros(0));
         assert_eq!(
             deposing.last().map(|call| call.body.clone()),
-            Some(gateway::delete_created("/slabring/t/leader", Fence(2)))
+            Some(gateway::delete_held("/slabring/t/leader", Fence(2)))
         );
         assert!(etcd.is_busy());
         reply(&mut etcd, Micros(0), deposing.last().unwrap(), 200, captured(answer)[0]);
         assert_eq!(etcd.view.leader.as_ref().map(|leader| leader.fence.0), left, "{answer}");
+        assert!(!etcd.is_busy());
+    }
+}
+
+/// An answer to a campaign that was lost to this conductor.
+fn lost_to(node: &str, revision: u64) -> String {
+    let encode = |text: &str| BASE64_STANDARD.encode(text);
+    let (key, value) = (encode("/slabring/t/leader"), encode(&format!("{node} 7")));
+    let kv =
+        format!(r#"{{"key":"{key}","value":"{value}","create_revision":"2","mod_revision":"{revision}"}}"#);
+    let read = format!(r#"{{"response_range":{{"header":{{}},"kvs":[{kv}]}}}}"#);
+    format!(r#"{{"header":{{"revision":"{revision}"}},"responses":[{read}]}}"#)
+}
+
+#[test]
+fn a_conductor_is_followed_in_one_step_and_only_while_it_is_the_one() {
+    let (vacant, lost) = (captured("depose: there is none")[0], lost_to("c", 9));
+    for (answer, leader) in [
+        (captured("campaign: taken over")[0], Some(("a", 4))),
+        (lost.as_bytes(), Some(("c", 9))),
+        (vacant, None),
+    ] {
+        let (mut etcd, watch) = settled();
+        etcd.answered(Micros(0), watch.id, Answer::Chunk(leader_line("b", 2).as_bytes()));
+        etcd.order(Order::Campaign(Fence(2)));
+        let call = calls(&mut etcd, Micros(0)).pop().unwrap();
+        assert_eq!(call.body, gateway::claim("/slabring/t/leader", Revision(2), "a 7", etcd.lease.unwrap()));
+        reply(&mut etcd, Micros(0), &call, 200, answer);
+        let now = etcd.view.leader.as_ref().map(|leader| (leader.node.to_string(), leader.fence.0));
+        assert_eq!(now, leader.map(|(node, fence)| (node.to_owned(), fence)));
         assert!(!etcd.is_busy());
     }
 }
@@ -250,6 +280,13 @@ fn an_etcd_that_was_emptied_or_goes_on_from_a_copy_is_believed() {
     check_rewound(4, Some(("{\"epoch\":1}", 4)));
     // Beyond what was known by now, and the key is older than it was.
     check_rewound(40, Some(("{\"epoch\":1}", 4)));
+}
+
+#[test]
+fn a_key_that_says_something_else_at_the_revision_at_which_it_is_known_is_of_another_history() {
+    for revision in [5, 40] {
+        check_rewound(revision, Some(("{\"epoch\":9}", 5)));
+    }
 }
 
 #[test]

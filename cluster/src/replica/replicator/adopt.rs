@@ -34,6 +34,7 @@ impl<T: Copy> Replicator<T> {
         // Only now: what was stepped down from is closed already, and stays unknown.
         self.arrived(now, store, &freed);
         self.ask_again(now);
+        self.ask_for_words(ring);
         self.streams.retain(|_, stream| !stream.is_idle());
         self.streams.values_mut().for_each(Stream::hurry);
     }
@@ -49,6 +50,13 @@ impl<T: Copy> Replicator<T> {
             } else if was.is_none_or(|was| was.incarnation != slot.incarnation) {
                 self.member_since.insert(SlotId(index), now);
             }
+        }
+        let known = std::mem::take(&mut self.down_since);
+        let since = ring.document().replication.iter().flat_map(|known| &known.since);
+        let slots = (0..).map(SlotId).zip(&ring.document().slots).zip(since);
+        for ((slot, _), &since) in slots.filter(|((_, entry), _)| entry.state == NodeState::Down) {
+            let is_same = known.get(&slot).filter(|(epoch, _)| *epoch == since).copied();
+            self.down_since.insert(slot, is_same.unwrap_or((since, now)));
         }
     }
 
@@ -72,9 +80,8 @@ impl<T: Copy> Replicator<T> {
         let peers: Vec<_> = self.streams.keys().copied().filter(gone).collect();
         let mut freed = Vec::new();
         for peer in peers {
-            let mut stream = self.streams.remove(&peer).expect("it was just seen");
-            let mine = self.tenures.iter();
-            freed.extend(mine.flat_map(|(partition, _)| stream.leave(partition)));
+            let stream = self.streams.remove(&peer).expect("it was just seen");
+            freed.extend(stream.into_writes());
         }
         freed
     }
@@ -190,6 +197,19 @@ impl<T: Copy> Replicator<T> {
         }
     }
 
+    /// An heir waits to hear that the others follow its ring. Whoever has nothing to say to them asks: it is acknowledged under the ring
+    /// that the other one follows.
+    fn ask_for_words(&mut self, ring: &Ring) {
+        let waits = |partition: &PartitionId| self.waits_for_words(&self.tenures[*partition]);
+        let Some(me) = self.me.filter(|_| self.unsettled.iter().any(waits)) else { return };
+        for peer in self.serving_peers(ring, me) {
+            let stream = self.stream(ring, peer);
+            if stream.is_idle() {
+                stream.push(ring.epoch(), Entry::Void);
+            }
+        }
+    }
+
     /// Ends being primary of a partition. What is open stays unknown to its clients.
     fn step_down(&mut self, now: Micros, store: &mut impl Store, partition: PartitionId) {
         self.tenures.remove(partition);
@@ -249,10 +269,17 @@ impl<T: Copy> Replicator<T> {
     }
 
     /// The shards of a node that can have keys of this shard.
-    fn peers_of(&self, ring: &Ring, slot: SlotId) -> Vec<PeerShard> {
+    pub(super) fn peers_of(&self, ring: &Ring, slot: SlotId) -> Vec<PeerShard> {
         let (mine, shards) = (self.portion(ring), ring.slot(slot).shards);
         let meets = |&shard: &u16| Portion::of_shard(shard, shards).meets(mine);
         (0..shards).filter(meets).map(|shard| PeerShard { slot, shard }).collect()
+    }
+
+    /// The shards of other members that can have keys of this shard.
+    pub(super) fn serving_peers(&self, ring: &Ring, me: SlotId) -> Vec<PeerShard> {
+        let all = (0..).map(SlotId).zip(&ring.document().slots);
+        let others = all.filter(|(slot, entry)| *slot != me && entry.state.serves());
+        others.flat_map(|(slot, _)| self.peers_of(ring, slot)).collect()
     }
 
     fn stream(&mut self, ring: &Ring, peer: PeerShard) -> &mut Stream {
@@ -261,7 +288,7 @@ impl<T: Copy> Replicator<T> {
             let mine = self.portion(ring);
             let common = Portion { first: mine.first.max(theirs.first), last: mine.last.min(theirs.last) };
             let mut stream = Stream::new(self.next_stream(), common);
-            stream.connect(self.connected.contains(&peer));
+            self.connected.get(&peer).into_iter().for_each(|&takes_deltas| stream.connect(takes_deltas));
             self.streams.insert(peer, stream);
         }
         self.streams.get_mut(&peer).expect("it was just made")

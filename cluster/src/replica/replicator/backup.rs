@@ -1,6 +1,7 @@
 //! The backup's side: what it takes from whom, the leases that it grants, and what it does about other nodes' unfinished
 //! business when it becomes primary.
 
+use std::cell::OnceCell;
 use std::collections::hash_map;
 
 use super::*;
@@ -51,6 +52,8 @@ impl<T: Copy> Replicator<T> {
         let grant = grants.then_some(feed.sent_at);
         let ack = Ack { stream: feed.stream, applied: source.applied, grant, wants_again };
         self.send(now, sender.peer, &Message::Ack(ack));
+        // Behind that: who waits for it may not say yet what the item is.
+        self.ask_for_lacking(now);
     }
 
     /// After another ring: what was refused may be taken now.
@@ -89,15 +92,19 @@ impl<T: Copy> Replicator<T> {
             self.sources.get_mut(&peer).expect("it is fed").applied += u64::from(is_void);
             return is_void;
         }
-        let is_sure = |record: &Record| {
-            sequence > feed.unknown && sequence <= feed.stable && !self.tenures.contains(record.partition())
+        let doubt_about = |key: &Bytes, hash| {
+            let is_known = sequence > feed.unknown && sequence <= feed.stable;
+            let is_sure = is_known && !self.tenures.contains(partition_of(hash));
+            (!is_sure).then(|| Doubt { of: peer, stream: feed.stream, sequence, key: Bytes::clone(key) })
         };
         match &numbered.entry {
-            Entry::Live(record) if is_sure(record) => self.put(now, store, record, None),
             Entry::Live(record) => {
-                let (stream, key) = (feed.stream, Bytes::clone(&record.key));
-                let doubt = Doubt { of: peer, stream, sequence, key };
-                self.put(now, store, record, Some(doubt));
+                let doubt = doubt_about(&record.key, record.hash);
+                self.put(now, store, record, doubt);
+            }
+            Entry::Delta(delta) => {
+                let doubt = doubt_about(&delta.key, delta.hash);
+                self.extend(now, store, delta, doubt);
             }
             Entry::Bulk(record) => self.put(now, store, record, None),
             Entry::Begin(partitions) => self.empty(store, peer, |partition| partitions.contains(partition)),
@@ -113,11 +120,10 @@ impl<T: Copy> Replicator<T> {
     /// Whether the source may say this: as the primary, or as the one before until it has handed over.
     fn accepts(&self, sender: &Sender, numbered: &Numbered) -> bool {
         let peer = sender.peer;
-        let (Entry::Live(record) | Entry::Bulk(record)) = &numbered.entry else { return true };
+        let Some(partition) = numbered.entry.partition() else { return true };
         if !holds(Safeguard::BackupsFence) {
             return true;
         }
-        let partition = record.partition();
         // Only of whom this node took over from: what an earlier primary says has been overtaken. An heir took over nothing:
         // it was not told all, and would give what it was told before for the newest.
         let tenure = self.tenures.get(partition).filter(|tenure| !tenure.is_heir);
@@ -137,14 +143,38 @@ impl<T: Copy> Replicator<T> {
 
     fn put(&mut self, now: Micros, store: &mut impl Store, record: &Record, doubt: Option<Doubt>) {
         store.apply(now, record);
+        self.doubt_or_not(now, store, (record.hash, &record.key), doubt);
+    }
+
+    /// Puts to a value what the source has put to it. What it begins with may have been evicted here, or cannot be what the source took it
+    /// for: then there is no item, as if it had been evicted now, and the primary is asked for it.
+    fn extend(&mut self, now: Micros, store: &mut impl Store, delta: &Delta, doubt: Option<Doubt>) {
+        let is_there = store.extend(now, delta);
+        if !is_there && holds(Safeguard::DeltaNeedsItsBase) {
+            self.lacking.push((delta.hash, Bytes::clone(&delta.key)));
+        } else if !is_there {
+            let nothing =
+                Record { version: delta.base, content: Some(Content::default()), ..delta.whole(None) };
+            store.apply(now, &delta.whole(Some(nothing)));
+        }
+        self.doubt_or_not(now, store, (delta.hash, &delta.key), doubt);
+    }
+
+    fn doubt_or_not(
+        &mut self,
+        now: Micros,
+        store: &mut impl Store,
+        (hash, key): (u64, &Bytes),
+        doubt: Option<Doubt>,
+    ) {
         match doubt {
             Some(doubt) => {
                 let source = self.sources.get_mut(&doubt.of).expect("it is fed");
-                source.doubted.push_back((doubt.sequence, record.hash));
-                self.doubt(now, store, record.hash, doubt);
+                source.doubted.push_back((doubt.sequence, hash));
+                self.doubt(now, store, hash, doubt);
             }
-            None if self.doubts.get(&record.hash).is_some_and(|doubt| doubt.key == record.key) => {
-                self.doubts.remove(&record.hash);
+            None if self.doubts.get(&hash).is_some_and(|doubt| doubt.key == *key) => {
+                self.doubts.remove(&hash);
             }
             None => {}
         }
@@ -213,7 +243,13 @@ impl<T: Copy> Replicator<T> {
             fences.retain(|fence| fence.until > now);
             !fences.is_empty()
         });
-        let is_free = |partition: &&PartitionId| !self.fences.contains_key(partition);
+        let all_follow = OnceCell::new();
+        let is_mine_alone = |partition| {
+            let tenure = &self.tenures[partition];
+            !self.waits_for_words(tenure) || tenure.since <= *all_follow.get_or_init(|| self.all_follow(now))
+        };
+        let is_free =
+            |partition: &&PartitionId| !self.fences.contains_key(partition) && is_mine_alone(**partition);
         let free: Vec<_> = self.unsettled.iter().filter(is_free).copied().collect();
         for partition in free {
             if self.flushed.remove(&partition) {
@@ -223,6 +259,23 @@ impl<T: Copy> Replicator<T> {
                 self.unsettled.remove(&partition);
             }
         }
+    }
+
+    /// Whoever was heir of a partition before, by rings that this node may not have seen, needs nobody's lease and serves until it follows
+    /// this ring or a later one: all members must have said that they do.
+    pub(super) fn waits_for_words(&self, tenure: &Tenure) -> bool {
+        tenure.is_gutter && self.mode() == Mode::Sync && holds(Safeguard::HeirsWaitForAll)
+    }
+
+    /// The latest ring that all other members follow, or one after it. A member that is down is not waited for when it was for so long that
+    /// it cannot serve; one that returned has said that it knew of that.
+    fn all_follow(&self, now: Micros) -> Epoch {
+        let (Some(ring), Some(me)) = (&self.ring, self.me) else { return Epoch::NONE };
+        let may_serve_yet = self.down_since.iter().filter(|(_, (_, at))| now.since(*at) < ISOLATED_OVER);
+        let down = may_serve_yet.flat_map(|(&slot, _)| self.peers_of(ring, slot));
+        let waited_for = self.serving_peers(ring, me).into_iter().chain(down);
+        let word = |peer| self.words.get(&peer).copied().unwrap_or(Epoch::NONE);
+        waited_for.map(word).min().unwrap_or(ring.epoch())
     }
 
     /// Says again what an earlier primary may have said to this node only: whoever reads it here must find it elsewhere
@@ -244,7 +297,9 @@ impl<T: Copy> Replicator<T> {
             let record = Record { key, hash, version, content };
             store.apply(now, &record);
             let (token, deadline) = (None, Micros::NEVER);
-            let open = Open { token, record, deadline, missing: 0, is_pending: false, settles: true };
+            let (missing, is_pending, settles) = (0, false, true);
+            let (delta, whole_bytes) = (None, 0);
+            let open = Open { token, record, delta, whole_bytes, deadline, missing, is_pending, settles };
             self.say(now, open, store);
         }
         true

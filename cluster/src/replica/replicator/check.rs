@@ -51,6 +51,17 @@ impl<T: Copy> Replicator<T> {
         self.ask(now, asked, true);
     }
 
+    /// Asks for items that were to be extended and were not there. Nobody waits for them.
+    pub(super) fn ask_for_lacking(&mut self, now: Micros) {
+        let mut asked = Asked::new();
+        for (hash, key) in std::mem::take(&mut self.lacking) {
+            if let Some(to) = self.primary_elsewhere(hash) {
+                asked.entry(to).or_default().push((key, Version(0)));
+            }
+        }
+        self.ask(now, asked, true);
+    }
+
     /// Whether the primary is the one whose word is in doubt, and still speaks in the same stream.
     fn may_resolve(&self, primary: SlotId, doubt: &Doubt) -> bool {
         let stream = self.sources.get(&doubt.of).map(|source| source.stream);

@@ -58,7 +58,7 @@ impl<T: Copy> Replicator<T> {
     /// Memory of what waits for other nodes: a look at every open write.
     pub fn buffer_bytes(&self) -> usize {
         let queued: usize = self.streams.values().map(Stream::queue_bytes).sum();
-        let open = self.open.values().map(|open| size_of::<Open<T>>() + record_bytes(&open.record));
+        let open = self.open.values().map(|open| size_of::<Open<T>>() + open.bytes());
         queued + open.sum::<usize>()
     }
 

@@ -2,12 +2,29 @@
 
 use super::*;
 use crate::placement::shard_of;
-use crate::replica::message::{Ack, Fences};
+use crate::replica::message::{Ack, Entry, Fences};
 use crate::replica::stream::{QUEUE_BYTES_MAX, QUEUE_BYTES_MIN};
 use crate::table::REPLICA_COUNT_MAX;
 
 /// Nodes that get the states of one key: owners of now and to come.
 const RECEIVERS_MAX: usize = 2 * REPLICA_COUNT_MAX;
+
+impl<T> Open<T> {
+    /// What those are told who have what was there before.
+    fn entry(&self) -> Entry {
+        self.delta.clone().map_or_else(|| Entry::Live(self.record.clone()), Entry::Delta)
+    }
+
+    /// Bytes of that, and of what it keeps.
+    pub(super) fn bytes(&self) -> usize {
+        self.delta.as_ref().map_or_else(|| record_bytes(&self.record), delta_bytes)
+    }
+
+    /// The state that it says. `read` tells what the store holds.
+    fn state(&self, read: impl Fn(&Delta) -> Option<Record>) -> Record {
+        self.delta.as_ref().map_or_else(|| self.record.clone(), |delta| delta.whole(read(delta)))
+    }
+}
 
 impl<T: Copy> Replicator<T> {
     /// Whether what was read of a key may be answered: asked after reading, since the lease must hold then.
@@ -99,21 +116,24 @@ impl<T: Copy> Replicator<T> {
         if self.open.len() >= WRITES_MAX {
             return Err(Refused::Overloaded);
         }
-        if let Some(content) = &mut write.content
+        // What is put to a value dies with it, and what it is put to was written here too.
+        if let Change::Becomes(Some(content)) = &mut write.change
             && self.tenures[partition_of(write.hash)].is_gutter
         {
             let latest = now + GUTTER_TTL_MAX;
             content.dies_at = Some(content.dies_at.map_or(latest, |dies_at| dies_at.min(latest)));
         }
-        let record = Record { key: write.key, hash: write.hash, version: Version(0), content: write.content };
+        let version = self.peek_version().ok_or(Refused::WornOut)?;
+        let value_len = if let Change::Extends { value_len, .. } = write.change { value_len } else { 0 };
+        let (record, delta) = self.said_of(now, store, write.key, write.hash, version, write.change);
+        let bytes = delta.as_ref().map_or_else(|| record_bytes(&record), delta_bytes);
         let bytes_max = self.queue_bytes_max();
-        let is_full = |(_, stream): (_, &Stream)| !stream.has_room(record_bytes(&record), bytes_max);
+        let is_full = |(_, stream): (_, &Stream)| !stream.has_room(bytes, bytes_max);
         let tenure = &self.tenures[record.partition()];
         if self.mode() == Mode::Sync && self.receivers(record.hash, tenure).any(is_full) {
             return Err(Refused::Overloaded);
         }
-        let version = self.clock.next_version().ok_or(Refused::WornOut)?;
-        let record = Record { version, ..record };
+        assert_eq!(self.clock.next_version(), Some(version), "nothing else is written meanwhile");
         let waits = match self.mode() {
             Mode::Sync => true,
             Mode::Inval => write.invalidates,
@@ -121,11 +141,14 @@ impl<T: Copy> Replicator<T> {
         };
         let is_pending = self.mode() == Mode::Sync && holds(Safeguard::PendingIsNotRead);
         if !is_pending {
-            store.apply(now, &record);
+            carry_out(now, store, &record, delta.as_ref());
         }
         let waits = waits && holds(Safeguard::WritesWaitForBackups);
         let token = if waits { Some(write.token) } else { None };
-        let open = Open { token, record, deadline: write.deadline, missing: 0, is_pending, settles: false };
+        let (deadline, missing, settles) = (write.deadline, 0, false);
+        let whole_bytes = if is_pending && delta.is_some() { value_len } else { 0 };
+        self.whole_bytes += whole_bytes;
+        let open = Open { token, record, delta, whole_bytes, deadline, missing, is_pending, settles };
         self.say(now, open, store);
         if !waits {
             self.effects.push_back(Effect::Answer { token: write.token, outcome: Outcome::Done });
@@ -133,9 +156,40 @@ impl<T: Copy> Replicator<T> {
         Ok(version)
     }
 
+    /// What is said of a change: the state that it comes to, or what is put to the one before if all who get it were told that. The store has
+    /// that, and is not changed.
+    fn said_of(
+        &self,
+        now: Micros,
+        store: &impl Store,
+        key: Bytes,
+        hash: u64,
+        version: Version,
+        change: Change,
+    ) -> (Record, Option<Delta>) {
+        let (base, side, bytes, value_len) = match change {
+            Change::Becomes(content) => return (Record { key, hash, version, content }, None),
+            Change::Extends { base, side, bytes, value_len } => (base, side, bytes, value_len),
+        };
+        let delta = Delta { key: Bytes::clone(&key), hash, version, base, side, bytes };
+        let partition = partition_of(hash);
+        // As if what is pending waited as a whole: should a copy begin anew meanwhile, it is said so.
+        let whole_bytes = self.whole_bytes + value_len;
+        let has_room = self.whole_bytes == 0 || whole_bytes <= self.queue_bytes_max();
+        // A term has one primary: what was said in this one this node said, to all. What an earlier primary said to some, others may not have.
+        let is_own = base.term() == version.term();
+        let mut receivers = self.receivers(hash, &self.tenures[partition]);
+        if has_room && is_own && receivers.all(|(_, stream)| stream.takes_deltas_of(partition)) {
+            return (Record { key, hash, version, content: None }, Some(delta));
+        }
+        let record = delta.whole(store.read(now, hash, &key));
+        assert!(record.content.is_some(), "the caller has seen what is there");
+        (record, None)
+    }
+
     /// A key was named under a fence: all who get its states hear of it before they hear of the next one. Whoever is to know that
     /// they have waits for that next one.
-    pub fn tell_fence(&mut self, hash: u64, fence: u64) {
+    pub fn tell_fence(&mut self, now: Micros, store: &impl Store, hash: u64, fence: u64) {
         let (epoch, partition) = (self.epoch(), partition_of(hash));
         let Some(tenure) = self.tenures.get(partition) else { return };
         let peers: Vec<_> = self.receivers(hash, tenure).map(|(peer, _)| peer).collect();
@@ -147,7 +201,7 @@ impl<T: Copy> Replicator<T> {
                 stream.push_fences(epoch, &fences);
             } else {
                 // The bulk will bring it.
-                self.break_off(peer, None);
+                self.break_off(peer, None, reader(now, store));
             }
         }
     }
@@ -191,21 +245,22 @@ impl<T: Copy> Replicator<T> {
             let stream = self.streams.get_mut(&peer).expect("a receiver has a stream");
             let counts = stream.counts(partition);
             open.missing += u32::from(counts);
-            if stream.has_room(record_bytes(&open.record), bytes_max) {
-                stream.push_write(epoch, open.record.clone(), write, counts);
+            if stream.has_room(open.bytes(), bytes_max) {
+                stream.push_write(epoch, open.entry(), write, counts);
                 continue;
             }
-            self.break_off(peer, Some(write).filter(|_| counts && !is_hidden));
+            self.break_off(peer, Some(write).filter(|_| counts && !is_hidden), reader(now, store));
             // Otherwise the item is in the store: the bulk will bring it.
             if is_hidden {
+                let record = open.state(reader(now, store));
                 let stream = self.streams.get_mut(&peer).expect("a receiver has a stream");
-                stream.push_write(epoch, open.record.clone(), write, counts);
+                stream.push_write(epoch, Entry::Live(record), write, counts);
             }
         }
         let is_done = open.missing == 0;
         if !is_hidden {
             // The store has it.
-            open.record.content = None;
+            (open.record.content, open.delta) = (None, None);
         }
         self.open.insert(write, open);
         if is_done {
@@ -220,12 +275,13 @@ impl<T: Copy> Replicator<T> {
         // The store had these, and has not any more.
         let settling = self.open.values_mut().filter(|open| open.settles);
         settling.for_each(|open| open.record.content = None);
-        // What earlier primaries have still to say comes before it.
+        // What earlier primaries have still to say comes before it. So does what was put to values that are gone now: it is not said again.
         self.flushed.extend(&self.unsettled);
         let peers: Vec<_> = self.streams.keys().copied().collect();
         for peer in peers {
-            let said =
-                |write: &WriteId| Some((*write, &self.open[write])).filter(|(_, open)| open.is_pending);
+            let said = |write: &WriteId| {
+                Some((*write, &self.open[write])).filter(|(_, open)| open.is_pending && open.delta.is_none())
+            };
             let pending = self.pending.values().filter_map(said).map(|(write, open)| (write, &open.record));
             let mut again = Vec::new();
             let stream = self.streams.get_mut(&peer).expect("just seen");
@@ -234,26 +290,38 @@ impl<T: Copy> Replicator<T> {
                     self.open.get_mut(&write).expect("what is pending is open").missing += 1;
                 }
             } else {
-                self.break_off(peer, None);
+                self.break_off(peer, None, |_| None);
             }
         }
     }
 
     /// Another node speaks. A life of it that nothing was said to gets everything from the beginning. A ring that names lives begins
     /// other streams by itself; a list admits any.
-    pub(super) fn meet(&mut self, sender: &Sender) {
+    pub(super) fn meet(&mut self, now: Micros, store: &impl Store, sender: &Sender) {
         let stream = self.streams.get_mut(&sender.peer);
         if stream.is_some_and(|stream| stream.is_heard_anew(sender.incarnation)) {
-            self.break_off(sender.peer, None);
+            self.break_off(sender.peer, None, reader(now, store));
         }
     }
 
+    /// Another build has taken the place of one that knew deltas: what was to be said in them it would not understand.
+    pub(super) fn begin_anew_for_older(&mut self, now: Micros, store: &impl Store) {
+        let is_beyond = |(&peer, stream): (&PeerShard, &Stream)| stream.is_beyond_the_other().then_some(peer);
+        let peers: Vec<_> = self.streams.iter().filter_map(is_beyond).collect();
+        peers.into_iter().for_each(|peer| self.break_off(peer, None, reader(now, store)));
+    }
+
     /// Fills the other end of a stream anew. The write, if any, waits for it to be emptied.
-    fn break_off(&mut self, peer: PeerShard, write: Option<WriteId>) {
+    fn break_off(
+        &mut self,
+        peer: PeerShard,
+        write: Option<WriteId>,
+        read: impl Fn(&Delta) -> Option<Record>,
+    ) {
         let epoch = self.epoch();
         let stream = self.streams.get_mut(&peer).expect("what breaks is there");
         // A write that is being said now is not open yet: who says it says it behind this.
-        let known = |write: &WriteId| Some((*write, &self.open.get(write)?.record));
+        let known = |write: &WriteId| Some((*write, self.open.get(write)?.state(&read)));
         let pending = self.pending.values().filter_map(known);
         stream.break_off(mix(stream.id), epoch, write, |write| self.open.contains_key(write), pending);
     }
@@ -269,7 +337,7 @@ impl<T: Copy> Replicator<T> {
     pub(super) fn arrived(&mut self, now: Micros, store: &mut impl Store, writes: &[WriteId]) {
         for &write in writes {
             let Some(open) = self.open.get_mut(&write) else { continue };
-            open.missing -= 1;
+            open.missing = open.missing.checked_sub(1).expect("an entry arrives once");
             if open.missing == 0 {
                 self.complete(now, store, write);
             }
@@ -279,7 +347,7 @@ impl<T: Copy> Replicator<T> {
     fn complete(&mut self, now: Micros, store: &mut impl Store, write: WriteId) {
         let open = self.open.get(&write).expect("what completes is open");
         if open.is_pending {
-            store.apply(now, &open.record);
+            carry_out(now, store, &open.record, open.delta.as_ref());
         }
         self.close(write, Outcome::Done);
     }
@@ -287,6 +355,7 @@ impl<T: Copy> Replicator<T> {
     /// Ends a write.
     pub(super) fn close(&mut self, write: WriteId, outcome: Outcome) {
         let Some(open) = self.open.remove(&write) else { return };
+        self.whole_bytes -= open.whole_bytes;
         if self.pending.get(&open.record.hash) == Some(&write) {
             self.pending.remove(&open.record.hash);
         }
@@ -322,10 +391,11 @@ impl<T: Copy> Replicator<T> {
         for stream in self.streams.values_mut() {
             for partition in stream.begin_bulk(epoch) {
                 // The store does not have these, or has what nobody may count on yet.
-                let its = pending.values().map(|write| (write, &open[write].record));
-                for (&write, record) in its.filter(|(_, record)| record.partition() == partition) {
-                    if stream.portion.contains(record.hash) {
-                        stream.push_write(epoch, record.clone(), write, false);
+                let its = pending.values().map(|write| (write, &open[write]));
+                for (&write, open) in its.filter(|(_, open)| open.record.partition() == partition) {
+                    if stream.portion.contains(open.record.hash) {
+                        let record = open.state(reader(now, store));
+                        stream.push_write(epoch, Entry::Live(record), write, false);
                     }
                 }
             }
@@ -344,4 +414,19 @@ impl<T: Copy> Replicator<T> {
             }
         }
     }
+}
+
+/// Gives the store what a write says. What it puts to a value it does not if that has been evicted meanwhile.
+fn carry_out(now: Micros, store: &mut impl Store, record: &Record, delta: Option<&Delta>) {
+    match delta {
+        Some(delta) => {
+            let _is_there = store.extend(now, delta);
+        }
+        None => store.apply(now, record),
+    }
+}
+
+/// Reads the items that deltas are about.
+fn reader(now: Micros, store: &impl Store) -> impl Fn(&Delta) -> Option<Record> {
+    move |delta| store.read(now, delta.hash, &delta.key)
 }

@@ -8,6 +8,9 @@ use crate::replica::message::Fences;
 use crate::replica::stream::QUEUE_BYTES_MIN;
 use crate::ring::RingDocument;
 
+mod deltas;
+mod heirs;
+
 struct End {
     replicator: Replicator<u32>,
     store: MemoryStore,
@@ -17,7 +20,7 @@ impl End {
     fn begin(slot: u16, life: u64) -> Self {
         let partitions = u16::try_from(PARTITION_COUNT).unwrap();
         let mut replicator = Replicator::new(Incarnation(life), 0, 0..partitions);
-        replicator.connected(PeerShard { slot: SlotId(1 - slot), shard: 0 });
+        replicator.connected(PeerShard { slot: SlotId(1 - slot), shard: 0 }, true);
         Self { replicator, store: MemoryStore::default() }
     }
 }
@@ -66,7 +69,7 @@ impl Pair {
         end.replicator.adopt(self.now, &mut end.store, &self.ring, Some(SlotId(1)));
         let peer = PeerShard { slot: SlotId(1), shard: 0 };
         self.ends[0].replicator.lost(peer);
-        self.ends[0].replicator.connected(peer);
+        self.ends[0].replicator.connected(peer, true);
     }
 
     fn adopt(&mut self) {
@@ -129,7 +132,7 @@ impl Pair {
             token: 0,
             hash: hash_key(key),
             key: key.into(),
-            content: Some(content),
+            change: Change::Becomes(Some(content)),
             invalidates: false,
             deadline: self.now + Micros::from_millis(250),
         };
@@ -242,7 +245,7 @@ fn copies_hear_of_a_fence_at_once_and_who_returns_when_it_is_filled() {
     let name = |pair: &mut Pair, fence| {
         let End { replicator, store } = &mut pair.ends[0];
         store.raise_fences(&Fences { floor: 0, known: vec![(hash, fence)] });
-        replicator.tell_fence(hash, fence);
+        replicator.tell_fence(pair.now, store, hash, fence);
     };
     pair.pass(2_000);
     name(&mut pair, 7);
@@ -289,6 +292,25 @@ fn a_copy_that_is_away_holds_up_no_write_that_does_not_wait_for_it() {
         }
         assert!(keys.iter().all(|key| pair.read(1, key).is_some() && pair.read(1, key) == pair.read(0, key)));
         assert_eq!(pair.ends[0].replicator.counts().writes_open, 0);
+    }
+}
+
+#[test]
+fn what_waited_for_a_copy_that_was_behind_is_done_when_the_ring_says_that_it_is_down() {
+    for mode in [Mode::Async, Mode::Inval] {
+        let mut pair = Pair::new(2, mode);
+        pair.ends[0].replicator.queue_bytes = 0;
+        pair.pass(2_000);
+        let keys: Vec<_> = pair.keys_of(SlotId(0)).take(8_000).collect();
+        let value = "x".repeat(300);
+        for key in &keys {
+            pair.set(0, key, &value, None).unwrap();
+        }
+        let counts = pair.ends[0].replicator.counts();
+        assert!(counts.out_of_sync == 1 && counts.writes_open == 8_000, "{counts:?}");
+        pair.follow(migrate::remove(&pair.ring, SlotId(1)));
+        pair.ends[0].replicator.check_invariants();
+        assert_eq!(pair.ends[0].replicator.counts().writes_open, 0, "{mode:?}");
     }
 }
 

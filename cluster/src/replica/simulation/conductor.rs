@@ -117,6 +117,7 @@ impl World {
         }
         let ring = Arc::clone(self.rings.last().unwrap());
         self.forget_the_silent();
+        self.forget_who_would_get_another_place(&ring);
         let Office { conductor, view, .. } = &mut self.office;
         view.read_at = self.now;
         conductor.look(self.now, Some(ring.document()), &view.nodes);
@@ -128,6 +129,14 @@ impl World {
         }
         next.may_follow(ring.document()).unwrap();
         self.commit(&Arc::new(ring_of(next).unwrap()));
+    }
+
+    /// Places are numbers here: who has none comes when his is the next, and nobody has left another free.
+    fn forget_who_would_get_another_place(&mut self, ring: &Ring) {
+        let slots = &ring.document().slots;
+        let is_any_free = slots.iter().any(|slot| slot.state == NodeState::Left);
+        let known = slots.len() + usize::from(!is_any_free);
+        self.office.view.nodes.retain(|node, _| (0..known).any(|index| *node == name(index)));
     }
 
     fn forget_the_silent(&mut self) {
@@ -149,7 +158,8 @@ impl World {
         self.note_losses();
         for node in 0..self.nodes.len() {
             // Late, seldom very late; the cut off hear of it from others.
-            let lag = if self.dice.chance(100) { 3_000 } else { 60 };
+            let late = if self.kills_all_copies && self.now < FAULTS_END { 400 } else { 100 };
+            let lag = if self.dice.chance(late) { 3_000 } else { 60 };
             self.has_failed |= lag > 1_000;
             let is_cut_off = self.nodes[node].as_ref().is_some_and(|node| node.is_cut_off);
             let delay = self.dice.below(lag) + if is_cut_off { 1_000 } else { 0 };
@@ -178,6 +188,19 @@ impl World {
             before.is_some() && after.is_some() && before != after
         };
         self.rings.windows(2).filter(is_other).count()
+    }
+
+    /// How often a partition that nobody holds passed from one heir to another.
+    pub(super) fn heirs_of_heirs(&self) -> usize {
+        let passes = |pair: &[Arc<Ring>], partition: &PartitionId| {
+            let (before, after) = (pair[0].assignment(*partition), pair[1].assignment(*partition));
+            before.is_gutter && after.is_gutter && before.primary != after.primary
+        };
+        let partitions = || (0..SCOPE).map(PartitionId::new);
+        self.rings
+            .windows(2)
+            .map(|pair| partitions().filter(|partition| passes(pair, partition)).count())
+            .sum()
     }
 
     /// The operator changes his mind about a node.

@@ -11,6 +11,8 @@ pub(super) enum Did {
     Set,
     /// Replaces what it read, by compare-and-swap.
     Change,
+    /// Puts something to what is there, or sets it if nothing is.
+    Extend,
     Delete,
 }
 
@@ -44,13 +46,9 @@ impl Op {
 #[derive(Default)]
 pub(super) struct History {
     pub(super) ops: Vec<Op>,
+    /// Who wrote each value.
+    writers: BTreeMap<Vec<u8>, usize>,
     may_lose: BTreeSet<usize>,
-}
-
-fn seen(found: Option<&Record>) -> Option<(Version, usize)> {
-    let record = found?;
-    let value = &record.content.as_ref().expect("it was read").value;
-    Some((record.version, str::from_utf8(value).unwrap().parse().unwrap()))
 }
 
 impl History {
@@ -59,23 +57,40 @@ impl History {
         self.ops.len() - 1
     }
 
+    /// A value that is none of those that were written is torn.
+    fn seen(&self, found: Option<&Record>) -> Option<(Version, usize)> {
+        let record = found?;
+        let value = &record.content.as_ref().expect("it was read").value;
+        let writer = self.writers.get(&value[..]);
+        let writer = writer.unwrap_or_else(|| panic!("nobody wrote {:?}", String::from_utf8_lossy(value)));
+        Some((record.version, *writer))
+    }
+
     pub(super) fn saw(&mut self, op: usize, node: usize, epoch: u64, found: Option<&Record>) {
         let is_judged = !self.may_lose.contains(&self.ops[op].key);
+        let seen = self.seen(found);
         let op = &mut self.ops[op];
-        (op.node, op.epoch, op.seen, op.judged_for_loss) = (node, epoch, seen(found), is_judged);
+        (op.node, op.epoch, op.seen, op.judged_for_loss) = (node, epoch, seen, is_judged);
         op.version = op.seen.map(|(version, _)| version);
     }
 
     pub(super) fn wrote(
         &mut self,
         op: usize,
-        node: usize,
-        epoch: u64,
-        version: Version,
+        (node, epoch, version): (usize, u64, Version),
         over: Option<&Record>,
+        change: &Change,
     ) {
+        let found = over.and_then(|record| record.content.as_ref()).map_or(&[][..], |content| &content.value);
+        let value = match change {
+            Change::Becomes(content) => content.as_ref().map(|content| content.value.to_vec()),
+            Change::Extends { side: Side::Front, bytes, .. } => Some([bytes, found].concat()),
+            Change::Extends { side: Side::Back, bytes, .. } => Some([found, bytes].concat()),
+        };
+        self.writers.extend(value.map(|value| (value, op)));
+        let seen = self.seen(over);
         let op = &mut self.ops[op];
-        (op.node, op.epoch, op.version, op.seen) = (node, epoch, Some(version), seen(over));
+        (op.node, op.epoch, op.version, op.seen) = (node, epoch, Some(version), seen);
     }
 
     pub(super) fn end(&mut self, op: usize, now: Micros, is_done: bool) {
@@ -125,7 +140,7 @@ impl History {
 
     /// A read does not give what an invalidating write, acknowledged before by the same ring or an older one, had followed.
     fn check_invalidations(&self, ops: &[(usize, &Op)]) {
-        let is_invalidating = |op: &Op| matches!(op.did, Did::Delete | Did::Change);
+        let is_invalidating = |op: &Op| matches!(op.did, Did::Delete | Did::Change | Did::Extend);
         for (number, read) in ops.iter().filter(|(_, op)| op.did == Did::Get && op.done_at.is_some()) {
             let Some((_, written_by)) = read.seen else { continue };
             let write = &self.ops[written_by];
@@ -166,8 +181,9 @@ fn check_order(ops: &[(usize, &Op)]) {
 /// I4: one state is replaced once.
 fn check_winners(ops: &[(usize, &Op)]) {
     let mut replaced = BTreeMap::new();
-    for (number, op) in ops.iter().filter(|(_, op)| op.did == Did::Change && op.done_at.is_some()) {
-        let (base, _) = op.seen.expect("it replaced something");
+    for (number, op) in ops.iter().filter(|(_, op)| op.done_at.is_some()) {
+        let is_by_state = matches!(op.did, Did::Change | Did::Extend);
+        let Some((base, _)) = op.seen.filter(|_| is_by_state) else { continue };
         let other = replaced.insert(base, number);
         assert_eq!(other, None, "two changes of one state: by {number} too");
     }
@@ -181,7 +197,8 @@ fn check_losses(ops: &[(usize, &Op)]) {
     for (number, read) in ops {
         let is_miss = read.did == Did::Get && read.done_at.is_some() && read.seen.is_none();
         if is_miss && read.judged_for_loss {
-            let written = ops.iter().find(|(_, op)| op.did == Did::Set && op.is_before(read));
+            let written =
+                ops.iter().find(|(_, op)| matches!(op.did, Did::Set | Did::Extend) && op.is_before(read));
             assert!(
                 written.is_none(),
                 "op {number} of {} at n{} misses: lost {:?}",

@@ -16,7 +16,7 @@ use slabring_reactor::ConnectionId;
 use super::Links;
 use super::gathered::Bound;
 use crate::batch::{Outcome, ReturnAddress};
-use crate::cluster::forward::{Place, answer_later};
+use crate::cluster::forward::{PendingReply, answer_later};
 use crate::connection::{Connection, Connections};
 use crate::dispatch::Dispatcher;
 use crate::execute::{Asker, Executor};
@@ -58,7 +58,7 @@ enum Whose {
     /// Another node's.
     Node(Asked),
     /// A client's of this node, who had been sent away before the ring changed, for a key of this hash.
-    Client(Place, u64),
+    Client(PendingReply, u64),
 }
 
 /// Whether this is no connection but stands for a request of another node, whose reply travels whole.
@@ -293,7 +293,7 @@ impl Links {
         &mut self,
         dispatcher: &mut Dispatcher,
         client: &mut Connection,
-        place: Place,
+        place: PendingReply,
         body: &[u8],
     ) {
         let Ok(request) = parse(body, place.flags(), &self.limits) else {

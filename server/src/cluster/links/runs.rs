@@ -15,7 +15,7 @@ use super::Links;
 use super::errands::{ERRAND_SLOTS, offer};
 use super::gathered::PART_FLAGS;
 use crate::batch::ReturnAddress;
-use crate::cluster::forward::{PATIENCE, Place};
+use crate::cluster::forward::{PATIENCE, PendingReply};
 use crate::connection::Connection;
 use crate::dispatch::Dispatcher;
 use crate::outbox::Ticket;
@@ -93,9 +93,9 @@ impl Dispatcher {
             }
             let to = ReturnAddress { connection: client.id, ticket };
             if count == 1 {
-                self.send_away(client, Place::get(to, false), hash, PART_FLAGS, &line);
+                self.send_away(client, PendingReply::get(to, false), hash, PART_FLAGS, &line);
             } else {
-                self.send_run(client, Place::run(to, places), hash, count, &line);
+                self.send_run(client, PendingReply::run(to, places), hash, count, &line);
             }
         }
         going.gets.clear();
@@ -104,7 +104,14 @@ impl Dispatcher {
         (links.going, links.line) = (going, line);
     }
 
-    fn send_run(&mut self, client: &mut Connection, place: Place, hash: u64, gets: usize, bytes: &[u8]) {
+    fn send_run(
+        &mut self,
+        client: &mut Connection,
+        place: PendingReply,
+        hash: u64,
+        gets: usize,
+        bytes: &[u8],
+    ) {
         let links = self.cluster.as_mut().expect("who stands alone owns every key");
         let deadline = links.now + PATIENCE;
         links.has_news = true;
@@ -126,7 +133,7 @@ impl Links {
         &mut self,
         dispatcher: &mut Dispatcher,
         client: &mut Connection,
-        place: Place,
+        place: PendingReply,
         gets: u16,
         outcome: Result<RunPart, Failure>,
     ) {
@@ -135,12 +142,12 @@ impl Links {
             Ok(RunPart::Replies) => {
                 let replies = Replies(self.peers.body()).flatten();
                 for (reply, (_, to)) in replies.zip(places) {
-                    dispatcher.answer_from_afar(client, Place::get(to, true), Ok(reply));
+                    dispatcher.answer_from_afar(client, PendingReply::get(to, true), Ok(reply));
                 }
             }
             Ok(RunPart::Reply) => {
                 let (_, to) = places.next().expect("it is the reply to one of them");
-                dispatcher.answer_from_afar(client, Place::get(to, false), Ok(self.peers.body()));
+                dispatcher.answer_from_afar(client, PendingReply::get(to, false), Ok(self.peers.body()));
             }
             Ok(RunPart::NotExecuted) => self.send_alone(dispatcher, client, places),
             Err(failure) => refuse(dispatcher, client, places.map(|(_, to)| to), failure),
@@ -161,7 +168,7 @@ impl Links {
         let count = take_gets(&gets, &self.limits, &mut plain);
         for (number, to) in places {
             assert!(number < count, "they are as they were written here");
-            let (key, place) = (plain[number].key, Place::get(to, false));
+            let (key, place) = (plain[number].key, PendingReply::get(to, false));
             let mut line = Vec::new();
             client::get_one(&mut line, key, false);
             let request = Forward { hash: hash_key(key), flags: PART_FLAGS, deadline, bytes: &line };
@@ -249,7 +256,7 @@ fn refuse(
     failure: Failure,
 ) {
     for to in places {
-        dispatcher.answer_from_afar(client, Place::get(to, true), Err(failure));
+        dispatcher.answer_from_afar(client, PendingReply::get(to, true), Err(failure));
     }
 }
 

@@ -7,7 +7,7 @@ use super::*;
 
 fn etcd(login: bool) -> Etcd {
     let login = login.then(|| Login { name: "me".into(), password: "secret".into() });
-    Etcd::new(&ClusterId("here".parse().unwrap()), login)
+    Etcd::new(&ClusterId("here".parse().unwrap()), login, START_UNIX_MS)
 }
 
 fn name() -> Name {
@@ -16,10 +16,13 @@ fn name() -> Name {
 
 fn put() -> Step {
     let (condition, old) = (Condition::Empty, Some(LeaseId(5)));
-    Step::Put { session: b"me"[..].into(), condition, ends_unix_ms: 77, lease_ms: 1_001, old }
+    Step::Put { session: b"me"[..].into(), condition, ends_unix_ms: 77, lease_ms: 1_001, old, offset: None }
 }
 
 const NOW: Millis = Millis(1_000);
+const START_UNIX_MS: u64 = 5_000;
+/// An offset as of that time.
+const OFFSET: u64 = (START_UNIX_MS + NOW.0) * 1_024;
 
 impl Etcd {
     #[track_caller]
@@ -53,10 +56,22 @@ fn key(session: &str, value: &str, created: u64) -> String {
     )
 }
 
-fn entry(session: &str, created: u64, ends_unix_ms: u64) -> Entry {
+fn entry(session: &str, created: u64, ends_unix_ms: u64, offset: u64) -> Entry {
     let (created, changed) = (Revision(created), Revision(created + 1));
     let session = session.as_bytes().into();
-    Entry { session, created, changed, ends_unix_ms, lease: Some(LeaseId(9)) }
+    Entry { session, created, offset, changed, ends_unix_ms, lease: Some(LeaseId(9)) }
+}
+
+/// What a transaction answers that has read these keys, and the offset if there is one.
+fn answer(revision: u64, succeeded: bool, keys: &[String], offset: Option<u64>) -> String {
+    let offset = offset.map_or(String::new(), |offset| {
+        let (key, value) = (base64("/slabring-locks/here/fences"), base64(&offset.to_string()));
+        format!(r#"{{"key":"{key}","create_revision":"1","mod_revision":"1","value":"{value}"}}"#)
+    });
+    let reads = [keys.join(","), offset]
+        .map(|keys| format!(r#"{{"response_range":{{"header":{{}},"kvs":[{keys}]}}}}"#))
+        .join(",");
+    format!(r#"{{"header":{{"revision":"{revision}"}},"succeeded":{succeeded},"responses":[{reads}]}}"#)
 }
 
 #[test]
@@ -64,10 +79,16 @@ fn who_is_there_is_read_first_come_first_and_what_is_not_ours_is_left_out() {
     let mut etcd = etcd(false);
     etcd.take(NOW, name(), Step::Read);
     let call = etcd.call_next();
-    assert_eq!((call.path, call.token.as_deref()), (gateway::RANGE, None));
-    let keys = [key("late", "20", 7), key("x", "no number", 1), key("no%zz", "1", 2), key("me%00", "10", 3)];
-    etcd.reply(&call, OK, &format!(r#"{{"header":{{"revision":"8"}},"kvs":[{}]}}"#, keys.join(",")));
-    let entries = vec![entry("me\0", 3, 10), entry("late", 7, 20)];
+    assert_eq!((call.path, call.token.as_deref()), (gateway::TRANSACTION, None));
+    let keys = [
+        key("late", "20", 7),
+        key("y", "20 x", 1),
+        key("x", "no number", 1),
+        key("no%zz", "1", 2),
+        key("me%00", "10 77", 3),
+    ];
+    etcd.reply(&call, OK, &answer(8, true, &keys, Some(OFFSET)));
+    let entries = vec![entry("me\0", 3, 10, 77), entry("late", 7, 20, 0)];
     let found = Found { succeeded: true, revision: Revision(8), entries };
     assert_eq!(etcd.heard(), Some(Heard::Came(name(), Some(found))));
     etcd.check_idle();
@@ -85,10 +106,8 @@ fn what_is_put_lies_under_a_lease_of_whole_seconds_and_the_other_one_is_ended() 
         assert_eq!(call.path, gateway::TRANSACTION);
         assert!(call.body.contains(&base64("/slabring-locks/here/a%2fb/me")), "{}", call.body);
         assert!(call.body.contains(r#""lease":"-6""#), "{}", call.body);
-        let read = format!(r#"{{"response_range":{{"header":{{}},"kvs":[{}]}}}}"#, key("me", "77", 3));
-        let body = format!(r#"{{"header":{{"revision":"8"}},"succeeded":{succeeded},"responses":[{read}]}}"#);
-        etcd.reply(&call, OK, &body);
-        let found = Found { succeeded, revision: Revision(8), entries: vec![entry("me", 3, 77)] };
+        etcd.reply(&call, OK, &answer(8, succeeded, &[key("me", "77 5", 3)], Some(OFFSET)));
+        let found = Found { succeeded, revision: Revision(8), entries: vec![entry("me", 3, 77, 5)] };
         assert_eq!(etcd.heard(), Some(Heard::Came(name(), Some(found))));
         let revoke = etcd.call_next();
         assert_eq!((revoke.path, revoke.body.as_str()), (gateway::REVOKE, unneeded));
@@ -175,7 +194,7 @@ fn who_cannot_log_in_knows_nothing_and_where_no_login_is_wanted_none_is_shown() 
     let login = etcd.call_next();
     etcd.reply(&login, 400, r#"{"message":"etcdserver: authentication is not enabled"}"#);
     let call = etcd.call_next();
-    assert_eq!((call.path, call.token), (gateway::RANGE, None));
+    assert_eq!((call.path, call.token), (gateway::TRANSACTION, None));
 }
 
 fn changed(name: &str) -> String {
@@ -241,4 +260,73 @@ fn every_name_has_a_key_of_its_own_and_is_read_back() {
     }
     assert_eq!(unescaped(b"%"), None);
     assert_eq!(unescaped(b"%4"), None);
+}
+
+/// Reads, and takes the call that puts after it.
+fn put_after(read: &str, step: Step) -> Call {
+    let mut etcd = etcd(false);
+    etcd.take(NOW, name(), Step::Read);
+    let call = etcd.call_next();
+    assert!(call.body.contains(&base64("/slabring-locks/here/fences")), "{}", call.body);
+    etcd.reply(&call, OK, read);
+    etcd.take(NOW, name(), step);
+    let grant = etcd.call_next();
+    etcd.reply(&grant, OK, r#"{"ID":"6","TTL":"2"}"#);
+    etcd.call_next()
+}
+
+#[test]
+fn a_new_key_has_the_offset_that_was_read_and_raises_one_that_is_behind_the_clock_by_more_than_a_second() {
+    let new_one = |read: Option<u64>, offset: u64, is_raised: bool| {
+        let call = put_after(&answer(8, true, &[], read), put());
+        let value = base64(&format!("77 {offset}"));
+        assert!(call.body.contains(&value), "{offset}: {}", call.body);
+        let known = match read {
+            Some(read) => format!(r#""target":"VALUE","value":"{}""#, base64(&read.to_string())),
+            None => r#""target":"VERSION","version":"0""#.to_owned(),
+        };
+        assert!(call.body.contains(&known), "{read:?}: {}", call.body);
+        let raised = format!(r#""value":"{}"}}}}"#, base64(&offset.to_string()));
+        assert_eq!(call.body.contains(&raised), is_raised, "{read:?}: {}", call.body);
+    };
+    new_one(Some(OFFSET), OFFSET, false);
+    let latest = OFFSET - 1_000 * 1_024 - 8;
+    new_one(Some(latest), latest, false);
+    new_one(Some(latest - 1), OFFSET - 8, true);
+    new_one(None, OFFSET - 8, true);
+}
+
+#[test]
+fn a_key_that_is_put_again_keeps_its_offset_and_raises_none() {
+    let (condition, old) = (Condition::Created(Revision(3)), None);
+    let session = b"me"[..].into();
+    let again = Step::Put { session, condition, ends_unix_ms: 77, lease_ms: 1_001, old, offset: Some(5) };
+    let call = put_after(&answer(8, true, &[], Some(1)), again);
+    assert!(call.body.contains(&base64("77 5")), "{}", call.body);
+    assert!(call.body.contains(r#""target":"VALUE""#), "{}", call.body);
+    assert_eq!(call.body.matches("request_put").count(), 1, "{}", call.body);
+}
+
+#[test]
+fn an_etcd_that_has_lost_revisions_is_noticed_and_watched_anew() {
+    let mut etcd = etcd(false);
+    etcd.watch(NOW, Some(Revision(60)));
+    let watch = etcd.call_next();
+    let calls = [(); 3].map(|()| {
+        etcd.take(NOW, name(), Step::Read);
+        etcd.call_next()
+    });
+    etcd.reply(&calls[0], OK, &answer(66, true, &[], Some(OFFSET)));
+    etcd.reply(&calls[1], OK, &answer(60, true, &[], Some(OFFSET)));
+    let heard: Vec<_> = std::iter::from_fn(|| etcd.heard()).collect();
+    assert!(heard.iter().all(|heard| matches!(heard, Heard::Came(_, Some(_)))), "it was asked before");
+    etcd.take(NOW, name(), Step::Read);
+    let call = etcd.call_next();
+    etcd.reply(&call, OK, &answer(65, true, &[key("me", "77 5", 3)], None));
+    assert_eq!(etcd.next(), Some(Need::Cancel(watch.id)), "it would wait for what was");
+    assert_eq!(etcd.heard(), Some(Heard::MissedSome));
+    assert_eq!(etcd.heard(), Some(Heard::WentBack(Revision(65))));
+    let found = Found { succeeded: true, revision: Revision(65), entries: vec![entry("me", 3, 77, 5)] };
+    assert_eq!(etcd.heard(), Some(Heard::Came(name(), Some(found))));
+    etcd.answered(NOW, calls[2].id, Answer::Failed);
 }

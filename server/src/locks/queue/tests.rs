@@ -13,6 +13,8 @@ const START_UNIX_MS: u64 = 1_000_000;
 #[derive(Default)]
 struct Store {
     revision: u64,
+    /// What the fences of new keys are counted from.
+    offset: u64,
     leases: i64,
     keys: BTreeMap<(Name, Session), (Entry, Millis)>,
     /// Fences of those who were first, and who they were.
@@ -41,17 +43,17 @@ impl Store {
     fn check_holder(&mut self, name: &Name, step: &Step) {
         let first = self.line(name).swap_remove(0);
         assert!(matches!(step, Step::Put { session, .. } if *session == first.session), "{step:?}");
-        let known = self.fences.entry(first.created.0).or_insert_with(|| first.session.clone());
+        let known = self.fences.entry(first.fence()).or_insert_with(|| first.session.clone());
         assert_eq!(*known, first.session);
         let (&last, _) = self.fences.last_key_value().expect("inserted just now");
-        assert_eq!(last, first.created.0, "there was a higher one");
+        assert_eq!(last, first.fence(), "there was a higher one");
     }
 
     fn take(&mut self, now: Millis, name: &Name, step: &Step) -> Found {
         let key = |session: &Session| (Rc::clone(name), session.clone());
         let succeeded = match step {
             Step::Read => true,
-            Step::Put { session, condition, ends_unix_ms, lease_ms, .. } => {
+            Step::Put { session, condition, ends_unix_ms, lease_ms, offset, .. } => {
                 let known = self.keys.get(&key(session)).map(|(entry, _)| entry);
                 let (changed, known) = (known.map(|key| key.changed), known.map(|key| key.created));
                 let holds = match condition {
@@ -65,7 +67,8 @@ impl Store {
                     let changed = Revision(self.revision);
                     let (session, lease) = (session.clone(), Some(LeaseId(self.leases)));
                     let created = known.unwrap_or(changed);
-                    let entry = Entry { session, created, changed, ends_unix_ms: *ends_unix_ms, lease };
+                    let (offset, ends_unix_ms) = (offset.unwrap_or(self.offset), *ends_unix_ms);
+                    let entry = Entry { session, created, offset, changed, ends_unix_ms, lease };
                     self.keys.insert(key(&entry.session), (entry, Millis(now.0 + lease_ms)));
                 }
                 holds
@@ -77,7 +80,7 @@ impl Store {
                     self.revision += 1;
                     let (gone, _) = self.keys.remove(&key(session)).expect("seen just now");
                     let is_early = gone.ends_unix_ms > START_UNIX_MS + now.0;
-                    let was_held = is_early && self.told.contains(&gone.created.0);
+                    let was_held = is_early && self.told.contains(&gone.fence());
                     assert!(!was_held || self.leaving.contains(session), "{gone:?} is taken from its holder");
                 }
                 holds
@@ -546,4 +549,37 @@ fn play(seed: u64) {
     world.pass(5_000);
     world.check_empty();
     assert_eq!(asks.len(), world.told.len(), "seed {seed}: everybody is answered");
+}
+
+#[test]
+fn fences_rise_though_the_store_loses_everything_and_nothing_of_before_is_taken_away() {
+    let mut world = World::of(2);
+    world.ask(0, 1, acquire("one", 500, 0));
+    assert_eq!(world.told(), [(1, held(1, 500, "one"))]);
+    world.store.keys.clear();
+    (world.store.revision, world.store.offset) = (0, 1_000);
+    world.nodes[0].went_back(world.now, Revision(0));
+    world.nodes[0].check();
+    // Its key is put at the same revision again.
+    world.ask(1, 2, acquire("one", 60_000, 0));
+    assert_eq!(world.told(), [(2, held(1_001, 60_000, "one"))]);
+    world.pass(2_000);
+    assert_eq!(world.store.line(&name()).len(), 1, "what was given before is not ended by its old time");
+}
+
+#[test]
+fn who_asks_again_has_the_same_fence_though_others_are_counted_from_elsewhere_by_now() {
+    let mut world = World::of(2);
+    world.ask(0, 1, acquire("one", 60_000, 0));
+    world.ask(1, 2, acquire("two", 60_000, 50_000));
+    assert_eq!(world.told(), [(1, held(1, 60_000, "one"))]);
+    world.store.offset = 1_000;
+    world.ask(1, 1, acquire("one", 60_000, 0));
+    assert_eq!(world.told(), [(1, held(1, 60_000, "one"))]);
+    world.ask(0, 1, release("one"));
+    assert_eq!(world.told(), [(1, Said::Released), (2, held(2, 60_000, "two"))]);
+    world.ask(0, 3, acquire("three", 60_000, 50_000));
+    assert_eq!(world.told(), []);
+    world.ask(0, 1, release("two"));
+    assert!(matches!(&world.told()[..], [(1, Said::Released), (3, Said::Held { fence: 1_001.., .. })]));
 }
