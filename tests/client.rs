@@ -19,7 +19,7 @@ use slabring_client::{
 };
 use slabring_tests::cluster::{Cluster, File, Neighbourhood};
 use slabring_tests::process::run_to_end;
-use slabring_tests::server::{free_address, slabring_command};
+use slabring_tests::server::{Kind, free_address, slabring_command};
 use slabring_tests::toolbox::{clients_directory, python};
 use slabring_tests::{Server, Signal, announce_skip};
 
@@ -51,13 +51,14 @@ fn every_command_is_answered_alike_on_both_wires_by_all_servers() {
         for wire in [Wire::Text, Wire::Meta] {
             check_commands(
                 &Client::new(&one(&server), options(wire)),
+                server.kind(),
                 &format!("{:?} {wire:?}", server.kind()),
             );
         }
     }
 }
 
-fn check_commands(client: &Client, who: &str) {
+fn check_commands(client: &Client, kind: Kind, who: &str) {
     let never = Ttl::Never;
     client.flush(0).remove(0).1.unwrap();
     let flags = StoreOptions { ttl: Ttl::After(Duration::from_secs(90)), flags: u32::MAX };
@@ -87,9 +88,7 @@ fn check_commands(client: &Client, who: &str) {
         (MetaStatus::Done, Some(5), Some("-1")),
         "{who}"
     );
-    let mut keys: Vec<_> = client.keys().remove(0).1.unwrap().into_iter().map(|entry| entry.key).collect();
-    keys.sort();
-    assert!(keys == [b"k".to_vec(), b"n".to_vec()], "{who}: {keys:?}");
+    check_keys(client, kind, &[b"k", b"n"], who);
     assert_eq!((client.delete("k"), client.delete("k")), (Ok(true), Ok(false)), "{who}");
     assert!(client.stats("").remove(0).1.unwrap().iter().any(|(name, _)| name == "curr_items"), "{who}");
     assert!(client.stats("settings").remove(0).1.unwrap().len() > 10, "{who}");
@@ -97,6 +96,24 @@ fn check_commands(client: &Client, who: &str) {
     let error = client.set("large", vec![b'x'; 2 << 20], never).unwrap_err();
     assert!(error.to_string().contains("too large"), "{who}: {error}");
     assert_eq!(client.get("large"), Ok(None), "{who}");
+}
+
+/// That the server holds `expected`, sorted, and nothing else. Slabring says so at the first question; memcached's crawler leaves out
+/// each item that another of its threads holds at that moment, so of memcached it is asked again.
+#[track_caller]
+fn check_keys(client: &Client, kind: Kind, expected: &[&[u8]], who: &str) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let entries = client.keys().remove(0).1.unwrap();
+        let mut keys: Vec<_> = entries.into_iter().map(|entry| entry.key).collect();
+        keys.sort();
+        if keys == expected {
+            return;
+        }
+        let may_leave_out = matches!(kind, Kind::Memcached(_)) && Instant::now() < deadline;
+        assert!(may_leave_out, "{who}: {keys:?}");
+        thread::sleep(Duration::from_millis(50));
+    }
 }
 
 #[test]
