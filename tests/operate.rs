@@ -348,8 +348,12 @@ fn a_movement_to_a_node_that_died_says_whom_it_waits_for_and_turns_back_when_tol
     assert!(status.contains("n9 gets no place: n") && status.contains(&elsewhere), "{status}");
     let told = scene.done("status --json");
     assert!(told.contains(r#""turns_back":true"#) && told.contains("\"not_reached\":{\"n9\":"), "{told}");
-    let printed = scene.done("weight n4 0");
+    let mut printed = String::new();
+    let overruled = cli::at(&scene.words("join n4"), ": moving", |_| printed = scene.done("weight n4 0"));
     assert!(printed.contains("n4 holds nothing and has left"), "{printed}");
+    // Who waited for the wish before would wait for ever.
+    assert_eq!(overruled.status.code(), Some(3), "{}{}", overruled.stdout, overruled.stderr);
+    assert!(overruled.stderr.contains("what is wished for n4 now is weight 0"), "{}", overruled.stderr);
     assert_eq!((scene.ring().document().slots.len(), members(&scene.nodes[0])), (3, 3));
     assert_eq!(scene.kept(), KEPT);
 

@@ -66,6 +66,19 @@ pub(crate) enum Failure {
     /// What the cluster cannot do, and why.
     #[error("{0}")]
     Impossible(String),
+    /// A wish that stands no more, so that waiting for it would never end.
+    #[error("not waited for any longer: what is wished for {node} now is {now}")]
+    Overruled {
+        /// Whose.
+        node: String,
+        /// What somebody else wished meanwhile.
+        now: String,
+    },
+    /// The same, with nothing in its place.
+    #[error(
+        "the wish for {0} was deleted, or etcd lost it, before it was fulfilled: the same command makes it again"
+    )]
+    Forgotten(String),
     /// Ctrl-C while a change was under way.
     #[error(
         "not waited for any longer; the cluster goes on by itself, and the same command shows how far it is"
@@ -88,7 +101,13 @@ impl Failure {
             | Self::Impossible(_)
             | Self::Keeper(slabring_etcd::Failure::Access(_))
             | Self::Cache { error: Error::Key(_) } => 2,
-            Self::Cache { .. } | Self::Ring(_) | Self::Io(_) | Self::NoCluster(_) | Self::Keeper(_) => 3,
+            Self::Cache { .. }
+            | Self::Ring(_)
+            | Self::Io(_)
+            | Self::NoCluster(_)
+            | Self::Keeper(_)
+            | Self::Overruled { .. }
+            | Self::Forgotten(_) => 3,
             Self::Interrupted => 130,
         }
     }

@@ -131,6 +131,7 @@ impl<'a> Operation<'a> {
             if moment.is_done {
                 return Ok(Verdict::Done);
             }
+            self.check_standing()?;
             shown = Some(moment);
             std::thread::sleep(LOOK_EVERY);
             if is_interrupted.load(Ordering::Relaxed) {
@@ -146,6 +147,15 @@ impl<'a> Operation<'a> {
         }
         self.standing = standing;
         Ok(())
+    }
+
+    /// That the wish stands: nobody works at one that was replaced or deleted.
+    fn check_standing(&self) -> Result<(), Failure> {
+        match self.standing.wishes.get(&self.node) {
+            Some(now) if *now == self.wish => Ok(()),
+            Some(now) => Err(Failure::Overruled { node: self.node.to_string(), now: words(*now) }),
+            None => Err(Failure::Forgotten(self.node.to_string())),
+        }
     }
 
     fn member(&self) -> Option<(SlotId, &SlotEntry)> {

@@ -12,6 +12,7 @@ mod complaints;
 pub mod forward;
 pub mod http;
 pub mod links;
+pub mod lookup;
 pub mod old;
 mod reach;
 
@@ -64,6 +65,8 @@ pub enum News {
     Failed(CallId),
     /// A node that asks for a place was reached; or was not, and why.
     Reached(NodeDescription, Option<String>),
+    /// Names of the ring were looked up.
+    Found(lookup::Found),
     /// A node was heard of that follows another ring of the same epoch.
     Differs,
     /// The node ends.

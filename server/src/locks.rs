@@ -263,7 +263,12 @@ fn keep_in_etcd(node: &Node, locks: &Locks, settings: &ClusterSettings, jobs: &R
                 etcd.answered(now, id, Answer::Failed);
             }
             Ok(Job::Called(
-                News::Document(_) | News::List(_) | News::Differs | News::Reached(..) | News::Stop,
+                News::Document(_)
+                | News::List(_)
+                | News::Differs
+                | News::Reached(..)
+                | News::Found(_)
+                | News::Stop,
             ))
             | Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,

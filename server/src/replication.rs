@@ -503,6 +503,11 @@ impl Replication {
         allowed
     }
 
+    /// Whether nobody can have taken over from this node unheard.
+    pub fn is_in_touch(&self) -> bool {
+        self.replicator.is_in_touch(self.clock())
+    }
+
     /// Whether this shard says what a key is for `span` longer, and nobody is about to change it.
     pub fn keeps(&self, key: &[u8], span: Micros) -> bool {
         let hash = hash_key(key);

@@ -257,7 +257,10 @@ pub enum Answer {
     /// Its hot keys.
     HotKeys(HotList),
     /// Keys for a tracker are the text.
-    Changes,
+    Changes {
+        /// Nobody else can have changed others unheard.
+        are_all: bool,
+    },
     /// A slice of a value is the text.
     Slice,
     /// A part was not done.

@@ -2,7 +2,8 @@
 //! in a bounded list for each tracker; the tracker's own shard fetches them by letter. A list that overflows becomes the word that
 //! everything may have changed: no change is ever kept from a tracker. A tracker never holds up a request.
 //!
-//! Once a second a tracker gets a `PING` behind a round through all shards: all that changed before that round was told before it.
+//! Once a second a tracker gets a `PING` behind a round through all shards: all that changed before that round was told before it. There
+//! is none while this node is cut off from the others, who may write its keys then.
 //! `docs/near-cache.md` has what a client does with it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -68,7 +69,7 @@ pub struct Track {
     begun_at: Moment,
     fetched_at: Moment,
     pinged_at: Moment,
-    /// The round that is under way ends in a `PING`.
+    /// The round that is under way ends in a `PING`, as far as it has come.
     pings: bool,
 }
 
@@ -361,7 +362,7 @@ impl Dispatcher {
             return;
         }
         let mut keys = self.spare_buffer();
-        self.executor.fetch_changes(track.tracker.id, &mut keys);
+        track.pings &= self.executor.fetch_changes(track.tracker.id, &mut keys);
         client.outbox.local(|out| track.tell(&keys, out));
         keys.clear();
         self.keep_spare(keys);
@@ -379,8 +380,9 @@ impl Dispatcher {
     }
 
     /// Tells a tracker what another shard had for it.
-    pub fn tell_changes(&mut self, client: &mut Connection, keys: &[u8]) {
+    pub fn tell_changes(&mut self, client: &mut Connection, keys: &[u8], are_all: bool) {
         let Some(Stream::Track(track)) = &mut client.stream else { return };
+        track.pings &= are_all;
         track.missing -= 1;
         client.outbox.local(|out| track.tell(keys, out));
         if track.missing == 0 {

@@ -1,7 +1,7 @@
 //! The command line's binary.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,12 @@ pub fn run(words: &str) -> Finished {
 /// Runs it with these words, and presses Ctrl-C when it has printed `what`.
 #[track_caller]
 pub fn interrupt_at(words: &str, what: &str) -> Finished {
+    at(words, what, |child| Signal::Interrupt.send(child))
+}
+
+/// Runs it with these words to its end, and does `then` when it has printed `what`.
+#[track_caller]
+pub fn at(words: &str, what: &str, then: impl FnOnce(&Child)) -> Finished {
     let mut command = command();
     command.args(words.split_whitespace()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("slabring-cli runs");
@@ -42,7 +48,7 @@ pub fn interrupt_at(words: &str, what: &str) -> Finished {
         assert!(!is_over && Instant::now() < deadline, "{words}: {}{}", stdout.text(), stderr.text());
         std::thread::sleep(POLL_INTERVAL);
     }
-    Signal::Interrupt.send(&child);
+    then(&child);
     let status = wait_for_exit(&mut child, RUN_TIMEOUT).expect("it ends");
     Finished { status, stdout: stdout.finish(), stderr: stderr.finish() }
 }

@@ -38,6 +38,11 @@ pub use counts::Counts;
 /// been removed. It also bounds how long a new primary waits for the old one's word where there are no leases.
 const ISOLATED_AFTER: Micros = Micros::from_millis(3_000);
 
+/// A node that has heard neither of half of the others nor of the coordinator for so long tells near caches no more that their copies are
+/// good: from then on it may be called silent ([`SILENT_AFTER`]), and others may write its keys.
+const IN_TOUCH_FOR: Micros = Micros::from_millis(1_000);
+const _: () = assert!(IN_TOUCH_FOR.0 * 12 / 10 < SILENT_AFTER.0);
+
 /// Who needed nobody's lease and is called down answers nothing any more when so long has passed, though its clock be slower by a
 /// fifth.
 const ISOLATED_OVER: Micros = Micros::from_millis(4_000);

@@ -2,7 +2,7 @@
 //! ring that comes of it. Never on the way of a request: while it or its coordinator is away, shards go on with what they have.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
@@ -23,6 +23,7 @@ use slabring_reactor::clock::Moment;
 use tracing::{error, info, warn};
 
 use super::http::Caller;
+use super::lookup::{Found, LOOK_UP_EVERY, Lookup};
 use super::{Cluster, News, View, reach};
 use crate::discovery::Discovery;
 use crate::node::Node;
@@ -30,8 +31,8 @@ use crate::options::CoordinatorSettings;
 use crate::pulse::STANDSTILL_SECONDS;
 use crate::replication::COPIED_ITEM_BYTES_MAX;
 
-/// Names of nodes are looked up again this often.
-const LOOK_UP_EVERY: Duration = Duration::from_secs(10);
+/// The coordinator answers again when it did for this time: one that answers some calls and refuses others is told of once.
+const CALM: Duration = Duration::from_secs(2);
 /// What shards have to say of copies is taken this often.
 const WORDS_EVERY: Duration = Duration::from_millis(100);
 
@@ -93,9 +94,11 @@ struct Agreement<'n, C> {
     board: ReportBoard,
     start: Moment,
     view: Option<Arc<Ring>>,
+    lookup: Lookup,
     addresses: BTreeMap<Address, SocketAddr>,
-    looked_up: Moment,
     was_reachable: bool,
+    /// When it was not, last.
+    troubled: Option<Moment>,
     rewinds_told: u64,
     namesake_told: Option<Address>,
     unreached_told: BTreeMap<NodeId, Incarnation>,
@@ -112,9 +115,10 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
             board: ReportBoard::new(cluster.incarnation, node.settings.threads),
             start,
             view: None,
+            lookup: Lookup::default(),
             addresses: BTreeMap::new(),
-            looked_up: Moment::now(),
             was_reachable: true,
+            troubled: None,
             rewinds_told: 0,
             namesake_told: None,
             unreached_told: BTreeMap::new(),
@@ -133,7 +137,9 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
                 self.carry_out(effect);
             }
             self.tell_whether_reachable();
-            self.look_up_again();
+            if let Some(ring) = &self.view {
+                self.lookup.begin_again(ring, &self.cluster.news());
+            }
             let pause = Duration::from_micros(self.control.wake_at(self.now()).since(self.now()).0);
             match news.recv_timeout(pause.min(self.pause_max())) {
                 Ok(News::Stop) | Err(RecvTimeoutError::Disconnected) => return,
@@ -195,6 +201,7 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
                 self.caller.ended(id);
                 self.control.answered(now, id, Answer::Failed);
             }
+            News::Found(found) => self.hear_found(found),
             News::Differs => self.control.differs(),
             News::Reached(described, trouble) => self.hear_reached(&described, trouble),
             News::Stop => unreachable!("the loop ends there"),
@@ -266,9 +273,8 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
         }
         let serving = document.slots.iter().filter(|slot| slot.state.serves()).count();
         info!("ring {}: {serving} of {} nodes serve", document.epoch.0, document.slots.len());
-        self.addresses = look_up(&ring);
-        tell_unknown(&ring, |address| !self.addresses.contains_key(address));
-        self.looked_up = Moment::now();
+        self.lookup.begin(&ring, &self.cluster.news());
+        self.addresses = self.lookup.addresses(&ring);
         self.publish(&ring);
         self.view = Some(ring);
     }
@@ -283,16 +289,10 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
     }
 
     /// A name may lead elsewhere by now.
-    fn look_up_again(&mut self) {
+    fn hear_found(&mut self, found: Found) {
         let Some(ring) = self.view.clone() else { return };
-        if Moment::now() < self.looked_up.after(LOOK_UP_EVERY) || !has_names(&ring) {
-            return;
-        }
-        self.looked_up = Moment::now();
-        let addresses = look_up(&ring);
-        tell_unknown(&ring, |address| {
-            self.addresses.contains_key(address) && !addresses.contains_key(address)
-        });
+        self.lookup.hear(found, &ring, &self.cluster.news());
+        let addresses = self.lookup.addresses(&ring);
         if addresses != self.addresses {
             self.addresses = addresses;
             self.publish(&ring);
@@ -320,12 +320,15 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
             self.cluster.confirm(view.read_at);
         }
         let is_reachable = view.is_reachable || !view.is_complete && self.caller.trouble().is_empty();
-        if std::mem::replace(&mut self.was_reachable, is_reachable) != is_reachable {
-            if is_reachable {
-                warn!("the coordinator answers again");
-            } else {
+        let now = Moment::now();
+        if !is_reachable {
+            self.troubled = Some(now);
+            if std::mem::replace(&mut self.was_reachable, false) {
                 warn!("the coordinator does not answer, the ring stays as it is: {}", self.caller.trouble());
             }
+        } else if !self.was_reachable && self.troubled.is_none_or(|last| now >= last.after(CALM)) {
+            self.was_reachable = true;
+            warn!("the coordinator answers again");
         }
     }
 }
@@ -366,27 +369,6 @@ fn change_of(before: NodeState, now: NodeState, replicas: u8) -> Option<&'static
 fn unix_second_of(moment: Moment) -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.saturating_sub(Duration::from_nanos(Moment::now().since_ns(moment))).as_secs()
-}
-
-fn addresses_of(ring: &Ring) -> impl Iterator<Item = &Address> {
-    ring.document().slots.iter().flat_map(|slot| [&slot.peer, &slot.client])
-}
-
-fn has_names(ring: &Ring) -> bool {
-    addresses_of(ring).any(|address| address.host().parse::<std::net::IpAddr>().is_err())
-}
-
-/// A line for each address that leads nowhere, if it is news.
-fn tell_unknown(ring: &Ring, is_news: impl Fn(&Address) -> bool) {
-    for address in addresses_of(ring).filter(|&address| is_news(address)) {
-        warn!("{address}: this machine does not know the host: its node is not reached until it does");
-    }
-}
-
-/// Where the ring's addresses lead. Names that lead nowhere now are left out.
-fn look_up(ring: &Ring) -> BTreeMap<Address, SocketAddr> {
-    let find = |address: &Address| (address.host(), address.port()).to_socket_addrs().ok()?.next();
-    addresses_of(ring).filter_map(|address| Some((address.clone(), find(address)?))).collect()
 }
 
 #[cfg(test)]

@@ -431,6 +431,10 @@ pub fn answer_later(client: &mut Connection, pending: PendingReply, outcome: Res
         (Part::Gathering, _) => unreachable!("it is answered by what all say"),
         (Part::Run(_), _) => unreachable!("its gets are answered one by one"),
         (Part::Whole, Ok(reply)) => client.outbox.deliver(pending.to.ticket, reply),
+        // Another shard of this node said so, which owns the key by now: an error is the whole reply, and has no `END`.
+        (Part::Only, Ok(error)) if reply::is_server_error(error) => {
+            client.outbox.deliver(pending.to.ticket, error);
+        }
         (Part::Only, Ok(values)) => client.outbox.deliver_joined(pending.to.ticket, [values, reply::END]),
         (Part::Whole | Part::Only, Err(_)) if pending.is_silent => {
             client.outbox.deliver(pending.to.ticket, b"");
@@ -501,6 +505,10 @@ fn told(failure: Failure) -> ErrorReply {
 
 #[cfg(test)]
 mod tests {
+    use slabring_engine::Seconds;
+    use slabring_protocol::Parser;
+    use slabring_reactor::ConnectionId;
+
     use super::*;
 
     fn text(outbox: &mut Outbox) -> String {
@@ -550,6 +558,25 @@ mod tests {
         assert!(!lines.expect_much(4_096));
         lines.learn(OUTPUT_BYTES_HIGH);
         assert!(lines.expect_much(2) && !lines.expect_much(1), "one may always be asked for");
+    }
+
+    #[test]
+    fn an_error_of_another_shard_is_the_whole_reply_to_a_get_of_one_key() {
+        let id = ConnectionId { slot: 0, generation: 1 };
+        let mut client = Connection::new(id, Parser::default(), Seconds(0));
+        for said in ["SERVER_ERROR the key's copies do not answer\r\n", "VALUE k 0 1\r\nv\r\n", ""] {
+            let to = ReturnAddress { connection: id, ticket: client.outbox.expect() };
+            let pending = PendingReply {
+                to,
+                dialect: Dialect::Text,
+                is_silent: false,
+                part: Part::Only,
+                is_large: false,
+            };
+            answer_later(&mut client, pending, Ok(said.as_bytes()));
+            let end = if said.starts_with("SERVER_ERROR") { "" } else { "END\r\n" };
+            assert_eq!(text(&mut client.outbox), format!("{said}{end}"));
+        }
     }
 
     #[test]

@@ -30,7 +30,7 @@ const CALLS_MAX: usize = 32;
 /// Makes calls.
 pub struct Caller<T = News> {
     urls: Arc<[String]>,
-    /// The one that answered last.
+    /// How many were given up until now; the next one after them is called, round and round.
     current: Arc<AtomicUsize>,
     access: Arc<EtcdAccess>,
     under_way: Arc<AtomicUsize>,
@@ -63,8 +63,10 @@ impl<T: From<News> + Send + 'static> Caller<T> {
         let id = call.id;
         let is_given_up = Arc::new(AtomicBool::new(false));
         self.given_up.insert(id, Arc::clone(&is_given_up));
+        let turn = self.current.load(Ordering::Relaxed);
         let one = Under {
-            url: self.urls[self.current.load(Ordering::Relaxed) % self.urls.len()].clone(),
+            url: self.urls[turn % self.urls.len()].clone(),
+            turn,
             current: Arc::clone(&self.current),
             access: Arc::clone(&self.access),
             is_given_up,
@@ -101,6 +103,8 @@ impl<T: From<News> + Send + 'static> Caller<T> {
 /// A call under way.
 struct Under<T> {
     url: String,
+    /// What `current` was when the call began.
+    turn: usize,
     current: Arc<AtomicUsize>,
     access: Arc<EtcdAccess>,
     is_given_up: Arc<AtomicBool>,
@@ -113,7 +117,7 @@ impl<T: From<News>> Under<T> {
         let outcome = self.make(call);
         match &outcome {
             Err(error) => {
-                self.current.fetch_add(1, Ordering::Relaxed);
+                self.give_up_url();
                 self.remember(error);
             }
             Ok(News::Reply(_, status, body)) if *status != OK => {
@@ -123,6 +127,15 @@ impl<T: From<News>> Under<T> {
         }
         if !self.is_given_up.load(Ordering::Relaxed) {
             tell(&self.news, outcome.unwrap_or(News::Failed(call.id)), true);
+        }
+    }
+
+    /// Has the next call go elsewhere, unless another call saw to that: those that fail together would step over who answers.
+    fn give_up_url(&self) {
+        let next = self.turn.wrapping_add(1);
+        let moved = self.current.compare_exchange(self.turn, next, Ordering::Relaxed, Ordering::Relaxed);
+        if moved.is_err() {
+            tracing::trace!("{} was given up already", self.url);
         }
     }
 
@@ -180,5 +193,63 @@ fn tell<T: From<News>>(news: &SyncSender<T>, what: News, may_wait: bool) {
     let told = if may_wait { news.send(what.into()).is_ok() } else { news.try_send(what.into()).is_ok() };
     if !told {
         tracing::debug!("nobody listens to the coordinator any more");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::TcpListener;
+    use std::sync::mpsc::{Receiver, sync_channel};
+
+    use slabring_cluster::time::Micros;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn call(id: u64) -> Call {
+        Call {
+            id: CallId(id),
+            path: "/",
+            body: String::new(),
+            token: None,
+            timeout: Micros(2_000_000),
+            is_stream: false,
+        }
+    }
+
+    fn has_answer(news: &Receiver<News>) -> bool {
+        matches!(news.recv_timeout(PATIENCE).expect("each call ends"), News::Reply(..))
+    }
+
+    /// Two calls that fail together are what a node makes of one member that is dead: its lease and its reading.
+    #[test]
+    fn calls_that_fail_together_go_to_the_next_address_together() {
+        let silent = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let answering = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let urls =
+            [&silent, &answering].map(|server| format!("http://{}", server.local_addr().expect("bound")));
+        std::thread::spawn(move || {
+            for stream in answering.incoming() {
+                let mut reader = BufReader::new(stream.expect("a caller"));
+                let mut line = String::new();
+                while reader.read_line(&mut line).is_ok_and(|length| length > 2) {
+                    line.clear();
+                }
+                reader
+                    .get_mut()
+                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                    .expect("it waits");
+            }
+        });
+        let (sender, news) = sync_channel(8);
+        let mut caller: Caller = Caller::new(&urls, &EtcdAccess::default(), &sender);
+        caller.call(call(1));
+        caller.call(call(2));
+        drop((0..2).map(|_| silent.accept().expect("both call it")).collect::<Vec<_>>());
+        assert!(!has_answer(&news) && !has_answer(&news));
+        caller.call(call(3));
+        assert!(has_answer(&news), "{}", caller.trouble());
     }
 }

@@ -44,7 +44,7 @@ impl Dispatcher {
                     watch.fetched();
                 }
             }
-            Outcome::Answer(Answer::Changes, keys) => self.tell_changes(client, keys),
+            Outcome::Answer(Answer::Changes { are_all }, keys) => self.tell_changes(client, keys, *are_all),
             Outcome::Answer(Answer::Slice, slice) => client.outbox.deliver_slice(slice),
             Outcome::Answer(answer, text) => {
                 let add = |gathering: &mut Gathering| gathering.add(answer, text);

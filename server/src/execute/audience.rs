@@ -89,9 +89,10 @@ impl Executor {
         self.watch_log.fetch(watcher, out);
     }
 
-    /// Appends what waits for a tracker.
-    pub fn fetch_changes(&mut self, id: u64, out: &mut Vec<u8>) {
+    /// Appends what waits for a tracker. Whether that is all that was to be told: others may write the keys of a node that is cut off.
+    pub fn fetch_changes(&mut self, id: u64, out: &mut Vec<u8>) -> bool {
         self.tracking.fetch(id, out);
+        self.replication.as_ref().is_none_or(|replication| replication.is_in_touch())
     }
 
     /// Counts something for the prefix of a key, if anybody wants that.

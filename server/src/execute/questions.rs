@@ -38,8 +38,7 @@ impl Executor {
             }
             Question::HotKeys => return Answer::HotKeys(self.hot_keys.list(self.me)),
             Question::Changes(id) => {
-                self.fetch_changes(id, out);
-                return Answer::Changes;
+                return Answer::Changes { are_all: self.fetch_changes(id, out) };
             }
             Question::Slice(number) => {
                 self.loans.slice(number, &self.shard, out);

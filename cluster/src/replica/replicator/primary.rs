@@ -52,7 +52,7 @@ impl<T: Copy> Replicator<T> {
 
     fn may_serve(&self, now: Micros, hash: u64) -> Result<(), Refused> {
         let tenure = self.may_serve_soon(hash)?;
-        if self.is_isolated(now) {
+        if self.is_alone(now, ISOLATED_AFTER) {
             return Err(Refused::NoLease);
         }
         if self.mode() != Mode::Sync || !holds(Safeguard::LeaseIsChecked) {
@@ -87,9 +87,14 @@ impl<T: Copy> Replicator<T> {
         })
     }
 
-    /// Whether this node hears so little that it may have been removed.
-    fn is_isolated(&self, now: Micros) -> bool {
-        let recent = |at: Micros| now.since(at) < ISOLATED_AFTER;
+    /// Whether nobody can have taken over from this node unheard.
+    pub fn is_in_touch(&self, now: Micros) -> bool {
+        !self.is_alone(now, IN_TOUCH_FOR)
+    }
+
+    /// Whether this node hears so little, for so long, that it may have been removed.
+    fn is_alone(&self, now: Micros, span: Micros) -> bool {
+        let recent = |at: Micros| now.since(at) < span;
         let Some(ring) = &self.ring else { return true };
         if recent(self.confirmed_at) {
             return false;

@@ -144,6 +144,21 @@ impl Pair {
     }
 }
 
+/// Others call a node silent after [`SILENT_AFTER`], and write its keys.
+#[test]
+fn who_hears_nobody_tells_near_caches_nothing_before_others_may_write() {
+    let mut first = Pair::new(2, Mode::Sync).ends.into_iter().next().unwrap().replicator;
+    let last = Micros::from_millis(9_000);
+    let in_touch = |first: &Replicator<u32>| {
+        [1, 999, 1_001, 1_400].map(|millis| first.is_in_touch(last + Micros::from_millis(millis)))
+    };
+    assert_eq!(in_touch(&first), [false; 4]);
+    first.heard(last, SlotId(1));
+    assert_eq!(in_touch(&first), [true, true, false, false]);
+    first.confirmed(last + Micros::from_millis(500));
+    assert_eq!(in_touch(&first), [true, true, true, true]);
+}
+
 #[test]
 fn an_heir_keeps_new_values_for_ten_seconds_and_none_when_the_owner_is_back() {
     let mut pair = Pair::new(1, Mode::Rf1);
