@@ -40,6 +40,10 @@ pub(crate) enum Safeguard {
     DoubtsAreSettled,
     /// What is filled is emptied first.
     FillingEmptiesFirst,
+    /// A primary tells its copies who of them is behind.
+    WhoIsBehindIsTold,
+    /// What was said since a flush, before the primary's word of it, does not outlive that primary.
+    FlushesAreAwaited,
     /// A copy puts what is put to a value to that very value only.
     DeltaNeedsItsBase,
     /// A write is executed when nobody can read a copy of what it changes.

@@ -201,7 +201,8 @@ impl Replication {
     pub fn flushed(&mut self, due: Option<Seconds>) {
         self.flush_due = due;
         if due.is_none() {
-            self.replicator.flushed();
+            let at = self.clock();
+            self.replicator.flushed(at);
         }
     }
 

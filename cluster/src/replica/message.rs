@@ -77,6 +77,14 @@ pub enum Entry {
     Fences(Fences),
     /// Forget what the source is primary of: a client had everything forgotten. Nothing follows for it.
     Flush,
+    /// What was said to that shard is not all there, and will not be said again one by one; or it has everything again. Of what the
+    /// source is primary of; who takes over fills it anew. Over links of [`crate::wire::DELTA_VERSION`] only.
+    Behind {
+        /// Another copy.
+        peer: PeerShard,
+        /// Or not any more.
+        is_behind: bool,
+    },
     /// Nothing: takes the place of what must not be said any more.
     Void,
 }
@@ -158,6 +166,7 @@ const VOID: u8 = 6;
 const FENCES: u8 = 7;
 const FLUSH: u8 = 8;
 const DELTA: u8 = 9;
+const BEHIND: u8 = 10;
 
 const BACK: u8 = 0;
 const FRONT: u8 = 1;
@@ -238,6 +247,7 @@ fn encode_entry(now: Micros, numbered: &Numbered, output: &mut Vec<u8>) {
         Entry::Handoff(_) => HANDOFF,
         Entry::Fences(_) => FENCES,
         Entry::Flush => FLUSH,
+        Entry::Behind { .. } => BEHIND,
         Entry::Void => VOID,
     };
     output.push(kind);
@@ -255,6 +265,11 @@ fn encode_entry(now: Micros, numbered: &Numbered, output: &mut Vec<u8>) {
             put(output, &index.to_le_bytes());
         }
         Entry::Fences(fences) => encode_fences(fences, output),
+        Entry::Behind { peer, is_behind } => {
+            put(output, &peer.slot.0.to_le_bytes());
+            put(output, &peer.shard.to_le_bytes());
+            output.push(u8::from(*is_behind));
+        }
         Entry::Flush | Entry::Void => {}
     }
 }
@@ -366,10 +381,21 @@ fn decode_entry(now: Micros, reader: &mut Reader<'_>) -> Result<Numbered, Garble
         HANDOFF => Entry::Handoff(decode_partition(reader)?),
         FENCES => Entry::Fences(decode_fences(reader)?),
         FLUSH => Entry::Flush,
+        BEHIND => decode_behind(reader)?,
         VOID => Entry::Void,
         _ => return Err(Garbled),
     };
     Ok(Numbered { sequence, epoch, entry })
+}
+
+fn decode_behind(reader: &mut Reader<'_>) -> Result<Entry, Garbled> {
+    let peer = PeerShard { slot: SlotId(reader.u16()?), shard: reader.u16()? };
+    let is_behind = match reader.byte()? {
+        0 => false,
+        1 => true,
+        _ => return Err(Garbled),
+    };
+    Ok(Entry::Behind { peer, is_behind })
 }
 
 fn decode_fences(reader: &mut Reader<'_>) -> Result<Fences, Garbled> {
@@ -525,6 +551,9 @@ mod tests {
             (any::<u64>(), prop::collection::vec(any::<(u64, u64)>(), 0..5))
                 .prop_map(|(floor, known)| Entry::Fences(Fences { floor, known })),
             Just(Entry::Flush),
+            any::<(u16, u16, bool)>().prop_map(|(slot, shard, is_behind)| {
+                Entry::Behind { peer: PeerShard { slot: SlotId(slot), shard }, is_behind }
+            }),
             Just(Entry::Void),
         ]
     }
@@ -608,6 +637,11 @@ mod tests {
         encode_entry(NOW, &Numbered { sequence: 8, epoch: Epoch(5), entry: Entry::Delta(delta) }, &mut bytes);
         let entry = [&[9][..], &number(8), &number(5), b"\x01k", &number(6), &number(5), &[1]];
         assert_eq!(bytes, [entry.concat(), value.to_vec()].concat());
+
+        let behind = Entry::Behind { peer: sender().peer, is_behind: true };
+        let mut bytes = Vec::new();
+        encode_entry(NOW, &Numbered { sequence: 8, epoch: Epoch(5), entry: behind }, &mut bytes);
+        assert_eq!(bytes, [&[10][..], &number(8), &number(5), &[1, 2, 3, 0, 1]].concat());
 
         let ack = Ack { stream: 0x11, applied: 8, grant: Some(Micros(0x22)), wants_again: true };
         let mut bytes = Vec::new();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
-use super::message::{Garbled, Message, Sender, decode, encode};
+use super::message::{Entry, Garbled, Message, Sender, decode, encode};
 use super::store::{Bytes, Content, Cursor, Delta, Portion, Record, Side, Store};
 use super::stream::{Stream, WriteId, delta_bytes, record_bytes};
 use super::tenures::Tenures;
@@ -30,9 +30,11 @@ mod adopt;
 mod backup;
 mod check;
 mod counts;
+mod flushes;
 mod primary;
 
 pub use counts::Counts;
+use flushes::Flushes;
 
 /// A primary that has heard neither of half of the others nor of the coordinator for so long answers nothing: it may have
 /// been removed. It also bounds how long a new primary waits for the old one's word where there are no leases.
@@ -205,6 +207,9 @@ struct Source {
     granted_at: Option<Micros>,
     /// Entries whose keys are in doubt, and the keys' hashes.
     doubted: VecDeque<(u64, u64)>,
+    /// Other copies that lack what it does not say again one by one.
+    behind: BTreeSet<PeerShard>,
+    flushes: Flushes,
 }
 
 /// A key whose state came from a primary, perhaps this node, that may not have brought it to everybody.
@@ -280,6 +285,10 @@ pub struct Replicator<T> {
     is_filling_on: bool,
     /// Bytes that its streams may keep, in all.
     queue_bytes: usize,
+    /// [`WRITES_MAX`], but in tests.
+    writes_max: usize,
+    /// Who is primary of something that this node has copies of, by this ring, once that was asked for.
+    primaries: Option<BTreeSet<SlotId>>,
     effects: VecDeque<Effect<T>>,
 }
 
@@ -322,6 +331,8 @@ impl<T: Copy> Replicator<T> {
             compared: Counts::default(),
             is_filling_on: false,
             queue_bytes: usize::MAX,
+            writes_max: WRITES_MAX,
+            primaries: None,
             effects: VecDeque::new(),
         }
     }
@@ -329,6 +340,12 @@ impl<T: Copy> Replicator<T> {
     /// With at most so many bytes that wait for other nodes, in all, but that each shard of them has room for 1 MiB and an item.
     pub fn with_queue_bytes(self, queue_bytes: usize) -> Self {
         Self { queue_bytes, ..self }
+    }
+
+    /// With fewer writes that wait for others.
+    #[cfg(test)]
+    pub(super) fn set_writes_max(&mut self, writes_max: usize) {
+        self.writes_max = writes_max;
     }
 
     /// With versions that begin elsewhere: see [`VersionClock::beginning_at`].
@@ -413,6 +430,7 @@ impl<T: Copy> Replicator<T> {
         self.give_up(now, store);
         self.fill(now, store);
         self.check_doubts(now);
+        self.tell_behind();
         self.send_feeds(now);
     }
 
@@ -453,7 +471,7 @@ impl<T: Copy> Replicator<T> {
         };
         let is_filled = |partition: PartitionId, learner: SlotId| {
             let mut ends = self.ends(learner).peekable();
-            ends.peek().is_some() && ends.all(|stream| stream.is_ready(partition))
+            ends.peek().is_some() && ends.all(|stream| stream.is_ready(partition) && !stream.is_behind())
         };
         let mut ready = PartitionSet::default();
         for (partition, tenure) in self.tenures.iter() {
@@ -497,7 +515,7 @@ impl<T: Copy> Replicator<T> {
     /// Checks every bound; for tests and debugging.
     pub fn check_invariants(&self) {
         self.streams.values().for_each(Stream::check_invariants);
-        assert!(self.open.len() <= WRITES_MAX, "{} writes are open", self.open.len());
+        assert!(self.open.len() <= self.writes_max, "{} writes are open", self.open.len());
         assert!(self.doubts.len() <= backup::DOUBTS_MAX, "{} keys are in doubt", self.doubts.len());
         assert_eq!(self.whole_bytes, self.open.values().map(|open| open.whole_bytes).sum::<usize>());
         for (hash, write) in &self.pending {

@@ -90,11 +90,13 @@ enum Happens {
     Arrives { link: (usize, usize), generation: u64, to: u16, bytes: Vec<u8> },
     Learns { node: usize, life: u64, ring: Arc<Ring> },
     Client,
+    Flush { flush: usize, node: usize, life: u64, shard: u16 },
     Tries { op: usize },
     Replies { op: usize, life: u64 },
     Fault,
     Heals { from: usize, to: usize },
     Returns { node: usize },
+    Dies { node: usize },
     Conductor,
     Spoke { node: usize, life: u64, report: Report },
     CoordinatorReturns,
@@ -131,6 +133,10 @@ struct World {
     /// All who hold a partition often die at once.
     kills_all_copies: bool,
     has_older_node: bool,
+    /// Clients have everything forgotten now and then, and a node often dies then.
+    has_flushes: bool,
+    /// Writes that a shard keeps for others, if not as many as a real one.
+    writes_max: Option<usize>,
     is_loud: bool,
 }
 
@@ -166,6 +172,8 @@ impl World {
             kills_newcomers: false,
             kills_all_copies: false,
             has_older_node: (seed / 4).is_multiple_of(3),
+            has_flushes: false,
+            writes_max: None,
             is_loud,
         };
         (0..count).for_each(|node| world.start(node));
@@ -217,6 +225,7 @@ impl World {
         // A paused node does everything later.
         let (Happens::Turn { node, .. }
         | Happens::Learns { node, .. }
+        | Happens::Flush { node, .. }
         | Happens::Arrives { link: (_, node), .. }) = what
         else {
             return self.happen_to_world(&what);
@@ -237,6 +246,7 @@ impl World {
                 }
             }
             Happens::Learns { life, ring, .. } => self.learns(node, life, &ring),
+            Happens::Flush { flush, life, shard, .. } => self.flushes(flush, node, life, shard),
             Happens::Arrives { link, generation, to, bytes } => {
                 let known = self.links.get(&link).copied().unwrap_or_default();
                 let is_older = self.is_older(node);
@@ -264,6 +274,7 @@ impl World {
                 self.reconnect(from, to);
             }
             Happens::Returns { node } => self.start(node),
+            Happens::Dies { node } => self.crash(node),
             Happens::Conductor => self.conduct(),
             Happens::Spoke { node, life, ref report } => self.spoke(node, life, report),
             Happens::CoordinatorReturns => self.office.is_away = false,
@@ -278,9 +289,11 @@ impl World {
         self.lives[index] += 1;
         let life = self.lives[index];
         self.say(|| format!("n{index} starts its life {life}"));
-        let shard = |shard| Shard {
-            replicator: Replicator::new(Incarnation(life), shard, 0..SCOPE),
-            store: MemoryStore::default(),
+        let writes_max = self.writes_max;
+        let shard = |shard| {
+            let mut replicator = Replicator::new(Incarnation(life), shard, 0..SCOPE);
+            writes_max.into_iter().for_each(|writes_max| replicator.set_writes_max(writes_max));
+            Shard { replicator, store: MemoryStore::default() }
         };
         let rate = 900_000 + self.dice.below(200_001);
         let shards = (0..self.shard_counts[index]).map(shard).collect();
@@ -291,6 +304,13 @@ impl World {
         let ring = Arc::clone(self.rings.last().unwrap());
         self.happen_in(1, Happens::Learns { node: index, life, ring });
         self.happen_in(2, Happens::Turn { node: index, life });
+    }
+
+    /// Shards keep fewer writes for others.
+    fn keep_writes(&mut self, writes_max: usize) {
+        self.writes_max = Some(writes_max);
+        let shards = self.nodes.iter_mut().flatten().flat_map(|node| &mut node.shards);
+        shards.for_each(|shard| shard.replicator.set_writes_max(writes_max));
     }
 
     /// A new connection between two nodes: what was on the way is lost.
@@ -377,6 +397,9 @@ impl World {
             let pause = 1 + self.dice.below(30);
             self.happen_in(pause, Happens::Client);
         }
+        if self.has_flushes && self.dice.chance(8) {
+            self.flush();
+        }
         let key = self.dice.index(self.keys.len());
         let did = match self.dice.below(10) {
             0..5 => Did::Get,
@@ -388,6 +411,48 @@ impl World {
         };
         let op = self.history.begin(Op::new(key, did, self.now));
         self.happen_in(0, Happens::Tries { op });
+    }
+
+    /// Some node has all others that its ring knows of forget everything, each at its own moment. Who is not there, or is too late,
+    /// does not.
+    fn flush(&mut self) {
+        let origin = self.dice.index(self.nodes.len());
+        let Some(ring) =
+            self.nodes[origin].as_ref().and_then(|node| node.shards[0].replicator.ring().cloned())
+        else {
+            return;
+        };
+        let is_told = |node: &usize| {
+            let state = ring.find_slot(slot(*node)).map(|slot| slot.state);
+            state.is_some_and(|state| state.serves() || state == NodeState::Syncing) || *node == origin
+        };
+        let told: Vec<_> = (0..self.nodes.len()).filter(is_told).collect();
+        let shards = told.iter().map(|&node| usize::from(self.shard_counts[node])).sum();
+        let flush = self.history.begin_flush(self.now, ring.epoch().0, shards);
+        self.say(|| format!("flush {flush} by n{origin}, of {told:?}"));
+        for node in told {
+            let delay = if self.dice.chance(300) { self.dice.below(400) } else { self.dice.below(3) };
+            for shard in 0..self.shard_counts[node] {
+                let life = self.lives[node];
+                self.happen_in(delay, Happens::Flush { flush, node, life, shard });
+            }
+        }
+        if self.now < FAULTS_END && self.dice.chance(300) {
+            let victim = self.dice.index(self.nodes.len());
+            let delay = self.dice.below(500);
+            self.happen_in(delay, Happens::Dies { node: victim });
+        }
+    }
+
+    fn flushes(&mut self, flush: usize, node: usize, life: u64, shard: u16) {
+        let (now, is_late) = (self.local(node), self.history.is_late(flush, self.now));
+        if let Some(at) = self.node(node, life).filter(|_| !is_late) {
+            let Shard { replicator, store } = &mut at.shards[usize::from(shard)];
+            store.flush_all();
+            replicator.flushed(now);
+            self.say(|| format!("flush {flush} at shard {shard} of n{node}"));
+            self.history.flushed(flush, self.now);
+        }
     }
 
     /// Some node takes the operation, by its own ring: a real one would forward it.
@@ -632,7 +697,9 @@ impl World {
                 let dies = |found: &Option<Record>| {
                     found.as_ref().and_then(|record| record.content.as_ref()?.dies_at).is_some()
                 };
-                let may_differ = self.may_evict && (held.is_none() || newest.is_none());
+                // A flush that failed empties some.
+                let may_lack = self.may_evict || self.has_flushes;
+                let may_differ = may_lack && (held.is_none() || newest.is_none());
                 let may_differ = may_differ || dies(&held) || dies(&newest);
                 let is_equal = held == newest || may_differ;
                 assert!(is_equal, "key {key}: copies differ at the end: {held:?} and {newest:?}");
@@ -662,7 +729,7 @@ fn change_of(op: usize, did: Did, found: Option<&Record>) -> Change {
 
 fn says_deltas(bytes: &[u8]) -> bool {
     let Ok((_, Message::Feed(feed))) = decode(Micros(0), bytes) else { return false };
-    feed.entries.iter().any(|numbered| matches!(numbered.entry, Entry::Delta(_)))
+    feed.entries.iter().any(|numbered| matches!(numbered.entry, Entry::Delta(_) | Entry::Behind { .. }))
 }
 
 fn slot(node: usize) -> SlotId {

@@ -17,7 +17,9 @@ pub(super) enum Standing {
     Joined(u64),
     /// It holds everything.
     InSync,
-    /// It held everything until the stream broke. Writes wait for it.
+    /// It may lack something, and will be filled anew after what is being filled now. Writes wait for it.
+    Lacks,
+    /// It held everything until the stream broke, or lacked something. Writes wait for it.
     Refills,
 }
 
@@ -29,7 +31,7 @@ impl Standing {
 
     /// Whether writes and reads wait for the other end.
     fn counts(self) -> bool {
-        matches!(self, Self::Joined(_) | Self::InSync | Self::Refills)
+        matches!(self, Self::Joined(_) | Self::InSync | Self::Lacks | Self::Refills)
     }
 }
 
@@ -111,8 +113,9 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_each_write_follows_every_change() {
-        use Standing::{Fills, InSync, Joined, Refills, Waits};
-        let (all, mut random) = ([Waits, Fills, Joined(7), InSync, Refills], SmallRng::seed_from_u64(1));
+        use Standing::{Fills, InSync, Joined, Lacks, Refills, Waits};
+        let (all, mut random) =
+            ([Waits, Fills, Joined(7), InSync, Lacks, Refills], SmallRng::seed_from_u64(1));
         let (mut standings, mut twin) = (Standings::default(), BTreeMap::new());
         for _ in 0..2_000 {
             let partition = PartitionId::new(random.random_range(0..20));

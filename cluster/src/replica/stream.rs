@@ -1,8 +1,9 @@
 //! The sending end of one stream: from one shard of a primary to one shard of another node. What was sent is kept until it
 //! is acknowledged, so that a connection may end and another go on. Never reads a message.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::PeerShard;
 use super::message::{Ack, Entry, FENCES_MAX, Feed, Fences, Numbered, Sender, encode_feed_of};
 use super::standings::{Standing, Standings};
 use super::store::{Cursor, Delta, Portion, Record, Store};
@@ -41,6 +42,9 @@ pub(super) const LEASE_OVER: Micros = Micros::from_millis(1_500);
 const _: () = assert!(BULK_BYTES_BEFORE * 2 <= QUEUE_BYTES_MIN && QUEUE_BYTES_MIN <= QUEUE_BYTES_MAX);
 const _: () = assert!(LEASE.0 * 12 / 10 < LEASE_OVER.0 && BEAT_EVERY.0 * 4 < LEASE.0);
 
+/// Flushes that are said once more when a stream breaks.
+const FLUSHES_AGAIN_MAX: usize = 64;
+
 /// The number of a write of one shard.
 pub(super) type WriteId = u64;
 
@@ -71,6 +75,14 @@ struct Grant {
     until: Micros,
 }
 
+/// What is stable is so without copies that are behind: who takes over has to know of them before that.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    stable: u64,
+    /// The entry that tells.
+    until: u64,
+}
+
 #[derive(Debug)]
 struct Bulk {
     cursor: Cursor,
@@ -85,8 +97,14 @@ pub(super) struct Stream {
     pub(super) is_connected: bool,
     /// Whether the other end knows deltas, as it said when it was connected last.
     takes_deltas: bool,
-    /// It was told some, in this stream.
+    /// It was told some, in this stream, or who is behind.
     was_told_deltas: bool,
+    /// The other end lacks what is not said again one by one, until it acknowledges this entry: the last of all while that has still
+    /// to be made.
+    behind: Option<u64>,
+    /// Which other copies it was told to be behind, and what may be called stable until it has heard of it.
+    told_behind: BTreeSet<PeerShard>,
+    held: Option<Held>,
     /// The life of the other end that was heard of last.
     life: Option<Incarnation>,
     standings: Standings,
@@ -101,6 +119,8 @@ pub(super) struct Stream {
     /// Writes whose outcome is open, by their entries.
     open: VecDeque<(u64, WriteId)>,
     unknown: u64,
+    /// As it was said last.
+    stable: u64,
     grant: Option<Grant>,
     bulk: Option<Bulk>,
     /// Some partition may wait to be filled: without it nobody need look at all of them.
@@ -118,8 +138,8 @@ pub(super) struct Backlog {
 
 impl Stream {
     pub(super) fn backlog(&self) -> Backlog {
-        let lacks = |(_, standing)| matches!(standing, Standing::Waits | Standing::Fills | Standing::Refills);
-        let is_out_of_sync = self.standings.iter().any(lacks);
+        let holds_all = |(_, standing)| matches!(standing, Standing::Joined(_) | Standing::InSync);
+        let is_out_of_sync = !self.standings.iter().all(holds_all);
         Backlog { entries: self.queue.len(), bytes: self.queue_bytes, is_out_of_sync }
     }
 
@@ -135,6 +155,9 @@ impl Stream {
             is_connected: false,
             takes_deltas: false,
             was_told_deltas: false,
+            behind: None,
+            told_behind: BTreeSet::new(),
+            held: None,
             life: None,
             standings: Standings::default(),
             queue: VecDeque::new(),
@@ -145,6 +168,7 @@ impl Stream {
             acked: 0,
             open: VecDeque::new(),
             unknown: 0,
+            stable: 0,
             grant: None,
             bulk: None,
             may_begin: false,
@@ -189,9 +213,54 @@ impl Stream {
 
     /// The other end is in sync by the ring.
     pub(super) fn count_in(&mut self, partition: PartitionId, since: Epoch) {
-        if self.standings.get(partition).is_none_or(|(standing, _)| standing != Standing::Refills) {
+        let is_mended = |standing| matches!(standing, Standing::Lacks | Standing::Refills);
+        if self.standings.get(partition).is_none_or(|(standing, _)| !is_mended(standing)) {
             self.standings.set(partition, Standing::InSync, since);
         }
+    }
+
+    /// The other end is to be filled anew: it may lack what this node cannot tell, or have what it must not.
+    pub(super) fn fill_anew(&mut self, partition: PartitionId) {
+        let Some((standing, since)) = self.standings.get(partition) else { return };
+        let anew = match standing {
+            Standing::Waits | Standing::Fills => Standing::Waits,
+            _ => Standing::Lacks,
+        };
+        self.standings.set(partition, anew, since);
+        self.may_begin = true;
+        if anew == Standing::Lacks {
+            self.behind = Some(u64::MAX);
+        }
+    }
+
+    /// A write is not kept any more for who lacks it.
+    pub(super) fn forget(&mut self, write: WriteId) {
+        let first = self.queue.iter().find_map(|queued| queued.write.or(queued.more_writes.first().copied()));
+        if first.is_some_and(|first| first <= write) {
+            self.behind = self.behind.max(Some(self.made));
+        }
+    }
+
+    /// Whether the other end lacks what is not said again one by one.
+    pub(super) fn is_behind(&self) -> bool {
+        self.behind.is_some()
+    }
+
+    /// Tells the other end which other copies are behind, if it knows such words, before anything is called stable that they lack.
+    pub(super) fn tell_behind(&mut self, epoch: Epoch, behind: BTreeSet<PeerShard>) {
+        let is_known = self.told_behind == behind || !self.takes_deltas || self.standings.is_empty();
+        if is_known || self.queue.len() >= QUEUE_ENTRIES_MAX {
+            return;
+        }
+        let (told, stable) = (std::mem::take(&mut self.told_behind), self.stable);
+        for &peer in behind.symmetric_difference(&told) {
+            let is_behind = behind.contains(&peer);
+            self.push(epoch, Entry::Behind { peer, is_behind });
+            if is_behind {
+                self.held = Some(Held { stable, until: self.made });
+            }
+        }
+        self.told_behind = behind;
     }
 
     /// The other end is to be filled, unless it was since the same epoch.
@@ -231,7 +300,13 @@ impl Stream {
 
     /// This node is not primary of the partition any more: what it did say before is said to the end, and waited for by nobody.
     /// True: something was waited for.
-    pub(super) fn resign(&mut self, partition: PartitionId) -> bool {
+    pub(super) fn resign(&mut self, epoch: Epoch, partition: PartitionId) -> bool {
+        if self.standings.get(partition).is_some_and(|(standing, _)| standing == Standing::Lacks) {
+            // It must not go on with what it has.
+            let mut partitions = PartitionSet::default();
+            partitions.insert(partition);
+            self.push(epoch, Entry::Begin(partitions));
+        }
         self.standings.remove(partition);
         let its = self.queue.iter_mut().filter(|queued| queued.is_of(partition));
         let mut was_waited_for = false;
@@ -304,7 +379,7 @@ impl Stream {
 
     pub(super) fn push(&mut self, epoch: Epoch, entry: Entry) {
         self.made += 1;
-        self.was_told_deltas |= matches!(entry, Entry::Delta(_));
+        self.was_told_deltas |= matches!(entry, Entry::Delta(_) | Entry::Behind { .. });
         let bytes = entry_bytes(&entry);
         self.queue_bytes += bytes;
         let numbered = Numbered { sequence: self.made, epoch, entry };
@@ -337,6 +412,8 @@ impl Stream {
         is_open: impl Fn(&WriteId) -> bool,
         pending: impl IntoIterator<Item = (WriteId, Record)>,
     ) {
+        let is_flush = |queued: &&Queued| queued.numbered.entry == Entry::Flush;
+        let flushes = self.queue.iter().filter(is_flush).count().min(FLUSHES_AGAIN_MAX);
         let kept = self.queue.drain(..).flat_map(|mut queued| queued.take_writes()).filter(is_open);
         let mut waiting = BTreeMap::new();
         kept.chain(write).for_each(|write| *waiting.entry(write).or_default() += 1);
@@ -345,11 +422,15 @@ impl Stream {
         *self = Self { grant, life, is_connected, takes_deltas, may_begin: true, ..Self::new(id, portion) };
         let refill = |standing| match standing {
             Standing::Waits | Standing::Fills => Standing::Waits,
-            Standing::Joined(_) | Standing::InSync | Standing::Refills => Standing::Refills,
+            Standing::Joined(_) | Standing::InSync | Standing::Lacks | Standing::Refills => Standing::Refills,
         };
         self.standings = standings;
         self.standings.change_all(refill);
+        let refills = |(_, standing)| matches!(standing, Standing::Refills);
+        self.behind = self.standings.iter().any(refills).then_some(u64::MAX);
         self.begin_bulk(epoch);
+        // Who has performed them too waits for this node's word of each.
+        (0..flushes).for_each(|_| self.push(epoch, Entry::Flush));
         for (write, record) in pending {
             if self.gets(record.partition()) && self.portion.contains(record.hash) {
                 self.push_write(epoch, Entry::Live(record), write, false);
@@ -367,13 +448,18 @@ impl Stream {
         if self.bulk.is_some() || !std::mem::take(&mut self.may_begin) {
             return Vec::new();
         }
-        let begins = |(_, standing): &(_, Standing)| matches!(standing, Standing::Waits | Standing::Refills);
+        let begins = |(_, standing): &(_, Standing)| {
+            matches!(standing, Standing::Waits | Standing::Lacks | Standing::Refills)
+        };
         let begun: Vec<_> = self.standings.iter().filter(begins).map(|(partition, _)| partition).collect();
         self.standings.change_all(|standing| match standing {
             Standing::Waits => Standing::Fills,
+            Standing::Lacks => Standing::Refills,
             other => other,
         });
-        if !begun.is_empty() {
+        if begun.is_empty() {
+            self.has_all_said();
+        } else {
             let mut partitions = PartitionSet::default();
             begun.iter().for_each(|&partition| assert!(partitions.insert(partition)));
             self.push(epoch, Entry::Begin(partitions.clone()));
@@ -429,6 +515,15 @@ impl Stream {
             Standing::Refills => Standing::InSync,
             other => other,
         });
+        self.has_all_said();
+    }
+
+    /// Nothing is being filled: unless something has yet to begin, who was behind is not when it has all that was said.
+    fn has_all_said(&mut self) {
+        let lacks = |(_, standing)| matches!(standing, Standing::Lacks);
+        if self.behind == Some(u64::MAX) && !self.standings.iter().any(lacks) {
+            self.behind = Some(self.made);
+        }
     }
 
     /// Whether the other end grants, under the ring of `since` or a later one, that this node is primary.
@@ -454,6 +549,8 @@ impl Stream {
             arrived.extend(queued.take_writes());
         }
         self.acked = self.acked.max(ack.applied);
+        self.behind = self.behind.filter(|&until| until > self.acked);
+        self.held = self.held.filter(|held| held.until > self.acked);
         self.sent = self.sent.max(self.acked);
         if ack.wants_again {
             self.send_again();
@@ -507,7 +604,8 @@ impl Stream {
         }
         let stable = self.open.front().map_or(self.made, |&(sequence, _)| sequence - 1);
         let Self { id, unknown, sent, .. } = *self;
-        let stable = stable.max(unknown);
+        let stable = self.held.map_or(stable, |held| stable.min(held.stable)).max(unknown);
+        self.stable = stable;
         let feed = Feed { stream: id, sent_at: now, unknown, stable, sent, entries: Vec::new() };
         let entries = self.queue.range(self.place_behind(before)..self.place_behind(sent));
         output.reserve(HEAD_BYTES + self.sent_bytes - bytes_before);
@@ -562,7 +660,7 @@ fn entry_bytes(entry: &Entry) -> usize {
         Entry::Delta(delta) => return ENTRY_BYTES + delta_bytes(delta),
         Entry::Begin(_) | Entry::End(_) => return ENTRY_BYTES + (4 << 10),
         Entry::Fences(fences) => return ENTRY_BYTES + fences.known.len() * 16,
-        Entry::Handoff(_) | Entry::Flush | Entry::Void => return ENTRY_BYTES,
+        Entry::Handoff(_) | Entry::Flush | Entry::Behind { .. } | Entry::Void => return ENTRY_BYTES,
     };
     ENTRY_BYTES + record_bytes(record)
 }

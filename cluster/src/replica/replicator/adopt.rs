@@ -1,7 +1,6 @@
 //! What another ring changes: partitions that this node becomes or ceases to be primary of, and streams.
 
 use super::*;
-use crate::replica::message::Entry;
 use crate::replica::stream::LEASE_OVER;
 use crate::ring::Assignment;
 
@@ -13,6 +12,7 @@ impl<T: Copy> Replicator<T> {
         assert!(self.ring.as_ref().is_none_or(|old| old.epoch() < ring.epoch()), "rings only go forward");
         let old = self.ring.replace(Arc::clone(ring));
         let was = std::mem::replace(&mut self.me, me);
+        self.primaries = None;
         self.clock.enter(ring.term());
         self.note_members(now, ring, old.as_deref());
         if was != me {
@@ -114,7 +114,9 @@ impl<T: Copy> Replicator<T> {
         }
         let Some(me) = self.me else { return Vec::new() };
         self.keep_or_empty(store, partition, me, &assignment);
+        let former = before.map(|(before, _)| before).filter(|&before| before != assignment.primary);
         if !is_mine {
+            former.into_iter().for_each(|former| self.doubt_flushed(now, store, partition, former));
             return Vec::new();
         }
         let (receivers, is_gutter) = (assignment.receivers().collect(), assignment.is_gutter);
@@ -128,7 +130,20 @@ impl<T: Copy> Replicator<T> {
         let (since, is_heir) = known.unwrap_or((ring.epoch(), is_gutter || before.is_none()));
         let learners = assignment.learners.iter().map(|learner| learner.slot).collect();
         self.tenures.insert(partition, Tenure { since, receivers, learners, is_gutter, is_heir });
-        self.connect_receivers(ring, partition, &assignment)
+        let freed = self.connect_receivers(ring, partition, &assignment);
+        former.into_iter().for_each(|former| self.fill_who_was_behind(partition, former));
+        freed
+    }
+
+    /// The primary before would not have said again one by one what some copies lack.
+    fn fill_who_was_behind(&mut self, partition: PartitionId, former: SlotId) {
+        let ends = PeerShard { slot: former, shard: 0 }..=PeerShard { slot: former, shard: u16::MAX };
+        let behind = self.sources.range(ends).flat_map(|(_, source)| &source.behind);
+        for other in behind {
+            if let Some(stream) = self.streams.get_mut(other) {
+                stream.fill_anew(partition);
+            }
+        }
     }
 
     /// Whether others may have held a partition that this node is heir of, by a ring between the last one and this that it did not
@@ -215,9 +230,10 @@ impl<T: Copy> Replicator<T> {
         self.tenures.remove(partition);
         self.unsettled.remove(&partition);
         self.flushed.remove(&partition);
+        let epoch = self.epoch();
         let mut has_lost = false;
         for stream in self.streams.values_mut() {
-            has_lost |= stream.resign(partition);
+            has_lost |= stream.resign(epoch, partition);
         }
         let is_its = |open: &&WriteId| self.open[*open].record.partition() == partition;
         let lost: Vec<_> = self.open.keys().filter(is_its).copied().collect();

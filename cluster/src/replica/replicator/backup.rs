@@ -5,7 +5,7 @@ use std::cell::OnceCell;
 use std::collections::hash_map;
 
 use super::*;
-use crate::replica::message::{Ack, Entry, Feed, Numbered};
+use crate::replica::message::{Ack, Feed, Numbered};
 
 /// Keys in doubt. With more, items are dropped, whichever: a miss is always right.
 pub(super) const DOUBTS_MAX: usize = 64 << 10;
@@ -36,7 +36,9 @@ impl<T: Copy> Replicator<T> {
         }
         if source.stream != feed.stream {
             let Source { sent_at, incarnation, granted_at, .. } = *source;
-            *source = Source { stream: feed.stream, sent_at, incarnation, granted_at, ..Source::default() };
+            let flushes = std::mem::take(&mut source.flushes);
+            let kept = Source { sent_at, incarnation, granted_at, flushes, ..Source::default() };
+            *source = Source { stream: feed.stream, ..kept };
         }
         if grants {
             source.granted_at = Some(now);
@@ -107,9 +109,17 @@ impl<T: Copy> Replicator<T> {
                 self.extend(now, store, delta, doubt);
             }
             Entry::Bulk(record) => self.put(now, store, record, None),
-            Entry::Begin(partitions) => self.empty(store, peer, |partition| partitions.contains(partition)),
-            Entry::Flush => self.empty(store, peer, |_| true),
-            Entry::Handoff(partition) => self.handed_over(peer, *partition, numbered.epoch),
+            Entry::Begin(partitions) => {
+                // In `sync` all that was not said before is said again, and what was is acknowledged.
+                let takes_over = self.mode() != Mode::Sync;
+                self.empty(store, peer, takes_over, |partition| partitions.contains(partition));
+            }
+            Entry::Flush => {
+                self.sources.get_mut(&peer).expect("it is fed").flushes.heard(now);
+                self.empty(store, peer, true, |_| true);
+            }
+            Entry::Handoff(partition) => self.handed_over(now, store, peer, *partition, numbered.epoch),
+            Entry::Behind { peer: other, is_behind } => self.note_behind(peer, *other, *is_behind),
             Entry::Fences(fences) => store.raise_fences(fences),
             Entry::End(_) | Entry::Void => {}
         }
@@ -124,17 +134,24 @@ impl<T: Copy> Replicator<T> {
         if !holds(Safeguard::BackupsFence) {
             return true;
         }
-        // Only of whom this node took over from: what an earlier primary says has been overtaken. An heir took over nothing:
-        // it was not told all, and would give what it was told before for the newest.
-        let tenure = self.tenures.get(partition).filter(|tenure| !tenure.is_heir);
-        let since = tenure.map(|tenure| tenure.since);
-        let is_last = |fence: &Fence| fence.of == peer && Some(fence.epoch) == since;
-        let fences = self.fences.get(&partition).filter(|_| numbered.epoch < self.epoch());
+        let is_before = numbered.epoch < self.epoch() && self.is_taken_over_from(peer, partition);
         // What was sent under a later ring than the rival's would have been retracted if the sender had ceased to be primary: it
         // went on, and what it has is what the partition is.
         let is_overtaken = self.rivals.get(&partition).is_some_and(|&rival| sender.epoch <= rival);
-        (self.is_primary(peer, partition) && !is_overtaken)
-            || fences.is_some_and(|all| all.iter().any(is_last))
+        (self.is_primary(peer, partition) && !is_overtaken) || is_before
+    }
+
+    /// Whether a shard of the primary before this node may still say something.
+    fn is_taken_over_from(&self, peer: PeerShard, partition: PartitionId) -> bool {
+        let fences = self.fences.get(&partition).into_iter().flatten();
+        fences.filter(|fence| fence.of == peer).any(|fence| self.is_last(partition, fence))
+    }
+
+    /// Whether a fence is of whom this node took over from: what an earlier primary says has been overtaken. An heir took over nothing:
+    /// it was not told all, and would give what it was told before for the newest.
+    pub(super) fn is_last(&self, partition: PartitionId, fence: &Fence) -> bool {
+        let tenure = self.tenures.get(partition).filter(|tenure| !tenure.is_heir);
+        tenure.is_some_and(|tenure| tenure.since == fence.epoch)
     }
 
     fn is_primary(&self, peer: PeerShard, partition: PartitionId) -> bool {
@@ -196,12 +213,19 @@ impl<T: Copy> Replicator<T> {
         }
     }
 
-    /// Forgets what one shard of a primary has said of such partitions.
-    fn empty(&mut self, store: &mut impl Store, peer: PeerShard, is_such: impl Fn(PartitionId) -> bool) {
+    /// Forgets what one shard of a primary has said of such partitions, `takes_over`: also of those that this node is primary of next.
+    fn empty(
+        &mut self,
+        store: &mut impl Store,
+        peer: PeerShard,
+        takes_over: bool,
+        is_such: impl Fn(PartitionId) -> bool,
+    ) {
         let Some(ring) = self.ring.clone() else { return };
         let portion = Portion::of_shard(peer.shard, ring.slot(peer.slot).shards);
-        let its = |partition: &PartitionId| {
-            ring.primary(*partition) == peer.slot && !self.tenures.contains(*partition)
+        let its = |partition: &PartitionId| match self.tenures.contains(*partition) {
+            true => takes_over && self.is_taken_over_from(peer, *partition),
+            false => ring.primary(*partition) == peer.slot,
         };
         let scope = self.scope.clone().map(PartitionId::new);
         let emptied: BTreeSet<_> = scope.filter(|partition| is_such(*partition)).filter(its).collect();
@@ -212,9 +236,37 @@ impl<T: Copy> Replicator<T> {
         }
     }
 
-    fn handed_over(&mut self, peer: PeerShard, partition: PartitionId, epoch: Epoch) {
-        if let Some(fences) = self.fences.get_mut(&partition) {
-            fences.retain(|fence| fence.of != peer || fence.epoch > epoch);
+    fn handed_over(
+        &mut self,
+        now: Micros,
+        store: &mut impl Store,
+        peer: PeerShard,
+        partition: PartitionId,
+        epoch: Epoch,
+    ) {
+        let fences = self.fences.get_mut(&partition).into_iter();
+        let over =
+            fences.flat_map(|all| all.extract_if(.., move |fence| fence.of == peer && fence.epoch <= epoch));
+        for fence in over.collect::<Vec<_>>() {
+            self.took_over(now, store, partition, fence);
+        }
+    }
+
+    /// The source says that another copy is behind, or has everything again.
+    fn note_behind(&mut self, peer: PeerShard, other: PeerShard, is_behind: bool) {
+        let Some(ring) = &self.ring else { return };
+        let is_known = ring.find_slot(other.slot).is_some_and(|slot| other.shard < slot.shards);
+        let behind = &mut self.sources.get_mut(&peer).expect("it is fed").behind;
+        if !is_behind || !is_known {
+            behind.remove(&other);
+            return;
+        }
+        behind.insert(other);
+        // It says so late.
+        let taken_over = self.fences.keys().filter(|partition| self.is_taken_over_from(peer, **partition));
+        let taken_over: Vec<_> = taken_over.copied().collect();
+        if let Some(stream) = self.streams.get_mut(&other) {
+            taken_over.into_iter().for_each(|partition| stream.fill_anew(partition));
         }
     }
 
@@ -239,10 +291,15 @@ impl<T: Copy> Replicator<T> {
 
     /// Ends fences whose time is over, and settles what became this node's.
     pub(super) fn lift_fences(&mut self, now: Micros, store: &mut impl Store) {
-        self.fences.retain(|_, fences| {
-            fences.retain(|fence| fence.until > now);
+        let mut over = Vec::new();
+        self.fences.retain(|&partition, fences| {
+            let ended = fences.extract_if(.., |fence| fence.until <= now);
+            over.extend(ended.map(|fence| (partition, fence)));
             !fences.is_empty()
         });
+        for (partition, fence) in over {
+            self.took_over(now, store, partition, fence);
+        }
         let all_follow = OnceCell::new();
         let is_mine_alone = |partition| {
             let tenure = &self.tenures[partition];
@@ -254,6 +311,7 @@ impl<T: Copy> Replicator<T> {
         for partition in free {
             if self.flushed.remove(&partition) {
                 self.flush(store, partition, Portion::ALL);
+                self.fill_learners_anew(partition);
             }
             if self.settle(now, store, partition) {
                 self.unsettled.remove(&partition);
@@ -284,8 +342,8 @@ impl<T: Copy> Replicator<T> {
         let is_its = |hash: &&u64| partition_of(**hash) == partition;
         let its: Vec<_> = self.doubts.keys().filter(is_its).copied().collect();
         for hash in its {
-            self.forget_until(WRITES_MAX / 2);
-            if self.open.len() >= WRITES_MAX / 2 {
+            self.forget_until(self.writes_max / 2);
+            if self.open.len() >= self.writes_max / 2 {
                 return false;
             }
             let Doubt { key, .. } = self.doubts.remove(&hash).expect("seen just now");

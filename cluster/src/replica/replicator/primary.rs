@@ -117,8 +117,8 @@ impl<T: Copy> Replicator<T> {
         mut write: Write<T>,
     ) -> Result<Version, Refused> {
         self.may_write(now, write.hash)?;
-        self.forget_until(WRITES_MAX);
-        if self.open.len() >= WRITES_MAX {
+        self.forget_until(self.writes_max);
+        if self.open.len() >= self.writes_max {
             return Err(Refused::Overloaded);
         }
         // What is put to a value dies with it, and what it is put to was written here too.
@@ -212,14 +212,17 @@ impl<T: Copy> Replicator<T> {
     }
 
     /// Makes room among the open writes: those that nobody waits for count as arrived, the first ones first. So a copy that is away
-    /// stops nobody but who waits for it. Should the other copies become primary now, they do not say these again to the one that is
-    /// away; the comparison of items finds what it lacks.
+    /// stops nobody but who waits for it. Should another copy become primary before that one has everything, it does not say these again
+    /// one by one: it was told who is behind, and fills it anew.
     pub(super) fn forget_until(&mut self, writes_max: usize) {
-        let is_unwaited = |open: &Open<T>| open.token.is_none() && !open.is_pending && !open.settles;
+        let is_sync = self.mode() == Mode::Sync;
+        let is_unwaited =
+            |open: &Open<T>| open.token.is_none() && !open.is_pending && !(open.settles && is_sync);
         while self.open.len() >= writes_max
             && let Some(write) = self.open.iter().find(|(_, open)| is_unwaited(open)).map(|(&write, _)| write)
         {
-            self.open.remove(&write);
+            self.streams.values_mut().for_each(|stream| stream.forget(write));
+            self.close(write, Outcome::Unknown);
         }
     }
 
@@ -273,33 +276,6 @@ impl<T: Copy> Replicator<T> {
         }
     }
 
-    /// The store was emptied, as a client had everything forgotten. Copies forget what this node is primary of when they have heard
-    /// all that was said of it before. A write that waits for copies in [`Mode::Sync`] comes behind it.
-    pub fn flushed(&mut self) {
-        let (epoch, bytes_max) = (self.epoch(), self.queue_bytes_max());
-        // The store had these, and has not any more.
-        let settling = self.open.values_mut().filter(|open| open.settles);
-        settling.for_each(|open| open.record.content = None);
-        // What earlier primaries have still to say comes before it. So does what was put to values that are gone now: it is not said again.
-        self.flushed.extend(&self.unsettled);
-        let peers: Vec<_> = self.streams.keys().copied().collect();
-        for peer in peers {
-            let said = |write: &WriteId| {
-                Some((*write, &self.open[write])).filter(|(_, open)| open.is_pending && open.delta.is_none())
-            };
-            let pending = self.pending.values().filter_map(said).map(|(write, open)| (write, &open.record));
-            let mut again = Vec::new();
-            let stream = self.streams.get_mut(&peer).expect("just seen");
-            if stream.flush(epoch, bytes_max, pending, |write| again.push(write)) {
-                for write in again {
-                    self.open.get_mut(&write).expect("what is pending is open").missing += 1;
-                }
-            } else {
-                self.break_off(peer, None, |_| None);
-            }
-        }
-    }
-
     /// Another node speaks. A life of it that nothing was said to gets everything from the beginning. A ring that names lives begins
     /// other streams by itself; a list admits any.
     pub(super) fn meet(&mut self, now: Micros, store: &impl Store, sender: &Sender) {
@@ -317,7 +293,7 @@ impl<T: Copy> Replicator<T> {
     }
 
     /// Fills the other end of a stream anew. The write, if any, waits for it to be emptied.
-    fn break_off(
+    pub(super) fn break_off(
         &mut self,
         peer: PeerShard,
         write: Option<WriteId>,
@@ -407,6 +383,17 @@ impl<T: Copy> Replicator<T> {
             steps = stream.step_bulk(now, epoch, store, steps, |record| pending.contains_key(&record.hash));
         }
         self.is_filling_on = steps == 0;
+    }
+
+    /// Copies hear which others are behind.
+    pub(super) fn tell_behind(&mut self) {
+        let epoch = self.epoch();
+        let behind = self.streams.iter().filter(|(_, stream)| stream.is_behind()).map(|(&peer, _)| peer);
+        let behind: BTreeSet<_> = behind.filter(|_| holds(Safeguard::WhoIsBehindIsTold)).collect();
+        for (peer, stream) in &mut self.streams {
+            let others = behind.iter().filter(|other| other.slot != peer.slot).copied().collect();
+            stream.tell_behind(epoch, others);
+        }
     }
 
     /// Says what there is to say to whom it is due.

@@ -10,6 +10,7 @@ use crate::ring::RingDocument;
 
 mod deltas;
 mod heirs;
+mod three;
 
 struct End {
     replicator: Replicator<u32>,
@@ -423,7 +424,7 @@ fn a_flush_comes_to_a_copy_behind_what_was_said_before_and_ahead_of_what_is_writ
         for end in &mut pair.ends {
             end.store.flush_all();
         }
-        pair.ends[0].replicator.flushed();
+        pair.ends[0].replicator.flushed(pair.now);
         pair.set(0, &keys[2], "new", None).unwrap();
         pair.hear(1, &bulk);
         assert!(pair.read(1, &keys[0]).is_some(), "{mode:?}: it comes late");
@@ -446,7 +447,7 @@ fn a_write_that_waits_for_a_copy_comes_behind_a_flush() {
     for end in &mut pair.ends {
         end.store.flush_all();
     }
-    pair.ends[0].replicator.flushed();
+    pair.ends[0].replicator.flushed(pair.now);
     pair.hear(1, &before);
     let told = pair.say(1);
     pair.hear(0, &told);
@@ -461,7 +462,7 @@ fn flushes_while_a_copy_is_away_take_no_room_without_bound() {
     let mut pair = Pair::new(2, Mode::Async);
     let key = pair.key_of(SlotId(0));
     pair.pass(2_000);
-    (0..40_000).for_each(|_| pair.ends[0].replicator.flushed());
+    (0..40_000).for_each(|_| pair.ends[0].replicator.flushed(pair.now));
     pair.ends[0].replicator.check_invariants();
     pair.set(0, &key, "after", None).unwrap();
     pair.pass(1_000);
@@ -484,7 +485,7 @@ fn a_new_primary_forgets_what_the_one_before_says_behind_a_flush() {
     pair.follow(Some(next));
     for end in &mut pair.ends {
         end.store.flush_all();
-        end.replicator.flushed();
+        end.replicator.flushed(pair.now);
     }
     pair.hear(1, &late);
     assert!(pair.read(1, &key).is_some());

@@ -43,9 +43,32 @@ impl Op {
     }
 }
 
+/// Everything is forgotten.
+#[derive(Clone, Copy, Debug)]
+struct Flush {
+    from: Micros,
+    done_at: Option<Micros>,
+    epoch: u64,
+    /// Shards that have not performed it.
+    missing: usize,
+}
+
+/// Nodes are told of a flush so soon, or not at all.
+const FLUSH_TIME_MAX: Micros = Micros::from_millis(1_000);
+/// One that failed may still be performed by who takes over until then, by whatever clock.
+const FLUSH_OVER: Micros = Micros::from_millis(13_000);
+
+impl Flush {
+    /// Whether it may have made what a write wrote be forgotten.
+    fn may_follow(&self, write: &Op) -> bool {
+        self.done_at.unwrap_or(self.from + FLUSH_OVER) >= write.from
+    }
+}
+
 #[derive(Default)]
 pub(super) struct History {
     pub(super) ops: Vec<Op>,
+    flushes: Vec<Flush>,
     /// Who wrote each value.
     writers: BTreeMap<Vec<u8>, usize>,
     may_lose: BTreeSet<usize>,
@@ -99,6 +122,26 @@ impl History {
         op.done_at = is_done.then_some(now);
     }
 
+    pub(super) fn begin_flush(&mut self, from: Micros, epoch: u64, missing: usize) -> usize {
+        self.flushes.push(Flush { from, done_at: None, epoch, missing });
+        self.flushes.len() - 1
+    }
+
+    pub(super) fn is_late(&self, flush: usize, now: Micros) -> bool {
+        now.since(self.flushes[flush].from) >= FLUSH_TIME_MAX
+    }
+
+    pub(super) fn flushed(&mut self, flush: usize, now: Micros) {
+        let flush = &mut self.flushes[flush];
+        flush.missing -= 1;
+        flush.done_at = (flush.missing == 0).then_some(now);
+    }
+
+    /// Flushes that all performed.
+    pub(super) fn flushes_done(&self) -> usize {
+        self.flushes.iter().filter(|flush| flush.done_at.is_some()).count()
+    }
+
     pub(super) fn may_lose(&mut self, key: usize) {
         self.may_lose.insert(key);
     }
@@ -115,6 +158,7 @@ impl History {
         }
         for ops in keys.values() {
             self.check_values(ops);
+            self.check_flushes(ops, mode == Mode::Sync);
             if mode == Mode::Sync || !has_failed {
                 check_order(ops);
                 check_winners(ops);
@@ -123,7 +167,7 @@ impl History {
                 self.check_invalidations(ops);
             }
             if mode == Mode::Sync && !may_evict {
-                check_losses(ops);
+                self.check_losses(ops);
             }
         }
     }
@@ -153,6 +197,49 @@ impl History {
                 "op {number} reads what {written_by} wrote, invalidated by {:?}",
                 stale.map(|op| op.0)
             );
+        }
+    }
+
+    /// A read does not give what was written before a flush that was over before it. Where the mode allows that a primary which was
+    /// replaced answers for a while: by the same ring or a later one.
+    fn check_flushes(&self, ops: &[(usize, &Op)], is_sync: bool) {
+        for (number, read) in ops.iter().filter(|(_, op)| op.did == Did::Get && op.done_at.is_some()) {
+            let Some((_, written_by)) = read.seen else { continue };
+            let write = &self.ops[written_by];
+            let is_told =
+                |flush: &Flush| is_sync || (write.epoch <= flush.epoch && flush.epoch <= read.epoch);
+            let is_between = |flush: &Flush| {
+                let is_behind = write.done_at.is_some_and(|done| done < flush.from);
+                is_behind && flush.done_at.is_some_and(|done| done < read.from)
+            };
+            let flush = self.flushes.iter().position(|flush| is_told(flush) && is_between(flush));
+            assert!(flush.is_none(), "op {number} reads what {written_by} wrote, and {flush:?} flushed");
+        }
+    }
+
+    /// I2: a key that was never deleted is there after a write was acknowledged.
+    fn check_losses(&self, ops: &[(usize, &Op)]) {
+        if ops.iter().any(|(_, op)| op.did == Did::Delete) {
+            return;
+        }
+        for (number, read) in ops {
+            let is_miss = read.did == Did::Get && read.done_at.is_some() && read.seen.is_none();
+            if is_miss && read.judged_for_loss {
+                // By none that began before the read ended.
+                let flushes =
+                    self.flushes.iter().filter(|flush| read.done_at.is_some_and(|done| flush.from <= done));
+                let stays = |write: &Op| !flushes.clone().any(|flush| flush.may_follow(write));
+                let written = ops.iter().find(|(_, op)| {
+                    matches!(op.did, Did::Set | Did::Extend) && op.is_before(read) && stays(op)
+                });
+                assert!(
+                    written.is_none(),
+                    "op {number} of {} at n{} misses: lost {:?}",
+                    read.key,
+                    read.node,
+                    written.map(|op| op.0)
+                );
+            }
         }
     }
 }
@@ -186,26 +273,5 @@ fn check_winners(ops: &[(usize, &Op)]) {
         let Some((base, _)) = op.seen.filter(|_| is_by_state) else { continue };
         let other = replaced.insert(base, number);
         assert_eq!(other, None, "two changes of one state: by {number} too");
-    }
-}
-
-/// I2: a key that was never deleted is there after a write was acknowledged.
-fn check_losses(ops: &[(usize, &Op)]) {
-    if ops.iter().any(|(_, op)| op.did == Did::Delete) {
-        return;
-    }
-    for (number, read) in ops {
-        let is_miss = read.did == Did::Get && read.done_at.is_some() && read.seen.is_none();
-        if is_miss && read.judged_for_loss {
-            let written =
-                ops.iter().find(|(_, op)| matches!(op.did, Did::Set | Did::Extend) && op.is_before(read));
-            assert!(
-                written.is_none(),
-                "op {number} of {} at n{} misses: lost {:?}",
-                read.key,
-                read.node,
-                written.map(|op| op.0)
-            );
-        }
     }
 }

@@ -159,7 +159,7 @@ fn what_is_put_to_a_value_that_is_flushed_meanwhile_goes_with_it() {
     pair.extend(&key, Side::Back, "er");
     let messages = pair.say(0);
     pair.ends.iter_mut().for_each(|end| end.store.flush_all());
-    pair.ends[0].replicator.flushed();
+    pair.ends[0].replicator.flushed(pair.now);
     pair.hear(1, &messages);
     pair.pass(100);
     assert_eq!((pair.read(0, &key), pair.read(1, &key)), (None, None));
