@@ -75,18 +75,27 @@ impl AsyncClient {
     }
 
     /// The item, `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused, at the last try that [`Options`] allow.
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Item>, Error> {
         let key = self.key(key)?;
         Ok(self.ask(Command::Get { key, cas: false }).await?.item())
     }
 
     /// The item with its version, for [`Self::cas`].
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused, at the last try that [`Options`] allow.
     pub async fn gets(&self, key: impl AsRef<[u8]>) -> Result<Option<Item>, Error> {
         let key = self.key(key)?;
         Ok(self.ask(Command::Get { key, cas: true }).await?.item())
     }
 
     /// The items of many keys, in the order of the keys; each server is asked once, all at the same time.
+    ///
+    /// # Errors
+    /// Each key has its own result, as of [`Self::get`].
     pub async fn get_many<K: AsRef<[u8]>>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -97,6 +106,10 @@ impl AsyncClient {
     }
 
     /// The item, which lives for another while from now on.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
     pub async fn get_and_touch(
         &self,
         key: impl AsRef<[u8]>,
@@ -107,6 +120,10 @@ impl AsyncClient {
     }
 
     /// Stores a value, whatever there was.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
     pub async fn set(
         &self,
         key: impl AsRef<[u8]>,
@@ -117,6 +134,10 @@ impl AsyncClient {
     }
 
     /// Stores a value if the item is still of the version that [`Self::gets`] told.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
     pub async fn cas(
         &self,
         key: impl AsRef<[u8]>,
@@ -128,6 +149,10 @@ impl AsyncClient {
     }
 
     /// Stores a value as `mode` says.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
     pub async fn store(
         &self,
         mode: StoreMode,
@@ -141,36 +166,62 @@ impl AsyncClient {
     }
 
     /// Removes an item. Says whether there was one.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
     pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
         let key = self.key(key)?;
         Ok(self.ask(Command::Delete { key }).await?.found())
     }
 
     /// Adds to a decimal number, wrapping at 2^64. `None` if there is no item.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
+    /// A value that is no number is refused.
     pub async fn incr(&self, key: impl AsRef<[u8]>, delta: u64) -> Result<Option<u64>, Error> {
         let key = self.key(key)?;
         Ok(self.ask(Command::Count { key, delta, direction: Direction::Up }).await?.number())
     }
 
     /// Takes from a decimal number, down to 0. `None` if there is no item.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
+    /// A value that is no number is refused.
     pub async fn decr(&self, key: impl AsRef<[u8]>, delta: u64) -> Result<Option<u64>, Error> {
         let key = self.key(key)?;
         Ok(self.ask(Command::Count { key, delta, direction: Direction::Down }).await?.number())
     }
 
     /// Lets an item live for another while. Says whether there is one.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
     pub async fn touch(&self, key: impl AsRef<[u8]>, ttl: impl Into<Ttl>) -> Result<bool, Error> {
         let key = self.key(key)?;
         Ok(self.ask(Command::Touch { key, ttl: ttl.into() }).await?.found())
     }
 
     /// Sends a meta command.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
     pub async fn meta(&self, key: impl AsRef<[u8]>, request: MetaRequest) -> Result<MetaReply, Error> {
         let key = self.key(key)?;
         Ok(self.ask(Command::Meta { key, request }).await?.meta())
     }
 
     /// The item, or the lease to fill it, given to one client at a time.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused. Where it may have been executed, the lease may be nobody's
+    /// until [`LeaseOptions::hold`] is over.
     pub async fn get_or_lease(&self, key: impl AsRef<[u8]>, options: &LeaseOptions) -> Result<Lookup, Error> {
         let key = self.key(key)?;
         let reply = self.ask(lease::lookup(key.clone(), options)).await?.meta();
@@ -178,6 +229,9 @@ impl AsyncClient {
     }
 
     /// Fills an item with the lease for it. `false` if it was written or deleted meanwhile: the value is not stored.
+    ///
+    /// # Errors
+    /// [`Error`]: the server failed or refused. [`Error::executed`] says whether the value may be stored all the same.
     pub async fn fill(
         &self,
         lease: Lease,
@@ -188,11 +242,18 @@ impl AsyncClient {
     }
 
     /// Gives a lease back unused: the next one who asks gets it.
+    ///
+    /// # Errors
+    /// [`Error`]: the server failed or refused. The lease then ends by itself, after [`LeaseOptions::hold`].
     pub async fn release(&self, lease: Lease) -> Result<(), Error> {
         self.ask(lease.release()).await.map(|_| ())
     }
 
     /// Marks an item as old: for `grace` it is served as stale, and one client gets the lease to fill it anew.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
     pub async fn invalidate(&self, key: impl AsRef<[u8]>, grace: Duration) -> Result<bool, Error> {
         let reply = self.ask(lease::invalidate(self.key(key)?, grace)).await?.meta();
         Ok(reply.status == MetaStatus::Done)
@@ -202,6 +263,9 @@ impl AsyncClient {
     ///
     /// Who has waited for [`LeaseOptions::hold`] makes the value for itself and does not store it. A value that was made is returned
     /// also when it could not be stored.
+    ///
+    /// # Errors
+    /// [`FillError::Cache`]: nobody said whether there is a value, and `fill` was not called. [`FillError::Fill`]: what `fill` returned.
     pub async fn get_or_fill<E>(
         &self,
         key: impl AsRef<[u8]>,
@@ -235,26 +299,41 @@ impl AsyncClient {
     /// Sends many commands at once, each to its server, and returns their answers in the same order.
     ///
     /// Panics if a command has no key.
+    ///
+    /// # Errors
+    /// Each command has its own result: [`Error::executed`] says whether it may be done all the same.
     pub async fn pipeline(&self, commands: impl IntoIterator<Item = Command>) -> Vec<Result<Answer, Error>> {
         self.ask_each(commands.into_iter().map(Ok).collect()).await
     }
 
     /// A key for a [`Command`] of a pipeline.
+    ///
+    /// # Errors
+    /// [`Error::Key`]: no key of memcached's, or not one that [`Options::wire`] can say.
     pub fn key(&self, key: impl AsRef<[u8]>) -> Result<Key, Error> {
         Ok(Key::new(key.as_ref(), self.shared.options.wire)?)
     }
 
     /// Empties every server, now or after some seconds.
+    ///
+    /// # Errors
+    /// Each server has its own result: [`Error::executed`] says whether it may be emptied all the same.
     pub async fn flush(&self, delay_seconds: u32) -> Vec<(Endpoint, Result<(), Error>)> {
         self.ask_all(&Command::Flush { delay_seconds }, Answer::done).await
     }
 
     /// What version each server says it is.
+    ///
+    /// # Errors
+    /// Each server has its own result: one that fails takes no other along.
     pub async fn versions(&self) -> Vec<(Endpoint, Result<String, Error>)> {
         self.ask_all(&Command::Version, Answer::version).await
     }
 
     /// Statistics of each server; of a topic, as `items`, unless it is empty. Panics if a topic is not made of words.
+    ///
+    /// # Errors
+    /// Each server has its own result: one that fails takes no other along.
     pub async fn stats(&self, topic: &str) -> Vec<(Endpoint, Result<Vec<(String, String)>, Error>)> {
         self.ask_all(&Command::stats(topic), Answer::stats).await
     }
@@ -265,6 +344,9 @@ impl AsyncClient {
     }
 
     /// The ring of the cluster as it is now, as far as any server tells; `None` if they have none.
+    ///
+    /// # Errors
+    /// [`Error`] of the server that was asked last, if none answers.
     pub async fn ring(&self) -> Result<Option<RingDocument>, Error> {
         let servers = self.shared.servers_to_ask_for_ring();
         let mut result = Ok(());

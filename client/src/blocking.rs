@@ -96,6 +96,9 @@ impl Client {
     }
 
     /// The item, `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused, at the last try that [`Options`] allow.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Item>, Error> {
         let key = self.key(key)?;
         Ok(self.ask(Command::Get { key, cas: false })?.item())
@@ -114,6 +117,9 @@ impl Client {
     /// assert_eq!(client.cas("stock", "3", Ttl::Never, item.cas)?, Stored::Exists);
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused, at the last try that [`Options`] allow.
     pub fn gets(&self, key: impl AsRef<[u8]>) -> Result<Option<Item>, Error> {
         let key = self.key(key)?;
         Ok(self.ask(Command::Get { key, cas: true })?.item())
@@ -137,6 +143,9 @@ impl Client {
     /// assert_eq!(values, [Some(b"1".to_vec()), None, Some(b"2".to_vec())]);
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
+    ///
+    /// # Errors
+    /// Each key has its own result, as of [`Self::get`].
     pub fn get_many<K: AsRef<[u8]>>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -146,12 +155,20 @@ impl Client {
     }
 
     /// The item, which lives for another while from now on.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
     pub fn get_and_touch(&self, key: impl AsRef<[u8]>, ttl: impl Into<Ttl>) -> Result<Option<Item>, Error> {
         let key = self.key(key)?;
         Ok(self.ask(Command::GetAndTouch { key, ttl: ttl.into(), cas: false })?.item())
     }
 
     /// Stores a value, whatever there was. Takes a [`Duration`], a [`Ttl`] or [`StoreOptions`].
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
     pub fn set(
         &self,
         key: impl AsRef<[u8]>,
@@ -162,6 +179,10 @@ impl Client {
     }
 
     /// Stores a value if there is none.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
     pub fn add(
         &self,
         key: impl AsRef<[u8]>,
@@ -172,6 +193,10 @@ impl Client {
     }
 
     /// Stores a value if there is one.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
     pub fn replace(
         &self,
         key: impl AsRef<[u8]>,
@@ -182,16 +207,28 @@ impl Client {
     }
 
     /// Puts bytes behind the value there is.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
     pub fn append(&self, key: impl AsRef<[u8]>, value: impl Into<Vec<u8>>) -> Result<Stored, Error> {
         self.store(StoreMode::Append, key, value, StoreOptions::default())
     }
 
     /// Puts bytes before the value there is.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
     pub fn prepend(&self, key: impl AsRef<[u8]>, value: impl Into<Vec<u8>>) -> Result<Stored, Error> {
         self.store(StoreMode::Prepend, key, value, StoreOptions::default())
     }
 
     /// Stores a value if the item is still of the version that [`Self::gets`] told.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
     pub fn cas(
         &self,
         key: impl AsRef<[u8]>,
@@ -203,6 +240,10 @@ impl Client {
     }
 
     /// Stores a value as `mode` says.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
     pub fn store(
         &self,
         mode: StoreMode,
@@ -216,24 +257,42 @@ impl Client {
     }
 
     /// Removes an item. Says whether there was one.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
         let key = self.key(key)?;
         Ok(self.ask(Command::Delete { key })?.found())
     }
 
     /// Adds to a decimal number, wrapping at 2^64. `None` if there is no item.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
+    /// A value that is no number is refused.
     pub fn incr(&self, key: impl AsRef<[u8]>, delta: u64) -> Result<Option<u64>, Error> {
         let key = self.key(key)?;
         Ok(self.ask(Command::Count { key, delta, direction: Direction::Up })?.number())
     }
 
     /// Takes from a decimal number, down to 0. `None` if there is no item.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
+    /// A value that is no number is refused.
     pub fn decr(&self, key: impl AsRef<[u8]>, delta: u64) -> Result<Option<u64>, Error> {
         let key = self.key(key)?;
         Ok(self.ask(Command::Count { key, delta, direction: Direction::Down })?.number())
     }
 
     /// Lets an item live for another while. Says whether there is one.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
     pub fn touch(&self, key: impl AsRef<[u8]>, ttl: impl Into<Ttl>) -> Result<bool, Error> {
         let key = self.key(key)?;
         Ok(self.ask(Command::Touch { key, ttl: ttl.into() })?.found())
@@ -251,6 +310,10 @@ impl Client {
     /// assert_eq!((reply.status, reply.number(b's')), (MetaStatus::Value, Some(5)));
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
     pub fn meta(&self, key: impl AsRef<[u8]>, request: MetaRequest) -> Result<MetaReply, Error> {
         let key = self.key(key)?;
         Ok(self.ask(Command::Meta { key, request })?.meta())
@@ -270,6 +333,10 @@ impl Client {
     /// assert!(matches!(client.get_or_lease("page", &leases)?, Lookup::Hit(_)));
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused. Where it may have been executed, the lease may be nobody's
+    /// until [`LeaseOptions::hold`] is over.
     pub fn get_or_lease(&self, key: impl AsRef<[u8]>, options: &LeaseOptions) -> Result<Lookup, Error> {
         let key = self.key(key)?;
         let reply = self.ask(lease::lookup(key.clone(), options))?.meta();
@@ -277,6 +344,9 @@ impl Client {
     }
 
     /// Fills an item with the lease for it. `false` if it was written or deleted meanwhile: the value is not stored.
+    ///
+    /// # Errors
+    /// [`Error`]: the server failed or refused. [`Error::executed`] says whether the value may be stored all the same.
     pub fn fill(
         &self,
         lease: Lease,
@@ -287,12 +357,19 @@ impl Client {
     }
 
     /// Gives a lease back unused: the next one who asks gets it.
+    ///
+    /// # Errors
+    /// [`Error`]: the server failed or refused. The lease then ends by itself, after [`LeaseOptions::hold`].
     pub fn release(&self, lease: Lease) -> Result<(), Error> {
         self.ask(lease.release()).map(|_| ())
     }
 
     /// Marks an item as old: for `grace`, at most 30 days, it is served as stale, and one client gets the lease to fill it anew. Says
     /// whether there was one.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
     pub fn invalidate(&self, key: impl AsRef<[u8]>, grace: Duration) -> Result<bool, Error> {
         let reply = self.ask(lease::invalidate(self.key(key)?, grace))?.meta();
         Ok(reply.status == MetaStatus::Done)
@@ -302,6 +379,9 @@ impl Client {
     ///
     /// Who has waited for [`LeaseOptions::hold`] makes the value for itself and does not store it. A value that was made is returned
     /// also when it could not be stored.
+    ///
+    /// # Errors
+    /// [`FillError::Cache`]: nobody said whether there is a value, and `fill` was not called. [`FillError::Fill`]: what `fill` returned.
     pub fn get_or_fill<E>(
         &self,
         key: impl AsRef<[u8]>,
@@ -343,26 +423,41 @@ impl Client {
     /// Sends many commands at once, each to its server, and returns their answers in the same order.
     ///
     /// Panics if a command has no key.
+    ///
+    /// # Errors
+    /// Each command has its own result: [`Error::executed`] says whether it may be done all the same.
     pub fn pipeline(&self, commands: impl IntoIterator<Item = Command>) -> Vec<Result<Answer, Error>> {
         self.ask_each(commands.into_iter().map(Ok))
     }
 
     /// A key for a [`Command`] of a pipeline.
+    ///
+    /// # Errors
+    /// [`Error::Key`]: no key of memcached's, or not one that [`Options::wire`] can say.
     pub fn key(&self, key: impl AsRef<[u8]>) -> Result<Key, Error> {
         Ok(Key::new(key.as_ref(), self.shared.options.wire)?)
     }
 
     /// Empties every server, now or after some seconds.
+    ///
+    /// # Errors
+    /// Each server has its own result: [`Error::executed`] says whether it may be emptied all the same.
     pub fn flush(&self, delay_seconds: u32) -> Vec<(Endpoint, Result<(), Error>)> {
         self.ask_all(&Command::Flush { delay_seconds }, Answer::done)
     }
 
     /// What version each server says it is.
+    ///
+    /// # Errors
+    /// Each server has its own result: one that fails takes no other along.
     pub fn versions(&self) -> Vec<(Endpoint, Result<String, Error>)> {
         self.ask_all(&Command::Version, Answer::version)
     }
 
     /// Statistics of each server; of a topic, as `items`, unless it is empty. Panics if a topic is not made of words.
+    ///
+    /// # Errors
+    /// Each server has its own result: one that fails takes no other along.
     #[expect(clippy::type_complexity, reason = "it is what it says")]
     pub fn stats(&self, topic: &str) -> Vec<(Endpoint, Result<Vec<(String, String)>, Error>)> {
         self.ask_all(&Command::stats(topic), Answer::stats)
@@ -370,6 +465,9 @@ impl Client {
 
     /// All keys of each server. Held in memory whole, about 150 bytes for each; more than [`Options::reply_size_max`] from one
     /// server is an error.
+    ///
+    /// # Errors
+    /// Each server has its own result: one that fails takes no other along.
     pub fn keys(&self) -> Vec<(Endpoint, Result<Vec<KeyEntry>, Error>)> {
         self.ask_all(&Command::Keys, Answer::keys)
     }
@@ -385,6 +483,9 @@ impl Client {
     }
 
     /// The ring of the cluster as it is now, as far as any server tells; `None` if they have none.
+    ///
+    /// # Errors
+    /// [`Error`] of the server that was asked last, if none answers.
     pub fn ring(&self) -> Result<Option<RingDocument>, Error> {
         let servers = self.shared.servers_to_ask_for_ring();
         let mut result = Ok(());

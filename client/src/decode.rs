@@ -126,6 +126,7 @@ fn meta_reply(
     use MetaStatus::{Done, Exists, Miss, NotFound, NotStored, Value};
     let reply = parse_meta(kind, reply, opaque)?;
     let possible: &[MetaStatus] = match request.verb() {
+        MetaVerb::Get if request.has(b'v') => &[Value, Miss],
         MetaVerb::Get => &[Value, Done, Miss],
         MetaVerb::Set => &[Done, NotStored, Exists, NotFound],
         MetaVerb::Delete => &[Done, NotFound, Exists],

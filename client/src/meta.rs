@@ -88,6 +88,10 @@ impl MetaRequest {
         &self.flags
     }
 
+    pub(crate) fn has(&self, flag: u8) -> bool {
+        self.flags.split(|&byte| byte == b' ').any(|word| word.first() == Some(&flag))
+    }
+
     pub(crate) fn value(&self) -> Option<&[u8]> {
         self.value.as_deref()
     }

@@ -49,6 +49,9 @@ pub enum Servers {
 
 impl Servers {
     /// A list, spread by `distribution`, all of the same weight. At least one server.
+    ///
+    /// # Errors
+    /// [`NotAnEndpoint`]: a text names no server, or there is none.
     pub fn list<'t>(
         servers: impl IntoIterator<Item = &'t str>,
         distribution: Distribution,
@@ -58,11 +61,17 @@ impl Servers {
     }
 
     /// One server.
+    ///
+    /// # Errors
+    /// [`NotAnEndpoint`]: the text names no server.
     pub fn one(server: &str) -> Result<Self, NotAnEndpoint> {
         Self::list([server], Distribution::Modulo)
     }
 
     /// A cluster, by some of its nodes. At least one.
+    ///
+    /// # Errors
+    /// [`NotAnEndpoint`]: a text names no server, or there is none.
     pub fn ring<'t>(seeds: impl IntoIterator<Item = &'t str>) -> Result<Self, NotAnEndpoint> {
         Ok(Self::Ring { seeds: endpoints(seeds)? })
     }

@@ -1,5 +1,5 @@
-//! Reserved address space, and the chunks of items in it. One of two files with unsafe code (the other is `index/tags.rs`); hands out
-//! slices and copies, never pointers, and knows nothing of what an item means.
+//! Reserved address space, and the chunks of items in it. One of three files with unsafe code (`index/tags.rs` has more, and `restore.rs`
+//! passes a caller's promise on); hands out slices and copies, never pointers, and knows nothing of what an item means.
 
 #![expect(
     unsafe_code,
@@ -91,14 +91,17 @@ impl Region {
     fn prefault(&self, _bytes: usize) {}
 
     /// Maps a part of a file.
+    ///
+    /// # Safety
+    /// As long as the region lives nobody else writes to this part of the file, and the file is not made shorter.
     #[cfg(not(miri))]
-    fn over_file(file: &File, offset: u64, bytes: usize) -> io::Result<Region> {
+    unsafe fn over_file(file: &File, offset: u64, bytes: usize) -> io::Result<Region> {
         if file.metadata()?.len() < offset.saturating_add(bytes as u64) {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file is shorter than the budget"));
         }
         assert!(offset.is_multiple_of(MAP_ALIGNMENT as u64), "a map over a file begins where a page does");
-        // SAFETY: the file is long enough, and it is the caller's promise that nobody else writes to it or cuts it off.
-        // Whatever its bytes are, they are valid ones.
+        // SAFETY: the file is long enough (looked at above), and it is the caller's promise that nobody else writes to it or cuts it
+        // off. Whatever its bytes are, they are valid ones.
         let map = unsafe { MmapOptions::new().offset(offset).len(bytes).map_mut(file)? };
         Ok(Region { map, over_file: true })
     }
@@ -177,20 +180,28 @@ impl Arena {
         self.region.prefault(bytes);
     }
 
-    /// An arena that is a part of a file, which must not be touched by anybody else.
+    /// An arena that is a part of a file.
+    ///
+    /// # Safety
+    /// As long as the arena lives nobody else writes to this part of the file, and the file is not made shorter.
     #[cfg(not(miri))]
-    pub(crate) fn over_file(
+    pub(crate) unsafe fn over_file(
         file: &File,
         offset: u64,
         bytes: usize,
         header_size: HeaderSize,
     ) -> io::Result<Arena> {
-        Ok(Arena { region: Region::over_file(file, offset, bytes)?, header_size })
+        // SAFETY: our caller promises what this asks for.
+        let region = unsafe { Region::over_file(file, offset, bytes)? };
+        Ok(Arena { region, header_size })
     }
 
     /// Miri knows no maps.
+    ///
+    /// # Safety
+    /// None is needed: the twin of what needs it.
     #[cfg(miri)]
-    pub(crate) fn over_file(_: &File, _: u64, _: usize, _: HeaderSize) -> io::Result<Arena> {
+    pub(crate) unsafe fn over_file(_: &File, _: u64, _: usize, _: HeaderSize) -> io::Result<Arena> {
         Err(io::Error::from(io::ErrorKind::Unsupported))
     }
 

@@ -1,6 +1,8 @@
 //! Going on with the items of a file that another process left: index, counters, lists and free chunks are built anew from what the
 //! chunks say. Believes no chunk: whatever is in the file, the shard is sound afterwards.
 
+#![expect(unsafe_code, reason = "that a file is nobody else's is the caller's promise")]
+
 use std::collections::HashSet;
 use std::fs::File;
 use std::iter::successors;
@@ -29,12 +31,27 @@ struct Restorer<'a> {
 
 impl Shard {
     /// A shard whose items lie in a file, from `offset` on, to be [persisted](Shard::persist) in the end. What is in the file
-    /// now is lost. The file must be long enough for the budget and nobody else's as long as the shard lives.
-    pub fn over_file(config: &Config, file: &File, offset: u64) -> Result<Shard, ConfigError> {
-        Shard::build(config, |bytes, header_size| Arena::over_file(file, offset, bytes, header_size))
+    /// now is lost. `offset` is a multiple of 4096: anything else panics.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the configuration is out of range, or the file cannot be mapped, above all because it has fewer than
+    /// [`Shard::file_bytes`] bytes behind `offset`.
+    ///
+    /// # Safety
+    /// As long as the shard lives, nobody else writes to these [`Shard::file_bytes`] of the file, no process and no other shard, and
+    /// the file is not made shorter. The items are a map of the file: what changes under it is a data race, and what is cut off ends
+    /// the process with SIGBUS. A lock on the file keeps those out who ask for it.
+    pub unsafe fn over_file(config: &Config, file: &File, offset: u64) -> Result<Shard, ConfigError> {
+        Shard::build(config, |bytes, header_size| {
+            // SAFETY: that nobody else changes this part of the file is our caller's promise, and `bytes` is what it is told of.
+            unsafe { Arena::over_file(file, offset, bytes, header_size) }
+        })
     }
 
     /// Bytes of the file that a shard of this configuration takes: a little less than its budget.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the configuration is out of range.
     pub fn file_bytes(config: &Config) -> Result<u64, ConfigError> {
         config.check()?;
         let page_size = config.page_size();
@@ -44,8 +61,14 @@ impl Shard {
     /// A shard [over a file](Shard::over_file) with the items that another one [persisted](Shard::persist) there. Dead items are
     /// left behind; expiry goes on by the caller's clock. What the policy had learnt is lost, but for each item's frequency.
     ///
-    /// Refuses what is not exactly as it was left; then the file has not changed. About 60 ns an item, and 0.1 s a gigabyte.
-    pub fn restore(
+    /// About 60 ns an item, and 0.1 s a gigabyte.
+    ///
+    /// # Errors
+    /// [`RestoreError`]: the metadata, the configuration or a page is not exactly as it was left. Then the file has not changed.
+    ///
+    /// # Safety
+    /// As with [`Shard::over_file`]. What the file holds is not part of it: whatever its bytes are, the shard is sound.
+    pub unsafe fn restore(
         config: &Config,
         file: &File,
         offset: u64,
@@ -53,7 +76,8 @@ impl Shard {
         now: Seconds,
     ) -> Result<Shard, RestoreError> {
         let (remembered, pages, fences) = parse(metadata)?;
-        let mut shard = Shard::over_file(config, file, offset)?;
+        // SAFETY: our caller promises what this asks for.
+        let mut shard = unsafe { Shard::over_file(config, file, offset)? };
         shard.check_layout(&remembered)?;
         shard.check_pages(&pages)?;
         shard.resume(&remembered);

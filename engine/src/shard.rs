@@ -126,6 +126,9 @@ pub(crate) enum Death {
 
 impl Shard {
     /// Reserves the address space of a shard. Memory is taken from the kernel as items come.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the configuration is out of range, or the kernel gives no address space. Then nothing is kept.
     pub fn new(config: &Config) -> Result<Shard, ConfigError> {
         Shard::build(config, |bytes, header_size| {
             let arena = Arena::reserve(bytes, header_size, config.huge_pages)?;

@@ -1,6 +1,7 @@
 //! A shard over a file, and the one that goes on with it: nothing is lost, nothing damaged is believed.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![expect(unsafe_code, reason = "that a file is nobody else's is promised here")]
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -29,6 +30,17 @@ impl Backing {
         let file = OpenOptions::new().create(true).truncate(true).read(true).write(true).open(&path).unwrap();
         file.set_len(OFFSET + Shard::file_bytes(config).unwrap()).unwrap();
         Backing { path, file }
+    }
+
+    /// An empty shard over the file.
+    fn begin(&self, config: &Config) -> Shard {
+        // SAFETY: the file is the test's own, by the name of its process, and one shard at a time lives over it.
+        unsafe { Shard::over_file(config, &self.file, OFFSET) }.unwrap()
+    }
+
+    fn restore(&self, config: &Config, metadata: &[u8], now: Seconds) -> Result<Shard, RestoreError> {
+        // SAFETY: as above.
+        unsafe { Shard::restore(config, &self.file, OFFSET, metadata, now) }
     }
 
     fn flip_bit(&self, at: u64, bit: u32) {
@@ -104,14 +116,14 @@ fn under_every_policy_a_restored_shard_has_every_live_item_and_goes_on() {
     for (seed, policy) in (0..).zip(PolicyKind::ALL) {
         let config = Config { cas_enabled: seed % 3 != 2, ..config(policy) };
         let backing = Backing::new(&format!("whole-{seed}"), &config);
-        let mut shard = Shard::over_file(&config, &backing.file, OFFSET).unwrap();
+        let mut shard = backing.begin(&config);
         churn(&mut shard, seed, 20_000);
         shard.flush_at(Seconds(LATER.0 + 10));
         let (before, evictions) = (all_of(&shard, LATER), shard.counters().evictions);
         assert!(before.len() > 500 && evictions > 0, "{} {evictions}", before.len());
         let last_cas = before.iter().map(|item| item.told.1).max();
         let metadata = shard.persist();
-        let mut shard = Shard::restore(&config, &backing.file, OFFSET, &metadata, LATER).unwrap();
+        let mut shard = backing.restore(&config, &metadata, LATER).unwrap();
         shard.check_invariants();
         assert!(all_of(&shard, LATER) == before, "{policy:?}");
         let counters = shard.counters();
@@ -131,12 +143,12 @@ fn under_every_policy_a_restored_shard_has_every_live_item_and_goes_on() {
 fn what_is_not_as_it_was_left_is_refused_and_can_be_had_when_it_is_mended() {
     let config = config(PolicyKind::TinyLfu);
     let backing = Backing::new("damaged", &config);
-    let mut shard = Shard::over_file(&config, &backing.file, OFFSET).unwrap();
+    let mut shard = backing.begin(&config);
     churn(&mut shard, 1, 10_000);
     let before = all_of(&shard, LATER);
     let metadata = shard.persist();
     let restore = |config: &Config, metadata: &[u8]| {
-        Shard::restore(config, &backing.file, OFFSET, metadata, LATER).map(|shard| all_of(&shard, LATER))
+        backing.restore(config, metadata, LATER).map(|shard| all_of(&shard, LATER))
     };
     let mut random = SmallRng::seed_from_u64(1);
     for _ in 0..300 {
@@ -178,7 +190,7 @@ fn how_long_a_gigabyte_takes_to_restore() {
     for value_len in [32, 1_000] {
         let config = Config::with_memory(1 << 30);
         let backing = Backing::new("large", &config);
-        let mut shard = Shard::over_file(&config, &backing.file, OFFSET).unwrap();
+        let mut shard = backing.begin(&config);
         let mut id = 0_u64;
         while shard.counters().evictions == 0 {
             shard.store(NOW, &Store::set(&id.to_le_bytes(), &vec![7; value_len], Expiry::Never));
@@ -189,7 +201,7 @@ fn how_long_a_gigabyte_takes_to_restore() {
         let metadata = shard.persist();
         let persisted = start.elapsed();
         let start = Instant::now();
-        let shard = Shard::restore(&config, &backing.file, OFFSET, &metadata, NOW).unwrap();
+        let shard = backing.restore(&config, &metadata, NOW).unwrap();
         let restored = start.elapsed();
         assert_eq!(shard.counters().items, items);
         println!("{items} items of {value_len} bytes: persisted in {persisted:?}, restored in {restored:?}");

@@ -1,5 +1,5 @@
 //! The `slabring` server: reads its options, starts a node, waits for its end. A library only so that a fuzzer can reach it.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![expect(unreachable_pub, reason = "a server has no outside: `pub` here means beyond the module")]
 
 // The process: what was asked for, and what it opens before it serves.

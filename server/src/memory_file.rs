@@ -4,6 +4,8 @@
 //! So after any other end there is no `FILE.meta`, and the node starts empty. What is there is believed only if all checksums
 //! are right: those of the metadata (`metadata.rs`) and of every page of items (the engine). Never used while the node serves.
 
+#![expect(unsafe_code, reason = "that the file is nobody else's is promised here")]
+
 mod metadata;
 
 use std::ffi::OsString;
@@ -172,8 +174,11 @@ impl MemoryFile {
         let now = Seconds(now.0.max(saved.at));
         in_parallel(configs.len(), |shard| {
             let offset = shard as u64 * each_bytes;
-            Shard::restore(&configs[shard], &self.file, offset, &saved.shards[shard], now)
-                .map_err(|source| Unusable::Shard { shard, source })
+            // SAFETY: the file is locked (`lock`) until the node ends, by one process at a time; nobody makes it shorter from here on,
+            // and each shard has `each_bytes` of its own.
+            let restored =
+                unsafe { Shard::restore(&configs[shard], &self.file, offset, &saved.shards[shard], now) };
+            restored.map_err(|source| Unusable::Shard { shard, source })
         })
     }
 
@@ -184,7 +189,11 @@ impl MemoryFile {
             return Ok(None);
         }
         let offsets = (0..).map(|shard| shard * each_bytes);
-        let shards = configs.iter().zip(offsets).map(|(config, at)| Shard::over_file(config, &self.file, at));
+        let shards = configs.iter().zip(offsets).map(|(config, at)| {
+            // SAFETY: the file is locked (`lock`) until the node ends, by one process at a time; nobody makes it shorter from here on,
+            // and each shard has `each_bytes` of its own.
+            unsafe { Shard::over_file(config, &self.file, at) }
+        });
         let shards = shards.collect::<Result<_, ConfigError>>();
         let shards = shards.with_context(|| format!("-e {}", self.path.display()))?;
         Ok(Some((self, shards)))

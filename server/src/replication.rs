@@ -467,6 +467,10 @@ impl Replication {
                 let (base, bytes) = (Version(base), request.value.into());
                 Change::Extends { base, side, bytes, value_len }
             }
+            Evaluated::NoRoom => {
+                self.collect(None);
+                return Ok(Executed::Refused(ErrorReply::OutOfMemoryStoring));
+            }
         };
         let invalidates = evaluate::invalidates(request) || fence.is_some();
         let (key, deadline) = (Bytes::from(key), at + WRITE_TIME_MAX);

@@ -28,6 +28,9 @@ impl AsyncClient {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// # Errors
+    /// As there.
     pub async fn lock(&self, key: impl AsRef<[u8]>, options: &LockOptions) -> Result<Option<Lock>, Error> {
         let mut acquisition = Acquisition::new(self.key(key)?, options);
         let until = after(Instant::now(), options.wait);
@@ -52,6 +55,9 @@ impl AsyncClient {
     }
 
     /// As [`Client::renew_lock`](crate::Client::renew_lock).
+    ///
+    /// # Errors
+    /// As there.
     pub async fn renew_lock(&self, lock: &Lock) -> Result<bool, Error> {
         loop {
             let how = lock.renewing();
@@ -63,6 +69,9 @@ impl AsyncClient {
     }
 
     /// As [`Client::unlock`](crate::Client::unlock).
+    ///
+    /// # Errors
+    /// As there.
     pub async fn unlock(&self, lock: Lock) -> Result<bool, Error> {
         if lock.renewing() == Renewing::Look {
             let found = self.ask(lock.renewal(Renewing::Look)).await.map(crate::Answer::meta);
@@ -108,6 +117,9 @@ impl AsyncClient {
     }
 
     /// As [`Client::set_fenced`](crate::Client::set_fenced).
+    ///
+    /// # Errors
+    /// As there.
     pub async fn set_fenced(
         &self,
         key: impl AsRef<[u8]>,
@@ -120,6 +132,9 @@ impl AsyncClient {
     }
 
     /// As [`Client::delete_fenced`](crate::Client::delete_fenced).
+    ///
+    /// # Errors
+    /// As there.
     pub async fn delete_fenced(&self, key: impl AsRef<[u8]>, fence: u64) -> Result<Fenced, Error> {
         Ok(lock::written(&self.ask(lock::delete(self.key(key)?, fence)).await?.meta()))
     }

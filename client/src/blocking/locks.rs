@@ -38,7 +38,10 @@ impl Client {
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// An error whose [effect](Error::executed) is unknown may have left the lock held: it ends after its time.
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or the last try within [`LockOptions::wait`] failed.
+    /// [`Error::NoVersions`]: the server has no fences to give. One whose [effect](Error::executed) is unknown may have left the lock
+    /// held: it ends after its time.
     pub fn lock(&self, key: impl AsRef<[u8]>, options: &LockOptions) -> Result<Option<Lock>, Error> {
         let mut acquisition = Acquisition::new(self.key(key)?, options);
         let until = after(Instant::now(), options.wait);
@@ -64,6 +67,9 @@ impl Client {
 
     /// Holds a lock for another [while](Lock::ttl). `false`: it was lost. The [fence](Lock::fence) stays, but where items have copies: it
     /// rises there.
+    ///
+    /// # Errors
+    /// [`Error`]: the server failed or refused, and the lock may be held or not. It is worth another try until its time is over.
     pub fn renew_lock(&self, lock: &Lock) -> Result<bool, Error> {
         loop {
             let how = lock.renewing();
@@ -75,6 +81,9 @@ impl Client {
     }
 
     /// Gives a lock up. `false`: it was lost before.
+    ///
+    /// # Errors
+    /// [`Error`]: the server failed or refused. The lock then ends by itself, after its time.
     pub fn unlock(&self, lock: Lock) -> Result<bool, Error> {
         if lock.renewing() == Renewing::Look {
             let found = self.ask(lock.renewal(Renewing::Look)).map(crate::Answer::meta);
@@ -101,6 +110,9 @@ impl Client {
     /// assert_eq!(done, Some(Ok(Fenced::Done)));
     /// # Ok::<_, Box<dyn std::error::Error>>(())
     /// ```
+    ///
+    /// # Errors
+    /// [`Error`]: the lock could not be had, as of [`Self::lock`]; the work was not begun.
     pub fn with_lock<T>(
         &self,
         key: impl AsRef<[u8]>,
@@ -133,6 +145,10 @@ impl Client {
     }
 
     /// Stores a value under the fence of a lock: refused if the key was written under a higher one. Panics if the fence is 0.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
     pub fn set_fenced(
         &self,
         key: impl AsRef<[u8]>,
@@ -145,6 +161,10 @@ impl Client {
     }
 
     /// Removes an item under the fence of a lock: refused if the key was written under a higher one. Panics if the fence is 0.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same.
     pub fn delete_fenced(&self, key: impl AsRef<[u8]>, fence: u64) -> Result<Fenced, Error> {
         Ok(lock::written(&self.ask(lock::delete(self.key(key)?, fence))?.meta()))
     }

@@ -81,6 +81,9 @@ impl NearClient {
     }
 
     /// The item, `None` if there is none. A copy has the version that the item had.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or there is no copy and its server failed or refused.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Item>, Error> {
         let key = self.client.key(key)?;
         let server = self.server_of(&key);
@@ -96,6 +99,10 @@ impl NearClient {
     }
 
     /// Stores a value; what is read from here on is not older.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same. The copy is dropped in any case.
     pub fn set(
         &self,
         key: impl AsRef<[u8]>,
@@ -109,6 +116,10 @@ impl NearClient {
     }
 
     /// Removes an item; what is read from here on is not older. Says whether there was one.
+    ///
+    /// # Errors
+    /// [`Error`]: the key cannot name an item, or its server failed or refused.
+    /// [`Error::executed`] says whether it may be done all the same. The copy is dropped in any case.
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
         let key = self.client.key(key)?;
         let result = self.client.delete(key.as_bytes());
@@ -117,6 +128,9 @@ impl NearClient {
     }
 
     /// Drops the copy of a key, for who has changed it through another client and knows.
+    ///
+    /// # Errors
+    /// [`Error::Key`]: the key cannot name an item.
     pub fn forget(&self, key: impl AsRef<[u8]>) -> Result<(), Error> {
         let key = self.client.key(key)?;
         self.shared.near().forget(&key);

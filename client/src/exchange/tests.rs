@@ -1,6 +1,7 @@
 use super::*;
 use crate::command::{CasToken, Direction, Item, StoreMode, StoreOptions, Stored};
 use crate::key::Key;
+use crate::meta::MetaRequest;
 use crate::ttl::Ttl;
 use proptest::prelude::*;
 
@@ -144,6 +145,9 @@ fn what_is_no_answer_to_the_question_is_never_taken_for_one() {
         check_rubbish(&[get("a")], Wire::Meta, reply);
     }
     check_rubbish(&[set("a", b"x")], Wire::Meta, "HD O1\r\n");
+    // Without the value that was asked for: a lease would be taken for one.
+    let lookup = Command::Meta { key: key("a"), request: MetaRequest::get().flag(b'f').flag(b'v') };
+    check_rubbish(&[lookup], Wire::Text, "HD f0 O0\r\n");
 }
 
 #[test]

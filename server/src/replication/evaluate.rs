@@ -34,6 +34,8 @@ pub enum Evaluated {
         /// Bytes of the value afterwards.
         value_len: usize,
     },
+    /// Nothing was executed: the bench has no room for the item. It has as long as no item is larger than what it was made for.
+    NoRoom,
 }
 
 /// See the module.
@@ -46,14 +48,18 @@ impl Bench {
     /// An empty one. Its memory is beside the shard's budget: room for four items of the largest size and 4 MiB is reserved, and
     /// taken as such items come.
     pub fn new(settings: &Settings) -> anyhow::Result<Self> {
+        Self::of_items_up_to(settings.item_size_max)
+    }
+
+    fn of_items_up_to(item_size_max: usize) -> anyhow::Result<Self> {
         let config = Config {
-            item_size_max: settings.item_size_max,
+            item_size_max,
             policy: PolicyKind::Clock,
             huge_pages: false,
-            ..Config::with_memory(BENCH_ITEMS * settings.item_size_max + BENCH_BYTES_BEYOND_ITEMS)
+            ..Config::with_memory(BENCH_ITEMS * item_size_max + BENCH_BYTES_BEYOND_ITEMS)
         };
         let shard = Shard::new(&config).context("cannot reserve memory to evaluate commands in")?;
-        Ok(Self { executor: Executor::alone(shard), item_size_max: settings.item_size_max })
+        Ok(Self { executor: Executor::alone(shard), item_size_max })
     }
 
     pub fn executor(&self) -> &Executor {
@@ -95,7 +101,9 @@ impl Bench {
         bench.fix_cas(version);
         if let Some(item) = before.filter(|_| !is_plain_set(request)) {
             let cas = if is_touch(request) { version } else { item.cas() };
-            put(bench, now, &item, cas);
+            if !put(bench, now, &item, cas) {
+                return Evaluated::NoRoom;
+            }
         }
         self.executor.execute_admitted(now, request, key, out);
         let after = self.executor.shard().peek(now, key);
@@ -126,7 +134,8 @@ impl Bench {
     }
 }
 
-fn put(bench: &mut Shard, now: Seconds, item: &Item<'_>, cas: u64) {
+/// Makes an item the bench's. False: it has no room, and no item of this key.
+fn put(bench: &mut Shard, now: Seconds, item: &Item<'_>, cas: u64) -> bool {
     let mut copied = Vec::new();
     let value = item.value().as_slice().unwrap_or_else(|| {
         item.value().copy_to(&mut copied);
@@ -143,7 +152,7 @@ fn put(bench: &mut Shard, now: Seconds, item: &Item<'_>, cas: u64) {
         binary_key: item.is_binary_key(),
         fetched: item.fetched(),
     };
-    assert!(bench.put_image(now, &image), "the bench has room for two items");
+    bench.put_image(now, &image)
 }
 
 /// Whether anything of an item is another's, but for its CAS value.
@@ -339,6 +348,7 @@ mod tests {
                 Evaluated::Unchanged => return,
                 Evaluated::Changed(kept) => kept,
                 Evaluated::Extended { base, side, .. } => return self.extend(key, base, side, request.value),
+                Evaluated::NoRoom => panic!("{line:?}: no room on the bench"),
             };
             let shard = self.copied.shard_mut();
             match kept {
@@ -364,7 +374,11 @@ mod tests {
     }
 
     fn request(line: &str) -> Request<'_> {
-        match Parser::default().next(line.as_bytes(), &Limits::default()) {
+        request_within(line, &Limits::default())
+    }
+
+    fn request_within<'a>(line: &'a str, limits: &Limits) -> Request<'a> {
+        match Parser::default().next(line.as_bytes(), limits) {
             Step::Request { request, .. } => request,
             other => panic!("{line:?} is {other:?}"),
         }
@@ -462,6 +476,46 @@ mod tests {
         for line in leave {
             assert!(matches!(outcome(line), Evaluated::Unchanged), "{line:?}");
         }
+    }
+
+    #[test]
+    fn a_bench_has_room_for_any_item_after_items_of_all_sizes() {
+        for item_size_max in [1 << 20, 8 << 20] {
+            let mut bench = Bench::of_items_up_to(item_size_max).unwrap();
+            let config = Config { item_size_max, ..Config::with_memory(4 * item_size_max) };
+            let mut shard = Shard::new(&config).unwrap();
+            // Each size class, and then chains of chunks of the largest.
+            let grown = |&len: &usize| Some(if len < 64 << 10 { len + len / 20 + 1 } else { len * 2 });
+            let sizes = std::iter::successors(Some(1), grown);
+            let sizes = sizes.take_while(|&len| len < item_size_max).chain([item_size_max; 4]);
+            for (version, len) in (1_u64 << 60..).zip(sizes) {
+                let value = vec![1; len];
+                shard.store(Seconds(NOW), &Store::set(b"k", &value, Expiry::Never));
+                assert!(shard.peek(Seconds(NOW), b"k").is_some_and(|item| item.value_len() == len));
+                // One item, and two: a copy, and one that takes its place.
+                let replace = format!("replace k 0 0 {len}\r\n{}\r\n", "2".repeat(len));
+                for line in ["touch k 100\r\n", &replace] {
+                    let request = request_within(line, &Limits { item_size_max: u32::MAX });
+                    let mut reply = Vec::new();
+                    let came_to = bench.evaluate(&shard, Seconds(NOW), &request, b"k", version, &mut reply);
+                    let is_changed = matches!(came_to, Evaluated::Changed(Some(_)));
+                    assert!(is_changed, "{:?} of {len} bytes", request.command);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_item_that_the_bench_has_no_room_for_is_an_answer_and_no_panic() {
+        let mut pair = Pair::new();
+        let config = Config { item_size_max: 10, ..Config::with_memory(MEMORY_BYTES) };
+        pair.bench.executor = Executor::alone(Shard::new(&config).unwrap());
+        pair.copied.shard_mut().store(Seconds(NOW), &Store::set(b"k", &[1; 11], Expiry::Never));
+        let mut reply = Vec::new();
+        let (shard, touch) = (pair.copied.shard(), request("touch k 100\r\n"));
+        let came_to = pair.bench.evaluate(shard, pair.now, &touch, b"k", 1 << 60, &mut reply);
+        assert!(matches!(came_to, Evaluated::NoRoom) && reply.is_empty(), "{came_to:?}");
+        assert_eq!(pair.bench.executor.shard().counters().items, 0);
     }
 
     #[test]
