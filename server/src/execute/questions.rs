@@ -41,8 +41,8 @@ impl Executor {
                 self.fetch_changes(id, out);
                 return Answer::Changes;
             }
-            Question::Slice(number) => {
-                self.loans.slice(number, &self.shard, out);
+            Question::Slice { number, bytes } => {
+                self.loans.slice(number, bytes, &self.shard, out);
                 return Answer::Slice;
             }
             Question::TakeBack(number) => self.loans.take_back(number, &mut self.shard),
