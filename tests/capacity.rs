@@ -142,6 +142,61 @@ fn large_values_on_their_way_between_nodes_and_to_copies_take_what_is_said() {
     }
 }
 
+/// One of many clients: gets of several values before it reads one, and sets, of sizes that letters between shards do not like.
+fn exchange_values(client: usize, server: &Server) {
+    const ROUNDS: usize = 100;
+    const KEYS: usize = 3_000;
+    let mut random = SmallRng::seed_from_u64(client as u64);
+    let mut connection = server.connect();
+    for _ in 0..ROUNDS {
+        if random.random() {
+            let key = format!("between:{}", random.random_range(0..KEYS));
+            let value = value_of(&key, random.random_range(100..90_000));
+            assert_eq!(try_set(&mut connection, &key, &value), "STORED", "{key}");
+            continue;
+        }
+        let keys: Vec<_> = (0..4).map(|_| format!("between:{}", random.random_range(0..KEYS))).collect();
+        let requests: String = keys.iter().map(|key| format!("get {key}\r\n")).collect();
+        connection.send(requests).expect("gets are taken");
+        for key in keys {
+            let line = connection.read_line().expect("an answer");
+            if line == b"END" {
+                continue;
+            }
+            let line = String::from_utf8(line).expect("an answer is text");
+            let size = line.strip_prefix(&format!("VALUE {key} 0 ")).expect("what was asked for").parse();
+            let size = size.expect("a number of bytes");
+            assert!(connection.read_exact(size).expect("all of it") == value_of(&key, size), "{key}");
+            assert_eq!(connection.read_line().expect("the end of the value"), b"");
+            assert_eq!(connection.read_line().expect("the end of the answer"), b"END");
+        }
+    }
+}
+
+/// The sum of the README for many shards with little memory each, with a program of a debug build.
+#[test]
+fn values_on_their_way_between_many_shards_take_what_is_said() {
+    const CLIENTS: usize = 100;
+    const MEMORY_MIB: u64 = 64;
+    const PROGRAM_MIB: u64 = 16;
+    const SHARD_MIB: u64 = 1;
+    for threads in [8, 16] {
+        let shards = threads.to_string();
+        let args = ["-m", "64", "-t", &shards];
+        let server = Server::start(&args).expect("slabring starts");
+        std::thread::scope(|scope| {
+            (0..CLIENTS).for_each(|client| {
+                drop(scope.spawn({
+                    let server = &server;
+                    move || exchange_values(client, server)
+                }))
+            });
+        });
+        let (kib, mib) = (server.resident_peak_kib(), MEMORY_MIB * 5 / 4 + PROGRAM_MIB + threads * SHARD_MIB);
+        assert!(kib < mib << 10, "{args:?}: {kib} KiB of {mib} MiB");
+    }
+}
+
 #[test]
 fn a_cache_that_must_not_evict_refuses_and_keeps_what_it_has() {
     check(&["-t", "2", "-m", "32", "-M"], |server| {

@@ -23,6 +23,10 @@ const REQUESTS_MAX: usize = 1024;
 /// allows. One request or reply may be larger. An idle letter keeps as much capacity.
 pub const LETTER_BYTES_MAX: usize = 256 << 10;
 
+/// An idle letter keeps so much in any case: a small one grows beyond what it is for by one request, and to cut that off each time would leave
+/// the allocator with as many pieces that nobody wants.
+const KEPT_BYTES_MIN: usize = 32 << 10;
+
 /// A connection of which nothing is executed for now.
 #[derive(Clone, Copy, Debug)]
 pub struct Deferring {
@@ -570,7 +574,7 @@ impl Batch {
                 // So is this to the reader, who is the owner's.
                 _ if entry.work == Work::Delivery => Gate::Send,
                 question => {
-                    senders.gate(entry.sender.connection, matches!(question, Some(Question::Slice(_))))
+                    senders.gate(entry.sender.connection, matches!(question, Some(Question::Slice { .. })))
                 }
             };
             let to = match verdict {
@@ -592,9 +596,10 @@ impl Batch {
         self.answers.clear();
         self.lent.clear();
         self.resumes = false;
+        let kept = self.bytes_max.max(KEPT_BYTES_MIN);
         for buffer in [&mut self.bytes, &mut self.replies] {
             buffer.clear();
-            buffer.shrink_to(self.bytes_max);
+            buffer.shrink_to(kept);
         }
     }
 }

@@ -39,6 +39,31 @@ pub fn waits_too_long(since: Seconds, now: Seconds) -> bool {
     now.0.saturating_sub(since.0) >= WAIT_SECONDS_MAX
 }
 
+/// What buffers take, as the engine is to know it: the most that was seen lately. Buffers grow within a turn and items go one after
+/// the other, so room that was needed a moment ago is kept for the next time.
+#[derive(Default, Debug)]
+pub struct Crest {
+    bytes: usize,
+    /// The most of this second.
+    bytes_now: usize,
+}
+
+impl Crest {
+    /// Takes note of what buffers take now. Returns what they may soon take again.
+    pub fn see(&mut self, bytes: usize) -> usize {
+        self.bytes_now = self.bytes_now.max(bytes);
+        self.bytes = self.bytes.max(bytes);
+        self.bytes
+    }
+
+    /// A second is over: what it did not need is forgotten by half.
+    pub fn end_second(&mut self) {
+        let surplus = self.bytes - self.bytes_now;
+        self.bytes -= surplus.div_ceil(2);
+        self.bytes_now = 0;
+    }
+}
+
 /// See the module.
 pub struct Budget {
     limit_bytes: usize,
@@ -253,6 +278,21 @@ mod tests {
         }
         budget.admit(&mut connections, NOW, |client| admitted.push(client.id));
         assert_eq!(admitted, [ids[1], ids[2]]);
+    }
+
+    #[test]
+    fn room_for_buffers_stays_for_some_seconds_after_they_shrank() {
+        let mut crest = Crest::default();
+        assert_eq!([crest.see(10), crest.see(1000), crest.see(10)], [10, 1000, 1000]);
+        let mut after_seconds = |bytes: &[usize]| -> Vec<usize> {
+            let mut second = |bytes: &usize| {
+                crest.end_second();
+                crest.see(*bytes)
+            };
+            bytes.iter().map(&mut second).collect()
+        };
+        assert_eq!(after_seconds(&[10, 10, 10, 600, 0, 0]), [1000, 505, 257, 600, 600, 300]);
+        assert_eq!(after_seconds(&[0; 10])[9], 0);
     }
 
     #[test]

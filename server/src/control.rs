@@ -15,6 +15,7 @@ use slabring_reactor::backend::Backend;
 use slabring_reactor::thread::return_freed_memory;
 use tracing::{error, info, warn};
 
+use crate::machine::resident_bytes;
 use crate::node::{Node, Published};
 use crate::pulse::{Change, LOOKS_PER_SECOND, SILENT_SECONDS};
 use crate::reload::reload;
@@ -23,12 +24,11 @@ use crate::reload::reload;
 const TICK: Duration = Duration::from_millis(1_000 / LOOKS_PER_SECOND as u64);
 /// Ticks between two lines of statistics in the log (`-v`).
 const TICKS_PER_REPORT: u32 = 100;
-/// Ticks between two looks at the connections' buffers.
+/// Ticks between two looks at the memory of the process.
 const TICKS_PER_LOOK: u32 = 10;
-/// When they have shrunk by so much, for so many looks, the allocator is told to give up what it keeps of it: not between
-/// two bursts of the same load.
-const SHRUNK_BYTES_MIN: u64 = 8 << 20;
-const SHRUNK_LOOKS_MIN: u32 = 5;
+/// When so much more than at its least is nobody's, for so many looks, the allocator is told to give up what it keeps of freed buffers.
+const KEPT_BYTES_MAX: u64 = 8 << 20;
+const KEPT_LOOKS_MIN: u32 = 5;
 /// glommio's own buffer arena; the control thread moves no bulk data yet. Its default is 10 MiB.
 const GLOMMIO_MEMORY_BYTES: usize = 256 << 10;
 const GLOMMIO_RING_DEPTH: usize = 32;
@@ -121,9 +121,10 @@ fn mind(node: &Node, mut signals: Signals) {
 #[derive(Default)]
 struct Watch {
     ticks: u32,
-    /// Most memory of connections' buffers since some was given back.
-    buffer_bytes_max: u64,
-    /// Looks that have seen much less, in a row.
+    /// Resident bytes that no account has: the program, what it holds from start to end, what the allocator keeps. The least since some was
+    /// given back.
+    kept_bytes_min: Option<u64>,
+    /// Looks that have seen much more, in a row.
     looks: u32,
 }
 
@@ -138,22 +139,27 @@ impl Watch {
             log_statistics(node);
         }
         if self.ticks.is_multiple_of(TICKS_PER_LOOK)
-            && self.has_shrunk(sum(node, |shard| &shard.buffer_bytes))
+            && let Some(resident) = resident_bytes()
         {
-            return_freed_memory();
+            node.resident_bytes.store(resident, Ordering::Relaxed);
+            if self.keeps_much(resident.saturating_sub(sum(node, |shard| &shard.memory_bytes))) {
+                return_freed_memory();
+            }
         }
     }
 
-    /// Whether buffers of so many bytes are what is left of many more, and has been for some time.
-    fn has_shrunk(&mut self, buffer_bytes: u64) -> bool {
-        self.buffer_bytes_max = self.buffer_bytes_max.max(buffer_bytes);
-        let is_much_less = self.buffer_bytes_max - buffer_bytes >= SHRUNK_BYTES_MIN;
-        self.looks = if is_much_less { self.looks + 1 } else { 0 };
-        let has_shrunk = self.looks == SHRUNK_LOOKS_MIN;
-        if has_shrunk {
-            (self.buffer_bytes_max, self.looks) = (buffer_bytes, 0);
+    /// Whether so many bytes that nobody has are many more than they have to be, and have been for some time.
+    fn keeps_much(&mut self, kept_bytes: u64) -> bool {
+        let least = self.kept_bytes_min.map_or(kept_bytes, |least| least.min(kept_bytes));
+        self.kept_bytes_min = Some(least);
+        let is_much = kept_bytes - least >= KEPT_BYTES_MAX;
+        self.looks = if is_much { self.looks + 1 } else { 0 };
+        let keeps_much = self.looks == KEPT_LOOKS_MIN;
+        if keeps_much {
+            // What stays then is not the allocator's.
+            (self.kept_bytes_min, self.looks) = (None, 0);
         }
-        has_shrunk
+        keeps_much
     }
 }
 
@@ -190,13 +196,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_given_back_once_for_each_time_that_buffers_shrink_by_much_and_stay_so() {
+    fn memory_is_given_back_once_for_each_time_that_much_more_is_nobodys_and_stays_so() {
         let mut watch = Watch::default();
         let mut looks_that_tell = |looks: &[u64]| -> Vec<usize> {
-            (0..looks.len()).filter(|&at| watch.has_shrunk(looks[at] << 20)).collect()
+            (0..looks.len()).filter(|&at| watch.keeps_much(looks[at] << 20)).collect()
         };
-        assert_eq!(looks_that_tell(&[100, 101, 94, 94, 94, 94, 94, 94]), [0_usize; 0]);
-        assert_eq!(looks_that_tell(&[90, 20, 10, 10, 99, 20, 20, 20, 20]), [0_usize; 0]);
-        assert_eq!(looks_that_tell(&[0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0]), [0, 11]);
+        assert_eq!(looks_that_tell(&[30, 20, 27, 27, 27, 27, 27, 27]), [0_usize; 0]);
+        assert_eq!(looks_that_tell(&[28, 40, 99, 28, 27, 28, 28, 28, 28]), [0_usize; 0]);
+        assert_eq!(looks_that_tell(&[28, 28, 28, 28, 28, 28, 28, 28]), [0]);
+        assert_eq!(looks_that_tell(&[20, 35, 36, 36, 36, 36]), [5]);
     }
 }

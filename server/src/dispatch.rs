@@ -76,6 +76,8 @@ pub struct Dispatcher {
     /// What is refused before it has come.
     pub limits: Limits,
     spare_buffers: Vec<Vec<u8>>,
+    spare_bytes: usize,
+    spare_bytes_max: usize,
 }
 
 impl Dispatcher {
@@ -87,6 +89,8 @@ impl Dispatcher {
             budget: Budget::new(settings.shard_memory_bytes()),
             now: Seconds(node.clock.unix_seconds()),
             spare_buffers: Vec::new(),
+            spare_bytes: 0,
+            spare_bytes_max: settings.shard_memory_bytes() / output::SPARE_SHARE,
             turn: 0,
             has_more: false,
             value_waited: false,
@@ -392,7 +396,6 @@ impl Dispatcher {
 
     /// All memory that is not the engine's and not fixed, for the budget; the report has the bench too, which is beside the budget.
     pub fn count_all_buffers(&mut self) -> usize {
-        let spare: usize = self.spare_buffers.iter().map(Vec::capacity).sum();
         let logs = self.executor.log_capacity_bytes();
         let links = self.cluster.as_ref().map_or(0, |links| links.buffer_bytes());
         let waiting = self.executor.replication.as_ref().map_or(0, |replication| replication.buffer_bytes());
@@ -401,7 +404,7 @@ impl Dispatcher {
         let locks = self.node.locks.as_ref().map_or(0, |locks| locks.counts.bytes.load(Ordering::Relaxed));
         let locks = locks / usize::from(self.shards.count);
         let bytes = self.budget.bytes()
-            + spare
+            + self.spare_bytes
             + logs
             + self.post.capacity_bytes()
             + links

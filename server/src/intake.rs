@@ -23,8 +23,8 @@ use crate::shards::ShardId;
 
 /// Requests from this size on are not collected first. `docs/measurements.md` has the figures.
 pub const TAKEN_IN_BYTES_MIN: usize = 16 << 10;
-/// Bytes of a value that go into a letter at once.
-const PART_BYTES: usize = 64 << 10;
+/// Bytes of a value that go into a letter at once, where a letter is meant for so many.
+const PART_BYTES_MAX: usize = 64 << 10;
 /// A value of this shard with so many bytes to come is received where it belongs: the kernel makes the only copy.
 /// `docs/measurements.md` has the figures.
 const BY_HAND_BYTES_MIN: usize = 16 << 10;
@@ -254,7 +254,8 @@ impl Dispatcher {
                     client.stalled = true;
                     return None;
                 }
-                let part = &piece[..piece.len().min(PART_BYTES)];
+                let part_bytes = self.post.letter_bytes().min(PART_BYTES_MAX);
+                let part = &piece[..piece.len().min(part_bytes)];
                 self.post.value_part(*owner, ReturnAddress::without_ticket(client.id), part);
                 Some(part.len())
             }

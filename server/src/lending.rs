@@ -3,7 +3,7 @@
 //!
 //! A value leaves in windows, so that no send and no copy takes long, and each window that the kernel has holds a pin
 //! of its own. For a client of another shard the owner keeps the pin under a number, and hands out copies of
-//! [`SLICE_BYTES`] when they are asked for: nobody but the owner touches the value.
+//! at most [`SLICE_BYTES_MAX`] when they are asked for: nobody but the owner touches the value.
 
 use slabring_engine::{Pin, Reading, Shard};
 use slabring_reactor::LoanId;
@@ -19,8 +19,8 @@ pub const COPIED_BYTES_MAX: usize = 1 << 20;
 pub const WINDOW_BYTES_MAX: usize = 256 << 10;
 /// Most bytes that are sealed at once.
 pub const SEALED_BYTES_MAX: usize = 64 << 10;
-/// Bytes of a value that travel to another shard at once.
-pub const SLICE_BYTES: usize = 128 << 10;
+/// Bytes of a value that travel to another shard at once, where a letter is meant for so many.
+pub const SLICE_BYTES_MAX: usize = 128 << 10;
 
 /// The rest of a pinned value. Must be [given back](Lent::give_back).
 #[derive(Debug)]
@@ -177,10 +177,10 @@ impl Loans {
         self.away.insert(lent)
     }
 
-    /// Appends the next slice of what another shard was lent.
-    pub fn slice(&mut self, number: u32, shard: &Shard, out: &mut Vec<u8>) {
+    /// Appends the next `bytes` of what another shard was lent.
+    pub fn slice(&mut self, number: u32, bytes: usize, shard: &Shard, out: &mut Vec<u8>) {
         let lent = self.away.get_mut(number).expect("it is asked for before it is given back");
-        lent.copy_to(shard, SLICE_BYTES, out);
+        lent.copy_to(shard, bytes, out);
     }
 
     /// The other shard is done with it.

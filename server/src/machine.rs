@@ -14,8 +14,18 @@ pub fn memory_bytes() -> Option<u64> {
     Some(limit_of(Path::new(CGROUPS), &cgroups).map_or(machine, |limit| limit.min(machine)))
 }
 
+/// Memory of this process that is in the machine's. `None` if Linux does not say.
+pub fn resident_bytes() -> Option<u64> {
+    kib_of(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:")
+}
+
 fn total_of(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    kib_of(meminfo, "MemTotal:")
+}
+
+/// Bytes of a line of one of Linux's tables in KiB.
+fn kib_of(table: &str, name: &str) -> Option<u64> {
+    let line = table.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().trim_end_matches(" kB").parse::<u64>().ok()?.checked_mul(1 << 10)
 }
 
@@ -54,5 +64,6 @@ mod tests {
     fn this_machine_has_memory() {
         assert_eq!(total_of("MemFree: 1 kB\nMemTotal:       2048 kB\n"), Some(2 << 20));
         assert!(memory_bytes().unwrap() > 1 << 20);
+        assert!((1 << 20..memory_bytes().unwrap()).contains(&resident_bytes().unwrap()));
     }
 }

@@ -88,6 +88,8 @@ pub struct Node {
     pub short_of_memory_at: AtomicU32,
     /// Shards whose clients are all gone since then.
     pub drained: AtomicUsize,
+    /// Resident memory of the process as of the last second; 0 if Linux does not say.
+    pub resident_bytes: AtomicU64,
     /// Each shard's main numbers as of its last second.
     pub published: Vec<Published>,
     /// Whether each shard turns.
@@ -111,8 +113,8 @@ pub struct Published {
     pub sets: AtomicU64,
     /// Items evicted.
     pub evictions: AtomicU64,
-    /// Memory of connections' buffers.
-    pub buffer_bytes: AtomicU64,
+    /// Memory that is accounted for: items, what finds and judges them, and buffers.
+    pub memory_bytes: AtomicU64,
 }
 
 impl Published {
@@ -123,7 +125,9 @@ impl Published {
         self.hits.store(report.commands.get_hits, Ordering::Relaxed);
         self.sets.store(report.commands.cmd_set, Ordering::Relaxed);
         self.evictions.store(report.engine.evictions, Ordering::Relaxed);
-        self.buffer_bytes.store(report.traffic.buffer_bytes, Ordering::Relaxed);
+        let memory = report.memory.as_ref();
+        let engine = memory.map_or(0, |memory| memory.pages + memory.index + memory.policy);
+        self.memory_bytes.store(engine as u64 + report.traffic.buffer_bytes, Ordering::Relaxed);
     }
 }
 
@@ -234,6 +238,7 @@ pub fn assemble(
         stopping: AtomicBool::new(false),
         short_of_memory_at: AtomicU32::new(0),
         drained: AtomicUsize::new(0),
+        resident_bytes: AtomicU64::new(0),
         published: (0..threads).map(|_| Published::default()).collect(),
         pulses: Pulses::new(threads),
         arrivals: (0..threads).map(|_| Arrivals::default()).collect(),

@@ -154,11 +154,12 @@ impl Outbox {
         (slice, Some(remote))
     }
 
-    /// Keeps a slice of the value that is next: no other is asked for.
-    pub fn deliver_slice(&mut self, slice: &[u8]) {
+    /// Keeps a slice of the value that is next in the buffer `empty`: no other is asked for.
+    pub fn deliver_slice(&mut self, slice: &[u8], empty: Vec<u8>) {
         let Some((0, Value::There(remote))) = self.values.front_mut() else { panic!("nobody asked") };
         assert!(remote.asked && remote.slice.is_empty() && slice.len() <= remote.left);
         remote.asked = false;
+        remote.slice = empty;
         remote.slice.extend_from_slice(slice);
     }
 
@@ -473,7 +474,7 @@ mod tests {
                 Next::Bytes => sent.append(&mut outbox.take_ready(Vec::new())),
                 Next::Elsewhere(remote) => {
                     remote.asked = true;
-                    outbox.deliver_slice(b"there");
+                    outbox.deliver_slice(b"there", Vec::new());
                     let (slice, ended) = outbox.take_slice();
                     assert!(ended.is_some());
                     sent.extend(slice);

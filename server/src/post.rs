@@ -22,15 +22,18 @@ use crate::shards::ShardId;
 
 /// Request letters of one shard to one other that may be unanswered.
 const LETTERS_MAX: usize = 8;
+/// As many at the least, however little memory there is: one is read while the next is on its way.
+const LETTERS_MIN: usize = 2;
 /// Requests of one side and replies to the other.
 const MAILBOX_LETTERS: usize = 2 * LETTERS_MAX;
 
-/// Part of a shard's memory that its letters to all others may have, as far as [`LETTER_BYTES_MIN`] allows.
+/// Part of a shard's memory that its letters to all others may have, as far as [`LETTERS_MIN`] of [`LETTER_BYTES_MIN`] allow.
 const LETTERS_SHARE: usize = 4;
 /// What a letter is for at the least. A line of keys and most values fit.
 const LETTER_BYTES_MIN: usize = 16 << 10;
 
-const _: () = assert!(LETTER_BYTES_MIN <= LETTER_BYTES_MAX);
+const _: () = assert!(LETTER_BYTES_MIN <= LETTER_BYTES_MAX && LETTER_BYTES_MIN.is_power_of_two());
+const _: () = assert!(LETTERS_MIN <= LETTERS_MAX);
 
 /// What travels.
 pub enum Letter {
@@ -43,6 +46,11 @@ pub enum Letter {
 /// The ends of the mailboxes of one shard, in the order of the other shards' numbers.
 pub struct LetterBoxes {
     ends: Vec<(ShardId, Sender<Letter>, Receiver<Letter>)>,
+}
+
+/// Memory with which a shard of so many has room for the least of letters to all others.
+pub fn shard_bytes_for_letters(shards: u16) -> usize {
+    usize::from(shards - 1) * LETTERS_MIN * 2 * LETTER_BYTES_MIN * LETTERS_SHARE
 }
 
 /// Makes the mailboxes of a node: one each way between any two shards.
@@ -62,14 +70,32 @@ pub fn connect_all(shards: u16) -> Vec<LetterBoxes> {
     boxes
 }
 
-struct Peer {
-    /// What each letter is for, in requests and again in replies.
+/// How many letters a shard has under way to each other one, and how large they are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Extent {
+    /// See [`LETTERS_MAX`].
+    letters: usize,
+    /// What each is for, in requests and again in replies: a power of two, so that buffers have one of few sizes.
+    bytes: usize,
+}
+
+/// Letters that lie empty, for whichever shard is written to next.
+struct Spares {
     letter_bytes: usize,
+    #[expect(clippy::vec_box, reason = "the boxes themselves travel and come back")]
+    letters: Vec<Box<Batch>>,
+    /// Fewest of them since they were last looked through.
+    letters_min: usize,
+}
+
+struct Peer {
+    /// See [`Extent`].
+    letters_max: usize,
     outgoing: Sender<Letter>,
     incoming: Receiver<Letter>,
     waker: Arc<Waker>,
-    /// This turn's requests.
-    open: Box<Batch>,
+    /// This turn's requests, if there are any.
+    open: Option<Box<Batch>>,
     /// A letter has bounced: no more is sent until all that are under way have come back.
     resyncing: bool,
     /// What has bounced since then.
@@ -86,16 +112,13 @@ struct Peer {
     answered: u64,
     /// Their memory when they left.
     under_way_bytes: usize,
-    #[expect(clippy::vec_box, reason = "the boxes themselves travel and come back")]
-    spare: Vec<Box<Batch>>,
-    /// Fewest of them since they were last looked through.
-    spare_min: usize,
 }
 
 /// See the module.
 pub struct Post {
     me: ShardId,
     peers: Vec<Peer>,
+    spares: Spares,
     /// Peers that can take no more requests now.
     blocked: usize,
 }
@@ -103,13 +126,13 @@ pub struct Post {
 impl Post {
     /// `wakers` are those of all shards, in the order of their numbers; `memory_bytes` what this one has.
     pub fn new(me: ShardId, boxes: LetterBoxes, wakers: &[Arc<Waker>], memory_bytes: usize) -> Self {
-        let letter_bytes = letter_bytes(memory_bytes, boxes.ends.len());
+        let extent = Extent::of(memory_bytes, boxes.ends.len());
         let peers = boxes.ends.into_iter().map(|(peer, outgoing, incoming)| Peer {
-            letter_bytes,
+            letters_max: extent.letters,
             outgoing,
             incoming,
             waker: Arc::clone(&wakers[peer.index()]),
-            open: Box::new(Batch::of(letter_bytes)),
+            open: None,
             resyncing: false,
             bounced: Batch::default(),
             returned: Batch::default(),
@@ -118,10 +141,14 @@ impl Post {
             under_way: 0,
             answered: 0,
             under_way_bytes: 0,
-            spare: Vec::new(),
-            spare_min: 0,
         });
-        Self { me, peers: peers.collect(), blocked: 0 }
+        let spares = Spares { letter_bytes: extent.bytes, letters: Vec::new(), letters_min: 0 };
+        Self { me, peers: peers.collect(), spares, blocked: 0 }
+    }
+
+    /// What a letter is for, in bytes of requests and again of replies: nothing larger should be put in that can be cut.
+    pub fn letter_bytes(&self) -> usize {
+        self.spares.letter_bytes
     }
 
     fn index_of(&self, shard: ShardId) -> usize {
@@ -135,10 +162,10 @@ impl Post {
     }
 
     /// Changes a peer, keeping count of those that are blocked.
-    fn change(&mut self, index: usize, change: impl FnOnce(&mut Peer)) {
+    fn change(&mut self, index: usize, change: impl FnOnce(&mut Peer, &mut Spares)) {
         let peer = &mut self.peers[index];
         let before = peer.is_blocked();
-        change(peer);
+        change(peer, &mut self.spares);
         self.blocked = self.blocked + usize::from(peer.is_blocked()) - usize::from(before);
     }
 
@@ -174,7 +201,7 @@ impl Post {
 
     /// Sends a reply that was promised to a connection of another shard.
     pub fn deliver(&mut self, shard: ShardId, to: ReturnAddress, reply: &[u8]) {
-        self.change(self.index_of(shard), |peer| peer.open.deliver(to, reply));
+        self.change(self.index_of(shard), |peer, spares| peer.open(spares).deliver(to, reply));
     }
 
     /// Posts requests again that were deferred. There must be room; together they may be more than a letter should hold.
@@ -185,7 +212,7 @@ impl Post {
     /// The number of the letter to `owner` with which all is answered that was written by now.
     pub fn letter_of_now(&self, owner: ShardId) -> u64 {
         let peer = &self.peers[self.index_of(owner)];
-        peer.answered + peer.under_way as u64 + u64::from(!peer.open.is_empty())
+        peer.answered + peer.under_way as u64 + u64::from(!peer.has_nothing_open())
     }
 
     /// Whether a letter to `owner` is answered.
@@ -194,10 +221,11 @@ impl Post {
     }
 
     fn write(&mut self, owner: ShardId, write: impl FnOnce(&mut Batch)) {
-        self.change(self.index_of(owner), |peer| {
+        self.change(self.index_of(owner), |peer, spares| {
             assert!(!peer.is_blocked(), "the caller asks for room first");
-            write(&mut peer.open);
-            if peer.open.is_full() && peer.may_send() {
+            let open = peer.open(spares);
+            write(open);
+            if open.is_full() && peer.may_send() {
                 peer.send_open();
             }
         });
@@ -206,13 +234,13 @@ impl Post {
     /// Asks every other shard, behind the requests that were posted before.
     pub fn ask_all(&mut self, sender: ReturnAddress, question: Question) {
         for index in 0..self.peers.len() {
-            self.change(index, |peer| peer.open.ask(sender, question));
+            self.change(index, |peer, spares| peer.open(spares).ask(sender, question));
         }
     }
 
     /// Asks one other shard, as [`Post::ask_all`] asks every.
     pub fn ask(&mut self, shard: ShardId, sender: ReturnAddress, question: Question) {
-        self.change(self.index_of(shard), |peer| peer.open.ask(sender, question));
+        self.change(self.index_of(shard), |peer, spares| peer.open(spares).ask(sender, question));
     }
 
     /// The next letter of any other shard, and which that is.
@@ -231,8 +259,8 @@ impl Post {
     }
 
     /// Takes back a batch whose replies have been handed out, and keeps what of it has bounced.
-    pub fn recycle(&mut self, owner: ShardId, mut batch: Box<Batch>, senders: &mut impl Senders) {
-        self.change(self.index_of(owner), |peer| {
+    pub fn recycle(&mut self, owner: ShardId, batch: Box<Batch>, senders: &mut impl Senders) {
+        self.change(self.index_of(owner), |peer, spares| {
             peer.under_way -= 1;
             peer.answered += 1;
             peer.under_way_bytes -= batch.posted_bytes;
@@ -240,8 +268,7 @@ impl Post {
                 peer.bounced.absorb(&batch, |id| senders.bounced(id));
                 peer.resyncing = true;
             }
-            batch.clear();
-            peer.spare.push(batch);
+            spares.put(batch);
         });
     }
 
@@ -249,7 +276,7 @@ impl Post {
     /// bounced requests go again.
     pub fn publish(&mut self, io: &mut impl Io, senders: &mut impl Senders) {
         for index in 0..self.peers.len() {
-            self.change(index, |peer| peer.send_what_may_go(senders));
+            self.change(index, |peer, spares| peer.send_what_may_go(senders, spares));
             let peer = &mut self.peers[index];
             if peer.outgoing.publish() && peer.waker.must_wake() {
                 io.wake(&peer.waker);
@@ -265,74 +292,94 @@ impl Post {
     /// Whether nothing is written, under way or to be sent again.
     #[cfg(any(test, feature = "fuzzing"))]
     pub fn is_at_rest(&self) -> bool {
-        let rests = |peer: &Peer| peer.bounced.is_empty() && peer.returned.is_empty() && peer.open.is_empty();
+        let rests =
+            |peer: &Peer| peer.bounced.is_empty() && peer.returned.is_empty() && peer.has_nothing_open();
         self.peers.iter().all(|peer| peer.under_way == 0 && rests(peer))
     }
 
-    /// Drops the letters that nobody needed since the last call: a burst of large values makes large ones.
+    /// Drops the letters that nobody needed since the last call.
     pub fn shed(&mut self) {
-        for peer in &mut self.peers {
-            peer.spare.drain(..peer.spare_min);
-            peer.spare_min = peer.spare.len();
-        }
+        let Spares { letters, letters_min, .. } = &mut self.spares;
+        letters.drain(..*letters_min);
+        *letters_min = letters.len();
     }
 
     /// Memory that is reserved here.
     pub fn capacity_bytes(&self) -> usize {
+        let spare: usize = self.spares.letters.iter().map(|batch| batch.capacity_bytes()).sum();
         let of_peer = |peer: &Peer| {
-            let spare: usize = peer.spare.iter().map(|batch| batch.capacity_bytes()).sum();
             let held = peer.bounced.capacity_bytes() + peer.returned.capacity_bytes();
-            spare + held + peer.open.capacity_bytes() + peer.under_way_bytes
+            held + peer.open.as_ref().map_or(0, |open| open.capacity_bytes()) + peer.under_way_bytes
         };
-        self.peers.iter().map(of_peer).sum()
+        spare + self.peers.iter().map(of_peer).sum::<usize>()
     }
 }
 
-/// What each letter of a shard with so much memory to so many others is for: all of them together, with their replies, have a part of it.
-fn letter_bytes(memory_bytes: usize, peers: usize) -> usize {
-    let buffers = 2 * LETTERS_MAX * peers.max(1);
-    (memory_bytes / LETTERS_SHARE / buffers).clamp(LETTER_BYTES_MIN, LETTER_BYTES_MAX)
+impl Extent {
+    /// That of a shard with so much memory and so many others: all of its letters, with their replies, have a part of it.
+    fn of(memory_bytes: usize, peers: usize) -> Self {
+        let bytes_each = memory_bytes / LETTERS_SHARE / peers.max(1) / 2;
+        let letters = (bytes_each / LETTER_BYTES_MIN).clamp(LETTERS_MIN, LETTERS_MAX);
+        let bytes = (bytes_each / letters).clamp(LETTER_BYTES_MIN, LETTER_BYTES_MAX);
+        Self { letters, bytes: 1 << bytes.ilog2() }
+    }
+}
+
+impl Spares {
+    fn take(&mut self) -> Box<Batch> {
+        let letter = self.letters.pop().unwrap_or_else(|| Box::new(Batch::of(self.letter_bytes)));
+        self.letters_min = self.letters_min.min(self.letters.len());
+        letter
+    }
+
+    fn put(&mut self, mut letter: Box<Batch>) {
+        letter.clear();
+        self.letters.push(letter);
+    }
 }
 
 impl Peer {
     fn may_send(&self) -> bool {
-        self.under_way < LETTERS_MAX && !self.resyncing
+        self.under_way < self.letters_max && !self.resyncing
     }
 
     fn is_blocked(&self) -> bool {
-        self.open.is_full() && !self.may_send()
+        self.open.as_ref().is_some_and(|open| open.is_full()) && !self.may_send()
     }
 
-    fn send_what_may_go(&mut self, senders: &mut impl Senders) {
+    fn has_nothing_open(&self) -> bool {
+        self.open.as_ref().is_none_or(|open| open.is_empty())
+    }
+
+    fn open(&mut self, spares: &mut Spares) -> &mut Batch {
+        self.open.get_or_insert_with(|| spares.take())
+    }
+
+    fn send_what_may_go(&mut self, senders: &mut impl Senders, spares: &mut Spares) {
         if self.resyncing && self.under_way == 0 {
             // Everything that bounced is here, in order. Behind it goes what was never sent again, then what was written
             // since, lest it overtakes.
             self.bounced.absorb(&self.returned, |_known| {});
-            self.bounced.absorb(&self.open, |id| senders.bounced(id));
-            self.open.clear();
+            if let Some(open) = self.open.take() {
+                self.bounced.absorb(&open, |id| senders.bounced(id));
+                spares.put(open);
+            }
             self.returned = std::mem::take(&mut self.bounced);
             self.resyncing = false;
             self.must_resume = true;
         }
         if self.may_send() && !self.returned.is_empty() {
-            let mut letter = self.take_spare();
+            let mut letter = spares.take();
             self.returned.resend(&mut letter, senders);
-            if letter.is_empty() { self.spare.push(letter) } else { self.send(letter) }
+            if letter.is_empty() { spares.put(letter) } else { self.send(letter) }
         }
-        if self.may_send() && !self.open.is_empty() {
+        if self.may_send() && !self.has_nothing_open() {
             self.send_open();
         }
     }
 
-    fn take_spare(&mut self) -> Box<Batch> {
-        let spare = self.spare.pop().unwrap_or_else(|| Box::new(Batch::of(self.letter_bytes)));
-        self.spare_min = self.spare_min.min(self.spare.len());
-        spare
-    }
-
     fn send_open(&mut self) {
-        let next = self.take_spare();
-        let full = std::mem::replace(&mut self.open, next);
+        let full = self.open.take().expect("the caller has looked");
         self.send(full);
     }
 
@@ -359,12 +406,13 @@ mod tests {
     #[test]
     fn letters_have_a_part_of_the_memory_however_many_shards_there_are() {
         for shards in 2..=64 {
-            for memory_bytes in [1 << 20, 32 << 20, 8 << 30] {
-                let each = letter_bytes(memory_bytes, shards - 1);
-                let all = each * 2 * LETTERS_MAX * (shards - 1);
-                assert!(all <= memory_bytes / LETTERS_SHARE || each == LETTER_BYTES_MIN, "{shards} {all}");
+            for memory_bytes in [1 << 20, 4 << 20, 8 << 20, 32 << 20, 8 << 30] {
+                let extent = Extent::of(memory_bytes, shards - 1);
+                let all = extent.bytes * 2 * extent.letters * (shards - 1);
+                let least = Extent { letters: LETTERS_MIN, bytes: LETTER_BYTES_MIN };
+                assert!(all <= memory_bytes / LETTERS_SHARE || extent == least, "{shards} {extent:?}");
             }
         }
-        assert_eq!(letter_bytes(32 << 20, 1), LETTER_BYTES_MAX);
+        assert_eq!(Extent::of(32 << 20, 1), Extent { letters: LETTERS_MAX, bytes: LETTER_BYTES_MAX });
     }
 }

@@ -231,8 +231,13 @@ pub enum Question {
     HotKeys,
     /// Give the tracker of this number its keys.
     Changes(u64),
-    /// Give the next slice of what you lent under this number.
-    Slice(u32),
+    /// Give the next slice of what you lent.
+    Slice {
+        /// Your number for it.
+        number: u32,
+        /// Bytes, or fewer if it has no more.
+        bytes: usize,
+    },
     /// What you lent under this number is not wanted any more.
     TakeBack(u32),
     /// This connection will not go on: with the value that it was sending, or with what it was deferred for.

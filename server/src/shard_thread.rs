@@ -30,6 +30,7 @@ use self::cluster::is_of_link;
 use self::ending::{Phase, STOP_TURN};
 use self::letters::RETRY_PAUSE;
 use crate::arrivals::Arrival;
+use crate::budget::Crest;
 use crate::connection::{Connection, Connections, Ending, OUTPUT_BYTES_LOW};
 use crate::datagrams::{Datagrams, Sender, is_datagram};
 use crate::dispatch::Dispatcher;
@@ -74,6 +75,9 @@ pub struct ShardThread<I> {
     tls: Held<TlsConfigs>,
     phase: Phase,
     last_upkeep: Seconds,
+    /// What buffers take, and when that was last looked at.
+    crest: Crest,
+    buffers_seen_at: Moment,
     /// Chunks that the sweeper has still to examine in this second.
     sweep_due_chunks: usize,
     /// Items have still to go for a lower limit on memory.
@@ -104,6 +108,8 @@ impl<I: Io> ShardThread<I> {
             tls: Held::default(),
             phase: Phase::Serving,
             last_upkeep: dispatcher.now,
+            crest: Crest::default(),
+            buffers_seen_at: Moment::now(),
             sweep_due_chunks: 0,
             settling: false,
             dispatcher,
@@ -155,7 +161,7 @@ impl<I: Io> ShardThread<I> {
         self.flush_links();
         self.publish_letters();
         self.settle_touched();
-        self.upkeep();
+        self.upkeep(began);
         self.proceed_to_end();
         self.dispatcher.executor.turns.count(Moment::now().since_ns(began));
         Ok(())

@@ -90,7 +90,7 @@ fn a_large_value_is_lent_with_its_reply_and_handed_out_in_slices() {
     assert_eq!((reply, lent.place), (&b"VALUE large 0 300000\r\n\r\n"[..], 22));
     let mut value = Vec::new();
     while value.len() < lent.bytes {
-        executor.answer(NOW, Question::Slice(lent.number), &mut value);
+        executor.answer(NOW, Question::Slice { number: lent.number, bytes: 100_000 }, &mut value);
     }
     assert!(value == "x".repeat(300_000).as_bytes());
     assert!(executor.shard().memory().held > 0);
@@ -181,9 +181,10 @@ fn a_slice_goes_again_before_the_requests_of_its_reader_who_waits_for_it() {
     let (mut returned, mut letter) = (Batch::default(), Batch::default());
     push(&mut returned, 1, "get a\r\n");
     let to = ReturnAddress { connection: connection(1), ticket: Ticket::NONE };
-    returned.ask(to, Question::Slice(3));
+    let slice = Question::Slice { number: 3, bytes: 10 };
+    returned.ask(to, slice);
     returned.resend(&mut letter, &mut Three::default());
-    assert_eq!((returned.entries.len(), letter.questions), (1, vec![Question::Slice(3)]));
+    assert_eq!((returned.entries.len(), letter.questions), (1, vec![slice]));
 }
 
 #[test]

@@ -45,7 +45,10 @@ impl Dispatcher {
                 }
             }
             Outcome::Answer(Answer::Changes { are_all }, keys) => self.tell_changes(client, keys, *are_all),
-            Outcome::Answer(Answer::Slice, slice) => client.outbox.deliver_slice(slice),
+            Outcome::Answer(Answer::Slice, slice) => {
+                let empty = self.buffer_for(slice.len());
+                client.outbox.deliver_slice(slice, empty);
+            }
             Outcome::Answer(answer, text) => {
                 let add = |gathering: &mut Gathering| gathering.add(answer, text);
                 if let Some(gathering) = client.outbox.deliver_part(to.ticket, add) {

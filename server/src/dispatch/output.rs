@@ -6,14 +6,15 @@ use slabring_reactor::LoanId;
 use super::Dispatcher;
 use crate::batch::ReturnAddress;
 use crate::connection::{Connection, Ending};
-use crate::lending::{LENT_BYTES_MIN, SEALED_BYTES_MAX, SLICE_BYTES, WINDOW_BYTES_MAX};
+use crate::lending::{LENT_BYTES_MIN, SEALED_BYTES_MAX, SLICE_BYTES_MAX, WINDOW_BYTES_MAX};
 use crate::outbox::{Next, Ticket};
 use crate::report::Question;
 use crate::session::Session;
 
-/// Buffers kept for the next replies, and the capacity above which one is not kept: the largest value that is copied fits with its
-/// line.
+/// Buffers kept for the next replies, the part of the memory that they may have, and the capacity above which one is not kept: the largest
+/// value that is copied fits with its line.
 const SPARE_BUFFERS_MAX: usize = 64;
+pub(super) const SPARE_SHARE: usize = 32;
 const SPARE_BUFFER_BYTES_MAX: usize = LENT_BYTES_MIN + (1 << 10);
 
 /// What one send takes.
@@ -124,22 +125,33 @@ impl Dispatcher {
         let Next::Elsewhere(remote) = client.outbox.next() else { return };
         let has_none = !remote.asked && remote.slice.is_empty() && remote.to_ask > 0;
         if has_none && (may_be_ahead || !client.sending) {
+            let bytes = self.post.letter_bytes().min(SLICE_BYTES_MAX);
             remote.asked = true;
-            remote.to_ask -= remote.to_ask.min(SLICE_BYTES);
+            remote.to_ask -= remote.to_ask.min(bytes);
             let to = ReturnAddress { connection: client.id, ticket: Ticket::NONE };
-            self.post.ask(remote.owner, to, Question::Slice(remote.number));
+            self.post.ask(remote.owner, to, Question::Slice { number: remote.number, bytes });
             self.has_more = true;
         }
     }
 
     /// An empty buffer for the next replies.
     pub fn spare_buffer(&mut self) -> Vec<u8> {
-        self.spare_buffers.pop().unwrap_or_default()
+        let buffer = self.spare_buffers.pop().unwrap_or_default();
+        self.spare_bytes -= buffer.capacity();
+        buffer
+    }
+
+    /// An empty buffer for so many bytes: a spare one, if it would be again.
+    pub(super) fn buffer_for(&mut self, bytes: usize) -> Vec<u8> {
+        if bytes <= SPARE_BUFFER_BYTES_MAX { self.spare_buffer() } else { Vec::with_capacity(bytes) }
     }
 
     /// Takes a buffer back whose bytes have left.
     pub fn keep_spare(&mut self, buffer: Vec<u8>) {
-        if self.spare_buffers.len() < SPARE_BUFFERS_MAX && buffer.capacity() <= SPARE_BUFFER_BYTES_MAX {
+        let has_room = self.spare_buffers.len() < SPARE_BUFFERS_MAX
+            && self.spare_bytes + buffer.capacity() <= self.spare_bytes_max;
+        if has_room && buffer.capacity() <= SPARE_BUFFER_BYTES_MAX {
+            self.spare_bytes += buffer.capacity();
             self.spare_buffers.push(buffer);
         }
     }

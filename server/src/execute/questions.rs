@@ -40,8 +40,8 @@ impl Executor {
             Question::Changes(id) => {
                 return Answer::Changes { are_all: self.fetch_changes(id, out) };
             }
-            Question::Slice(number) => {
-                self.loans.slice(number, &self.shard, out);
+            Question::Slice { number, bytes } => {
+                self.loans.slice(number, bytes, &self.shard, out);
                 return Answer::Slice;
             }
             Question::TakeBack(number) => self.loans.take_back(number, &mut self.shard),

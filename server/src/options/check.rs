@@ -17,6 +17,7 @@ use super::{
     ITEMS_PER_SHARD_MIN, Refused, Settings, TlsSettings, UnixListen, Verify,
 };
 use crate::machine;
+use crate::post::shard_bytes_for_letters;
 use crate::replication::COPIED_ITEM_BYTES_MAX;
 
 const MIB: usize = 1 << 20;
@@ -24,6 +25,11 @@ const THREADS_MAX: u16 = 1024;
 const ITEM_SIZE_MIN: usize = 1 << 10;
 const ITEM_SIZE_MAX: usize = 1 << 30;
 const ITEM_SIZE_DEFAULT: usize = MIB;
+/// What a node that stands alone may have resident beside its memory limit: the README's sum, which `tests/capacity.rs` holds.
+const BESIDE_SHARE: usize = 4;
+const BESIDE_BYTES_MAX: usize = 100 * MIB;
+const PROGRAM_BYTES: usize = 8 * MIB;
+const SHARD_BYTES: usize = MIB;
 /// memcached's most verbose level.
 const VERBOSITY_MAX: u8 = 3;
 const UNIX_MODE_MAX: u32 = 0o777;
@@ -147,7 +153,12 @@ impl Given {
                 "other machines can connect and nobody is asked for a password; -Y or -Z with ssl_verify_mode=2 changes that",
             );
         }
-        if let Some(warning) = memory_warning(settings.memory_bytes, machine::memory_bytes()) {
+        if let Some(warning) =
+            memory_warning(settings.memory_bytes, settings.threads, machine::memory_bytes())
+        {
+            warn(&warning);
+        }
+        if let Some(warning) = shards_warning(settings.memory_bytes, settings.threads) {
             warn(&warning);
         }
         if matches!(&settings.cluster, Some(part) if matches!(part.coordinator, CoordinatorSettings::Local(_)))
@@ -440,13 +451,31 @@ impl Given {
 }
 
 /// What is wrong with more memory than there is, which the system gives out without a word and takes back by killing.
-pub(super) fn memory_warning(bytes: usize, there: Option<u64>) -> Option<String> {
-    let there = there.filter(|&there| bytes as u64 > there)?;
+pub(super) fn memory_warning(bytes: usize, threads: u16, there: Option<u64>) -> Option<String> {
+    let beside = (bytes / BESIDE_SHARE).min(BESIDE_BYTES_MAX);
+    let resident = bytes + beside + PROGRAM_BYTES + usize::from(threads) * SHARD_BYTES;
+    let there = there.filter(|&there| resident as u64 > there)?;
+    let (given, resident, there) = (bytes / MIB, resident / MIB, there >> 20);
+    let what = if given as u64 > there {
+        format!("-m {given}: more than the {there} MiB")
+    } else {
+        format!("-m {given} with -t {threads}: up to {resident} MiB resident, more than the {there} MiB")
+    };
     Some(format!(
-        "-m {}: more than the {} MiB that this machine or its cgroup has: the system may kill the process when they are used up",
-        bytes / MIB,
-        there >> 20
+        "{what} that this machine or its cgroup has: the system may kill the process when they are used up"
     ))
+}
+
+/// What is wrong with so many shards that each is too small for its letters to all others.
+pub(super) fn shards_warning(bytes: usize, threads: u16) -> Option<String> {
+    let least = usize::from(threads) * shard_bytes_for_letters(threads);
+    let (given, least) = (bytes / MIB, least.div_ceil(MIB));
+    (given < least).then(|| {
+        format!(
+            "-m {given} with -t {threads}: letters between so many shards may take more than their part of it, and items get less; raise -m \
+             to {least} or lower -t"
+        )
+    })
 }
 
 /// A number with an optional suffix k, m or g (powers of 1024).

@@ -116,10 +116,23 @@ fn threads_are_pinned_where_there_is_one_for_each_cpu_unless_told() {
 #[test]
 fn more_memory_than_there_is_is_a_warning() {
     const GIB: usize = 1 << 30;
-    let told = super::check::memory_warning(60_000 * MIB, Some(23 * GIB as u64)).unwrap();
+    let warning = |bytes, there| super::check::memory_warning(bytes, 4, there);
+    let told = warning(60_000 * MIB, Some(23 * GIB as u64)).unwrap();
     assert!(told.starts_with("-m 60000: more than the 23552 MiB"), "{told}");
-    assert_eq!(super::check::memory_warning(GIB, Some(GIB as u64)), None);
-    assert_eq!(super::check::memory_warning(GIB, None), None);
+    let told = warning(GIB, Some(GIB as u64)).unwrap();
+    assert!(told.starts_with("-m 1024 with -t 4: up to 1136 MiB resident, more than the 1024 MiB"), "{told}");
+    assert_eq!((warning(GIB, Some(1136 * MIB as u64)), warning(GIB, None)), (None, None));
+}
+
+#[test]
+fn so_many_shards_that_letters_have_no_room_are_a_warning() {
+    let told = super::check::shards_warning(64 * MIB, 32).unwrap();
+    assert!(
+        told.starts_with("-m 64 with -t 32: ") && told.ends_with("raise -m to 248 or lower -t"),
+        "{told}"
+    );
+    let fits = |mib, threads| super::check::shards_warning(mib * MIB, threads).is_none();
+    assert!(fits(64, 16) && fits(248, 32) && fits(64, 1) && fits(1, 2));
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! What a shard thread does beside requests: a step of the sweeper, and once a second its accounts and who has waited too long.
 
+use std::time::Duration;
+
 use slabring_protocol::reply::CloseReason;
 use slabring_reactor::Io;
+use slabring_reactor::clock::Moment;
 
 use super::{ShardThread, touch};
 use crate::dispatch::refuse_input;
@@ -11,9 +14,12 @@ const SWEEP_STEP_CHUNKS: usize = 1024;
 /// The sweeper comes by every chunk in about this time.
 const SWEEP_PERIOD_SECONDS: usize = 60;
 
+/// Time between two looks at what buffers take.
+const BUFFERS_PAUSE: Duration = Duration::from_millis(10);
+
 impl<I: Io> ShardThread<I> {
-    /// A step of the sweeper, and once a second the memory accounts and statistics.
-    pub(super) fn upkeep(&mut self) {
+    /// A step of the sweeper, a look at the buffers, and once a second statistics.
+    pub(super) fn upkeep(&mut self, began: Moment) {
         let (now, executor) = (self.dispatcher.now, &mut self.dispatcher.executor);
         self.settling = executor.settle(now);
         if executor.take_sweep_wanted() {
@@ -27,15 +33,20 @@ impl<I: Io> ShardThread<I> {
             executor.traffic.swept += swept.examined as u64;
             executor.traffic.sweep_reclaimed += swept.freed as u64;
         }
+        if began >= self.buffers_seen_at.after(BUFFERS_PAUSE) {
+            self.buffers_seen_at = began;
+            self.see_buffers();
+        }
         if now == self.last_upkeep {
             return;
         }
         self.last_upkeep = now;
+        let executor = &mut self.dispatcher.executor;
         executor.end_second(now);
         executor.io = *self.io.counters();
         self.dispatcher.post.shed();
-        let buffers = self.dispatcher.count_all_buffers();
-        self.dispatcher.executor.shard_mut().set_external_bytes(buffers);
+        self.crest.end_second();
+        self.see_buffers();
         let report = self.dispatcher.executor.report();
         let chunks = self.dispatcher.executor.shard().sweep_round();
         // What a client has asked for goes on.
@@ -49,6 +60,12 @@ impl<I: Io> ShardThread<I> {
             self.dispatcher.executor.traffic.datagrams_dropped += 1;
             self.close(id, CloseReason::Error);
         }
+    }
+
+    /// Has items make room for what buffers take.
+    fn see_buffers(&mut self) {
+        let buffers = self.crest.see(self.dispatcher.count_all_buffers());
+        self.dispatcher.executor.shard_mut().set_external_bytes(buffers);
     }
 
     /// Gives up large inputs that have waited for memory, or kept it from others, too long.
