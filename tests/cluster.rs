@@ -1,7 +1,7 @@
 //! Real nodes in one cluster: any of them takes any key, whatever happens to the others.
 
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 use slabring_tests::cluster::{Cluster, File, Neighbourhood};
+use slabring_tests::machine::{in_time, is_late};
 use slabring_tests::process::run_to_end;
 use slabring_tests::replay::{ABOUT_THE_NODE, Cuts, check_all};
-use slabring_tests::{Connection, Server, Signal, announce_skip, toolbox, wait_until};
+use slabring_tests::{Connection, Server, Signal, announce_skip, ask_until_in_time, toolbox, wait_until};
 
 /// Keys that every node of a small cluster owns some of.
 const KEYS: usize = 300;
@@ -24,9 +25,6 @@ const WAYS: [&[&str]; 3] =
 
 /// Time for what takes a cluster seconds: long, because the machine may be compiling too.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// What a node may take to say that another does not answer: its patience of a second, and some air.
-const FOREIGN_ERROR_TIME_MAX: Duration = Duration::from_millis(2_500);
 
 /// Weights of clusters whose first node owns nothing.
 const FRONT: [u16; 3] = [0, 256, 256];
@@ -99,14 +97,14 @@ fn a_line_of_keys_is_answered_in_its_order_from_all_nodes() {
 /// The owner executes gets together, and more of them than the link has room for replies.
 #[test]
 fn what_stands_behind_gets_of_large_values_does_not_overtake_them() {
-    check_order_behind_large_values(&["-t", "2", "-m", "256"]);
+    in_time(|| check_order_behind_large_values(&["-t", "2", "-m", "256"]));
 }
 
 /// More shards than a node has links with another: what is for the others changes shards at the owner, where letters of large values
 /// come back half done.
 #[test]
 fn nodes_with_more_shards_than_links_lose_no_request_behind_large_values() {
-    let cluster = check_order_behind_large_values(&["-t", "10", "-m", "1024"]);
+    let cluster = in_time(|| check_order_behind_large_values(&["-t", "10", "-m", "1024"]));
     for node in &cluster.nodes {
         wait_until("nothing under way", || node.connect().stat("slabring_forwards_pending") == 0);
     }
@@ -146,39 +144,47 @@ fn check_order_behind_large_values(args: &[&str]) -> Cluster {
 /// Gets of a pipeline go together to a node, and come back together where their values are small. The twin is a map.
 #[test]
 fn pipelines_of_gets_and_sets_through_any_node_are_answered_in_order_whatever_the_values() {
+    ["1", "2"].into_iter().for_each(|threads| in_time(|| check_pipelines(threads)));
+}
+
+fn check_pipelines(threads: &str) {
     const LENGTHS: [usize; 6] = [0, 20, 20, 20, 3_000, 40_000];
     let seed = 7;
     let mut random = SmallRng::seed_from_u64(seed);
-    for threads in ["1", "2"] {
-        let cluster = Cluster::of_peers(3, &["-t", threads]);
-        let mut connection = cluster.nodes[0].connect();
-        let mut values = HashMap::new();
-        for round in 0..40 {
-            let (mut requests, mut expected) = (Vec::new(), Vec::new());
-            for step in 0..64 {
-                let key = format!("key{}", random.random_range(0..60));
-                if random.random_range(0..100) < [0, 5, 50][round % 3] {
-                    let value =
-                        format!("{round}.{step}.").repeat(LENGTHS[random.random_range(0..LENGTHS.len())] / 6);
-                    requests.extend(format!("set {key} 0 0 {}\r\n{value}\r\n", value.len()).bytes());
-                    expected.extend(b"STORED\r\n");
-                    values.insert(key, value);
-                } else {
-                    requests.extend(format!("get {key}\r\n").bytes());
-                    let value = values.get(&key);
-                    let shown = value.map(|value| format!("VALUE {key} 0 {}\r\n{value}\r\n", value.len()));
-                    expected.extend(format!("{}END\r\n", shown.unwrap_or_default()).bytes());
-                }
+    let cluster = Cluster::of_peers(3, &["-t", threads]);
+    let mut connection = cluster.nodes[0].connect();
+    let mut values = HashMap::new();
+    for round in 0..40 {
+        let (mut requests, mut expected) = (Vec::new(), Vec::new());
+        for step in 0..64 {
+            let key = format!("key{}", random.random_range(0..60));
+            if random.random_range(0..100) < [0, 5, 50][round % 3] {
+                let value =
+                    format!("{round}.{step}.").repeat(LENGTHS[random.random_range(0..LENGTHS.len())] / 6);
+                requests.extend(format!("set {key} 0 0 {}\r\n{value}\r\n", value.len()).bytes());
+                expected.extend(b"STORED\r\n");
+                values.insert(key, value);
+            } else {
+                requests.extend(format!("get {key}\r\n").bytes());
+                let value = values.get(&key);
+                let shown = value.map(|value| format!("VALUE {key} 0 {}\r\n{value}\r\n", value.len()));
+                expected.extend(format!("{}END\r\n", shown.unwrap_or_default()).bytes());
             }
-            connection.send(&requests).unwrap();
-            let got = connection.read_exact(expected.len()).unwrap();
-            let differ = got.iter().zip(&expected).position(|(got, expected)| got != expected);
-            assert_eq!(
-                differ.map(|at| String::from_utf8_lossy(&got[at.saturating_sub(60)..]).into_owned()),
-                None,
-                "seed {seed}, round {round}"
-            );
         }
+        requests.extend(b"mn\r\n");
+        expected.extend(b"MN\r\n");
+        connection.send(&requests).unwrap();
+        let mut got = Vec::new();
+        while !got.ends_with(b"MN\r\n") {
+            got.extend(connection.read_some().unwrap());
+        }
+        let differ = got.iter().zip(&expected).position(|(got, expected)| got != expected);
+        assert_eq!(
+            differ.map(|at| String::from_utf8_lossy(&got[at.saturating_sub(60)..]).into_owned()),
+            None,
+            "seed {seed}, round {round}"
+        );
+        assert_eq!(got.len(), expected.len(), "seed {seed}, round {round}");
     }
 }
 
@@ -190,7 +196,7 @@ fn flush_all_through_one_node_empties_all() {
         for n in 0..KEYS {
             connection.set(&format!("key{n}"), "x");
         }
-        assert_eq!(connection.command("flush_all"), "OK");
+        assert_eq!(ask_until_in_time(|| connection.command("flush_all")), "OK");
         assert!((0..KEYS).all(|n| connection.get(&format!("key{n}")).is_none()));
     }
 }
@@ -201,8 +207,14 @@ fn a_flush_overtakes_nothing_that_its_client_sent_before() {
     let mut connection = cluster.nodes[0].connect();
     for n in 0..100 {
         let (set, get) = (format!("set key{n} 0 0 1\r\n"), format!("get key{n}\r\n"));
-        connection.send(format!("{set}a\r\nflush_all\r\n{get}{set}b\r\n{get}")).unwrap();
-        let answers: Vec<String> = (0..7).map(|_| answer_line(&mut connection)).collect();
+        connection.send(format!("{set}a\r\nflush_all\r\n{get}{set}b\r\n{get}mn\r\n")).unwrap();
+        let lines = std::iter::repeat_with(|| answer_line(&mut connection));
+        let answers: Vec<String> = lines.take_while(|line| line != "MN").collect();
+        if answers.iter().any(|answer| is_late(answer)) {
+            // Who is late may execute it yet.
+            std::thread::sleep(Duration::from_secs(2));
+            continue;
+        }
         let value = format!("VALUE key{n} 0 1");
         assert_eq!(answers, ["STORED", "OK", "END", "STORED", &value, "b", "END"]);
     }
@@ -273,24 +285,26 @@ fn who_asks_for_it_is_told_where_a_key_is() {
 fn a_node_that_stands_still_delays_nobody_elses_requests() {
     let cluster = Cluster::of_peers(3, &["-t", "1"]);
     let (own, foreign) = own_and_foreign(&cluster, 0, 2);
-    let mut local = cluster.nodes[0].connect();
-    let mut remote = cluster.nodes[0].connect();
+    let [mut local, mut remote, mut waiting] = [(); 3].map(|()| cluster.nodes[0].connect());
     own.iter().for_each(|key| local.set(key, "x"));
     cluster.nodes[2].signal(Signal::Stop);
     let asked = Instant::now();
+    // Answered when the node's patience of a second is over. Until then it shows that all others do not wait for that.
+    waiting.send(format!("mg {}\r\n", foreign[0])).expect("a server that reads");
+    waiting.stream().set_nonblocking(true).expect("a socket can be told so");
+    let is_waiting =
+        || waiting.stream().peek(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
     // Many requests under way to it, one of them in the middle of a line.
     let line = format!("get {} {} {}\r\n", own[0], foreign[0], own[1]);
     remote.send(line.repeat(50)).expect("a server that reads");
-    let mut slowest = Duration::ZERO;
-    while asked.elapsed() < Duration::from_millis(800) {
-        for key in &own {
-            let sent = Instant::now();
-            assert!(local.get(key).is_some());
-            slowest = slowest.max(sent.elapsed());
-        }
+    let mut answered = 0;
+    for key in own.iter().cycle().take_while(|_| is_waiting()) {
+        assert!(local.get(key).is_some());
+        answered += 1;
+        assert!(asked.elapsed() < PATIENCE, "who asks the node that stands still has no answer");
     }
-    println!("slowest local get beside a node that stands still: {slowest:?}");
-    assert!(slowest < Duration::from_millis(300), "{slowest:?}");
+    println!("{answered} local gets beside a node that stands still");
+    assert!(answered > 1, "{answered} local gets were answered before one of the node that stands still");
     for _ in 0..50 {
         for key in [&own[0], &own[1]] {
             assert_eq!(answer_line(&mut remote), format!("VALUE {key} 0 1"));
@@ -299,13 +313,11 @@ fn a_node_that_stands_still_delays_nobody_elses_requests() {
         let end = answer_line(&mut remote);
         assert!(end.starts_with("SERVER_ERROR the key's node "), "{end}");
     }
-    assert!(asked.elapsed() < FOREIGN_ERROR_TIME_MAX, "{:?}", asked.elapsed());
-    // The link is closed by now: the answer comes at once.
+    // One patience for all of them, not one for each.
+    assert!(asked.elapsed() < PATIENCE, "{:?}", asked.elapsed());
+    // The link is closed before long: nobody waits any more.
     wait_until("the link's end", || {
-        let sent = Instant::now();
-        let answer = remote.command(&format!("mg {}", foreign[0]));
-        answer == "SERVER_ERROR the key's node cannot be reached"
-            && sent.elapsed() < Duration::from_millis(300)
+        remote.command(&format!("mg {}", foreign[0])) == "SERVER_ERROR the key's node cannot be reached"
     });
     cluster.nodes[2].signal(Signal::Continue);
     cluster.wait_until_met();
@@ -350,7 +362,9 @@ fn check_flood(cluster: &Cluster, clients: usize, requests: usize, value_bytes: 
         .map(|address| flood(address, text.clone(), requests / 2 * 2))
         .collect();
     for flood in floods {
-        let errors = flood.join().expect("all is answered");
+        let mut errors = flood.join().expect("all is answered");
+        // A node is late where the machine is.
+        errors.retain(|error| !is_late(error.trim_end()));
         assert!(errors.is_empty(), "{} errors, the first: {}", errors.len(), errors[0]);
     }
 }
@@ -396,8 +410,10 @@ fn what_clients_ask_of_another_node_and_do_not_read_takes_a_part_of_the_memory()
             asking[0].read_exact(VALUE_BYTES + 2).expect("a value");
             return true;
         }
-        assert_eq!(answer, "SERVER_ERROR out of memory writing get response");
-        false
+        // A machine that is busy may be late for the node's patience.
+        let is_late = is_late(&answer);
+        assert!(is_late || answer == "SERVER_ERROR out of memory writing get response", "{answer}");
+        is_late
     });
     assert!(values.count() > 400);
 }
@@ -457,7 +473,12 @@ fn a_change_of_the_ring_under_load_loses_no_reply_and_moves_what_must_move_only(
             match answer_line(&mut connection).as_str() {
                 "VA 1" => assert_eq!(answer_line(&mut connection), "x"),
                 "EN" => missed.push(format!("key{n}")),
-                error => assert!(round >= 10 && error.starts_with("SERVER_ERROR the ring"), "{error}"),
+                error => {
+                    assert!(
+                        round >= 10 && error.starts_with("SERVER_ERROR the ring") || is_late(error),
+                        "{error}"
+                    );
+                }
             }
         }
         assert!(missed.iter().all(|key| of_third.contains(key)), "{missed:?}");

@@ -21,7 +21,7 @@ const FENCE: u64 = 1_000;
 const PINGS_MAX: usize = 30;
 /// The killed node's keys are answered within this time: a second and a half of silence, a step of the conductor, and air, because the
 /// machine may be compiling too.
-const FAIL_OVER_MAX: Duration = Duration::from_secs(10);
+const FAIL_OVER_MAX: Duration = Duration::from_secs(30);
 /// Time until nothing is refused any more.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);

@@ -11,14 +11,15 @@ use slabring_cluster::placement::{hash_key, partition_of};
 use slabring_cluster::ring::{Ring, RingDocument};
 use slabring_tests::cluster::{Cluster, Neighbourhood};
 use slabring_tests::etcd::Etcd;
-use slabring_tests::{Connection, Server, Signal, wait_until};
+use slabring_tests::machine::is_late;
+use slabring_tests::{Connection, Server, Signal, ask_until_in_time, wait_until};
 
 const KEY: &str = "hot";
 const NODES: u8 = 3;
 /// Requests that a reader sends at once, four of five for the hot key.
 const BATCH: usize = 20;
-/// A write waits for a holder that hangs for a fifth of a second. The rest is air.
-const WRITE_TIME_MAX: Duration = Duration::from_secs(1);
+/// A write waits for a holder that hangs for a fifth of a second. The rest is air: the machine may be compiling too.
+const WRITE_TIME_MAX: Duration = Duration::from_secs(5);
 /// Time for anything, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -62,6 +63,9 @@ impl Readers {
             _ => format!("set {KEY} 0 0 {}\r\n{next}", next.to_string().len()),
         };
         let answer = connection.command(&line);
+        if is_late(&answer) && how != "incr" {
+            return self.write(connection, how);
+        }
         assert!(answer == "STORED" || answer == next.to_string(), "{line:?}: {answer}");
         self.known.fetch_max(next, Ordering::SeqCst);
     }
@@ -97,7 +101,7 @@ fn read_on(
                     floor = value;
                 }
                 Ok(_) => {}
-                Err(error) => assert!(errors, "{error}"),
+                Err(error) => assert!(errors || is_late(&error), "{error}"),
             }
         }
         known.fetch_max(floor, Ordering::SeqCst);
@@ -159,14 +163,20 @@ fn check_writes(args: &[&str]) {
     wait_until("a write", || writers[owner].command(&format!("set {KEY} 0 0 1\r\n0")) == "STORED");
     let readers = Readers::start(&addresses(&cluster, 0..usize::from(NODES)), false);
     for (round, writer) in [owner, others[0], others[1]].into_iter().enumerate() {
-        wait_for_copies(&cluster, &others);
         let how = if round == 1 { "incr" } else { "set" };
+        let waits = || stat(&cluster.nodes[owner], "slabring_revocation_waits");
+        let before = waits();
+        // Where the machine stops all for a moment copies have run out before they are called back.
+        wait_until("a write that calls copies back", || {
+            wait_for_copies(&cluster, &others);
+            readers.write(&mut writers[writer], how);
+            waits() > before
+        });
         (0..5).for_each(|_| readers.write(&mut writers[writer], how));
     }
-    assert!(stat(&cluster.nodes[owner], "slabring_revocation_waits") >= 3);
     // A flush leaves nothing to read anywhere.
     wait_for_copies(&cluster, &others);
-    assert_eq!(writers[others[0]].command("flush_all"), "OK");
+    assert_eq!(ask_until_in_time(|| writers[others[0]].command("flush_all")), "OK");
     let found: Vec<_> = writers.iter_mut().map(|node| node.get(KEY)).collect();
     assert_eq!(found, [None, None, None]);
     readers.end();

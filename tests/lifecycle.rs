@@ -14,11 +14,11 @@ use slabring_tests::tampering::{Tampering, Wait};
 use slabring_tests::toolbox::find_program;
 use slabring_tests::{Connection, Server, Signal, announce_skip};
 
-/// Time a server has to stop once asked.
-const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Time a server has to stop once asked: it takes four seconds at most, and the machine may be compiling too.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Time a server has to say that it will not start.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(10);
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A refusal is read in a terminal or a journal: more lines hide the one that matters.
 const REFUSAL_LINES_MAX: usize = 6;
@@ -94,15 +94,15 @@ fn a_shard_that_cannot_go_on_ends_the_whole_node_with_a_reason() {
 #[test]
 fn a_shard_that_hangs_is_told_of_and_questions_to_all_shards_are_refused_until_it_is_back() {
     let server = start("auto").expect("epoll is everywhere");
-    // Few clients are spread evenly: one of each shard.
-    let mut clients: Vec<_> = [(); 2].map(|()| server.connect()).into();
+    // Few clients are spread evenly: some of each shard, also where the connection with which the harness found the server counts yet.
+    let mut clients: Vec<_> = [(); 6].map(|()| server.connect()).into();
     clients.iter_mut().for_each(|client| assert_eq!(client.stat("slabring_shard_silences"), 0));
     let Some(tampering) = Tampering::begin(&server, "shard-1", Wait::Hangs) else { return };
     clients.iter_mut().for_each(|client| client.send("stats\r\n").unwrap());
     server.wait_until_says("shard 1 has made no turn for 5 s");
     // Who hangs as well says nothing, however long one waits.
-    let mut later = (0..20).map(|turn: usize| {
-        let client = &mut clients[turn % 2];
+    let mut later = (0..40).map(|turn: usize| {
+        let client = &mut clients[turn % 6];
         client.stream().set_read_timeout(Some(Duration::from_secs(1))).unwrap();
         client.read_line()
     });

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use slabring_tests::cluster::{File, Neighbourhood};
 use slabring_tests::load::{Directory, Json, RUN_TIMEOUT, binary, load, run};
+use slabring_tests::machine::is_busy;
 use slabring_tests::process::run_to_end;
 use slabring_tests::toolbox::find_program;
-use slabring_tests::{Cluster, Server, Signal, announce_skip};
+use slabring_tests::{Cluster, Server, Signal, announce_skip, wait_until};
 
 /// Everything at once: each protocol, all its kinds, values verified.
 #[test]
@@ -100,8 +101,9 @@ fn agents_share_a_run_and_their_results_are_added() {
     let words =
         format!("--coordinator {},{} --rate 1000 --duration 4 -c 4 {}", one.1, doomed.1, server.address());
     command.args(words.split(' '));
+    let before = server.connect().stat("cmd_get");
     let running = thread::spawn(move || run_to_end(&mut command, RUN_TIMEOUT).expect("slabring-load ends"));
-    thread::sleep(Duration::from_secs(2));
+    wait_until("requests", || server.connect().stat("cmd_get") > before + 200);
     doomed.0.kill().expect("a child of ours can be killed");
     let finished = running.join().expect("no panic");
     assert_eq!(finished.status.code(), Some(1));
@@ -111,8 +113,11 @@ fn agents_share_a_run_and_their_results_are_added() {
         "{}",
         finished.stderr
     );
+    let kept =
+        finished.stdout.lines().find_map(|line| line.strip_prefix("requests ")?.trim().parse::<u32>().ok());
+    // A busy machine does not send all that is due.
     assert!(
-        finished.stdout.contains("requests                 2000"),
+        kept == Some(2_000) || is_busy() && kept.is_some_and(|kept| (100..2_000).contains(&kept)),
         "what the other measured is kept: {}",
         finished.stdout
     );
@@ -120,13 +125,14 @@ fn agents_share_a_run_and_their_results_are_added() {
     let mut command = Command::new(binary());
     let words =
         format!("--coordinator {},{} --rate 1000 --duration 60 -c 4 {}", one.1, two.1, server.address());
+    let before = server.connect().stat("cmd_get");
     let child = command
         .args(words.split(' '))
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .expect("it runs");
-    thread::sleep(Duration::from_secs(2));
+    wait_until("requests", || server.connect().stat("cmd_get") > before + 1_000);
     let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
     assert!(kill.is_ok_and(|status| status.success()));
     let output = child.wait_with_output().expect("it ends");
@@ -229,13 +235,16 @@ fn a_cluster_is_found_by_one_node_and_every_key_goes_to_its_owner() {
     assert_eq!(count("slabring_requests_posted"), posted_by_port, "with them none does");
 }
 
+/// Waits until every key goes to its owner: clients ask for the ring now and then.
 #[track_caller]
 fn check_owners_are_asked(cluster: &Cluster) {
     let forwarded =
         || cluster.nodes.iter().map(|node| node.connect().stat("slabring_forwarded")).sum::<u64>();
-    let settled = forwarded();
-    thread::sleep(Duration::from_millis(500));
-    assert_eq!(forwarded(), settled, "every key goes to its owner");
+    wait_until("that every key goes to its owner", || {
+        let settled = forwarded();
+        thread::sleep(Duration::from_millis(500));
+        forwarded() == settled
+    });
 }
 
 #[test]
@@ -246,14 +255,15 @@ fn a_ring_that_changes_under_load_is_followed_and_a_node_that_dies_is_done_witho
     let mut loads = Vec::new();
     for pace in ["--rate 2000", "-t 2"] {
         let words = format!(
-            "--json --route ring {pace} --keys 2000 --cache-aside --duration 11 -c 4 {}",
+            "--json --route ring {pace} --keys 2000 --cache-aside --duration 15 -c 4 {}",
             place.client(1)
         );
         let mut command = Command::new(binary());
         command.args(words.split_whitespace());
         loads.push(thread::spawn(move || run_to_end(&mut command, RUN_TIMEOUT).expect("slabring-load ends")));
     }
-    thread::sleep(Duration::from_millis(1500));
+    let gets = || cluster.nodes.iter().map(|node| node.connect().stat("cmd_get")).sum::<u64>();
+    wait_until("requests", || gets() > 4_000);
     file.write(&place.ring(2, &[128, 256, 256]));
     cluster.nodes[1].signal(Signal::Reload);
     thread::sleep(Duration::from_millis(2000));

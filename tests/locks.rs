@@ -276,7 +276,7 @@ fn who_waits_gets_the_lock_in_the_order_of_coming_and_never_after_leaving() {
             let mut connection = server.connect();
             // What comes behind it on the same connection is answered behind it.
             connection.send(format!("lk l MA S{n} T60000 W60000\r\nmn\r\n")).unwrap();
-            thread::sleep(Duration::from_millis(30));
+            wait_until("it is in the line", || waiting_at(&server) == n + 1);
             connection
         })
         .collect();
@@ -286,7 +286,7 @@ fn who_waits_gets_the_lock_in_the_order_of_coming_and_never_after_leaving() {
     assert!(impatient.elapsed() >= Duration::from_millis(150));
     // The second in line is gone.
     drop(waiting.remove(1));
-    thread::sleep(Duration::from_millis(200));
+    wait_until("it waits no more", || waiting_at(&server) == 5);
     let (mut holder, mut last) = ("zero".to_owned(), first);
     for (connection, n) in waiting.iter_mut().zip([0, 2, 3, 4, 5]) {
         assert_eq!(lk(&server, &format!("l MU S{holder}")), "HD");
@@ -320,10 +320,11 @@ fn a_node_ends_while_clients_wait_for_locks() {
     lk(&server, "l MA Sme T60000");
     let mut waiting = server.connect();
     waiting.send("lk l MA Sother W60000\r\n").unwrap();
-    thread::sleep(Duration::from_millis(100));
+    wait_until("it is in the line", || waiting_at(&server) == 1);
     server.signal(Signal::Terminate);
     assert!(waiting.read_line().unwrap().starts_with(b"NS F"));
-    server.wait(Duration::from_secs(3)).expect("it does not wait for them");
+    // It would be a minute.
+    server.wait(PATIENCE).expect("it does not wait for them");
 }
 
 #[test]

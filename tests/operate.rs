@@ -214,8 +214,8 @@ fn use_cache(mut connection: Connection, number: usize, is_over: &AtomicBool) ->
     seen
 }
 
-/// Longest pause of the machine after which every node still answers in time.
-const PAUSE_MAX: Duration = Duration::from_millis(200);
+/// Longest pause of the machine after which every node still answers in time: on the way of one answer there may be several.
+const PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// Nothing but what `docs/cluster.md` names, and nothing old.
 #[track_caller]

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
 use slabring_tests::process::{Finished, run_to_end};
 use slabring_tests::server::slabring_on_loopback;
-use slabring_tests::{Connection, Server, Signal, announce_skip};
+use slabring_tests::{Connection, Server, Signal, announce_skip, wait_until};
 
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Long, because the machine may be compiling too.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 const THREADS: [&str; 2] = ["1", "2"];
 /// Where `FILE.meta` says in which second it was written, and what its checksum covers. See `server/src/memory_file/metadata.rs`.
 const SAVED_AT: std::ops::Range<usize> = 32..36;
@@ -219,13 +220,16 @@ fn times_to_live_and_a_pending_flush_go_on_while_it_is_down() {
         let server = place.start(&["-t", threads]);
         let mut connection = server.connect();
         assert_eq!(connection.get("short"), None);
-        assert_eq!(connection.get("ever").unwrap(), b"v");
+        let ever = connection.get("ever");
+        // Of who starts as late as that nothing is to be seen.
+        assert!(ever.as_deref() == Some(b"v") || stored.elapsed() > Duration::from_secs(6));
         let left = connection.command("mg long t");
         let left: u64 = left.strip_prefix("HD t").unwrap().parse().unwrap();
-        assert!((500..=597).contains(&left), "{left}");
+        assert!((300..=597).contains(&left), "{left}");
+        wait_until("the flush that was pending", || connection.get("ever").is_none());
+        assert!(stored.elapsed() > Duration::from_secs(6), "{:?}", stored.elapsed());
         // The clock shows whole seconds, and is looked at some times in one.
-        thread::sleep(Duration::from_millis(9_500).saturating_sub(stored.elapsed()));
-        assert_eq!(connection.get("ever"), None, "the flush that was pending");
+        thread::sleep(Duration::from_millis(1_500));
         connection.set("ever", "again");
         assert!(connection.get("ever").is_some());
     }
@@ -315,6 +319,11 @@ fn what_was_acknowledged_before_the_end_is_there_after_it() {
                     })
                 })
                 .collect();
+            let begun = Instant::now();
+            let mut looker = Connection::open(address).unwrap();
+            while (0..4).any(|writer| looker.get(&format!("writer-{writer}")).is_none()) {
+                assert!(begun.elapsed() < STOP_TIMEOUT, "nobody writes");
+            }
             thread::sleep(Duration::from_millis(200));
             server.signal(Signal::Terminate);
             check_ended(&mut server);

@@ -3,8 +3,8 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -268,14 +268,14 @@ fn racing_writers_are_never_read_beyond_the_bound() {
 /// Between a client and a server. Frozen, connections that track carry nothing any more and stay open.
 struct Proxy {
     address: SocketAddr,
-    is_frozen: Arc<AtomicBool>,
+    is_frozen: Arc<RwLock<bool>>,
 }
 
 impl Proxy {
     fn new(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let is_frozen = Arc::new(AtomicBool::new(false));
+        let is_frozen = Arc::new(RwLock::new(false));
         let frozen = Arc::clone(&is_frozen);
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
@@ -290,16 +290,24 @@ impl Proxy {
         });
         Self { address, is_frozen }
     }
+
+    /// Who is carrying something has done so when this returns.
+    fn freeze(&self, is_frozen: bool) {
+        *self.is_frozen.write().unwrap() = is_frozen;
+    }
 }
 
-fn carry(mut from: TcpStream, mut to: TcpStream, tracks: &AtomicBool, is_frozen: &AtomicBool) {
+fn carry(mut from: TcpStream, mut to: TcpStream, tracks: &AtomicBool, is_frozen: &RwLock<bool>) {
     let mut bytes = [0; 4096];
     while let Ok(size @ 1..) = from.read(&mut bytes) {
         if bytes[..size].starts_with(b"track on") {
             tracks.store(true, Ordering::SeqCst);
         }
-        while tracks.load(Ordering::SeqCst) && is_frozen.load(Ordering::SeqCst) {
+        let mut frozen = is_frozen.read().unwrap();
+        while tracks.load(Ordering::SeqCst) && *frozen {
+            drop(frozen);
             thread::sleep(POLL_INTERVAL);
+            frozen = is_frozen.read().unwrap();
         }
         if to.write_all(&bytes[..size]).is_err() {
             return;
@@ -317,7 +325,7 @@ fn a_dead_link_ends_its_copies_in_time_and_a_new_one_brings_them_back() {
     let mut other = server.connect();
     other.set("k", "old");
     wait_for_copies(&near, "k");
-    proxy.is_frozen.store(true, Ordering::SeqCst);
+    proxy.freeze(true);
     let overwritten = Instant::now();
     other.set("k", "new");
     // Nobody tells it: for as long as a server may be silent the copy may be used, and no longer.
@@ -335,7 +343,7 @@ fn a_dead_link_ends_its_copies_in_time_and_a_new_one_brings_them_back() {
     assert!(time >= bound - Duration::from_millis(1_500), "the link was dead: {time:?}");
     // Until it is given up it may come back with what it had to tell, and nothing is lost.
     wait_until("the link is given up", || near.counts().flushes > 0);
-    proxy.is_frozen.store(false, Ordering::SeqCst);
+    proxy.freeze(false);
     wait_for_copies(&near, "k");
     other.set("k", "newest");
     wait_until("changes are followed again", || value(&near, "k").as_deref() == Some("newest"));

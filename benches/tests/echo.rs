@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
+/// Time for any single step, long because the machine may be compiling too.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// An echo server that dies with this value.
 struct Echo {
     child: Child,
@@ -22,11 +25,11 @@ impl Echo {
     }
 
     fn connect(&self) -> TcpStream {
-        let patience = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + PATIENCE;
         loop {
             match TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)) {
                 Ok(stream) => return stream,
-                Err(error) => assert!(Instant::now() < patience, "{error}"),
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -35,7 +38,7 @@ impl Echo {
     /// What it says to `input`, up to so many bytes.
     fn answer(&self, input: &[u8], expected_bytes: usize) -> io::Result<Vec<u8>> {
         let mut stream = self.connect();
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(input)?;
         let mut answer = vec![0; expected_bytes];
         stream.read_exact(&mut answer)?;

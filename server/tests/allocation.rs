@@ -87,16 +87,18 @@ fn main() -> ExitCode {
     if good == [true, true] { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn free_port() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string()
+/// Ports that are free, each another one: they are all held at once.
+fn free_ports<const COUNT: usize>() -> [String; COUNT] {
+    let held = [(); COUNT].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    held.each_ref().map(|listener| listener.local_addr().unwrap().port().to_string())
 }
 
 /// A node that counts beside one that does not: each owns half of the keys, and each has a client.
 fn run_pair(io: &str) -> bool {
     println!("--io {io}, two nodes");
-    let [port, neighbour] = [free_port(), free_port()];
-    let peers =
-        [&port, &neighbour].map(|port| format!("127.0.0.1:{}=127.0.0.1:{port}", free_port())).join(",");
+    let [port, neighbour, own_peer, other_peer] = free_ports();
+    let pairs = [(&own_peer, &port), (&other_peer, &neighbour)];
+    let peers = pairs.map(|(peer, port)| format!("127.0.0.1:{peer}=127.0.0.1:{port}")).join(",");
     let node = |port: &str, number: usize| {
         let peer = peers.split([',', '=']).nth(2 * number).unwrap();
         let mut node = Command::new(std::env::current_exe().unwrap());
@@ -112,7 +114,7 @@ fn run_pair(io: &str) -> bool {
 
 fn run_node(io: &str) -> bool {
     println!("--io {io}");
-    let port = free_port();
+    let [port] = free_ports();
     let mut node = Command::new(std::env::current_exe().unwrap());
     node.args(["-t", &SHARDS.to_string(), "-p", &port, "--io", io]).env(PORT_VARIABLE, &port);
     node.status().unwrap().success()

@@ -12,7 +12,7 @@ const CLIENT_PORT: u16 = 11_211;
 /// Where nodes connect.
 pub const PEER_PORT: u16 = 7_000;
 /// Time for all links to come up: long, because the machine may be compiling too.
-const MEET_TIMEOUT: Duration = Duration::from_secs(20);
+const MEET_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Addresses for one cluster: nobody else in this process or another has them.

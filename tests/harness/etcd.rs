@@ -1,6 +1,6 @@
 //! A real etcd of one member, with its data in a folder that goes with it.
 
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,7 +14,8 @@ use crate::cluster::Neighbourhood;
 const ETCD_PATH: &str = "/usr/bin/etcd";
 const CLIENT_PORT: u16 = 2_379;
 const MEMBER_PORT: u16 = 2_380;
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// An etcd. Dropping it ends it.
@@ -60,7 +61,7 @@ impl Etcd {
 
     /// Calls its gateway, over http; the status line, the head and the body.
     pub fn post(&self, path: &str, body: &str) -> String {
-        let mut stream = TcpStream::connect(self.address()).expect("it listens");
+        let mut stream = self.connect().expect("it listens");
         let head = format!("POST {path} HTTP/1.0\r\nhost: etcd\r\ncontent-length: {}\r\n\r\n", body.len());
         stream.write_all((head + body).as_bytes()).expect("it reads");
         let mut answer = String::new();
@@ -119,9 +120,15 @@ impl Etcd {
 }
 
 impl Etcd {
+    fn connect(&self) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect(self.address())?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        Ok(stream)
+    }
+
     /// It listens before it has a leader; over https, listening must do.
     fn answers(&self) -> bool {
-        let Ok(mut stream) = TcpStream::connect(self.address()) else { return false };
+        let Ok(mut stream) = self.connect() else { return false };
         if self.scheme == "https" {
             return true;
         }

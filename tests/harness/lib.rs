@@ -18,6 +18,7 @@ pub mod etcd;
 pub mod fickle;
 pub mod history;
 pub mod load;
+pub mod machine;
 pub mod network;
 pub mod process;
 pub mod replay;
@@ -46,6 +47,17 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "{what} does not happen");
         std::thread::sleep(POLL_INTERVAL);
     }
+}
+
+/// Asks until there is an answer that does not say that a node was late on a busy machine. For what may be asked twice.
+#[track_caller]
+pub fn ask_until_in_time(mut ask: impl FnMut() -> String) -> String {
+    let mut answer = String::new();
+    wait_until("an answer in time", || {
+        answer = ask();
+        !machine::is_late(&answer)
+    });
+    answer
 }
 
 /// Says that something was left out, past the test harness, which hides what passing tests print.

@@ -12,9 +12,10 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::Connection;
+use crate::machine::tells_of_lateness;
 use crate::server::Server;
 use crate::transcript::{Action, Captures, Section, Step, Template, Transcript, shorten};
+use crate::{Connection, ask_until_in_time};
 
 /// What answers at once and shows that nothing was sent before it.
 const FENCE_REQUEST: &[u8] = b"mn\r\n";
@@ -25,6 +26,9 @@ const FINE_CUT_SIZE_MAX: usize = 256;
 
 /// Sections that wait longer are about time and not about how bytes arrive: they are played in whole turns only.
 const SLEEP_MS_MAX: u64 = 1000;
+
+/// A section is played again so often where a node of a cluster says that it was late.
+const LATE_MAX: usize = 5;
 
 /// Lets the server see a piece by itself before the next one follows.
 const PAUSE_BETWEEN_PIECES: Duration = Duration::from_micros(30);
@@ -69,7 +73,15 @@ impl Report {
             self.section_count += 1;
             self.exchange_count += section.exchange_count();
             let cuts = if section.whole { Cuts::Turns } else { cuts };
-            if let Err(failure) = play(section, server, cuts) {
+            let mut played = play(section, server, cuts);
+            // A node that is late on a busy machine says so in place of the answer.
+            for _ in 0..LATE_MAX {
+                if played.as_ref().err().is_none_or(|failure| !tells_of_lateness(failure)) {
+                    break;
+                }
+                played = play(section, server, cuts);
+            }
+            if let Err(failure) = played {
                 self.failures.push(format!("{}:{failure} (section {:?})", transcript.name, section.title));
             }
         }
@@ -108,7 +120,7 @@ pub fn check_all(server: &Server, left_out: &[&str], ways: &[Cuts]) -> Report {
 
 fn play(section: &Section, server: &Server, cuts: Cuts) -> Result<(), String> {
     let mut cleaner = server.connect();
-    assert_eq!(cleaner.command("flush_all"), "OK");
+    assert_eq!(ask_until_in_time(|| cleaner.command("flush_all")), "OK");
     let mut player = Player { connection: server.connect(), captures: Captures::new() };
     let steps = with_closing_fence(section);
     for turn in turns(&steps, cuts == Cuts::Together) {

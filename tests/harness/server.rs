@@ -16,7 +16,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::binaries::built;
 use crate::process::{Output, wait_for_exit};
-use crate::{Connection, Signal, announce_skip};
+use crate::{Connection, Signal, announce_skip, machine};
 
 /// Where Debian and most others install the reference server. `SLABRING_MEMCACHED` names another, of another version.
 const MEMCACHED_PATH: &str = "/usr/bin/memcached";
@@ -25,10 +25,10 @@ const MEMCACHED_PATH: &str = "/usr/bin/memcached";
 const START_ATTEMPTS: u32 = 5;
 
 /// Time a server has to accept its first connection: long, because the machine may be compiling too.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Time a server has to exit once asked, before it is killed.
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -132,6 +132,7 @@ impl Server {
     fn start_at(kind: Kind, mut command: Command, address: SocketAddr, args: &[&str]) -> Result<Self> {
         command.args(["-p", &address.port().to_string()]).args(args);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        machine::watch();
         let mut child = command.spawn().with_context(|| format!("{command:?} does not run"))?;
         let stderr = Output::collect(child.stderr.take().expect("stderr is piped"));
         let mut server = Self { child, address, kind, stderr };

@@ -36,6 +36,7 @@ struct State {
     hook: Box<Hook>,
     requests: AtomicUsize,
     connections: AtomicUsize,
+    closed: AtomicUsize,
     is_over: AtomicBool,
     ring: Mutex<Option<String>>,
 }
@@ -82,6 +83,7 @@ impl Server {
             hook: Box::new(hook),
             requests: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
+            closed: AtomicUsize::new(0),
             is_over: AtomicBool::new(false),
             ring: Mutex::new(None),
         });
@@ -108,6 +110,11 @@ impl Server {
     /// Connections so far.
     pub fn connections(&self) -> usize {
         self.state.connections.load(Ordering::SeqCst)
+    }
+
+    /// Connections that it has closed itself.
+    pub fn closed(&self) -> usize {
+        self.state.closed.load(Ordering::SeqCst)
     }
 
     /// Answers `config get ring` with this from now on.
@@ -158,6 +165,7 @@ impl State {
                     // Whether it arrives or not, the connection ends here.
                     stream.write_all(&reply).ok();
                     stream.shutdown(std::net::Shutdown::Both).ok();
+                    self.closed.fetch_add(1, Ordering::SeqCst);
                     false
                 }
                 Reaction::Silence => true,
