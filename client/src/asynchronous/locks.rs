@@ -85,6 +85,9 @@ impl AsyncClient {
     /// As [`Client::with_lock`](crate::Client::with_lock). The lock is renewed by the same task, when the work waits.
     ///
     /// Dropped before its end, the lock ends after its time.
+    ///
+    /// # Errors
+    /// As there.
     pub async fn with_lock<T>(
         &self,
         key: impl AsRef<[u8]>,
