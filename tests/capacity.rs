@@ -184,13 +184,11 @@ fn values_on_their_way_between_many_shards_take_what_is_said() {
         let shards = threads.to_string();
         let args = ["-m", "64", "-t", &shards];
         let server = Server::start(&args).expect("slabring starts");
+        let server = &server;
         std::thread::scope(|scope| {
-            (0..CLIENTS).for_each(|client| {
-                drop(scope.spawn({
-                    let server = &server;
-                    move || exchange_values(client, server)
-                }))
-            });
+            for client in 0..CLIENTS {
+                scope.spawn(move || exchange_values(client, server));
+            }
         });
         let (kib, mib) = (server.resident_peak_kib(), MEMORY_MIB * 5 / 4 + PROGRAM_MIB + threads * SHARD_MIB);
         assert!(kib < mib << 10, "{args:?}: {kib} KiB of {mib} MiB");

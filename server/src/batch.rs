@@ -23,8 +23,8 @@ const REQUESTS_MAX: usize = 1024;
 /// allows. One request or reply may be larger. An idle letter keeps as much capacity.
 pub const LETTER_BYTES_MAX: usize = 256 << 10;
 
-/// An idle letter keeps so much in any case: a small one grows beyond what it is for by one request, and to cut that off each time would leave
-/// the allocator with as many pieces that nobody wants.
+/// An idle letter keeps so much in any case: a small one grows beyond what it is for by one request, and to cut that off each time
+/// would leave the allocator with as many pieces that nobody wants.
 const KEPT_BYTES_MIN: usize = 32 << 10;
 
 /// A connection of which nothing is executed for now.

@@ -472,8 +472,8 @@ pub(super) fn shards_warning(bytes: usize, threads: u16) -> Option<String> {
     let (given, least) = (bytes / MIB, least.div_ceil(MIB));
     (given < least).then(|| {
         format!(
-            "-m {given} with -t {threads}: letters between so many shards may take more than their part of it, and items get less; raise -m \
-             to {least} or lower -t"
+            "-m {given} with -t {threads}: letters between so many shards may take more than their part of it, and items get less; \
+             raise -m to {least} or lower -t"
         )
     })
 }
