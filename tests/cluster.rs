@@ -363,8 +363,10 @@ fn check_flood(cluster: &Cluster, clients: usize, requests: usize, value_bytes: 
         .collect();
     for flood in floods {
         let mut errors = flood.join().expect("all is answered");
-        // A node is late where the machine is.
-        errors.retain(|error| !is_late(error.trim_end()));
+        // A node is late where the machine is, and then some are in vain: not many.
+        if errors.len() < requests / 10 {
+            errors.retain(|error| !is_late(error.trim_end()));
+        }
         assert!(errors.is_empty(), "{} errors, the first: {}", errors.len(), errors[0]);
     }
 }

@@ -6,8 +6,8 @@ use crate::distribution::Distribution;
 use crate::fake::{Reaction, Server};
 use crate::options::Wire;
 
-/// Long enough for a machine that compiles at the same time.
-const PATIENT: Duration = Duration::from_secs(20);
+/// Long enough for a machine that compiles at the same time, and before us.
+const PATIENT: Duration = Duration::from_secs(120);
 
 fn patient() -> Options {
     Options { timeout: PATIENT, try_timeout: PATIENT, connect_timeout: PATIENT, ..Options::default() }
