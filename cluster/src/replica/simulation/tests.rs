@@ -148,24 +148,7 @@ fn most_operations_are_done_in_spite_of_all() {
 
 #[track_caller]
 fn check_missed(safeguard: Safeguard, mode: Mode, seeds_max: u64, words: &str) {
-    check_missed_in(safeguard, mode, seeds_max, words, |_| ());
-}
-
-/// In worlds that are set up in another way.
-#[track_caller]
-fn check_missed_in(
-    safeguard: Safeguard,
-    mode: Mode,
-    seeds_max: u64,
-    words: &str,
-    set_up: impl Fn(&mut World),
-) {
-    let run = |seed| {
-        let mut world = World::new(seed, mode, false);
-        set_up(&mut world);
-        complaint_of(&mut world)
-    };
-    let find = |seed| without(safeguard, || run(seed)).filter(|text| text.contains(words));
+    let find = |seed| without(safeguard, || complaint(seed, mode, false)).filter(|text| text.contains(words));
     let found = (0..seeds_max).find_map(|seed| Some((seed, find(seed)?)));
     let (seed, complaint) = found.unwrap_or_else(|| panic!("{seeds_max} seeds do not miss {safeguard:?}"));
     eprintln!("{safeguard:?} is missed by seed {seed}: {complaint}");
@@ -229,16 +212,4 @@ fn without_emptying_first_a_deleted_value_returns() {
 #[test]
 fn without_asking_for_the_base_of_a_delta_a_value_is_torn() {
     check_missed(Safeguard::DeltaNeedsItsBase, Mode::Async, 300, "nobody wrote");
-}
-
-#[test]
-fn without_awaiting_the_word_of_a_flush_what_was_before_is_read() {
-    let words = "flushed";
-    check_missed_in(Safeguard::FlushesAreAwaited, Mode::Async, 600, words, |world| world.has_flushes = true);
-}
-
-#[test]
-fn without_telling_who_is_behind_copies_differ() {
-    let words = "copies differ";
-    check_missed_in(Safeguard::WhoIsBehindIsTold, Mode::Async, 600, words, |world| world.keep_writes(8));
 }
