@@ -173,10 +173,10 @@ fn check_pipelines(threads: &str) {
         }
         requests.extend(b"mn\r\n");
         expected.extend(b"MN\r\n");
-        connection.send(&requests).unwrap();
+        connection.send(&requests).expect("a server that reads");
         let mut got = Vec::new();
         while !got.ends_with(b"MN\r\n") {
-            got.extend(connection.read_some().unwrap());
+            got.extend(connection.read_some().expect("an answer"));
         }
         let differ = got.iter().zip(&expected).position(|(got, expected)| got != expected);
         assert_eq!(
