@@ -127,7 +127,8 @@ fn after_the_primary_forgot(mode: Mode) -> (Option<String>, Option<String>) {
     three.ends.iter_mut().for_each(|end| end.replicator.writes_max = 16);
     let keys = three.keys(40);
     three.set(0, &keys[0], "old").unwrap();
-    three.pass(100);
+    // Until it is known that all have it.
+    three.pass(400);
     three.silent.insert(2);
     three.set_all(&keys, "new");
     three.pass(300);
@@ -209,10 +210,11 @@ fn after_a_flush(mode: Mode, late: usize) -> [Option<String>; 2] {
     three.set(0, &key, "before").unwrap();
     three.pass(400);
     assert_eq!(three.value(late, &key).as_deref(), Some("before"), "it was on its way");
+    three.flush(3 - late);
+    three.pass(400);
     three.silent.insert(late);
     three.flush(0);
     three.pass(100);
-    three.flush(3 - late);
     three.loses_the_first();
     three.returns(late);
     three.pass(4_000);
