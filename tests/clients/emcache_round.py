@@ -75,8 +75,8 @@ async def takes_many_at_once(client):
 
 async def expires(client):
     await client.set(b"short", b"x", exptime=1)
-    await client.set(b"touched", b"x", exptime=1)
-    await client.set(b"read", b"x", exptime=1)
+    await client.set(b"touched", b"x", exptime=30)
+    await client.set(b"read", b"x", exptime=30)
     await client.set(b"long", b"x", exptime=1000)
     await client.set(b"until", b"x", exptime=int(time.time()) + 1000)
     await client.set(b"since", b"x", exptime=int(time.time()) - 1000)

@@ -69,7 +69,7 @@ async function movesValuesOfEveryKind(client) {
 
 async function expires(client) {
   await client.set("short", "x", { expires: 1 });
-  await client.set("touched", "x", { expires: 1 });
+  await client.set("touched", "x", { expires: 30 });
   await client.set("long", "x", { expires: 1000 });
   await client.set("since", "x", { expires: Math.floor(Date.now() / 1000) - 1000 });
   await say("touch", client.touch("touched", 1000));

@@ -79,7 +79,7 @@ async function movesValuesOfEveryKind(client) {
 
 async function expires(client) {
   await ask(client, "set", "short", "x", 1);
-  await ask(client, "set", "touched", "x", 1);
+  await ask(client, "set", "touched", "x", 30);
   await ask(client, "set", "long", "x", 1000);
   await ask(client, "set", "since", "x", Math.floor(Date.now() / 1000) - 1000);
   await say("touch", ask(client, "touch", "touched", 1000));

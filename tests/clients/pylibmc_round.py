@@ -85,7 +85,7 @@ def keeps_python_values(client):
 
 def expires(client):
     client.set("short", "x", time=1)
-    client.set("touched", "x", time=1)
+    client.set("touched", "x", time=30)
     client.set("long", "x", time=1000)
     client.set("until", "x", time=int(time.time()) + 1000)
     client.set("since", "x", time=int(time.time()) - 1000)

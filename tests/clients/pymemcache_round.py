@@ -76,7 +76,7 @@ def expires(client):
     say("set in the past", client.set, "past", "x", expire=-1)
     say("get of the past", client.get, "past")
     client.set("short", "x", expire=1)
-    client.set("touched", "x", expire=1)
+    client.set("touched", "x", expire=30)
     client.set("long", "x", expire=1000)
     client.set("until", "x", expire=int(time.time()) + 1000)
     client.set("since", "x", expire=int(time.time()) - 1000)

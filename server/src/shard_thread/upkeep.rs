@@ -35,7 +35,8 @@ impl<I: Io> ShardThread<I> {
         }
         if began >= self.buffers_seen_at.after(BUFFERS_PAUSE) {
             self.buffers_seen_at = began;
-            self.see_buffers();
+            let buffers = self.dispatcher.count_all_buffers();
+            self.crest.see(buffers);
         }
         if now == self.last_upkeep {
             return;
@@ -45,8 +46,9 @@ impl<I: Io> ShardThread<I> {
         executor.end_second(now);
         executor.io = *self.io.counters();
         self.dispatcher.post.shed();
+        let buffers = self.crest.see(self.dispatcher.count_all_buffers());
+        self.dispatcher.executor.shard_mut().set_external_bytes(buffers);
         self.crest.end_second();
-        self.see_buffers();
         let report = self.dispatcher.executor.report();
         let chunks = self.dispatcher.executor.shard().sweep_round();
         // What a client has asked for goes on.
@@ -60,12 +62,6 @@ impl<I: Io> ShardThread<I> {
             self.dispatcher.executor.traffic.datagrams_dropped += 1;
             self.close(id, CloseReason::Error);
         }
-    }
-
-    /// Has items make room for what buffers take.
-    fn see_buffers(&mut self) {
-        let buffers = self.crest.see(self.dispatcher.count_all_buffers());
-        self.dispatcher.executor.shard_mut().set_external_bytes(buffers);
     }
 
     /// Gives up large inputs that have waited for memory, or kept it from others, too long.
