@@ -130,9 +130,10 @@ impl<T: Copy> Replicator<T> {
         }
     }
 
-    /// Forgets what one shard of a primary may have said of a partition.
+    /// Forgets what one shard of a primary may have said of a partition. Not in [`Mode::Sync`]: what was acknowledged there before the flush
+    /// began was with all copies, and went with their own; and what was acknowledged behind it must stay, whatever else is in doubt.
     fn forget_what(&mut self, store: &mut impl Store, partition: PartitionId, peer: PeerShard) {
-        if holds(Safeguard::FlushesAreAwaited) {
+        if self.mode() != Mode::Sync && holds(Safeguard::FlushesAreAwaited) {
             let slot = self.ring.as_ref().and_then(|ring| ring.find_slot(peer.slot));
             let shards = slot.map(|slot| slot.shards).filter(|&shards| peer.shard < shards);
             let portion = shards.map_or(Portion::ALL, |shards| Portion::of_shard(peer.shard, shards));
