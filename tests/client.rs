@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command as Process};
 use std::sync::Arc;
@@ -268,7 +269,8 @@ fn a_unix_socket_is_a_server_too() {
     let path = directory.0.join("socket");
     let mut server = slabring_command().arg("-s").arg(&path).args(["-t", "2"]).spawn().unwrap();
     let start = Instant::now();
-    while !path.exists() && start.elapsed() < PATIENCE {
+    // A socket has its name before it listens.
+    while UnixStream::connect(&path).is_err() && start.elapsed() < PATIENCE {
         thread::sleep(Duration::from_millis(5));
     }
     let servers = Servers::one(path.to_str().unwrap()).unwrap();
