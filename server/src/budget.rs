@@ -39,8 +39,8 @@ pub fn waits_too_long(since: Seconds, now: Seconds) -> bool {
     now.0.saturating_sub(since.0) >= WAIT_SECONDS_MAX
 }
 
-/// What buffers take, as the engine is to know it: the most that was seen lately. Buffers grow within a turn and items go one after
-/// the other, so room that was needed a moment ago is kept for the next time.
+/// What buffers take, as the engine is told once a second: the most that was seen lately. Buffers grow within a turn and items go one
+/// after the other, so room that was needed a moment ago is kept for the next time.
 #[derive(Default, Debug)]
 pub struct Crest {
     bytes: usize,

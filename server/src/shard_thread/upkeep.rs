@@ -18,7 +18,7 @@ const SWEEP_PERIOD_SECONDS: usize = 60;
 const BUFFERS_PAUSE: Duration = Duration::from_millis(10);
 
 impl<I: Io> ShardThread<I> {
-    /// A step of the sweeper, a look at the buffers, and once a second statistics.
+    /// A step of the sweeper, a look at the buffers, and once a second memory accounts and statistics.
     pub(super) fn upkeep(&mut self, began: Moment) {
         let (now, executor) = (self.dispatcher.now, &mut self.dispatcher.executor);
         self.settling = executor.settle(now);
