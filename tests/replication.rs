@@ -483,6 +483,34 @@ fn hits(connection: &mut Connection, keys: &[String], reads: usize, seed: &mut u
 
 /// Copies see no reads, and what is written all the time would push out what is read all the time.
 #[test]
+fn every_node_tells_where_the_nodes_are_to_who_gets_a_key_for_that() {
+    const KEY: &str = "AmazonElastiCache:cluster";
+    let cluster = of_peers(3, "2", "inval", "2");
+    let ask = |connection: &mut Connection| {
+        connection.send(format!("gets {KEY}\r\nget beside {KEY} none\r\nmn\r\n")).expect("the node reads");
+        let mut lines = Vec::new();
+        while lines.last().is_none_or(|line: &String| line != "MN") {
+            lines.push(String::from_utf8(connection.read_line().expect("an answer")).expect("text"));
+        }
+        lines
+    };
+    store(&mut cluster.nodes[0].connect(), "beside", "it");
+    let mut told = Vec::new();
+    for node in &cluster.nodes {
+        let mut connection = node.connect();
+        let mut lines = Vec::new();
+        wait_until("an answer in time", || {
+            lines = ask(&mut connection);
+            !lines.iter().any(|line| is_late(line))
+        });
+        let heads: Vec<_> = lines.iter().filter(|line| line.starts_with("VALUE ")).collect();
+        assert!(heads.len() == 3 && heads[0].contains(KEY) && heads[2].contains(KEY), "{lines:?}");
+        told.push(lines);
+    }
+    assert!(told.iter().all(|lines| lines[1..] == told[0][1..]), "{told:?}");
+}
+
+#[test]
 fn who_takes_over_has_what_was_read_most() {
     let place = Neighbourhood::new();
     let file = File::new(&ring(place, "async", "1", 1, [256, 256]));

@@ -254,15 +254,19 @@ fn what_was_flushed_stays_so() {
 }
 
 #[test]
-fn a_wall_clock_that_went_back_brings_nothing_back() {
+fn a_wall_clock_that_went_back_brings_nothing_back_and_prolongs_nothing() {
+    const BACK_SECONDS: u32 = 1800;
+    const LEFT_SECONDS: u32 = 600;
     let place = Place::new();
     let server = place.start(&["-t", "2"]);
-    fill(&mut server.connect(), 50);
+    let mut connection = server.connect();
+    fill(&mut connection, 50);
+    assert_eq!(connection.command(&format!("ms left 1 T{}\r\nx", BACK_SECONDS + LEFT_SECONDS)), "HD");
     stop(server, Signal::Terminate);
-    // Saved by a process whose clock was an hour ahead of ours.
+    // Saved by a process whose clock was ahead of ours.
     let mut metadata = fs::read(place.metadata()).unwrap();
     let at = u32::from_le_bytes(metadata[SAVED_AT].try_into().unwrap());
-    metadata[SAVED_AT].copy_from_slice(&(at + 3600).to_le_bytes());
+    metadata[SAVED_AT].copy_from_slice(&(at + BACK_SECONDS).to_le_bytes());
     let checksum = crc32c::crc32c(&metadata[CHECKED_FROM..]);
     metadata[CHECKSUM].copy_from_slice(&checksum.to_le_bytes());
     fs::write(place.metadata(), metadata).unwrap();
@@ -272,6 +276,11 @@ fn a_wall_clock_that_went_back_brings_nothing_back() {
         let is_there = look(&mut connection, &format!("key-{number}")).is_some();
         assert_eq!(is_there, !number.is_multiple_of(3), "key-{number}");
     }
+    // What it had left by the clock that it was saved by, give or take how long stopping and starting took.
+    let left = connection.command("mg left t");
+    let left: u32 = left.strip_prefix("HD t").unwrap().parse().unwrap();
+    assert!((LEFT_SECONDS - 60..=LEFT_SECONDS).contains(&left), "{left}");
+    assert!(server.stderr().contains("behind that of who saved the items"), "{}", server.stderr());
 }
 
 #[test]

@@ -77,6 +77,7 @@ pub use persist::RestoreError;
 pub use pin::{Pin, Place};
 pub use policy::{PolicyKind, UnknownPolicy};
 pub use reserve::{Reservation, Room, SPACES_MAX};
+pub use restore::Pause;
 pub use scan::{Scan, ScanStep};
 pub use shard::Shard;
 pub use slab::{CLASSES_MAX, ClassId};

@@ -9,7 +9,7 @@ use std::iter::successors;
 
 use crate::arena::{Arena, Location};
 use crate::config::{Config, ConfigError};
-use crate::expiry::Seconds;
+use crate::expiry::{Expiry, Seconds};
 use crate::header::{Chunk, Head, Header, VERSION_MAX};
 use crate::persist::{PageRemembered, Remembered, RestoreError, parse};
 use crate::shard::Shard;
@@ -19,10 +19,32 @@ use crate::warm::WARM_KEYS_MAX;
 /// Times the sketch may double on the way to its size.
 const DOUBLINGS_MAX: usize = 40;
 
+/// When a shard was left, and when it goes on, by clocks that may disagree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pause {
+    /// The last second of who persisted the shard.
+    pub left: Seconds,
+    /// The first second of who restores it.
+    pub now: Seconds,
+}
+
+impl Pause {
+    /// Seconds that the clock went back meanwhile. By so much everything that is to happen comes earlier, or an hour's correction
+    /// would let all items live for an hour longer.
+    fn back(self) -> u32 {
+        self.left.0.saturating_sub(self.now.0)
+    }
+
+    /// The second of the new clock that a later one of the old clock is.
+    fn moved(self, second: Seconds) -> Seconds {
+        Seconds(second.0.saturating_sub(self.back()))
+    }
+}
+
 /// The work of one restoration.
 struct Restorer<'a> {
     shard: &'a mut Shard,
-    now: Seconds,
+    pause: Pause,
     /// Continuations that an accepted item has.
     claimed: HashSet<Location>,
     /// Items that are accepted but not in the index yet.
@@ -59,7 +81,8 @@ impl Shard {
     }
 
     /// A shard [over a file](Shard::over_file) with the items that another one [persisted](Shard::persist) there. Dead items are
-    /// left behind; expiry goes on by the caller's clock. What the policy had learnt is lost, but for each item's frequency.
+    /// left behind. Expiry goes on by the caller's clock; where that went back ([`Pause`]), items have as long to live as they had when
+    /// the shard was left. What the policy had learnt is lost, but for each item's frequency.
     ///
     /// About 60 ns an item, and 0.1 s a gigabyte.
     ///
@@ -73,7 +96,7 @@ impl Shard {
         file: &File,
         offset: u64,
         metadata: &[u8],
-        now: Seconds,
+        pause: Pause,
     ) -> Result<Shard, RestoreError> {
         let (remembered, pages, fences) = parse(metadata)?;
         // SAFETY: our caller promises what this asks for.
@@ -81,7 +104,8 @@ impl Shard {
         shard.check_layout(&remembered)?;
         shard.check_pages(&pages)?;
         shard.resume(&remembered);
-        shard.rebuild(now, &pages);
+        shard.rebuild(pause, &pages);
+        shard.flush_due = shard.flush_due.map(|due| pause.moved(due));
         shard.fences = fences;
         Ok(shard)
     }
@@ -96,12 +120,16 @@ impl Shard {
     }
 
     /// Takes over whatever the pages hold.
-    pub(crate) fn rebuild(&mut self, now: Seconds, pages: &[PageRemembered]) {
+    pub(crate) fn rebuild(&mut self, pause: Pause, pages: &[PageRemembered]) {
         self.slabs.restore(pages);
         let link_bytes = |class| self.slabs.class(class).pages * self.link_bytes_of(class);
         self.link_bytes = self.slabs.class_ids().map(link_bytes).sum();
-        let mut restorer =
-            Restorer { shard: self, now, claimed: HashSet::new(), group: Vec::with_capacity(WARM_KEYS_MAX) };
+        let mut restorer = Restorer {
+            shard: self,
+            pause,
+            claimed: HashSet::new(),
+            group: Vec::with_capacity(WARM_KEYS_MAX),
+        };
         restorer.take_items();
         restorer.free_the_rest();
         self.counters.total_items = self.counters.items;
@@ -133,6 +161,9 @@ impl Restorer<'_> {
         match arena.checked_chunk(location) {
             Some(Chunk::Item(_)) => match self.accepted(class, location) {
                 Some(head) => {
+                    if self.pause.back() > 0 {
+                        self.set_back(location, head.header);
+                    }
                     self.claimed.extend(self.shard.continuations(location, &head));
                     self.group.push((self.shard.hash_at(location), location));
                     if self.group.len() == WARM_KEYS_MAX {
@@ -152,8 +183,18 @@ impl Restorer<'_> {
         let head = shard.arena.checked_head(location, shard.slabs.class(class).chunk_size)?;
         let is_known = head.header.version() <= shard.version;
         let is_whole = head.value_len() <= shard.item_size_max && self.has_whole_chain(location, &head);
-        let is_live = shard.death(location, head.header, self.now).is_none();
+        let is_live = shard.death(location, head.header, self.pause.left.max(self.pause.now)).is_none();
         (is_known && is_whole && is_live).then_some(head)
+    }
+
+    /// Gives an item the times of the new clock.
+    fn set_back(&mut self, location: Location, mut header: Header) {
+        if let Expiry::At(second) = header.expiry() {
+            header.set_expiry(Expiry::At(self.pause.moved(second)));
+        }
+        let idle = header.idle_seconds(self.pause.left);
+        header.set_access(Seconds(self.pause.now.0.wrapping_sub(idle)));
+        self.shard.arena.set_header(location, header);
     }
 
     /// Whether the chain has as many parts as the value needs, each the item's own.
@@ -240,7 +281,7 @@ mod tests {
     use rand::{RngExt, SeedableRng, rngs::SmallRng};
 
     use super::*;
-    use crate::{Delete, DeleteMode, Expiry, Store};
+    use crate::{Delete, DeleteMode, Store};
 
     const NOW: Seconds = Seconds(1_700_000_000);
 
@@ -282,7 +323,7 @@ mod tests {
             shard.arena.bytes_mut(at..at + 1)[0] ^= 1 << random.random_range(0..8);
         }
         shard.resume(&remembered);
-        shard.rebuild(NOW, &pages);
+        shard.rebuild(Pause { left: NOW, now: NOW }, &pages);
         shard
     }
 

@@ -10,7 +10,8 @@ use std::time::Instant;
 
 use rand::{Rng, RngExt, SeedableRng, rngs::SmallRng};
 use slabring_engine::{
-    Config, Expiry, Item, PolicyKind, RestoreError, Scan, Seconds, Shard, Store, StoreMode, StoreOutcome,
+    Config, Expiry, Item, Pause, PolicyKind, RestoreError, Scan, Seconds, Shard, Store, StoreMode,
+    StoreOutcome,
 };
 
 const NOW: Seconds = Seconds(1_700_000_000);
@@ -39,8 +40,12 @@ impl Backing {
     }
 
     fn restore(&self, config: &Config, metadata: &[u8], now: Seconds) -> Result<Shard, RestoreError> {
+        self.restore_after(config, metadata, Pause { left: now, now })
+    }
+
+    fn restore_after(&self, config: &Config, metadata: &[u8], pause: Pause) -> Result<Shard, RestoreError> {
         // SAFETY: as above.
-        unsafe { Shard::restore(config, &self.file, OFFSET, metadata, now) }
+        unsafe { Shard::restore(config, &self.file, OFFSET, metadata, pause) }
     }
 
     fn flip_bit(&self, at: u64, bit: u32) {
@@ -206,4 +211,27 @@ fn how_long_a_gigabyte_takes_to_restore() {
         assert_eq!(shard.counters().items, items);
         println!("{items} items of {value_len} bytes: persisted in {persisted:?}, restored in {restored:?}");
     }
+}
+
+#[test]
+fn a_clock_that_went_back_lets_no_item_live_longer_or_read_as_unused() {
+    let config = config(PolicyKind::default());
+    let backing = Backing::new("back", &config);
+    let mut shard = backing.begin(&config);
+    churn(&mut shard, 1, 20_000);
+    shard.flush_at(Seconds(LATER.0 + 10));
+    let before = all_of(&shard, LATER);
+    assert!(before.iter().any(|item| item.told.2 != 0), "none has a time to live");
+    let metadata = shard.persist();
+    let back = 3_600;
+    let now = Seconds(LATER.0 - back);
+    let mut shard = backing.restore_after(&config, &metadata, Pause { left: LATER, now }).unwrap();
+    shard.check_invariants();
+    let expected = before.into_iter().map(|item| {
+        let (flags, cas, expiry, is_stale, fetched, idle) = item.told;
+        Seen { told: (flags, cas, expiry.saturating_sub(back), is_stale, fetched, idle), ..item }
+    });
+    assert!(all_of(&shard, now) == expected.collect::<Vec<_>>());
+    assert!(!all_of(&shard, Seconds(now.0 + 9)).is_empty(), "flushed too early");
+    assert!(all_of(&shard, Seconds(now.0 + 10)).is_empty(), "the flush that was pending");
 }

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
-use slabring_cluster::coordinator::gateway::{LOGIN, LoggedIn, login, read_answer};
+use slabring_cluster::coordinator::gateway::{LOGIN, LoggedIn, is_token_refused, login, read_answer};
 use slabring_cluster::ring::Refusal;
 use ureq::Agent;
 
@@ -13,8 +13,6 @@ use crate::EtcdAccess;
 const ANSWER_BYTES_MAX: u64 = 16 << 20;
 /// Characters of an answer that are shown.
 const SHOWN_CHARACTERS_MAX: usize = 200;
-/// What etcd answers to a token that it does not take any more.
-const UNAUTHENTICATED: u16 = 401;
 const OK: u16 = 200;
 
 /// Why there is no answer. What was asked for may have been done all the same, unless [`Failure::Access`].
@@ -64,7 +62,7 @@ impl Gateway {
             self.log_in()?;
         }
         let (status, answer) = self.post(path, body)?;
-        if status == UNAUTHENTICATED && self.log_in()? {
+        if is_token_refused(status, &answer) && self.log_in()? {
             return self.post(path, body).and_then(|answer| self.good(answer));
         }
         self.good((status, answer))
@@ -111,7 +109,7 @@ impl Gateway {
             .timeout_recv_response(Some(self.timeout))
             .timeout_recv_body(Some(self.timeout))
             .proxy(None)
-            .tls_config(self.access.tls().map_err(Failure::Access)?.unwrap_or_default())
+            .tls_config(self.access.tls(&self.url()).map_err(Failure::Access)?)
             .build();
         let request = config.new_agent().post(format!("{}{path}", self.url()));
         let mut request = request.header("content-type", "application/json");

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -68,15 +68,29 @@ pub struct UnixEntrance {
     pub file: SocketFile,
 }
 
-/// The file of a unix socket, removed on drop.
+/// The file of a unix socket, removed on drop, unless another server has put its own there meanwhile.
 #[derive(Debug)]
-pub struct SocketFile(PathBuf);
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and number of the file, which no other has while this socket is open.
+    id: Option<(u64, u64)>,
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), id: Self::id_at(path) }
+    }
+
+    fn id_at(path: &Path) -> Option<(u64, u64)> {
+        std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
+    }
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        match std::fs::remove_file(&self.0) {
+        if self.id.is_some() && self.id == Self::id_at(&self.path) {
             // Who has given up root may not remove it; the next start does.
-            Ok(()) | Err(_) => {}
+            std::fs::remove_file(&self.path).ok();
         }
     }
 }
@@ -113,7 +127,7 @@ impl Listeners {
 
     /// Where clients find the node, for people.
     pub fn addresses(&self) -> String {
-        let unix = self.unix.iter().map(|unix| format!("unix:{}", unix.file.0.display()));
+        let unix = self.unix.iter().map(|unix| format!("unix:{}", unix.file.path.display()));
         let udp = self.udp.iter().map(|address| format!("udp:{address}"));
         self.tcp.iter().map(ToString::to_string).chain(udp).chain(unix).collect::<Vec<_>>().join(", ")
     }
@@ -124,7 +138,7 @@ impl Listeners {
             let family = if address.is_ipv4() { "tcp" } else { "tcp6" };
             format!("{family}:{address}")
         });
-        tcp.chain(self.unix.iter().map(|unix| format!("unix:{}", unix.file.0.display()))).collect()
+        tcp.chain(self.unix.iter().map(|unix| format!("unix:{}", unix.file.path.display()))).collect()
     }
 
     /// Writes the ports to a file, whole or not at all, as memcached does for who asked for any free port.
@@ -262,7 +276,7 @@ fn open_unix(unix: &UnixListen, backlog: i32) -> Result<UnixEntrance, Refused> {
     };
     remove_stale(path).map_err(|what| refused(&what))?;
     let bound = bind_unix(path, unix.mode, backlog).map_err(|error| refused(&error))?;
-    Ok(UnixEntrance { listener: bound, file: SocketFile(path.to_owned()) })
+    Ok(UnixEntrance { listener: bound, file: SocketFile::new(path) })
 }
 
 /// Makes room for a socket where an earlier server has left its own.
@@ -291,6 +305,21 @@ fn bind_unix(path: &Path, mode: u32, backlog: i32) -> io::Result<UnixListener> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_goes_with_its_server_and_never_with_the_one_before() {
+        let folder = std::env::temp_dir().join(format!("slabring-listeners-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let unix = UnixListen { path: folder.join("socket"), mode: 0o600 };
+        let first = open_unix(&unix, 8).ok().expect("the first binds");
+        drop(first.listener);
+        let second = open_unix(&unix, 8).ok().expect("the first listens no more");
+        drop(first.file);
+        assert!(UnixStream::connect(&unix.path).is_ok(), "the first took the file of the second with it");
+        drop(second);
+        assert!(!unix.path.exists());
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 
     #[test]
     fn an_address_that_becomes_free_in_a_moment_is_taken_and_another_error_is_told_at_once() {

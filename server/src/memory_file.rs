@@ -19,7 +19,7 @@ use std::thread;
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, fstatfs};
 use rustix::io::Errno;
-use slabring_engine::{Config, ConfigError, RestoreError, Seconds, Shard};
+use slabring_engine::{Config, ConfigError, Pause, RestoreError, Seconds, Shard};
 use slabring_reactor::clock::Moment;
 use slabring_reactor::thread::{allowed_cpus, pin_to};
 use tracing::{info, warn};
@@ -171,13 +171,20 @@ impl MemoryFile {
         // Where that makes it longer, the engine says which setting has changed.
         self.file.set_len(bytes.max(all_bytes))?;
         self.reserve(all_bytes)?;
-        let now = Seconds(now.0.max(saved.at));
+        let pause = Pause { left: Seconds(saved.at), now };
+        if pause.left > now {
+            let seconds = pause.left.0 - now.0;
+            warn!(
+                "-e {}: the wall clock is {seconds} s behind that of who saved the items: they keep what they had left to live",
+                self.path.display()
+            );
+        }
         in_parallel(configs.len(), |shard| {
             let offset = shard as u64 * each_bytes;
             // SAFETY: the file is locked (`lock`) until the node ends, by one process at a time; nobody makes it shorter from here on,
             // and each shard has `each_bytes` of its own.
             let restored =
-                unsafe { Shard::restore(&configs[shard], &self.file, offset, &saved.shards[shard], now) };
+                unsafe { Shard::restore(&configs[shard], &self.file, offset, &saved.shards[shard], pause) };
             restored.map_err(|source| Unusable::Shard { shard, source })
         })
     }

@@ -1,4 +1,5 @@
-//! The file with the process id, for those who look after services. Removed at the end.
+//! The file with the process id, for those who look after services. Removed at the end, unless another process has written its own
+//! there meanwhile.
 
 use std::path::{Path, PathBuf};
 
@@ -23,13 +24,38 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
+        if written(&self.0).is_some_and(|id| id != std::process::id()) {
+            return;
+        }
         if let Err(error) = std::fs::remove_file(&self.0) {
             warn!("cannot remove {}: {error}", self.0.display());
         }
     }
 }
 
+/// The process id in the file.
+fn written(path: &Path) -> Option<u32> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
 fn running(path: &Path) -> Option<u32> {
-    let id: u32 = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
+    let id = written(path)?;
     (id != std::process::id() && Path::new(&format!("/proc/{id}")).exists()).then_some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_another_process_has_written_since_stays() {
+        let path = std::env::temp_dir().join(format!("slabring-pid-file-{}", std::process::id()));
+        drop(PidFile::write(&path).unwrap());
+        assert!(!path.exists());
+        let ours = PidFile::write(&path).unwrap();
+        std::fs::write(&path, "1\n").unwrap();
+        drop(ours);
+        assert_eq!(written(&path), Some(1));
+        std::fs::remove_file(&path).unwrap();
+    }
 }

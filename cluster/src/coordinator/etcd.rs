@@ -46,9 +46,8 @@ const RETRY_AFTER: Micros = Micros::from_millis(500);
 /// Pause after a login that was refused.
 const LOGIN_AGAIN_AFTER: Micros = Micros::from_millis(5_000);
 
-/// What etcd answers to a token that it does not take (any more), and to a login that it does not ask for.
-const UNAUTHENTICATED: u16 = 401;
-const LOGIN_NOT_WANTED: &[u8] = b"authentication is not enabled";
+/// Pause after a watch that was refused, for want of a token or a permission: its connection lives on for a while.
+const WATCH_AGAIN_AFTER: Micros = Micros::from_millis(5_000);
 
 /// Bytes of one line of a watch.
 const LINE_BYTES_MAX: usize = 8 << 20;
@@ -93,6 +92,8 @@ pub struct Etcd {
     login: Option<Login>,
     /// What the last login gave; empty where none is wanted.
     token: Option<String>,
+    /// Whether a call with it was answered well.
+    is_token_proven: bool,
     lease: Option<LeaseId>,
     is_registered: bool,
     was_registered: bool,
@@ -128,6 +129,7 @@ impl Etcd {
             me,
             login: None,
             token: None,
+            is_token_proven: false,
             lease: None,
             is_registered: false,
             was_registered: false,
@@ -299,7 +301,7 @@ impl Etcd {
             Answer::Chunk(_) | Answer::Failed => return self.failed(now, task),
         };
         let is_understood = match task {
-            Task::Login => self.logged_in(body),
+            Task::Login => self.logged_in(now, body),
             Task::Grant => self.granted(now, body),
             Task::Keep => self.kept(now, body),
             Task::Register => self.registered(now, body),
@@ -311,6 +313,7 @@ impl Etcd {
             Task::Watch => None,
         };
         self.view.is_reachable = is_understood.is_some();
+        self.is_token_proven |= self.view.is_reachable && task != Task::Login;
         if is_understood.is_none() {
             self.failed(now, task);
         }
@@ -318,24 +321,30 @@ impl Etcd {
 
     /// etcd answered with an error. Most often a lease or a token is gone.
     fn refused(&mut self, now: Micros, task: Task, status: u16, body: &[u8]) {
-        let says = |words: &[u8]| body.windows(words.len()).any(|said| said == words);
+        let was_reachable = self.view.is_reachable;
         self.failed(now, task);
-        if matches!(task, Task::Register | Task::Report | Task::Campaign) && says(b"lease not found") {
+        if matches!(task, Task::Register | Task::Report | Task::Campaign)
+            && gateway::says(body, b"lease not found")
+        {
             self.lose_lease();
             self.view.is_reachable = true;
         }
         if task == Task::Login {
-            self.token = says(LOGIN_NOT_WANTED).then(String::new);
+            self.token = gateway::is_login_unwanted(body).then(String::new);
             self.retry_at = now + if self.token.is_some() { Micros(0) } else { LOGIN_AGAIN_AFTER };
-        } else if status == UNAUTHENTICATED {
+        } else if gateway::is_token_refused(status, body) {
+            // Tokens end: that one was good until now is no trouble that anybody need hear of.
+            self.view.is_reachable = was_reachable && self.is_token_proven;
             self.token = None;
             self.retry_at = now;
         }
     }
 
-    fn logged_in(&mut self, body: &[u8]) -> Option<()> {
+    fn logged_in(&mut self, now: Micros, body: &[u8]) -> Option<()> {
         let LoggedIn { token } = gateway::read_answer(body)?;
+        self.watch_at = self.watch_at.min(now);
         self.token = Some(token);
+        self.is_token_proven = false;
         Some(())
     }
 
@@ -482,34 +491,35 @@ impl Etcd {
         let mut line = std::mem::take(&mut self.line);
         let mut start = 0;
         while let Some(length) = line[start..].iter().position(|&byte| byte == b'\n') {
-            if !self.watched_line(&line[start..start + length]) {
-                return self.end_watch(now);
+            if let Some(pause) = self.watched_line(&line[start..start + length]) {
+                return self.end_watch(now, pause);
             }
             start += length + 1;
         }
         line.drain(..start);
         if line.len() > LINE_BYTES_MAX {
-            return self.end_watch(now);
+            return self.end_watch(now, RETRY_AFTER);
         }
         self.line = line;
     }
 
-    /// False: the watch is over.
-    fn watched_line(&mut self, line: &[u8]) -> bool {
-        let Some(watched) = gateway::read_watched(line) else { return false };
+    /// After what pause to watch anew, if the watch is over.
+    fn watched_line(&mut self, line: &[u8]) -> Option<Micros> {
+        let Some(watched) = gateway::read_watched(line) else { return Some(RETRY_AFTER) };
         for event in &watched.events {
             let revision = Revision(event.kv.mod_revision);
             let value = (!event.is_delete()).then_some(&event.kv.value[..]);
             self.apply(&Change { key: &event.kv.key, revision, value });
         }
-        !watched.canceled
+        let pause = if watched.compact_revision > 0 { RETRY_AFTER } else { WATCH_AGAIN_AFTER };
+        watched.canceled.then_some(pause)
     }
 
     /// What the watch did not tell must be read: it may have been compacted.
-    fn end_watch(&mut self, now: Micros) {
+    fn end_watch(&mut self, now: Micros, pause: Micros) {
         self.cancelled.extend(self.under_way.remove(&Task::Watch));
         self.line = Vec::new();
-        self.watch_at = now + RETRY_AFTER;
+        self.watch_at = now + pause;
         self.read_at = now;
     }
 }
@@ -576,7 +586,7 @@ impl Coordinator for Etcd {
             (Task::Watch, Answer::Chunk(bytes)) => self.watched(now, bytes),
             (Task::Watch, _) => {
                 self.under_way.remove(&task);
-                self.end_watch(now);
+                self.end_watch(now, RETRY_AFTER);
             }
             (task, answer) => self.finish(now, task, answer),
         }

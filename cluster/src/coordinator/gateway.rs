@@ -25,6 +25,14 @@ pub const TRANSACTION: &str = "/v3/kv/txn";
 /// Streams changes.
 pub const WATCH: &str = "/v3/watch";
 
+/// What etcd answers to a token that it does not know, or that has come of age.
+const UNAUTHENTICATED: u16 = 401;
+/// What it says, under another status, to a signed token (`--auth-token jwt`) of before its users or roles were changed, and to who
+/// shows none, as nobody had to before it began to ask.
+const TOKENS_OF_BEFORE: [&[u8]; 2] = [b"revision of auth store is old", b"user name is empty"];
+/// What it says to a login where nobody has to log in.
+const LOGIN_NOT_WANTED: &[u8] = b"authentication is not enabled";
+
 /// A lease: a promise of etcd to delete keys when nobody keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseId(pub i64);
@@ -32,6 +40,21 @@ pub struct LeaseId(pub i64);
 /// The body of a [`LOGIN`].
 pub fn login(name: &str, password: &str) -> String {
     json!({ "name": name, "password": password }).to_string()
+}
+
+/// Whether a bad answer is one to the token, so that another login may help.
+pub fn is_token_refused(status: u16, body: &[u8]) -> bool {
+    status == UNAUTHENTICATED || TOKENS_OF_BEFORE.iter().any(|words| says(body, words))
+}
+
+/// Whether a [`LOGIN`] is refused because none is needed.
+pub fn is_login_unwanted(body: &[u8]) -> bool {
+    says(body, LOGIN_NOT_WANTED)
+}
+
+/// Whether etcd's text of an error has these words.
+pub fn says(body: &[u8], words: &[u8]) -> bool {
+    body.windows(words.len()).any(|said| said == words)
 }
 
 /// The body of a [`GRANT`] for whole seconds.
@@ -464,6 +487,18 @@ mod tests {
         let gone: Transacted = read_answer(answer("depose: there is none")).unwrap();
         assert_eq!((gone.succeeded, gone.reads().collect::<Vec<_>>()), (false, vec![None]));
         assert_eq!(read_answer::<Transacted>(answer("put under a lease that is gone")), None);
+    }
+
+    #[test]
+    fn answers_to_a_token_and_to_a_login_are_told_from_others() {
+        let too_old = answer("call with a token that is too old: status 401");
+        let of_before = answer("call with a token of before a user was added: status 400");
+        assert!(is_token_refused(401, too_old) && is_token_refused(400, of_before));
+        let none = br#"{"error":"etcdserver: user name is empty","message":"etcdserver: user name is empty","code":3}"#;
+        assert!(is_token_refused(400, none));
+        let wrong = answer("login with another password: status 400");
+        assert!(!is_token_refused(400, wrong) && !is_login_unwanted(wrong));
+        assert!(is_login_unwanted(br#"{"error":"etcdserver: authentication is not enabled","code":9}"#));
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub struct Caller<T = News> {
     /// How many were given up until now; the next one after them is called, round and round.
     current: Arc<AtomicUsize>,
     access: Arc<EtcdAccess>,
+    certificates: Arc<Mutex<Certificates>>,
     under_way: Arc<AtomicUsize>,
     given_up: BTreeMap<CallId, Arc<AtomicBool>>,
     trouble: Arc<Mutex<String>>,
@@ -46,6 +47,7 @@ impl<T: From<News> + Send + 'static> Caller<T> {
             urls: urls.into(),
             current: Arc::default(),
             access: Arc::new(access.clone()),
+            certificates: Arc::default(),
             under_way: Arc::default(),
             given_up: BTreeMap::new(),
             trouble: Arc::default(),
@@ -69,6 +71,7 @@ impl<T: From<News> + Send + 'static> Caller<T> {
             turn,
             current: Arc::clone(&self.current),
             access: Arc::clone(&self.access),
+            certificates: Arc::clone(&self.certificates),
             is_given_up,
             trouble: Arc::clone(&self.trouble),
             news: self.news.clone(),
@@ -100,6 +103,35 @@ impl<T: From<News> + Send + 'static> Caller<T> {
     }
 }
 
+/// The certificates that were good last. While they are replaced, one file after the other, the lease must be kept all the same.
+#[derive(Default)]
+struct Certificates {
+    good: Option<TlsConfig>,
+    /// What is wrong with the files now, as it was said last.
+    complaint: Option<String>,
+}
+
+impl Certificates {
+    /// What was found in the files, or what was there before if that is no good.
+    fn newest_good(&mut self, found: Result<TlsConfig, String>) -> Result<TlsConfig, String> {
+        match (found, &self.good) {
+            (Ok(tls), _) => {
+                self.complaint = None;
+                self.good = Some(tls.clone());
+                Ok(tls)
+            }
+            (Err(error), Some(good)) => {
+                if self.complaint.as_ref() != Some(&error) {
+                    tracing::warn!("etcd is called with the certificates of before: {error}");
+                    self.complaint = Some(error);
+                }
+                Ok(good.clone())
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+}
+
 /// A call under way.
 struct Under<T> {
     url: String,
@@ -107,6 +139,7 @@ struct Under<T> {
     turn: usize,
     current: Arc<AtomicUsize>,
     access: Arc<EtcdAccess>,
+    certificates: Arc<Mutex<Certificates>>,
     is_given_up: Arc<AtomicBool>,
     trouble: Arc<Mutex<String>>,
     news: SyncSender<T>,
@@ -145,11 +178,12 @@ impl<T: From<News>> Under<T> {
     }
 
     fn make(&self, call: &Call) -> Result<News, String> {
-        let tls = self.access.tls()?;
+        let found = self.access.tls(&self.url);
+        let tls = self.certificates.lock().unwrap_or_else(PoisonError::into_inner).newest_good(found)?;
         self.ask(call, tls).map_err(|error| error.to_string())
     }
 
-    fn ask(&self, call: &Call, tls: Option<TlsConfig>) -> Result<News, ureq::Error> {
+    fn ask(&self, call: &Call, tls: TlsConfig) -> Result<News, ureq::Error> {
         let head = Duration::from_micros(call.timeout.0);
         let body = if call.is_stream { STREAM_TIME_MAX } else { head };
         let config = Agent::config_builder()
@@ -158,7 +192,7 @@ impl<T: From<News>> Under<T> {
             .timeout_recv_response(Some(head))
             .timeout_recv_body(Some(body))
             .proxy(None)
-            .tls_config(tls.unwrap_or_default())
+            .tls_config(tls)
             .build();
         let request = config.new_agent().post(format!("{}{}", self.url, call.path));
         let mut request = request.header("content-type", "application/json");
@@ -221,6 +255,20 @@ mod tests {
 
     fn has_answer(news: &Receiver<News>) -> bool {
         matches!(news.recv_timeout(PATIENCE).expect("each call ends"), News::Reply(..))
+    }
+
+    #[test]
+    fn certificates_that_are_being_replaced_leave_those_of_before() {
+        let mut certificates = Certificates::default();
+        let wrong = || Err("a.pem: the key is another's".to_owned());
+        assert!(certificates.newest_good(wrong()).is_err());
+        let first = TlsConfig::builder().use_sni(false).build();
+        assert!(!certificates.newest_good(Ok(first)).expect("good").use_sni());
+        assert!(!certificates.newest_good(wrong()).expect("those of before").use_sni());
+        assert!(certificates.complaint.is_some());
+        assert!(certificates.newest_good(Ok(TlsConfig::default())).expect("good").use_sni());
+        assert!(certificates.complaint.is_none());
+        assert!(certificates.newest_good(wrong()).expect("those of before").use_sni());
     }
 
     /// Two calls that fail together are what a node makes of one member that is dead: its lease and its reading.

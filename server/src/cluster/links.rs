@@ -91,6 +91,8 @@ pub struct Links {
     old: Option<Old>,
     /// The ring before this one, until copies have followed.
     ring_before: Option<Arc<Ring>>,
+    /// Whether the executor answers for its own keys only.
+    has_copies: bool,
     view: Held<Option<View>>,
     /// The view that was looked at last.
     seen: Option<Arc<Option<View>>>,
@@ -141,6 +143,7 @@ impl Links {
             },
             old: None,
             ring_before: None,
+            has_copies: false,
             node: Arc::clone(node),
             shards,
             view: Held::default(),
@@ -229,8 +232,8 @@ impl Links {
         let hash = hash_key(key);
         if self.peers.owns(hash) && !self.holds(hash) {
             Owner::Shard(self.shards.owner_by(hash))
-        } else if key == DISCOVERY_KEY {
-            // Any node knows the nodes.
+        } else if key == DISCOVERY_KEY && !self.has_copies {
+            // Any node knows the nodes. With copies only the key's primary may say that nobody has stored it.
             Owner::Shard(self.shards.me)
         } else {
             Owner::Elsewhere(hash)
@@ -326,6 +329,7 @@ impl Links {
             replication.follow(now, executor, ring, self.own_slot(ring));
         }
         executor.replication = Some(replication);
+        self.has_copies = true;
     }
 
     /// This node's place, if the ring means it in its present life.

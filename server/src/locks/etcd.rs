@@ -31,9 +31,6 @@ const STEPS_MAX: usize = 24;
 /// A watch that ended begins again after so long.
 const PAUSE_MS: u64 = 500;
 const OK: u16 = 200;
-const UNAUTHENTICATED: u16 = 401;
-/// What etcd answers to a login that it does not ask for.
-const LOGIN_NOT_WANTED: &[u8] = b"authentication is not enabled";
 /// Bytes of one line of the watch.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
@@ -272,7 +269,9 @@ impl Etcd {
     fn body_of<'a>(&mut self, now: Millis, errand: Errand, answer: Answer<'a>) -> Option<(Errand, &'a [u8])> {
         match answer {
             Answer::Reply { status: OK, body } => return Some((errand, body)),
-            Answer::Reply { status: UNAUTHENTICATED, .. } if !errand.is_second_try => {
+            Answer::Reply { status, body }
+                if gateway::is_token_refused(status, body) && !errand.is_second_try =>
+            {
                 self.token = None;
                 self.send(now, Errand { is_second_try: true, ..errand });
             }
@@ -298,13 +297,11 @@ impl Etcd {
     }
 
     fn logged_in(&mut self, now: Millis, answer: Answer<'_>) {
-        let is_not_wanted =
-            |body: &[u8]| body.windows(LOGIN_NOT_WANTED.len()).any(|said| said == LOGIN_NOT_WANTED);
         self.token = match answer {
             Answer::Reply { status: OK, body } => {
                 gateway::read_answer::<LoggedIn>(body).map(|said| said.token)
             }
-            Answer::Reply { body, .. } if is_not_wanted(body) => Some(String::new()),
+            Answer::Reply { body, .. } if gateway::is_login_unwanted(body) => Some(String::new()),
             Answer::Reply { .. } | Answer::Chunk(_) | Answer::Failed => None,
         };
         for errand in std::mem::take(&mut self.waiting) {

@@ -369,7 +369,7 @@ impl Given {
         if certificates.is_some() != key.is_some() || key.is_some() && !is_secured {
             return self.misuse("etcd", "--etcd-cert and --etcd-key go together, with https://");
         }
-        let check = access.tls().and_then(|_| access.login());
+        let check = urls.iter().try_for_each(|url| access.tls(url).map(drop)).and_then(|()| access.login());
         check.map_err(|error| self.refuse("etcd", &error, EXIT_USAGE))?;
         Ok(access)
     }

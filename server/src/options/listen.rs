@@ -1,6 +1,6 @@
 //! Where to listen: memcached's `-l` lists with their prefixes, names resolved to all their addresses. Opens nothing.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
 use super::arguments::Binding;
 
@@ -89,18 +89,19 @@ fn skip_tag(word: &str) -> Result<&str, String> {
     Ok(rest)
 }
 
-/// `host`, `host:port`, `address`, `[address]:port`, `*` or `*:port`.
+/// `host`, `host:port`, `address`, `[address]:port`, `*` or `*:port`; a link's own address names the link: `fe80::1%eth0`.
 fn look_up(text: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     if let Ok(address) = bare.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
+    let has_zone = bare.split_once('%').is_some_and(|(address, _)| address.parse::<Ipv6Addr>().is_ok());
     let (host, port) = match text.rsplit_once(':') {
-        Some((host, digits)) => {
+        Some((host, digits)) if !has_zone || bare.contains(']') => {
             let port = digits.parse().map_err(|_| format!("{digits:?} is no port; a port is 0 to 65535"))?;
             (host, port)
         }
-        None => (text, port),
+        _ => (text, port),
     };
     let host = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
     if host == "*" {
@@ -146,6 +147,13 @@ mod tests {
             read("::1,[::2],[::3]:9").unwrap(),
             [plain("[::1]:7"), plain("[::2]:7"), plain("[::3]:9")]
         );
+        for list in ["fe80::1%lo", "[fe80::1%lo]", "[fe80::1%lo]:7"] {
+            assert_eq!(
+                read(list).unwrap(),
+                [plain("[fe80::1%1]:7")],
+                "{list}: the first link is the loopback"
+            );
+        }
         assert_eq!(read("*,*:8").unwrap(), [plain("0.0.0.0:7"), plain("0.0.0.0:8")]);
         let local = read("localhost:9").unwrap();
         assert!(!local.is_empty() && local.iter().all(|listen| listen.address.ip().is_loopback()));
@@ -175,6 +183,7 @@ mod tests {
             ("proto[x]:*", "proto[x]"),
             ("tag[123456789]:*", "1 to 8"),
             ("tag[x", "not closed"),
+            ("fe80::1%nosuchlink", "neither"),
             ("*,notls:*", "given twice"),
         ] {
             let text = read(list).unwrap_err();

@@ -171,13 +171,13 @@ fn a_token_that_is_too_old_is_asked_for_anew_and_the_lease_is_used_again() {
     assert_eq!((grant.path, grant.token.as_deref()), (gateway::GRANT, Some("first")));
     etcd.reply(&grant, OK, r#"{"ID":"6","TTL":"2"}"#);
     let call = etcd.call_next();
-    etcd.reply(&call, UNAUTHENTICATED, "{}");
+    etcd.reply(&call, 401, "{}");
     let login = etcd.call_next();
     assert_eq!(login.path, gateway::LOGIN);
     etcd.reply(&login, OK, r#"{"token":"second"}"#);
     let call = etcd.call_next();
     assert_eq!((call.path, call.token.as_deref()), (gateway::TRANSACTION, Some("second")));
-    etcd.reply(&call, UNAUTHENTICATED, "{}");
+    etcd.reply(&call, 401, "{}");
     assert_eq!(etcd.heard(), Some(Heard::Came(name(), None)), "it does not go on for ever");
     etcd.check_idle();
 }
