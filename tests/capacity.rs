@@ -19,9 +19,11 @@ const PIPELINE_BYTES: usize = 16 << 10;
 /// Runs a case against memcached where it is installed and against Slabring, both with these arguments.
 fn check(args: &[&str], case: impl Fn(&Server)) {
     if let Some(memcached) = Server::memcached(args) {
+        println!("memcached {args:?}");
         case(&memcached);
     }
     let mut slabring = Server::start(args).expect("slabring starts");
+    println!("slabring {args:?}");
     case(&slabring);
     assert!(slabring.is_running(), "slabring is gone: {}", slabring.stderr());
 }
