@@ -181,7 +181,7 @@ fn values_on_their_way_between_many_shards_take_what_is_said() {
     const CLIENTS: usize = 100;
     const MEMORY_MIB: u64 = 64;
     const PROGRAM_MIB: u64 = 16;
-    const SHARD_MIB: u64 = 1;
+    const SHARD_MIB: u64 = 2;
     for threads in [8, 16] {
         let shards = threads.to_string();
         let args = ["-m", "64", "-t", &shards];
