@@ -30,6 +30,8 @@ const CALL_LOST_MS: u64 = 10_000;
 const STEPS_MAX: usize = 24;
 /// A watch that ended begins again after so long.
 const PAUSE_MS: u64 = 500;
+/// After a login that was refused every step fails at once for so long: another would be refused too, and etcd takes its time for each.
+const LOGIN_PAUSE_MS: u64 = 1_000;
 const OK: u16 = 200;
 const UNAUTHENTICATED: u16 = 401;
 /// What etcd answers to a login that it does not ask for.
@@ -84,6 +86,8 @@ pub struct Etcd {
     login: Option<Login>,
     /// What calls are made with; empty where etcd wants nothing.
     token: Option<String>,
+    /// The next login is not made before.
+    login_at: Millis,
     /// What each call is for, and since when.
     under_way: BTreeMap<CallId, (Purpose, Millis)>,
     calls: u64,
@@ -107,6 +111,7 @@ impl Etcd {
             start_unix_ms,
             login,
             token: None,
+            login_at: Millis(0),
             under_way: BTreeMap::new(),
             calls: 0,
             waiting: VecDeque::new(),
@@ -186,6 +191,9 @@ impl Etcd {
 
     fn send(&mut self, now: Millis, errand: Errand) {
         let errand = Errand { asked_after: self.offset.revision(), ..errand };
+        if !self.may_call() && now < self.login_at {
+            return self.came(errand, None);
+        }
         if !self.may_call() {
             self.waiting.push_back(errand);
             return self.log_in(now);
@@ -305,7 +313,11 @@ impl Etcd {
                 gateway::read_answer::<LoggedIn>(body).map(|said| said.token)
             }
             Answer::Reply { body, .. } if is_not_wanted(body) => Some(String::new()),
-            Answer::Reply { .. } | Answer::Chunk(_) | Answer::Failed => None,
+            Answer::Reply { .. } => {
+                self.login_at = Millis(now.0 + LOGIN_PAUSE_MS);
+                None
+            }
+            Answer::Chunk(_) | Answer::Failed => None,
         };
         for errand in std::mem::take(&mut self.waiting) {
             match self.token {
