@@ -20,7 +20,10 @@ pub struct EtcdAccess {
 }
 
 impl EtcdAccess {
-    /// How to speak TLS, if that is spoken. The error is one line that names the file.
+    /// How to speak TLS, if that is spoken.
+    ///
+    /// # Errors
+    /// One line that names the file.
     pub fn tls(&self) -> Result<Option<TlsConfig>, String> {
         let Some(authorities) = &self.authorities else { return Ok(None) };
         let identity = match &self.identity {
@@ -34,7 +37,10 @@ impl EtcdAccess {
         Ok(Some(config.build()))
     }
 
-    /// Who this node is, if etcd asks. The error is one line that names the file.
+    /// Who this node is, if etcd asks.
+    ///
+    /// # Errors
+    /// One line that names the file.
     pub fn login(&self) -> Result<Option<Login>, String> {
         let Some(path) = &self.login else { return Ok(None) };
         let text = String::from_utf8(read(path)?).map_err(|error| told(path, &error))?;
