@@ -19,9 +19,11 @@ const PIPELINE_BYTES: usize = 16 << 10;
 /// Runs a case against memcached where it is installed and against Slabring, both with these arguments.
 fn check(args: &[&str], case: impl Fn(&Server)) {
     if let Some(memcached) = Server::memcached(args) {
+        println!("memcached {args:?}");
         case(&memcached);
     }
     let mut slabring = Server::start(args).expect("slabring starts");
+    println!("slabring {args:?}");
     case(&slabring);
     assert!(slabring.is_running(), "slabring is gone: {}", slabring.stderr());
 }
@@ -179,7 +181,7 @@ fn values_on_their_way_between_many_shards_take_what_is_said() {
     const CLIENTS: usize = 100;
     const MEMORY_MIB: u64 = 64;
     const PROGRAM_MIB: u64 = 16;
-    const SHARD_MIB: u64 = 1;
+    const SHARD_MIB: u64 = 2;
     for threads in [8, 16] {
         let shards = threads.to_string();
         let args = ["-m", "64", "-t", &shards];

@@ -14,7 +14,7 @@ pub(crate) struct Loss {
     /// The node is a member and not there: it can give nothing away.
     pub(crate) is_absent: bool,
     /// Partitions that only it has, if they are lost.
-    partitions: usize,
+    pub(crate) partitions: usize,
 }
 
 impl Loss {
@@ -33,6 +33,11 @@ impl Loss {
         };
         let partitions = if takes_away { migrate::only_at(ring, slot).count() } else { 0 };
         Self { is_absent, partitions }
+    }
+
+    /// Whether anything is lost.
+    pub(crate) fn is_any(self) -> bool {
+        self.partitions > 0
     }
 
     /// A line for who is about to decide; empty if nothing is lost.
@@ -111,6 +116,9 @@ mod tests {
         let warning = gone.warning(&single.slot(SlotId(1)).node);
         assert!(warning.contains("n2 is not there: what only it had"), "{warning}");
         assert_eq!(loss(&single, &[0, 1, 2], Wish::Drain), Loss { is_absent: false, partitions: 0 });
+        // A share of nothing says the same in other words, and is asked about as well.
+        assert!(loss(&single, &[0, 2], Wish::Weight(0)) == gone && gone.is_any());
+        assert!(!loss(&single, &[0, 2], Wish::Weight(9)).is_any());
         // Others have copies of what it had.
         assert_eq!(loss(&ring(2, &[]), &[0, 2], Wish::Drain), Loss { is_absent: true, partitions: 0 });
     }

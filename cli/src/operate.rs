@@ -237,9 +237,9 @@ impl<'a> Operation<'a> {
     }
 
     /// Whether it takes something away, or cannot be taken back.
-    fn needs_consent(&self, (wanted, left): (usize, usize)) -> bool {
+    fn needs_consent(&self, copies: (usize, usize)) -> bool {
         let is_first = self.ring.document().replication.is_none();
-        matches!(self.wish, Wish::Drain | Wish::Down) || is_first || left < wanted
+        is_first || takes_away(self.wish, self.loss, copies)
     }
 
     /// Members beside the node that hold something, or will.
@@ -398,6 +398,11 @@ impl<'a> Operation<'a> {
     }
 }
 
+/// Whether a wish takes something away, of the copies that are wanted and left or for good.
+fn takes_away(wish: Wish, loss: Loss, (wanted, left): (usize, usize)) -> bool {
+    matches!(wish, Wish::Drain | Wish::Down) || loss.is_any() || left < wanted
+}
+
 /// The share that a node joins with unless told: the one it was wished, or has, or brings, or that of a full node.
 fn share_of(standing: &Standing, ring: &Ring, node: &NodeId) -> u16 {
     let wished = match standing.wishes.get(node) {
@@ -432,4 +437,20 @@ fn find(standing: &Standing, ring: &Ring, given: &str) -> Result<NodeId, Failure
     there.sort();
     there.dedup();
     Err(Failure::NoNode { given: given.to_owned(), there: there.join(", ") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_of_nothing_is_asked_about_where_a_node_that_is_away_has_the_last_copies() {
+        let lost = Loss { is_absent: true, partitions: 7 };
+        let nothing = Loss { is_absent: false, partitions: 0 };
+        assert!(takes_away(Wish::Weight(0), lost, (1, 1)));
+        assert!(
+            !takes_away(Wish::Weight(0), nothing, (1, 1)) && takes_away(Wish::Weight(0), nothing, (2, 1))
+        );
+        assert!(takes_away(Wish::Drain, nothing, (1, 1)) && !takes_away(Wish::Weight(9), nothing, (1, 1)));
+    }
 }

@@ -65,10 +65,12 @@ pub(crate) fn unreached(standing: &Standing, node: &NodeId) -> Option<String> {
     let told = standing.waits.unreached.iter().find(|told| told.node == *node)?;
     let conductor = standing.conductor.as_ref()?;
     let peer = &standing.nodes.get(node)?.peer;
-    Some(format!(
-        "{node} gets no place: {conductor}, which decides, does not reach it at {peer}: {}",
-        told.why
-    ))
+    let whose = standing.nodes.values().find(|other| other.peer == *peer && other.node != *node);
+    let why = whose.map_or_else(
+        || told.why.clone(),
+        |other| format!("{} says that it is there (--peer-advertise of one of them is wrong)", other.node),
+    );
+    Some(format!("{node} gets no place: {conductor}, which decides, does not reach it at {peer}: {why}"))
 }
 
 /// The time of day of a Unix second.
@@ -83,6 +85,10 @@ impl fmt::Display for Clock {
 
 #[cfg(test)]
 mod tests {
+    use slabring_client::cluster::coordinator::NodeDescription;
+    use slabring_client::cluster::names::Incarnation;
+    use slabring_client::cluster::report::{Unreached, Waits};
+
     use super::*;
 
     #[test]
@@ -97,5 +103,26 @@ mod tests {
             "waits for n4, which is down; and for n4, which is down"
         );
         assert_eq!(line(&[]), None);
+    }
+
+    #[test]
+    fn two_nodes_that_say_that_they_are_at_one_address_are_named_together() {
+        let name = |name: &str| NodeId(name.parse().unwrap());
+        let described = |node: &str, peer: &str| {
+            let (node, incarnation, zone) = (name(node), Incarnation(1), String::new());
+            let (client, peer) = ("c:1".parse().unwrap(), peer.parse().unwrap());
+            (node.clone(), NodeDescription { node, incarnation, zone, client, peer, shards: 1, weight: 256 })
+        };
+        let told = |node: &str| Unreached { node: name(node), why: "it closed".into() };
+        let waits = Waits { unreached: vec![told("n2"), told("n3")], ..Waits::default() };
+        let nodes = [described("n1", "p:1"), described("n2", "p:1"), described("n3", "p:3")];
+        let standing =
+            Standing { conductor: Some(name("n1")), nodes: nodes.into(), waits, ..Standing::default() };
+        let why = unreached(&standing, &name("n2")).unwrap();
+        assert!(
+            why.ends_with("at p:1: n1 says that it is there (--peer-advertise of one of them is wrong)"),
+            "{why}"
+        );
+        assert!(unreached(&standing, &name("n3")).unwrap().ends_with("at p:3: it closed"));
     }
 }

@@ -38,6 +38,9 @@ pub struct Ring {
 
 impl Ring {
     /// Makes a ring of a document, or says what is wrong with it. Takes milliseconds: not for a shard thread.
+    ///
+    /// # Errors
+    /// [`Refusal`]: what is wrong with it.
     pub fn new(document: RingDocument) -> Result<Self, Refusal> {
         Self::with_table(document, |slots, replicas| Arc::new(PartitionTable::build(slots, replicas)))
     }
@@ -167,6 +170,9 @@ impl RingHolder {
     }
 
     /// Adopts a document that is good and newer than the ring; refused, the ring stays as it is.
+    ///
+    /// # Errors
+    /// [`Refusal`]: what is wrong with it, or that it is not newer.
     pub fn offer(&mut self, document: RingDocument) -> Result<Offered, Refusal> {
         self.offer_with(document, Ring::new)
     }

@@ -107,6 +107,9 @@ fn append(message: &mut Vec<u8>, key: &[u8], samples: u8) {
 }
 
 /// Reads a message: nothing of it if any of it is wrong.
+///
+/// # Errors
+/// [`Garbled`]: empty, too long, or cut.
 pub fn decode(bytes: &[u8]) -> Result<impl Iterator<Item = Touch<'_>>, Garbled> {
     let is_one = (1..=TOUCHES_BYTES_MAX).contains(&bytes.len());
     if is_one && entries(bytes).all(|touch| touch.is_ok()) {

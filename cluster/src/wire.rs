@@ -418,6 +418,9 @@ impl OpenBatch {
 }
 
 /// The first message of what is left of a batch, and its length.
+///
+/// # Errors
+/// [`Garbled`]: no head, one that may not be in a batch, or more than there is.
 #[inline]
 pub fn next_of_batch(bytes: &[u8]) -> Result<(Header, usize), Garbled> {
     let head = bytes.first_chunk::<HEADER_BYTES>().ok_or(Garbled::Batch)?;
@@ -442,6 +445,9 @@ pub fn goes_on_with(bytes: &[u8], flags: Flags, shard: u8, beginning: &[u8]) -> 
 /// Looks at the first frame of `bytes`, whose body is to be at most `body_bytes_max` long.
 ///
 /// The head is judged as soon as it is there; the checksum when the frame is.
+///
+/// # Errors
+/// [`Garbled`]: no frame begins so, it is longer than allowed, or its checksum is wrong. Nothing behind it can be read then.
 pub fn decode(bytes: &[u8], body_bytes_max: usize) -> Result<Decoded, Garbled> {
     let Some(head) = bytes.first_chunk::<HEADER_BYTES>() else {
         return Ok(Decoded::Incomplete);

@@ -20,6 +20,8 @@ pub(crate) struct Hold {
     pub(crate) pieces: Pieces,
     /// Bytes of all its chunks, headers and rounding included.
     pub(crate) chunk_bytes: usize,
+    /// Those of its continuations.
+    pub(crate) behind_bytes: usize,
     pub(crate) state: HoldState,
 }
 
@@ -43,6 +45,7 @@ pub(crate) struct Holds {
     holds_max: usize,
     pages: usize,
     chunk_bytes: usize,
+    behind_bytes: usize,
     /// Bytes of chunks that belong to no item.
     orphan_bytes: usize,
 }
@@ -63,6 +66,7 @@ impl Holds {
             holds_max,
             pages,
             chunk_bytes: 0,
+            behind_bytes: 0,
             orphan_bytes: 0,
         }
     }
@@ -99,9 +103,9 @@ impl Holds {
         self.heads.len()
     }
 
-    /// Bytes of the chunks held, those included that a writer has not taken yet.
-    pub(crate) fn chunk_bytes(&self) -> usize {
-        self.chunk_bytes
+    /// Bytes of the continuations held, those included that a writer has not taken yet.
+    pub(crate) fn behind_bytes(&self) -> usize {
+        self.behind_bytes
     }
 
     /// Bytes of the chunks held that belong to no item.
@@ -118,6 +122,7 @@ impl Holds {
         assert!(self.heads.len() < self.holds_max);
         debug_assert!(self.place(head).is_none());
         self.chunk_bytes += hold.chunk_bytes;
+        self.behind_bytes += hold.behind_bytes;
         self.orphan_bytes += if hold.state.is_orphan() { hold.chunk_bytes } else { 0 };
         self.heads.push(head);
         self.holds.push(hold);
@@ -138,6 +143,7 @@ impl Holds {
         self.heads.swap_remove(at);
         let hold = self.holds.swap_remove(at);
         self.chunk_bytes -= hold.chunk_bytes;
+        self.behind_bytes -= hold.behind_bytes;
         self.orphan_bytes -= if hold.state.is_orphan() { hold.chunk_bytes } else { 0 };
         hold
     }
@@ -150,6 +156,7 @@ impl Holds {
     pub(crate) fn validate(&self) {
         let bytes = |hold: &Hold| hold.chunk_bytes;
         assert_eq!(self.holds.iter().map(bytes).sum::<usize>(), self.chunk_bytes);
+        assert_eq!(self.holds.iter().map(|hold| hold.behind_bytes).sum::<usize>(), self.behind_bytes);
         let orphans = self.holds.iter().filter(|hold| hold.state.is_orphan());
         assert_eq!(orphans.map(bytes).sum::<usize>(), self.orphan_bytes);
         assert!(self.heads.len() == self.holds.len() && self.heads.len() <= self.holds_max);

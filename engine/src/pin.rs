@@ -52,7 +52,8 @@ impl Shard {
 
     /// Pins the item that was just read, dead or alive. `None` if anything else happened to the shard meanwhile and the item
     /// is gone or replaced, or if too much is held already: more than half of the budget or of the pages (three
-    /// quarters, if it is a single value), or 1024 values (fewer in shards below 32 MiB). Then the caller copies. O(1).
+    /// quarters, if it is a single value), so much that what is small would find no room, or 1024 values (fewer in shards below 32 MiB).
+    /// Then the caller copies. O(1).
     pub fn pin_at(&mut self, place: Place) -> Option<Pin> {
         let head = place.location;
         if !self.is_there(place) {
@@ -127,10 +128,12 @@ impl Shard {
             HoldState::Linked { readers: 1 } => {
                 self.holds.remove(head);
                 self.slabs.let_go(head);
+                self.reckon_with_holds();
             }
             HoldState::Unlinked { readers: 1 } => {
                 let first = self.holds.remove(head).first;
                 self.slabs.let_go(head);
+                self.reckon_with_holds();
                 self.give_chunks(Chunks { head, first });
             }
             HoldState::Linked { readers } => {
@@ -202,6 +205,7 @@ impl Shard {
 
     fn has_room_to_read(&self, chunk_bytes: usize) -> bool {
         self.holds.has_room(chunk_bytes, self.holdable_bytes(), self.slabs.pages_held())
+            && self.leaves_room_if_held(chunk_bytes)
     }
 
     /// What of the budget items can have, of which a part may be held. A single value has it all.
@@ -228,7 +232,9 @@ impl Shard {
         let pieces = Pieces::of(item, &head, self.payload());
         self.slabs.hold(item);
         let state = HoldState::Linked { readers: 1 };
-        self.holds.insert(item, Hold { first, pieces, chunk_bytes, state });
+        let behind_bytes = chunk_bytes - self.slabs.class(self.slabs.class_of(item)).chunk_size;
+        self.holds.insert(item, Hold { first, pieces, chunk_bytes, behind_bytes, state });
+        self.reckon_with_holds();
         Some(())
     }
 }

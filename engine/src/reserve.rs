@@ -121,11 +121,13 @@ impl Shard {
         self.write_key(chunk, &head, request.key);
         let largest = self.slabs.class(self.slabs.largest()).chunk_size;
         let own = self.slabs.class(self.slabs.class_of(chunk)).chunk_size;
-        let chunk_bytes = own + continuations * largest;
+        let behind_bytes = continuations * largest;
+        let chunk_bytes = own + behind_bytes;
         let pieces = Pieces::of(chunk, &head, self.payload());
         let (first, state) = (Location::NONE, HoldState::Reserved);
         self.slabs.hold(chunk);
-        self.holds.insert(chunk, Hold { first, pieces, chunk_bytes, state });
+        self.holds.insert(chunk, Hold { first, pieces, chunk_bytes, behind_bytes, state });
+        self.reckon_with_holds();
         let Store { mode, expiry, compare, .. } = *request;
         let chunks = Chunks { head: chunk, first };
         let start = chunk.offset() + head.value_offset();
@@ -144,6 +146,7 @@ impl Shard {
 
     fn has_room_to_write(&self, chunk_bytes: usize) -> bool {
         self.holds.has_room_to_write(chunk_bytes, self.holdable_bytes(), self.slabs.pages_held())
+            && self.leaves_room_if_held(chunk_bytes)
     }
 
     /// The next bytes to be filled, as many as lie in one piece. They may hold anything. The value must not be complete.
@@ -338,5 +341,6 @@ impl Shard {
         let hold = self.holds.remove(chunks.head);
         assert!(hold.state == HoldState::Reserved);
         self.slabs.let_go(chunks.head);
+        self.reckon_with_holds();
     }
 }

@@ -35,8 +35,9 @@ impl Shard {
         self.withhold_external_bytes();
     }
 
-    /// Uses no more than so many bytes of the budget from here on, or all of it again. At least a sixteenth stays in use. As
-    /// with [external bytes](Shard::set_external_bytes), items go as pages leave.
+    /// Uses no more than so many bytes of the budget from here on, or all of it again. At least a sixteenth stays for items, beside what
+    /// is [held](Shard::pin_at), the index and what the policy remembers, which may be more than the limit. As with
+    /// [external bytes](Shard::set_external_bytes), items go as pages leave.
     pub fn set_memory_limit(&mut self, bytes: usize) {
         let limit = bytes.clamp(self.memory_bytes / LIMIT_SHARE, self.memory_bytes);
         self.withheld_bytes = self.memory_bytes - limit;
@@ -44,10 +45,7 @@ impl Shard {
     }
 
     fn withhold_external_bytes(&mut self) {
-        let limit = self.memory_bytes - self.withheld_bytes;
-        let external = self.external_reported.min(limit / EXTERNAL_SHARE).min(self.unheld_bytes());
-        self.external_wanted = self.withheld_bytes + external;
-        self.external_bytes = self.external_bytes.min(self.external_wanted);
+        self.reckon_with_holds();
         self.take_external_bytes();
         let pages = EXTERNAL_BYTES_AT_ONCE / self.slabs.page_size();
         for _ in 0..pages {
@@ -61,12 +59,25 @@ impl Shard {
         }
     }
 
-    /// Bytes of the budget, as far as it is limited, that are neither held nor promised to who holds, nor needed for others.
+    /// What of the budget items should not have, as far as what is held allows it: called with every change of either. O(1).
+    pub(crate) fn reckon_with_holds(&mut self) {
+        let limit = self.memory_bytes - self.withheld_bytes;
+        let external = self.external_reported.min(limit / EXTERNAL_SHARE);
+        self.external_wanted = (self.withheld_bytes + external).min(self.unheld_bytes());
+        self.external_bytes = self.external_bytes.min(self.external_wanted);
+    }
+
+    /// Bytes of the budget that are neither in pages that must stay, nor promised to who holds, nor needed for others. A page with the
+    /// head of something held stays, and of continuations no more pages than they fill: the others have chunks for whoever needs one.
     fn unheld_bytes(&self) -> usize {
-        let pages_held = self.slabs.pages_held() * self.slabs.page_size();
+        let held = self.slabs.pages_held() * self.slabs.page_size() + self.holds.behind_bytes();
         let kept = self.memory_bytes / UNHELD_SHARE + self.slabs.page_size();
-        let taken = self.withheld_bytes + self.index.bytes() + self.policy_bytes() + kept;
-        self.memory_bytes.saturating_sub(taken + self.holds.chunk_bytes().max(pages_held))
+        self.memory_bytes.saturating_sub(held + self.index.bytes() + self.policy_bytes() + kept)
+    }
+
+    /// Whether something that takes so many bytes can be held, and what is small finds room all the same. Of a single value that is so.
+    pub(crate) fn leaves_room_if_held(&self, chunk_bytes: usize) -> bool {
+        self.holds.len() == 0 || self.slabs.page_size() + chunk_bytes <= self.unheld_bytes()
     }
 
     /// Counts as much of the external bytes as fits.

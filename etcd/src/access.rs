@@ -25,8 +25,11 @@ pub struct EtcdAccess {
 }
 
 impl EtcdAccess {
-    /// How to speak to a member with that URL. The error is one line that names the file: one that cannot be read or is no
-    /// certificate, or a key that is not the certificate's, as while the two are being replaced.
+    /// How to speak to a member with that URL.
+    ///
+    /// # Errors
+    /// One line that names the file: one that cannot be read or is no certificate, or a key that is not the certificate's, as while
+    /// the two are being replaced.
     pub fn tls(&self, url: &str) -> Result<TlsConfig, String> {
         let is_https = url.get(..HTTPS.len()).is_some_and(|scheme| scheme.eq_ignore_ascii_case(HTTPS));
         if !is_https {
@@ -46,7 +49,10 @@ impl EtcdAccess {
         Ok(config.build())
     }
 
-    /// Who this node is, if etcd asks. The error is one line that names the file.
+    /// Who this node is, if etcd asks.
+    ///
+    /// # Errors
+    /// One line that names the file.
     pub fn login(&self) -> Result<Option<Login>, String> {
         let Some(path) = &self.login else { return Ok(None) };
         let text = String::from_utf8(read(path)?).map_err(|error| told(path, &error))?;

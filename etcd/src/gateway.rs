@@ -57,6 +57,9 @@ impl Gateway {
     }
 
     /// Posts JSON and waits for JSON.
+    ///
+    /// # Errors
+    /// [`Failure`]: nobody answered in time, a file cannot be read, or etcd refused. What was asked may have been done where no answer came.
     pub fn call(&self, path: &str, body: &str) -> Result<Vec<u8>, Failure> {
         if self.token.borrow().is_none() {
             self.log_in()?;

@@ -50,6 +50,9 @@ impl ClusterKeys {
     }
 
     /// Reads all of them: one call.
+    ///
+    /// # Errors
+    /// [`Failure`]: nobody answered, etcd refused, or a key holds what this build cannot read.
     pub fn read(&self) -> Result<Standing, Failure> {
         let body = self.gateway.call(RANGE, &range(&self.prefix))?;
         let read: Ranged = read_answer(&body).ok_or_else(|| self.gateway.rubbish(&body))?;
@@ -63,6 +66,9 @@ impl ClusterKeys {
     }
 
     /// Wishes something for a node, whatever was wished before. It stands until it is taken back.
+    ///
+    /// # Errors
+    /// [`Failure`]: nobody answered, or etcd refused. Where no answer came it may stand all the same.
     pub fn wish(&self, node: &NodeId, wish: Wish) -> Result<(), Failure> {
         let value = serde_json::to_string(&wish).expect("a wish can always be written");
         self.gateway.call(TRANSACTION, &put_for_good(&self.wish_key(node), &value)).map(drop)

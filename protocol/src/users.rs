@@ -51,6 +51,9 @@ pub enum UsersError {
 
 impl Users {
     /// Reads a file. Lines end in LF or CRLF, the last one may have no end. O(length), allocates.
+    ///
+    /// # Errors
+    /// [`UsersError`]: somebody would not come in as the file says. Nobody of it is taken then.
     pub fn parse(file: &[u8], format: UsersFormat) -> Result<Self, UsersError> {
         let lines = file.strip_suffix(b"\n").unwrap_or(file).split(|&byte| byte == b'\n');
         let mut users = Self { entries: Vec::new() };

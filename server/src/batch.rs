@@ -556,6 +556,24 @@ impl Batch {
         }
     }
 
+    /// Whether all of it was deferred, for one connection, and it is so much that it should not be copied. Which connection that is.
+    pub fn is_deferred_whole(&self) -> Option<ConnectionId> {
+        let first = self.entries.first()?.sender.connection;
+        let is_whole = self.bytes.len() >= self.bytes_max
+            && self.fates.iter().all(|fate| fate.state == State::Deferred)
+            && self.entries.iter().all(|entry| entry.sender.connection == first);
+        is_whole.then_some(first)
+    }
+
+    /// Makes a batch that was [deferred whole](Self::is_deferred_whole) one to be posted again.
+    pub fn retry_whole(&mut self) {
+        self.fates.clear();
+        self.resumes = false;
+        for (place, entry) in self.entries.iter_mut().enumerate() {
+            entry.retries = place == 0;
+        }
+    }
+
     /// Whether something of it was deferred.
     pub fn has_deferred(&self) -> bool {
         self.fates.iter().any(|fate| fate.state == State::Deferred)

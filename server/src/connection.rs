@@ -168,7 +168,7 @@ pub struct Deferred {
     /// Whose keys they name.
     pub owner: ShardId,
     /// In order.
-    pub requests: Batch,
+    pub requests: Box<Batch>,
     /// With this letter all that was posted behind them has come back too.
     pub letter: u64,
 }

@@ -204,9 +204,26 @@ impl Post {
         self.change(self.index_of(shard), |peer, spares| peer.open(spares).deliver(to, reply));
     }
 
-    /// Posts requests again that were deferred. There must be room; together they may be more than a letter should hold.
-    pub fn again(&mut self, owner: ShardId, deferred: &Batch) {
-        self.write(owner, |open| open.absorb(deferred, |_known| {}));
+    /// Posts requests again that were deferred. There must be room; together they may be more than a letter should hold. Then they are a
+    /// letter by themselves, if it can go at once: a long value may be deferred many times, and is not copied each time.
+    pub fn again(&mut self, owner: ShardId, deferred: Box<Batch>) {
+        let index = self.index_of(owner);
+        let peer = &self.peers[index];
+        if !deferred.is_full() || !peer.may_send_besides_open() {
+            return self.write(owner, |open| open.absorb(&deferred, |_known| {}));
+        }
+        self.change(index, |peer, _spares| {
+            assert!(!peer.is_blocked(), "the caller asks for room first");
+            if !peer.has_nothing_open() {
+                peer.send_open();
+            }
+            peer.send(deferred);
+        });
+    }
+
+    /// Takes note that a letter has come back which is kept to be posted [again](Post::again).
+    pub fn kept(&mut self, owner: ShardId, letter: &Batch) {
+        self.change(self.index_of(owner), |peer, _spares| peer.came_back(letter));
     }
 
     /// The number of the letter to `owner` with which all is answered that was written by now.
@@ -261,9 +278,7 @@ impl Post {
     /// Takes back a batch whose replies have been handed out, and keeps what of it has bounced.
     pub fn recycle(&mut self, owner: ShardId, batch: Box<Batch>, senders: &mut impl Senders) {
         self.change(self.index_of(owner), |peer, spares| {
-            peer.under_way -= 1;
-            peer.answered += 1;
-            peer.under_way_bytes -= batch.posted_bytes;
+            peer.came_back(&batch);
             if batch.has_bounced() {
                 peer.bounced.absorb(&batch, |id| senders.bounced(id));
                 peer.resyncing = true;
@@ -343,6 +358,17 @@ impl Peer {
         self.under_way < self.letters_max && !self.resyncing
     }
 
+    /// Whether a letter can go at once, and behind what is open if there is anything.
+    fn may_send_besides_open(&self) -> bool {
+        self.under_way + usize::from(!self.has_nothing_open()) < self.letters_max && !self.resyncing
+    }
+
+    fn came_back(&mut self, letter: &Batch) {
+        self.under_way -= 1;
+        self.answered += 1;
+        self.under_way_bytes -= letter.posted_bytes;
+    }
+
     fn is_blocked(&self) -> bool {
         self.open.as_ref().is_some_and(|open| open.is_full()) && !self.may_send()
     }
@@ -401,6 +427,8 @@ impl Peer {
 
 #[cfg(test)]
 mod tests {
+    use slabring_protocol::Command;
+
     use super::*;
 
     #[test]
@@ -414,5 +442,28 @@ mod tests {
             }
         }
         assert_eq!(Extent::of(32 << 20, 1), Extent { letters: LETTERS_MAX, bytes: LETTER_BYTES_MAX });
+    }
+
+    #[test]
+    fn a_long_request_that_was_deferred_is_posted_again_as_it_is_behind_what_is_open() {
+        let wakers = [(); 2].map(|()| Arc::new(Waker::new().unwrap()));
+        let boxes = connect_all(2).into_iter().zip([0, 1].map(ShardId));
+        let posts = boxes.map(|(boxes, me)| Post::new(me, boxes, &wakers, 1 << 20));
+        let [mut sender, mut owner] = <[Post; 2]>::try_from(posts.collect::<Vec<_>>()).ok().unwrap();
+        let value = vec![b'x'; sender.letter_bytes()];
+        let long = Request { value: &value, ..Request::get(b"key", false) };
+        let long = Request { command: Command::Touch { exptime: 0 }, ..long };
+        let mut deferred = Box::new(Batch::of(sender.letter_bytes()));
+        deferred.push(ReturnAddress::NOBODY, &long);
+        let place = std::ptr::from_ref::<Batch>(&deferred);
+        sender.request(ShardId(1), ReturnAddress::NOBODY, &Request::get(b"other", false));
+        sender.again(ShardId(1), deferred);
+        sender.peers[0].outgoing.publish();
+        let mut came = || match owner.take() {
+            Some((ShardId(0), Letter::Requests(letter))) => letter,
+            _ => panic!("two letters were sent"),
+        };
+        assert!(!std::ptr::eq(&raw const *came(), place), "what was open goes first");
+        assert!(std::ptr::eq(&raw const *came(), place), "it was copied");
     }
 }

@@ -3,6 +3,8 @@
 //! Knows the protocol only as text in files and in tests: it links no crate of the server, so a mistake there cannot
 //! hide behind the same mistake here. Every wait has a bound, and every child is stopped by its own handle.
 
+#![expect(clippy::missing_errors_doc, reason = "a test fails with whatever goes wrong, and shows it")]
+
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 

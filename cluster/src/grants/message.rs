@@ -95,6 +95,9 @@ impl Message<'_> {
 }
 
 /// Reads a message.
+///
+/// # Errors
+/// [`Garbled`]: no message, or one that is cut.
 pub fn decode(bytes: &[u8]) -> Result<Message<'_>, Garbled> {
     let (&[kind], rest) = bytes.split_first_chunk().ok_or(Garbled)?;
     let message = match kind {

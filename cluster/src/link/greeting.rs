@@ -39,6 +39,9 @@ pub struct SecretLength(usize);
 
 impl Secret {
     /// A secret of these bytes: 16 to 1024 of them.
+    ///
+    /// # Errors
+    /// [`SecretLength`]: fewer, or more.
     pub fn new(bytes: Vec<u8>) -> Result<Self, SecretLength> {
         if (SECRET_BYTES_MIN..=SECRET_BYTES_MAX).contains(&bytes.len()) {
             Ok(Self(bytes))

@@ -12,6 +12,9 @@ use crate::wire::{BODY_BYTES_MAX, GREETING_BYTES_MAX, Header, Kind, Status, TOUC
 
 impl Link {
     /// Gathers a request: its header's kind, epoch and deadline are filled in here. Dialler only, while up.
+    ///
+    /// # Errors
+    /// [`NoCredit`]: the other side takes no more now. Nothing is gathered then.
     pub fn send_request(
         &mut self,
         now: Micros,

@@ -21,16 +21,25 @@ pub struct RunLane {
 
 impl<P: Copy> Peers<P> {
     /// Sends a request to its owner, unless that is this node; or says at once why it cannot.
+    ///
+    /// # Errors
+    /// [`Failure`]: there is no ring, no link to the owner that is up, or no room on it. Then nothing was sent, and nothing will come.
     pub fn forward(&mut self, now: Micros, place: P, request: &Forward<'_>) -> Result<Route, Failure> {
         self.forward_within(now, place, request, (false, 0))
     }
 
     /// As [`Self::forward`], for a get that was one of a [run](Self::run): what others have under way meanwhile is not in its way.
+    ///
+    /// # Errors
+    /// Those of [`Self::forward`].
     pub fn forward_alone(&mut self, now: Micros, place: P, request: &Forward<'_>) -> Result<Route, Failure> {
         self.forward_within(now, place, request, (true, 0))
     }
 
     /// As [`Self::forward`], for so many gets: their answers are [`Effect::Run`](super::Effect::Run)s.
+    ///
+    /// # Errors
+    /// Those of [`Self::forward`], for all of them.
     pub fn forward_run(
         &mut self,
         now: Micros,
@@ -118,6 +127,9 @@ impl<P: Copy> Peers<P> {
     }
 
     /// Sends a request that is for a node and not for a key: its flags have [`Flags::NODE`].
+    ///
+    /// # Errors
+    /// [`Failure`]: no link to the node is up, or it takes no more now. Then nothing was sent.
     pub fn tell(
         &mut self,
         now: Micros,

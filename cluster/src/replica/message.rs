@@ -321,6 +321,9 @@ fn put_sized(output: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// Reads a message. `now` is the receiver's clock.
+///
+/// # Errors
+/// [`Garbled`]: no message, or one that is cut or longer than it says.
 pub fn decode(now: Micros, bytes: &[u8]) -> Result<(Sender, Message), Garbled> {
     let mut reader = Reader { rest: bytes };
     let kind = reader.byte()?;

@@ -396,6 +396,9 @@ impl<T: Copy> Replicator<T> {
     }
 
     /// A message came in.
+    ///
+    /// # Errors
+    /// [`Garbled`]: no message of this version. Nothing has changed then.
     pub fn received(&mut self, now: Micros, store: &mut impl Store, bytes: &[u8]) -> Result<(), Garbled> {
         let (sender, message) = decode(now, bytes)?;
         if self.knows(&sender) {

@@ -267,6 +267,9 @@ pub enum Refusal {
 
 impl RingDocument {
     /// Reads what [`Self::to_json`] wrote. Judges form and checksum, not yet the content.
+    ///
+    /// # Errors
+    /// [`Refusal`]: too long, not such a document, of an unknown format, or changed since it was written.
     pub fn from_json(json: &[u8]) -> Result<Self, Refusal> {
         if json.len() > DOCUMENT_BYTES_MAX {
             return Err(Refusal::TooLong(json.len()));

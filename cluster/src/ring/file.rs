@@ -72,6 +72,9 @@ fn up() -> NodeState {
 impl RingDocument {
     /// Reads a TOML file. Where it is silent: cluster `slabring`, epoch 1, one copy, and for each node the peer address
     /// as its name, any incarnation, no zone, one shard, full weight, up.
+    ///
+    /// # Errors
+    /// [`Refusal`]: too long, no TOML, or not what is to be in it.
     pub fn from_toml(text: &str) -> Result<Self, Refusal> {
         if text.len() > DOCUMENT_BYTES_MAX {
             return Err(Refusal::TooLong(text.len()));
@@ -91,6 +94,9 @@ impl RingDocument {
 
     /// Makes a ring of one copy from `(peer, client)` addresses. The order does not matter: the same list in another
     /// order gives the same ring.
+    ///
+    /// # Errors
+    /// [`Refusal`]: an address that makes no name.
     pub fn from_peers(mut peers: Vec<(Address, Address)>) -> Result<Self, Refusal> {
         peers.sort();
         let in_file = |(peer, client)| NodeInFile {

@@ -110,6 +110,34 @@ fn who_is_delivered_a_reply_has_no_outcome_at_its_sender() {
     assert_eq!(executor.deliveries.len(), 1);
 }
 
+#[test]
+fn a_long_append_is_deferred_whole_and_the_same_letter_goes_again() {
+    let mut executor = executor_with_values();
+    let append = format!("append large 0 0 300000\r\n{}\r\n", "y".repeat(300_000));
+    let mut shared = Batch::default();
+    push(&mut shared, 1, &append);
+    push(&mut shared, 2, "delete none\r\n");
+    shared.execute(visit(&mut executor), &mut false);
+    assert!(shared.has_deferred() && shared.is_deferred_whole().is_none(), "another's is in it");
+    executor.drop_extending((ShardId(1), connection(1)));
+    executor.deferring.clear();
+
+    let mut letter = Batch::default();
+    push(&mut letter, 1, &append);
+    push(&mut letter, 1, "delete copied\r\n");
+    let mut rounds = 0;
+    letter.execute(visit(&mut executor), &mut false);
+    while let Some(id) = letter.is_deferred_whole() {
+        assert!(id == connection(1) && rounds < 100);
+        letter.retry_whole();
+        letter.execute(visit(&mut executor), &mut false);
+        rounds += 1;
+    }
+    assert!(rounds > 0, "it is written in one turn");
+    assert_eq!(outcomes(&letter), [(1, "STORED\r\n".to_string()), (1, "DELETED\r\n".to_string())]);
+    assert!(executor.deferring.is_empty());
+}
+
 /// The letter in which connection `slot` announces a value of a mebibyte.
 fn announce(slot: u32) -> Batch {
     let line = format!("set large:{slot} 0 0 1\r\n1\r\n");

@@ -1,4 +1,5 @@
-//! HTTP calls of the coordinator, each on a thread of its own: they are few and may take long. Knows nothing of what they say.
+//! HTTP calls of the coordinator, each on a thread of its own: they are few and may take long. Knows nothing of what they say, but that a
+//! login says what `--etcd-user-file` says then.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -7,7 +8,7 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use slabring_cluster::coordinator::{Call, CallId};
+use slabring_cluster::coordinator::{Call, CallId, gateway};
 use slabring_etcd::EtcdAccess;
 use ureq::Agent;
 use ureq::tls::TlsConfig;
@@ -199,7 +200,7 @@ impl<T: From<News>> Under<T> {
         if let Some(token) = &call.token {
             request = request.header("authorization", token);
         }
-        let mut response = request.send(&call.body)?;
+        let mut response = request.send(self.login_of_now(call).as_ref().unwrap_or(&call.body))?;
         let status = response.status().as_u16();
         if call.is_stream && status == OK {
             self.stream(call.id, response.body_mut().as_reader())?;
@@ -207,6 +208,13 @@ impl<T: From<News>> Under<T> {
         }
         let body = response.body_mut().with_config().limit(REPLY_BYTES_MAX).read_to_vec()?;
         Ok(News::Reply(call.id, status, body))
+    }
+
+    /// What a login says, by the file of now: a password may have been changed since the start. What cannot be read now was readable then.
+    fn login_of_now(&self, call: &Call) -> Option<String> {
+        let is_login = call.path == gateway::LOGIN;
+        let login = if is_login { self.access.login().ok().flatten() } else { None };
+        login.map(|login| gateway::login(&login.name, &login.password))
     }
 
     /// Tells what comes until it ends or nobody wants it.
@@ -299,5 +307,38 @@ mod tests {
         assert!(!has_answer(&news) && !has_answer(&news));
         caller.call(call(3));
         assert!(has_answer(&news), "{}", caller.trouble());
+    }
+
+    #[test]
+    fn a_login_says_what_the_file_says_then_and_what_it_said_if_it_cannot_be_read() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let path = std::env::temp_dir().join(format!("slabring-login-{}", std::process::id()));
+        let access = EtcdAccess { login: Some(path.clone()), ..EtcdAccess::default() };
+        let (sender, _news) = sync_channel(8);
+        let mut caller: Caller = Caller::new(&[url], &access, &sender);
+        let old = gateway::login("node", "old");
+        let mut said = |id, file: Option<&str>| {
+            match file {
+                Some(text) => std::fs::write(&path, text).expect("there is room for a file"),
+                None => std::fs::remove_file(&path).expect("it was written before"),
+            }
+            caller.call(Call { path: gateway::LOGIN, body: old.clone(), ..call(id) });
+            let mut reader = BufReader::new(listener.accept().expect("it calls").0);
+            let mut length = 0;
+            let mut line = String::new();
+            while reader.read_line(&mut line).is_ok_and(|length| length > 2) {
+                if let Some(text) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = text.trim().parse().expect("a number");
+                }
+                line.clear();
+            }
+            let mut body = vec![0; length];
+            reader.read_exact(&mut body).expect("all of it comes");
+            String::from_utf8(body).expect("JSON is text")
+        };
+        assert_eq!(said(1, Some("node:new\n")), gateway::login("node", "new"));
+        assert_eq!(said(2, Some("other:newer")), gateway::login("other", "newer"));
+        assert_eq!(said(3, None), old);
     }
 }

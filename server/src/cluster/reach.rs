@@ -73,7 +73,13 @@ fn greet(identity: Identity, nonce: Nonce, described: &NodeDescription) -> Resul
             link.sent();
         }
         match stream.read(&mut bytes).map_err(text)? {
-            0 => return Err("it closed the connection: has it the same --cluster-secret-file?".to_owned()),
+            0 => {
+                return Err(format!(
+                    "who listens there closed the connection: it is not {} (--peer-advertise), or has another --cluster-secret-file or \
+                     --cluster-id",
+                    described.node
+                ));
+            }
             length => link.receive(now(), &bytes[..length]),
         }
     }

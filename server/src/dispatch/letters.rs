@@ -79,7 +79,7 @@ impl Dispatcher {
         while self.post.has_room()
             && let Some(deferred) = client.deferred.pop()
         {
-            self.post.again(deferred.owner, &deferred.requests);
+            self.post.again(deferred.owner, deferred.requests);
         }
         client.deferred.is_empty()
     }

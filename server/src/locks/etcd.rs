@@ -30,6 +30,10 @@ const CALL_LOST_MS: u64 = 10_000;
 const STEPS_MAX: usize = 24;
 /// A watch that ended begins again after so long.
 const PAUSE_MS: u64 = 500;
+/// One that was refused, for want of a token or a permission, after so long: its connection lives on for a while.
+const REFUSED_PAUSE_MS: u64 = 5_000;
+/// After a login that was refused every step fails at once for so long: another would be refused too, and etcd takes its time for each.
+const LOGIN_PAUSE_MS: u64 = 1_000;
 const OK: u16 = 200;
 /// Bytes of one line of the watch.
 const LINE_BYTES_MAX: usize = 1 << 20;
@@ -81,6 +85,8 @@ pub struct Etcd {
     login: Option<Login>,
     /// What calls are made with; empty where etcd wants nothing.
     token: Option<String>,
+    /// The next login is not made before.
+    login_at: Millis,
     /// What each call is for, and since when.
     under_way: BTreeMap<CallId, (Purpose, Millis)>,
     calls: u64,
@@ -104,6 +110,7 @@ impl Etcd {
             start_unix_ms,
             login,
             token: None,
+            login_at: Millis(0),
             under_way: BTreeMap::new(),
             calls: 0,
             waiting: VecDeque::new(),
@@ -169,7 +176,7 @@ impl Etcd {
         }
         match self.under_way.remove(&id).map(|(purpose, _)| purpose) {
             None | Some(Purpose::Revoke) => {}
-            Some(Purpose::Watch) => self.end_watch(now),
+            Some(Purpose::Watch) => self.end_watch(now, PAUSE_MS),
             Some(Purpose::Login) => self.logged_in(now, answer),
             Some(Purpose::Grant(errand)) => self.granted(now, errand, answer),
             Some(Purpose::Take(errand)) => self.taken(now, errand, answer),
@@ -183,6 +190,9 @@ impl Etcd {
 
     fn send(&mut self, now: Millis, errand: Errand) {
         let errand = Errand { asked_after: self.offset.revision(), ..errand };
+        if !self.may_call() && now < self.login_at {
+            return self.came(errand, None);
+        }
         if !self.may_call() {
             self.waiting.push_back(errand);
             return self.log_in(now);
@@ -260,7 +270,7 @@ impl Etcd {
         if let Some(id) = self.watch {
             self.under_way.remove(&id);
             self.needs.push_back(Need::Cancel(id));
-            self.end_watch(now);
+            self.end_watch(now, PAUSE_MS);
         }
         self.heard.push_back(Heard::WentBack(revision));
     }
@@ -299,10 +309,15 @@ impl Etcd {
     fn logged_in(&mut self, now: Millis, answer: Answer<'_>) {
         self.token = match answer {
             Answer::Reply { status: OK, body } => {
+                self.watch_at = self.watch_at.min(now);
                 gateway::read_answer::<LoggedIn>(body).map(|said| said.token)
             }
             Answer::Reply { body, .. } if gateway::is_login_unwanted(body) => Some(String::new()),
-            Answer::Reply { .. } | Answer::Chunk(_) | Answer::Failed => None,
+            Answer::Reply { .. } => {
+                self.login_at = Millis(now.0 + LOGIN_PAUSE_MS);
+                None
+            }
+            Answer::Chunk(_) | Answer::Failed => None,
         };
         for errand in std::mem::take(&mut self.waiting) {
             match self.token {
@@ -317,10 +332,10 @@ impl Etcd {
         self.line = Vec::new();
     }
 
-    fn end_watch(&mut self, now: Millis) {
+    fn end_watch(&mut self, now: Millis, pause_ms: u64) {
         self.stop_watching();
         // It may have been the token: the next step asks for another.
-        self.watch_at = Millis(now.0 + PAUSE_MS);
+        self.watch_at = Millis(now.0 + pause_ms);
         self.heard.push_back(Heard::MissedSome);
     }
 
@@ -329,10 +344,11 @@ impl Etcd {
         let mut line = std::mem::take(&mut self.line);
         line.extend_from_slice(bytes);
         let mut names = BTreeSet::new();
-        let mut is_over = false;
+        let (mut is_over, mut is_refused) = (false, false);
         let complete = line.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
         for watched in line[..complete].split(|&byte| byte == b'\n').filter_map(gateway::read_watched) {
             is_over |= watched.canceled;
+            is_refused |= watched.canceled && watched.compact_revision == 0;
             names.extend(watched.events.iter().filter_map(|event| self.name_of(&event.kv.key)));
         }
         line.drain(..complete);
@@ -341,7 +357,7 @@ impl Etcd {
         if is_over || line.len() > LINE_BYTES_MAX {
             self.under_way.remove(&id);
             self.needs.push_back(Need::Cancel(id));
-            return self.end_watch(now);
+            return self.end_watch(now, if is_refused { REFUSED_PAUSE_MS } else { PAUSE_MS });
         }
         self.line = line;
     }

@@ -29,7 +29,7 @@ const ITEM_SIZE_DEFAULT: usize = MIB;
 const BESIDE_SHARE: usize = 4;
 const BESIDE_BYTES_MAX: usize = 100 * MIB;
 const PROGRAM_BYTES: usize = 8 * MIB;
-const SHARD_BYTES: usize = MIB;
+const SHARD_BYTES: usize = 2 * MIB;
 /// memcached's most verbose level.
 const VERBOSITY_MAX: u8 = 3;
 const UNIX_MODE_MAX: u32 = 0o777;

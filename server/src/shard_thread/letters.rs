@@ -35,6 +35,7 @@ impl<I: Io> ShardThread<I> {
                 }
                 Letter::Replies(batch) => {
                     self.deliver(&batch);
+                    let Some(batch) = self.keep_deferred_whole(shard, batch) else { continue };
                     self.keep_deferred(shard, &batch);
                     let turn = self.io.counters().turns;
                     let links = self.dispatcher.cluster.as_deref_mut();
@@ -97,6 +98,28 @@ impl<I: Io> ShardThread<I> {
         }
     }
 
+    /// Keeps a letter with the connection that all of it is of, if nothing of it could be executed and it is long: it is posted again as
+    /// it is. Returns any other.
+    fn keep_deferred_whole(&mut self, owner: ShardId, mut batch: Box<Batch>) -> Option<Box<Batch>> {
+        let Some(client) = batch.is_deferred_whole().and_then(|id| self.connections.get_mut(id)) else {
+            return Some(batch);
+        };
+        if client.deferred.iter().any(|deferred| deferred.owner == owner) {
+            // It goes behind what is there.
+            return Some(batch);
+        }
+        self.dispatcher.value_waited = true;
+        if client.deferred.is_empty() {
+            self.deferring.push(client.id);
+        }
+        self.dispatcher.post.kept(owner, &batch);
+        let letter = self.dispatcher.post.letter_of_now(owner);
+        batch.retry_whole();
+        client.deferred.push(Deferred { owner, requests: batch, letter });
+        touch(&mut self.touched, client);
+        None
+    }
+
     /// Keeps what could not be executed with its connections, to be posted again.
     fn keep_deferred(&mut self, owner: ShardId, batch: &Batch) {
         if !batch.has_deferred() {
@@ -106,6 +129,7 @@ impl<I: Io> ShardThread<I> {
         let (connections, deferring) = (&mut self.connections, &mut self.deferring);
         let touched = &mut self.touched;
         let mut gone = Vec::new();
+        let letter_bytes = self.dispatcher.post.letter_bytes();
         let letter = self.dispatcher.post.letter_of_now(owner);
         batch.hand_out_deferred(|id, append| {
             let Some(client) = connections.get_mut(id) else { return gone.push(id) };
@@ -114,7 +138,7 @@ impl<I: Io> ShardThread<I> {
             }
             let at = client.deferred.iter().position(|deferred| deferred.owner == owner);
             let at = at.unwrap_or_else(|| {
-                client.deferred.push(Deferred { owner, requests: Batch::default(), letter });
+                client.deferred.push(Deferred { owner, requests: Box::new(Batch::of(letter_bytes)), letter });
                 client.deferred.len() - 1
             });
             append(&mut client.deferred[at].requests);

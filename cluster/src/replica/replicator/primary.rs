@@ -28,6 +28,9 @@ impl<T> Open<T> {
 
 impl<T: Copy> Replicator<T> {
     /// Whether what was read of a key may be answered: asked after reading, since the lease must hold then.
+    ///
+    /// # Errors
+    /// [`Refused`]: another shard is to be asked, or this one later.
     pub fn may_read(&self, now: Micros, hash: u64) -> Result<(), Refused> {
         self.may_serve(now, hash)?;
         let write = self.pending.get(&hash).map(|write| &self.open[write]);
@@ -35,6 +38,9 @@ impl<T: Copy> Replicator<T> {
     }
 
     /// Whether a key may be written: asked before what is there is looked at.
+    ///
+    /// # Errors
+    /// [`Refused`]: another shard is to be asked, or this one later.
     pub fn may_write(&self, now: Micros, hash: u64) -> Result<(), Refused> {
         self.may_serve(now, hash)?;
         if self.pending.contains_key(&hash) { Err(Refused::Wait) } else { Ok(()) }
@@ -109,7 +115,8 @@ impl<T: Copy> Replicator<T> {
     /// Gives a key another state. [`Self::may_write`] must have allowed it in this turn. The answer is an [`Effect::Answer`];
     /// the version is the item's CAS token.
     ///
-    /// Refused, nothing has changed.
+    /// # Errors
+    /// [`Refused`]: another shard is to be asked, or this one later. Nothing has changed then.
     pub fn write(
         &mut self,
         now: Micros,

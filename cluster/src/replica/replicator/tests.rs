@@ -10,6 +10,7 @@ use crate::ring::RingDocument;
 
 mod deltas;
 mod heirs;
+mod several;
 mod three;
 
 struct End {

@@ -190,7 +190,7 @@ fn who_cannot_log_in_knows_nothing_and_where_no_login_is_wanted_none_is_shown() 
     etcd.reply(&login, 400, r#"{"message":"authentication failed"}"#);
     assert_eq!(etcd.heard(), Some(Heard::Came(name(), None)));
     etcd.check_idle();
-    etcd.take(NOW, name(), Step::Read);
+    etcd.take(Millis(NOW.0 + LOGIN_PAUSE_MS), name(), Step::Read);
     let login = etcd.call_next();
     etcd.reply(&login, 400, r#"{"message":"etcdserver: authentication is not enabled"}"#);
     let call = etcd.call_next();
@@ -329,4 +329,27 @@ fn an_etcd_that_has_lost_revisions_is_noticed_and_watched_anew() {
     let found = Found { succeeded: true, revision: Revision(65), entries: vec![entry("me", 3, 77, 5)] };
     assert_eq!(etcd.heard(), Some(Heard::Came(name(), Some(found))));
     etcd.answered(NOW, calls[2].id, Answer::Failed);
+}
+
+#[test]
+fn after_a_login_that_was_refused_steps_fail_for_a_second_and_nobody_logs_in() {
+    let mut etcd = etcd(true);
+    etcd.take(NOW, name(), Step::Read);
+    let login = etcd.call_next();
+    assert_eq!(login.path, gateway::LOGIN);
+    etcd.reply(&login, 400, r#"{"error":"etcdserver: authentication failed, invalid user ID or password"}"#);
+    assert_eq!(etcd.heard(), Some(Heard::Came(name(), None)));
+    for later in [0, LOGIN_PAUSE_MS - 1] {
+        etcd.take(Millis(NOW.0 + later), name(), Step::Read);
+        assert_eq!(etcd.heard(), Some(Heard::Came(name(), None)));
+        etcd.check_idle();
+    }
+    etcd.take(Millis(NOW.0 + LOGIN_PAUSE_MS), name(), Step::Read);
+    let login = etcd.call_next();
+    assert_eq!(login.path, gateway::LOGIN);
+    // Who cannot be asked has refused nothing.
+    etcd.answered(NOW, login.id, Answer::Failed);
+    assert_eq!(etcd.heard(), Some(Heard::Came(name(), None)));
+    etcd.take(Millis(NOW.0 + LOGIN_PAUSE_MS), name(), Step::Read);
+    assert_eq!(etcd.call_next().path, gateway::LOGIN);
 }

@@ -1,47 +1,15 @@
 //! Partitions that pass from one heir to another: four nodes, two copies of everything, and `sync`.
 
+use super::several::Several;
 use super::*;
 use crate::safeguard::without;
 
-/// Messages between all of them arrive at once, and each is told of a ring by itself.
-struct Four {
-    now: Micros,
-    ring: Arc<Ring>,
-    ends: Vec<End>,
-}
+const NODES: u16 = 4;
+const COPIES: u16 = 2;
 
-impl Four {
-    fn new() -> Self {
-        let node = |n| {
-            format!("[[node]]\npeer = \"10.0.{n}.1:7000\"\nclient = \"10.0.{n}.1:11211\"\nincarnation = 1\n")
-        };
-        let text = format!("replicas = 2\n{}", (0..4).map(node).collect::<String>());
-        let document = RingDocument { mode: Mode::Sync, ..RingDocument::from_toml(&text).unwrap() };
-        let ring = Ring::new(migrate::upgrade(&Ring::new(document).unwrap()).unwrap()).unwrap();
-        let ends = (0..4).map(|_| Self::end(1)).collect();
-        let mut four = Self { now: Micros::from_millis(1_000), ring: Arc::new(ring), ends };
-        four.tell([0, 1, 2, 3]);
-        four.pass(4_000);
-        four
-    }
-
-    fn end(life: u64) -> End {
-        let mut end = End::begin(0, life);
-        let peers = (0..4).map(|slot| PeerShard { slot: SlotId(slot), shard: 0 });
-        peers.for_each(|peer| end.replicator.connected(peer, true));
-        end
-    }
-
+impl Several {
     fn change(&mut self, next: Option<RingDocument>) {
         self.ring = Arc::new(Ring::new(next.expect("the step can be made")).unwrap());
-    }
-
-    fn tell<const N: usize>(&mut self, nodes: [usize; N]) {
-        for node in nodes {
-            let (End { replicator, store }, slot) =
-                (&mut self.ends[node], SlotId(u16::try_from(node).unwrap()));
-            replicator.adopt(self.now, store, &self.ring, Some(slot));
-        }
     }
 
     /// As no conductor would in this mode, unless somebody else held a copy.
@@ -54,7 +22,7 @@ impl Four {
 
     /// A node dies, and the ring calls it back in its second life.
     fn restart(&mut self, node: usize) {
-        self.ends[node] = Self::end(2);
+        self.ends[node] = Self::end(NODES, 2);
         let slot = SlotId(u16::try_from(node).unwrap());
         let peer = PeerShard { slot, shard: 0 };
         for other in self.ends.iter_mut() {
@@ -62,29 +30,7 @@ impl Four {
             other.replicator.connected(peer, true);
         }
         self.change(migrate::bring_back(&self.ring, slot, Incarnation(2)));
-        self.tell([0, 1, 2, 3]);
-    }
-
-    fn pass(&mut self, millis: u64) {
-        for _ in 0..millis.div_ceil(100) {
-            self.now = self.now + Micros::from_millis(100);
-            for from in [0, 1, 2, 3].into_iter().cycle().take(12) {
-                self.say(from);
-            }
-        }
-    }
-
-    fn say(&mut self, from: usize) {
-        let End { replicator, store } = &mut self.ends[from];
-        replicator.confirmed(self.now);
-        replicator.turn(self.now, store);
-        replicator.check_invariants();
-        while let Some(effect) = self.ends[from].replicator.next_effect() {
-            if let Effect::Send { to, bytes } = effect {
-                let End { replicator, store } = &mut self.ends[usize::from(to.slot.0)];
-                replicator.received(self.now, store, &bytes).unwrap();
-            }
-        }
+        self.tell_all();
     }
 
     fn serving(&self, hash: u64) -> Vec<usize> {
@@ -94,7 +40,7 @@ impl Four {
 
     /// A key that the first and the last have lost: the second is heir, and the third would be if it had not just returned.
     fn with_an_heir() -> (Self, u64) {
-        let mut four = Self::new();
+        let mut four = Self::new(NODES, COPIES, Mode::Sync);
         four.restart(0);
         four.restart(3);
         let is_of_third = |hash: &u64| four.ring.primary(partition_of(*hash)) == SlotId(2);
@@ -109,8 +55,8 @@ impl Four {
 }
 
 /// The third is heir now: it hears of it long before those who grant leases do, and the second, who has them, later still.
-fn with_two_heirs() -> (Four, u64) {
-    let (mut four, hash) = Four::with_an_heir();
+fn with_two_heirs() -> (Several, u64) {
+    let (mut four, hash) = Several::with_an_heir();
     four.change(migrate::admit(&four.ring, SlotId(2), |_| true));
     four.tell([2]);
     four.pass(2_000);
@@ -139,9 +85,9 @@ fn without_waiting_for_all_two_heirs_serve() {
 
 #[test]
 fn an_heir_waits_also_for_those_who_were_heirs_by_rings_that_it_did_not_see() {
-    let (mut four, hash) = Four::with_an_heir();
+    let (mut four, hash) = Several::with_an_heir();
     four.change(migrate::admit(&four.ring, SlotId(2), |_| true));
-    four.tell([0, 1, 2, 3]);
+    four.tell_all();
     four.pass(4_000);
     assert_eq!(four.serving(hash), [2]);
     four.set_state(2, NodeState::Down);
@@ -167,7 +113,7 @@ fn an_heir_waits_four_seconds_for_one_that_is_called_down_and_not_for_another_li
             four.set_state(1, NodeState::Down);
             four.tell([0, 2, 3]);
             // It stands still.
-            four.ends[1] = Four::end(1);
+            four.ends[1] = Several::end(NODES, 1);
             four.pass(3_900);
             assert!(four.serving(hash).is_empty());
         }

@@ -1,67 +1,15 @@
 //! Three nodes, each with a copy of everything: what one of them lacks, or has, when the primary of the others dies.
 
+use super::several::Several;
 use super::*;
 use crate::safeguard::without;
 
-struct Three {
-    now: Micros,
-    ring: Arc<Ring>,
-    ends: Vec<End>,
-    /// Those that nobody hears, and that hear nobody.
-    silent: BTreeSet<usize>,
+/// Three of them, all with a copy of everything.
+fn three(mode: Mode) -> Several {
+    Several::new(3, 3, mode)
 }
 
-impl Three {
-    fn new(mode: Mode) -> Self {
-        let node = |n| {
-            format!("[[node]]\npeer = \"10.0.{n}.1:7000\"\nclient = \"10.0.{n}.1:11211\"\nincarnation = 1\n")
-        };
-        let text = format!("replicas = 3\n{}", (0..3).map(node).collect::<String>());
-        let document = RingDocument { mode, ..RingDocument::from_toml(&text).unwrap() };
-        let ring = Ring::new(migrate::upgrade(&Ring::new(document).unwrap()).unwrap()).unwrap();
-        let mut ends: Vec<_> = (0..3).map(|_| End::begin(0, 1)).collect();
-        for end in &mut ends {
-            let peers = (0..3).map(|slot| PeerShard { slot: SlotId(slot), shard: 0 });
-            peers.for_each(|peer| end.replicator.connected(peer, true));
-        }
-        let now = Micros::from_millis(1_000);
-        let mut three = Self { now, ring: Arc::new(ring), ends, silent: BTreeSet::new() };
-        three.tell();
-        three.pass(4_000);
-        three
-    }
-
-    /// All are told of the ring, the silent ones as well.
-    fn tell(&mut self) {
-        for (slot, End { replicator, store }) in (0..).map(SlotId).zip(&mut self.ends) {
-            replicator.adopt(self.now, store, &self.ring, Some(slot));
-        }
-    }
-
-    fn pass(&mut self, millis: u64) {
-        for _ in 0..millis.div_ceil(100) {
-            self.now = self.now + Micros::from_millis(100);
-            for from in [0, 1, 2].into_iter().cycle().take(9) {
-                self.say(from);
-            }
-        }
-    }
-
-    fn say(&mut self, from: usize) {
-        let End { replicator, store } = &mut self.ends[from];
-        replicator.confirmed(self.now);
-        replicator.turn(self.now, store);
-        replicator.check_invariants();
-        while let Some(effect) = self.ends[from].replicator.next_effect() {
-            let Effect::Send { to, bytes } = effect else { continue };
-            let to = usize::from(to.slot.0);
-            if !self.silent.contains(&from) && !self.silent.contains(&to) {
-                let End { replicator, store } = &mut self.ends[to];
-                replicator.received(self.now, store, &bytes).unwrap();
-            }
-        }
-    }
-
+impl Several {
     fn returns(&mut self, node: usize) {
         self.silent.remove(&node);
         for (from, to) in (0..3).map(|other| (node, other)).chain((0..3).map(|other| (other, node))) {
@@ -75,7 +23,7 @@ impl Three {
     fn loses_the_first(&mut self) {
         self.silent.insert(0);
         self.ring = Arc::new(Ring::new(migrate::remove(&self.ring, SlotId(0)).unwrap()).unwrap());
-        self.tell();
+        self.tell_all();
     }
 
     /// Keys of the first node, and of the second when that is gone.
@@ -123,7 +71,7 @@ impl Three {
 
 /// What the third one has at last, which was away while the primary forgot what it said to it, and what the others have.
 fn after_the_primary_forgot(mode: Mode) -> (Option<String>, Option<String>) {
-    let mut three = Three::new(mode);
+    let mut three = three(mode);
     three.ends.iter_mut().for_each(|end| end.replicator.writes_max = 16);
     let keys = three.keys(40);
     three.set(0, &keys[0], "old").unwrap();
@@ -156,7 +104,7 @@ fn without_telling_who_is_behind_a_copy_keeps_what_is_old() {
 
 #[test]
 fn a_copy_that_caught_up_is_not_filled_anew() {
-    let mut three = Three::new(Mode::Async);
+    let mut three = three(Mode::Async);
     three.ends.iter_mut().for_each(|end| end.replicator.writes_max = 16);
     let keys = three.keys(40);
     let first = PeerShard { slot: SlotId(0), shard: 0 };
@@ -164,7 +112,7 @@ fn a_copy_that_caught_up_is_not_filled_anew() {
     three.silent.insert(2);
     three.set_all(&keys, "new");
     three.pass(300);
-    let behind = |three: &Three| three.ends[1].replicator.sources[&first].behind.contains(&third);
+    let behind = |three: &Several| three.ends[1].replicator.sources[&first].behind.contains(&third);
     assert!(behind(&three));
     three.returns(2);
     three.pass(300);
@@ -178,7 +126,7 @@ fn a_copy_that_caught_up_is_not_filled_anew() {
 #[test]
 fn who_takes_over_serves_while_another_copy_is_away_whatever_it_doubts() {
     for mode in [Mode::Async, Mode::Inval] {
-        let mut three = Three::new(mode);
+        let mut three = three(mode);
         let keys = three.keys(WRITES_MAX / 2 + 100);
         three.silent.insert(2);
         for keys in keys.chunks(1_000) {
@@ -204,7 +152,7 @@ fn who_takes_over_serves_while_another_copy_is_away_whatever_it_doubts() {
 /// What the second and the third have of a key when the first one died behind a flush: `late`, one of them, performed it first, then got
 /// what the first had said before it performed it too, and did not hear its word of it.
 fn after_a_flush(mode: Mode, late: usize) -> [Option<String>; 2] {
-    let mut three = Three::new(mode);
+    let mut three = three(mode);
     let key = three.keys(1).remove(0);
     three.flush(late);
     three.set(0, &key, "before").unwrap();
@@ -243,7 +191,7 @@ fn without_awaiting_the_word_of_a_flush_what_was_before_returns() {
 #[test]
 fn what_is_written_behind_a_flush_outlives_the_primary() {
     for order in [[0, 1, 2], [1, 2, 0], [1, 0, 2], [2, 0, 1]] {
-        let mut three = Three::new(Mode::Sync);
+        let mut three = three(Mode::Sync);
         let key = three.keys(1).remove(0);
         for node in order {
             three.flush(node);
