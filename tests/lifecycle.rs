@@ -478,7 +478,8 @@ fn sighup_takes_over_what_can_change_and_tells_what_needs_a_restart() {
         server.signal(Signal::Reload);
         server.wait_until_says("threads = \"1\" needs a restart (is \"2\")");
         server.wait_until_says("conn-limit = \"4\" (was \"3\")");
-        assert!(server.connect().command("version").starts_with("VERSION"), "--io {io}");
+        // Who was refused may still count for a moment.
+        drop(served(&server));
 
         std::fs::write(file.path(), "conn-limit = none\n").unwrap();
         server.signal(Signal::Reload);

@@ -18,7 +18,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use slabring_cluster::placement::{hash_key, shard_of};
 use slabring_tests::connection::Connection;
 use slabring_tests::process::{Finished, run_to_end};
-use slabring_tests::server::{free_address, slabring_command};
+use slabring_tests::server::{free_address, free_ports, slabring_command};
 use slabring_tests::{Server, Signal, announce_skip};
 
 const BACKENDS: [&str; 2] = ["uring", "epoll"];
@@ -469,6 +469,8 @@ fn bad_datagrams_are_dropped_and_hold_up_nobody() {
         let udp = free_address();
         let port = udp.port().to_string();
         let Some(mut server) = Server::start_over(io, &["-t", "2", "-U", &port]) else { continue };
+        // Whoever answers has opened all its sockets: that of datagrams comes behind the one that the harness found.
+        server.wait_until_answering();
         let client = Datagrams::new("127.0.0.1:0", &udp.to_string());
         for bad in [&b""[..], b"\0\x01", b"\0\x01\0\0\0\x01\0\0", b"\0\x01\0\0\0\x02\0\0get a\r\n"] {
             client.0.send(bad).unwrap();
@@ -560,17 +562,6 @@ fn tls_keeps_three_fifths_of_the_plain_throughput_per_cpu_second() {
             operations / tls_wall / 1e3,
             plain_cpu / tls_cpu
         );
-    }
-}
-
-/// Ports that nobody listens on, one after the other.
-fn free_ports(count: u16) -> u16 {
-    loop {
-        let base = free_address().port();
-        let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-        if base.checked_add(count).is_some_and(|end| (base..end).all(is_free)) {
-            return base;
-        }
     }
 }
 

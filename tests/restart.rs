@@ -48,6 +48,8 @@ impl Place {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let directory = parent.join(format!("slabring-restart-{}-{number}", std::process::id()));
+        // What a killed test of the same id left behind.
+        fs::remove_dir_all(&directory).ok();
         fs::create_dir(&directory).unwrap();
         Self { directory }
     }

@@ -28,15 +28,28 @@ const USUAL_SOCKET: &str = "/tmp/memcached.sock";
 /// Servers of one kind that a suite may use.
 type Cluster = [Server; USUAL_PORTS.len()];
 
+/// A suite is run so often against Slabring: some of its tests set a value for one second and read it at once, and between the two the
+/// second may end, with memcached as well.
+const RUNS_MAX: usize = 3;
+
 /// Runs a suite against clusters of both kinds and compares what passes.
 #[track_caller]
 fn check(name: &str, pass_count_min: usize, passed: impl Fn(&Cluster) -> (BTreeSet<String>, String)) {
     let start = |_| Server::start(&["-t", "2"]).expect("slabring starts");
-    let (got, report) = passed(&[0, 1, 2].map(start));
-    assert!(got.len() >= pass_count_min, "{name}: only {} pass:\n{report}", got.len());
+    let ours = [0, 1, 2].map(start);
+    let (mut got, mut report) = passed(&ours);
     let references: Vec<_> = (0..USUAL_PORTS.len()).filter_map(|_| Server::memcached(&[])).collect();
-    let Ok(references) = Cluster::try_from(references) else { return };
-    let (expected, _) = passed(&references);
+    let references = Cluster::try_from(references).ok();
+    let (expected, _) = references.as_ref().map(&passed).unwrap_or_default();
+    for _ in 1..RUNS_MAX {
+        if got.is_superset(&expected) && got.len() >= pass_count_min {
+            break;
+        }
+        let (again, more) = passed(&ours);
+        got.extend(again);
+        report += &more;
+    }
+    assert!(got.len() >= pass_count_min, "{name}: only {} pass:\n{report}", got.len());
     let missing: Vec<_> = expected.difference(&got).collect();
     assert!(missing.is_empty(), "{name}: {missing:?} pass with memcached alone:\n{report}");
     println!("{name}: {} tests pass", got.len());
@@ -125,7 +138,11 @@ fn run_pytest(
     let address = cluster[0].address();
     command.env("MEMCACHED_HOST", address.ip().to_string()).env("MEMCACHED_PORT", address.port().to_string());
     let root = files[0].ancestors().nth(2).expect("a test file is in a folder of a package");
-    let finished = run_to_end(command.current_dir(root), SUITE_TIMEOUT).expect("the tests end");
+    let finished = match run_to_end(command.current_dir(root), SUITE_TIMEOUT) {
+        Ok(finished) => finished,
+        // Some have a proxy of their own, which they start again at a port that another may have by then, and wait for it for ever.
+        Err(error) => return (BTreeSet::new(), format!("{error:#}")),
+    };
     let passed = finished.stdout.lines().filter_map(|line| line.strip_prefix("PASSED "));
     // What comes before the name is a path, which is another one for each server.
     let name = |test: &str| test.split_once("::").map_or(test, |(_, name)| name).to_owned();

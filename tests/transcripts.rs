@@ -1,8 +1,11 @@
 //! Every transcript, against Slabring in every way it runs and against the installed memcached.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use slabring_tests::replay::{Cuts, Report};
+use slabring_tests::transcript::Section;
 use slabring_tests::{Server, Transcript, announce_skip};
 
 /// Seeds of the random cuts. A failing one is named in the message.
@@ -107,6 +110,60 @@ fn random_pieces_over_uring_are_answered_like_whole_requests() {
 #[test]
 fn random_pieces_over_epoll_are_answered_like_whole_requests() {
     check_slabring("2", "epoll", &random_cuts());
+}
+
+/// A second may pass between any two lines, and then clocks of whole seconds tick: once in a thousand runs, and here before every line.
+/// Servers stand beside each other, because all that is done is waiting.
+#[track_caller]
+fn check_with_pauses(start: impl Fn() -> Option<Server> + Sync) {
+    const SERVERS: usize = 16;
+    const PAUSE_MS: u64 = 1_000;
+    let paused = |section: &Section| {
+        let with_sleep = |at| section.with_sleep(at, PAUSE_MS);
+        section.requests().into_iter().map(with_sleep).collect::<Vec<_>>()
+    };
+    let places = |transcript: Transcript| {
+        let one = |section| Transcript { name: transcript.name.clone(), sections: vec![section] };
+        transcript.sections.iter().flat_map(paused).map(one).collect::<Vec<_>>()
+    };
+    let all: Vec<_> = transcripts().into_iter().flat_map(places).collect();
+    let next = AtomicUsize::new(0);
+    let play = || {
+        let mut report = Report::default();
+        let mut server = start();
+        while let Some(transcript) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+            // Fences outlive the emptying between sections.
+            if transcript.name == "own.txt" {
+                server = start();
+            }
+            let Some(server) = &server else { return report };
+            report.add(transcript, server, Cuts::Turns);
+        }
+        report
+    };
+    let reports: Vec<Report> = thread::scope(|scope| {
+        let players: Vec<_> = (0..SERVERS).map(|_| scope.spawn(play)).collect();
+        players.into_iter().map(|player| player.join().expect("a difference is no panic")).collect()
+    });
+    println!(
+        "{} places, {} played",
+        all.len(),
+        reports.iter().map(|report| report.section_count).sum::<usize>()
+    );
+    let failures: Vec<_> = reports.into_iter().flat_map(|report| report.failures).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+#[ignore = "minutes: a second at each of thousands of places"]
+fn a_second_may_pass_between_any_two_lines() {
+    check_with_pauses(|| Some(Server::start(&["-t", "2"]).expect("slabring starts")));
+}
+
+#[test]
+#[ignore = "minutes: a second at each of thousands of places"]
+fn a_second_may_pass_between_any_two_lines_of_memcached() {
+    check_with_pauses(|| Server::memcached(&[]));
 }
 
 #[test]

@@ -46,12 +46,18 @@ impl Echo {
     }
 }
 
-/// Not listened on: the process that the other test is just starting has the socket for a moment too, and would take in who connects.
+/// Not one of those from 32768 on, which the kernel gives to whoever connects, or listens anywhere. Not listened on: the process that the
+/// other test is just starting has the socket for a moment too, and would take in who connects.
 fn free_port() -> io::Result<u16> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-    Ok(socket.local_addr()?.as_socket().expect("an address of IPv4").port())
+    loop {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        let port = rand::random_range(16_384..32_768);
+        match socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            bound => return bound.map(|()| port),
+        }
+    }
 }
 
 impl Drop for Echo {

@@ -328,6 +328,8 @@ fn shard(node: &Node, shards: Shards) -> Shard {
 mod tests {
     use std::time::Duration;
 
+    use slabring_protocol::WatchTopics;
+
     use super::*;
 
     /// What a fuzzer would find first, so that it starts beyond.
@@ -464,5 +466,20 @@ mod tests {
         }
         data.extend(b"\xff\x00\xff\x01get a\r\n\xff\x00\xff\x18");
         fuzz_connections(&data);
+    }
+
+    /// A client may have been told that it watches, and then ask, while another shard is in the middle of its turn.
+    #[test]
+    fn a_letter_that_comes_in_the_middle_of_a_turn_is_told_to_who_watches_by_then() {
+        let mut world = World::new(1);
+        world.turn();
+        world.send(0, b"get a\r\nget b\r\nget c\r\nget d\r\n");
+        world.turn_of(0);
+        let node = Arc::clone(&world.node);
+        let watch = move || assert!(node.watchers.enter(WatchTopics::FETCHERS).is_some());
+        world.io(1).meanwhile(watch);
+        world.turn_of(1);
+        let told = world.threads[1].parts().2.executor.report().traffic.log_written;
+        assert!(told > 0, "nobody is told of what another shard asked for");
     }
 }

@@ -166,6 +166,8 @@ fn serve(settings: Settings, files: Files, sources: &Sources, warnings: &[String
     flag::register(SIGXFSZ, Arc::default()).context("cannot catch SIGXFSZ")?;
     warnings.iter().for_each(|warning| warn!("{warning}"));
     raise_limits(&settings)?;
+    // Whoever finds a port open may send a signal: it is minded when the node runs.
+    let signals = signals()?;
     let listeners = Listeners::open(&settings)?;
     if let Some(path) = &settings.port_file {
         listeners.write_ports(path)?;
@@ -178,7 +180,7 @@ fn serve(settings: Settings, files: Files, sources: &Sources, warnings: &[String
     }
     settings.user.as_deref().map_or(Ok(()), become_user)?;
     let quiet = settings.verbosity == 0;
-    let running = node::start(settings, sources.clone(), files, listeners, signals()?)?;
+    let running = node::start(settings, sources.clone(), files, listeners, signals)?;
     tell(format_args!("{}", banner(running.node())));
     if let Some(detached) = detached {
         std::env::set_current_dir("/").context("-d: cannot leave the directory")?;

@@ -146,8 +146,7 @@ impl<I: Io> ShardThread<I> {
         self.waker.awake();
         self.dispatcher.now = Seconds(self.node.clock.unix_seconds());
         self.dispatcher.turn = self.io.counters().turns;
-        self.dispatcher.executor.look_who_watches(&self.node.watchers);
-        self.dispatcher.executor.look_who_tracks(&self.node.trackers);
+        self.look_who_listens();
         self.begin_cluster_turn();
         self.handle_events();
         self.handle_letters();
@@ -165,6 +164,12 @@ impl<I: Io> ShardThread<I> {
         self.proceed_to_end();
         self.dispatcher.executor.turns.count(Moment::now().since_ns(began));
         Ok(())
+    }
+
+    /// Looks who watches and who tracks. Two loads.
+    fn look_who_listens(&mut self) {
+        self.dispatcher.executor.look_who_watches(&self.node.watchers);
+        self.dispatcher.executor.look_who_tracks(&self.node.trackers);
     }
 
     /// What a fuzzer drives and looks at.

@@ -91,7 +91,7 @@ const _: () = assert!(OUTPUT_BYTES_MAX > LOG_BYTES_MAX);
 
 impl Watchers {
     /// A place for somebody who watches these topics, if there is one.
-    fn enter(&self, topics: WatchTopics) -> Option<WatcherId> {
+    pub fn enter(&self, topics: WatchTopics) -> Option<WatcherId> {
         for (place, cell) in self.places.iter().enumerate() {
             let before = cell.load(Ordering::Relaxed);
             let stamp = (before >> TOPIC_BITS).wrapping_add(1);

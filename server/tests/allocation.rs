@@ -9,6 +9,7 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, ExitCode};
@@ -87,10 +88,14 @@ fn main() -> ExitCode {
     if good == [true, true] { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Ports that are free, each another one: they are all held at once.
+/// Ports that are free, one after the other, and stay so: the kernel gives those from 32768 on to whoever connects, or listens anywhere.
 fn free_ports<const COUNT: usize>() -> [String; COUNT] {
-    let held = [(); COUNT].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    held.each_ref().map(|listener| listener.local_addr().unwrap().port().to_string())
+    let random = RandomState::new().hash_one(std::process::id());
+    let first = (0..).map(|n| 16_384 + u16::try_from((random.wrapping_add(n * 8)) % 16_000).unwrap());
+    let all = |first: u16| std::array::from_fn(|n| first + u16::try_from(n).unwrap());
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let ports = first.map(all).find(|ports: &[u16; COUNT]| ports.iter().all(is_free));
+    ports.expect("some are free").map(|port| port.to_string())
 }
 
 /// A node that counts beside one that does not: each owns half of the keys, and each has a client.

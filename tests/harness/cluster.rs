@@ -1,9 +1,13 @@
 //! Several nodes on addresses of the loopback network of their own, so that ports never clash.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use socket2::{Domain, Socket, Type};
 
 use crate::Server;
 
@@ -22,11 +26,31 @@ pub struct Neighbourhood([u8; 3]);
 impl Neighbourhood {
     /// One of its own for each call.
     pub fn new() -> Self {
-        static NEXT: AtomicU8 = AtomicU8::new(0);
-        let pid = std::process::id().to_le_bytes();
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        // Process ids have 22 bits: the highest bits never meet in one machine's tests.
-        Self([127, pid[0], (pid[1] & 0x7) << 5 | number & 0x1f])
+        /// One for each that this process has, as long as it lives: at a port of its address 0 nobody listens.
+        static HELD: Mutex<Vec<Socket>> = Mutex::new(Vec::new());
+        let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
+        // Processes with ids that are neighbours begin far from each other.
+        let [low, high, ..] = std::process::id().to_le_bytes();
+        let begin = u16::from_be_bytes([low, high]);
+        for number in 0..=u16::MAX {
+            // Another process may have it, with an id that differs by little and many places; and 127.0 is of servers without a cluster.
+            let [a, b] = begin.wrapping_add(number).to_be_bytes();
+            let place = Self([127, a, b]);
+            if a > 0
+                && let Ok(socket) = place.hold()
+            {
+                held.push(socket);
+                return place;
+            }
+        }
+        panic!("no addresses of the loopback network are free");
+    }
+
+    /// A socket that nobody else can have.
+    fn hold(self) -> io::Result<Socket> {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        socket.bind(&SocketAddr::from((self.ip(0), PEER_PORT)).into())?;
+        Ok(socket)
     }
 
     /// The address of node `number`, from 1.
@@ -74,7 +98,7 @@ pub struct File(PathBuf);
 impl File {
     /// Writes it, under a name that no other of this process has.
     pub fn new(text: &str) -> Self {
-        static NEXT: AtomicU8 = AtomicU8::new(0);
+        static NEXT: AtomicU16 = AtomicU16::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let file = Self(std::env::temp_dir().join(format!("slabring-{}-{number}", std::process::id())));
         file.write(text);

@@ -55,6 +55,14 @@ pub struct Difference {
     pub got: String,
 }
 
+impl Difference {
+    /// Whether one server has closed where the other has an answer yet.
+    pub fn is_of_an_end(&self) -> bool {
+        let closed = Answer::of_error(&io::ErrorKind::UnexpectedEof.into()).describe();
+        [&self.expected, &self.got].contains(&&closed)
+    }
+}
+
 /// Plays a stream against both servers, which are emptied first, up to the first difference.
 ///
 /// Panics when a server cannot be reached.

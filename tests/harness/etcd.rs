@@ -45,6 +45,8 @@ impl Etcd {
         let name = format!("slabring-etcd-{}-{}", std::process::id(), place.ip(250)).replace('.', "-");
         let args = args.iter().map(ToString::to_string).collect();
         let mut etcd = Self { place, data: std::env::temp_dir().join(name), child: None, scheme, args };
+        // What a killed test of the same id left behind.
+        etcd.forget();
         etcd.restart();
         Some(etcd)
     }
@@ -120,6 +122,16 @@ impl Etcd {
 }
 
 impl Etcd {
+    /// Removes all its data.
+    fn forget(&self) {
+        for folder in [&self.data, &self.backup()] {
+            match std::fs::remove_dir_all(folder) {
+                // There is none, or whoever cleans the temporary folder was faster.
+                Ok(()) | Err(_) => {}
+            }
+        }
+    }
+
     fn connect(&self) -> io::Result<TcpStream> {
         let stream = TcpStream::connect(self.address())?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
@@ -141,12 +153,7 @@ impl Etcd {
 impl Drop for Etcd {
     fn drop(&mut self) {
         self.kill();
-        for folder in [&self.data, &self.backup()] {
-            match std::fs::remove_dir_all(folder) {
-                // There is none, or whoever cleans the temporary folder was faster.
-                Ok(()) | Err(_) => {}
-            }
-        }
+        self.forget();
     }
 }
 

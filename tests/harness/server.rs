@@ -1,13 +1,13 @@
 //! A server under test: Slabring's real binary, or the installed memcached as its reference.
 
-use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
-use std::io;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -329,20 +329,39 @@ pub fn target_directory() -> PathBuf {
 
 /// An address of the loopback interface where nobody listens now and no other test of this process will.
 pub fn free_address() -> SocketAddr {
-    static HANDED_OUT: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    loop {
-        let address = bound_port().expect("the loopback interface has free ports");
-        if HANDED_OUT.lock().unwrap_or_else(PoisonError::into_inner).insert(address.port()) {
-            return address;
-        }
-    }
+    (Ipv4Addr::LOCALHOST, free_ports(1)).into()
 }
 
-/// A port that was free a moment ago. It was never listened on: a process that another thread is starting has the socket for a moment
-/// too, and would take in who connects.
-fn bound_port() -> io::Result<SocketAddr> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
-    Ok(socket.local_addr()?.as_socket().expect("an address of IPv4"))
+/// The first of so many ports of the loopback interface, side by side, where nobody listens now and no other test of this process will.
+///
+/// None of those that the kernel gives to whoever connects or listens anywhere: such a one may be another's when the server has started.
+pub fn free_ports(count: u16) -> u16 {
+    /// Below 32768, where the kernel begins, and above what tests take at addresses of their own.
+    const PORTS: Range<u16> = 16_384..32_768;
+    /// Test processes that run at the same time begin at different places.
+    static NEXT: LazyLock<Mutex<u16>> = LazyLock::new(|| {
+        let random = RandomState::new().hash_one(std::process::id()) % PORTS.len() as u64;
+        Mutex::new(PORTS.start + u16::try_from(random).expect("fewer than all ports"))
+    });
+    let mut next = NEXT.lock().unwrap_or_else(PoisonError::into_inner);
+    for _ in PORTS {
+        let first = if PORTS.end - *next < count { PORTS.start } else { *next };
+        *next = first + count;
+        if (first..*next).all(is_free) {
+            return first;
+        }
+    }
+    panic!("no {count} ports of the loopback interface are free");
+}
+
+/// Whether a port can be bound. It is never listened on: a process that another thread is starting has the socket for a moment too, and
+/// would take in who connects.
+fn is_free(port: u16) -> bool {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into();
+    let bind = |kind| {
+        let socket = Socket::new(Domain::IPV4, kind, None)?;
+        socket.set_reuse_address(kind == Type::STREAM)?;
+        socket.bind(&address)
+    };
+    bind(Type::STREAM).is_ok() && bind(Type::DGRAM).is_ok()
 }

@@ -156,6 +156,21 @@ impl Section {
         is_sending.windows(2).filter(|pair| pair[0] && !pair[1]).count()
     }
 
+    /// The steps that send something. Of a section whose bytes must arrive as the file has them, those at which a turn begins.
+    pub fn requests(&self) -> Vec<usize> {
+        let sends = |at: usize| matches!(self.steps[at].action, Action::Send(_));
+        let is_first = |at: usize| at == 0 || !sends(at - 1);
+        (0..self.steps.len()).filter(|&at| sends(at) && (is_first(at) || !self.whole)).collect()
+    }
+
+    /// The same with a wait before step `at`.
+    #[must_use]
+    pub fn with_sleep(&self, at: usize, milliseconds: u64) -> Self {
+        let mut paused = self.clone();
+        paused.steps.insert(at, Step { line: self.steps[at].line, action: Action::Sleep(milliseconds) });
+        paused
+    }
+
     /// Milliseconds the section waits in all.
     pub fn sleep_ms(&self) -> u64 {
         let sleep =

@@ -1,9 +1,8 @@
-use std::net::TcpListener;
 use std::time::Instant;
 
 use super::*;
 use crate::distribution::Distribution;
-use crate::fake::{Reaction, Server};
+use crate::fake::{Reaction, Server, nobody};
 use crate::options::Wire;
 
 /// Long enough for a machine that compiles at the same time, and before us.
@@ -87,8 +86,7 @@ async fn a_silent_server_and_a_closed_port_cost_a_bounded_time() {
     assert!(matches!(error, Error::Late { .. }), "{error}");
     assert!(start.elapsed() < PATIENT);
 
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let client = AsyncClient::new(&Servers::one(&port).unwrap(), options);
+    let client = AsyncClient::new(&Servers::one(&nobody().to_string()).unwrap(), options);
     assert!(matches!(client.get("k").await, Err(Error::Unreachable { .. })));
     assert!(matches!(client.get("k").await, Err(Error::Unreachable { .. })));
     assert!(matches!(client.get("k").await, Err(Error::Down { .. })));

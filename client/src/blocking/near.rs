@@ -276,10 +276,7 @@ mod tests {
 
     #[test]
     fn a_server_that_is_gone_and_that_nobody_asks_for_has_no_thread() {
-        // A port that was free a moment ago: nobody listens there.
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let server = listener.local_addr().unwrap().to_string();
-        drop(listener);
+        let server = crate::fake::nobody().to_string();
         let client = Client::new(&Servers::one(&server).unwrap(), Options::default());
         let near = NearClient::new(client, NearOptions::default());
         near.get("key").unwrap_err();

@@ -8,7 +8,7 @@ use slabring_cluster::ring::Ring;
 use super::*;
 use crate::distribution::Distribution;
 use crate::error::Executed;
-use crate::fake::{Reaction, Server};
+use crate::fake::{Reaction, Server, nobody};
 use crate::lock::LockOptions;
 use crate::options::Wire;
 
@@ -208,9 +208,7 @@ fn words_that_come_unasked_are_never_the_next_answer() {
 
 #[test]
 fn a_dead_server_is_answered_for_at_once_takes_only_its_keys_along_and_is_found_again() {
-    let dead = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = dead.local_addr().unwrap();
-    drop(dead);
+    let address = nobody();
     let alive = Server::start();
     let (dead_text, alive_text) = (address.to_string(), alive.address());
     let servers = Servers::list([&*dead_text, &*alive_text], Distribution::Jump).unwrap();
@@ -491,14 +489,12 @@ fn client_of_cluster(seed: &Server) -> Client {
 
 #[test]
 fn an_owner_that_is_away_is_asked_for_through_any_other_node() {
-    let dead = TcpListener::bind("127.0.0.1:0").unwrap();
     let alive = Server::start();
     let mut document = ring(1, &[&alive]);
     let mut away = document.slots[0].clone();
     away.node = NodeId("away".parse().unwrap());
-    away.client = dead.local_addr().unwrap().to_string().parse().unwrap();
+    away.client = nobody().to_string().parse().unwrap();
     away.peer = "away:7000".parse().unwrap();
-    drop(dead);
     document.slots.push(away);
     alive.set_ring(document.to_json());
     let client = client_of_cluster(&alive);

@@ -59,6 +59,14 @@ struct Item {
     is_stale: bool,
 }
 
+/// An address where nobody listens. All that listen in tests on any free port do so at 127.0.0.1, and one of their ports may be the one
+/// that was free a moment ago.
+#[allow(dead_code, reason = "each user needs a part of it")]
+pub fn nobody() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.9:0").expect("loopback has a free port");
+    listener.local_addr().expect("it is bound")
+}
+
 #[allow(dead_code, reason = "each user needs a part of it")]
 impl Server {
     /// A good server.

@@ -32,6 +32,8 @@ pub(super) struct Memory {
     /// What the last event lent out.
     lent: Vec<u8>,
     was_busy: bool,
+    /// What somebody else does when a turn has begun, before its first event is looked at.
+    meanwhile: Option<Box<dyn FnOnce()>>,
 }
 
 /// One connection.
@@ -124,6 +126,12 @@ impl Memory {
         }
     }
 
+    /// Has something happen in the middle of the next turn.
+    #[cfg(test)]
+    pub(super) fn meanwhile(&mut self, happens: impl FnOnce() + 'static) {
+        self.meanwhile = Some(Box::new(happens));
+    }
+
     /// Who is left, for a person.
     pub(super) fn describe(&self) -> String {
         let left = self.pipes.iter().filter(|pipe| pipe.open);
@@ -191,6 +199,7 @@ impl Io for Memory {
             nothing: File::open("/dev/null")?.into(),
             lent: Vec::new(),
             was_busy: false,
+            meanwhile: None,
         })
     }
 
@@ -228,6 +237,9 @@ impl Io for Memory {
     }
 
     fn next_event(&mut self) -> Option<Event<'_>> {
+        if let Some(meanwhile) = self.meanwhile.take() {
+            meanwhile();
+        }
         let happening = self.events.pop_front()?;
         Some(match happening {
             Happening::Accepted(connection) => {

@@ -37,6 +37,8 @@ impl<I: Io> ShardThread<I> {
             links.take_arrivals(&mut self.io);
         }
         while let Some(arrival) = self.node.arrivals[self.shards.me.index()].take() {
+            // As with letters: it may have come since the turn began, and a watcher before it.
+            self.look_who_listens();
             self.adopt(arrival);
         }
     }

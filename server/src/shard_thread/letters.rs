@@ -24,8 +24,10 @@ const RESENT_MAX: usize = 4;
 impl<I: Io> ShardThread<I> {
     pub(super) fn handle_letters(&mut self) {
         while let Some((shard, letter)) = self.dispatcher.post.take() {
-            // Its sender may follow a newer ring than this shard did when the turn began.
+            // Its sender may follow a newer ring than this shard did when the turn began, and who asks may have been told that somebody
+            // watches or tracks.
             self.begin_cluster_turn();
+            self.look_who_listens();
             match letter {
                 Letter::Requests(batch) => {
                     let (connections, node, shards) = (&self.connections, &self.node, self.shards);
