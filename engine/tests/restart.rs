@@ -225,7 +225,7 @@ fn a_clock_that_went_back_lets_no_item_live_longer_or_read_as_unused() {
     let metadata = shard.persist();
     let back = 3_600;
     let now = Seconds(LATER.0 - back);
-    let mut shard = backing.restore_after(&config, &metadata, Pause { left: LATER, now }).unwrap();
+    let shard = backing.restore_after(&config, &metadata, Pause { left: LATER, now }).unwrap();
     shard.check_invariants();
     let expected = before.into_iter().map(|item| {
         let (flags, cas, expiry, is_stale, fetched, idle) = item.told;

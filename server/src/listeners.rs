@@ -311,9 +311,9 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("slabring-listeners-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let unix = UnixListen { path: folder.join("socket"), mode: 0o600 };
-        let first = open_unix(&unix, 8).ok().expect("the first binds");
+        let Ok(first) = open_unix(&unix, 8) else { panic!("the first binds") };
         drop(first.listener);
-        let second = open_unix(&unix, 8).ok().expect("the first listens no more");
+        let Ok(second) = open_unix(&unix, 8) else { panic!("the first listens no more") };
         drop(first.file);
         assert!(UnixStream::connect(&unix.path).is_ok(), "the first took the file of the second with it");
         drop(second);
