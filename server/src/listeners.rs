@@ -72,17 +72,21 @@ pub struct UnixEntrance {
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
-    /// Device and number of the file, which no other has while this socket is open.
-    id: Option<(u64, u64)>,
+    /// What no other file has: device, number, and, as numbers are given again, when it was made. Nothing writes to it.
+    id: Option<FileId>,
 }
+
+/// Device, number, and second and nanosecond of the last write.
+type FileId = (u64, u64, i64, i64);
 
 impl SocketFile {
     fn new(path: &Path) -> Self {
         Self { path: path.to_owned(), id: Self::id_at(path) }
     }
 
-    fn id_at(path: &Path) -> Option<(u64, u64)> {
-        std::fs::symlink_metadata(path).ok().map(|found| (found.dev(), found.ino()))
+    fn id_at(path: &Path) -> Option<FileId> {
+        let found = std::fs::symlink_metadata(path).ok()?;
+        Some((found.dev(), found.ino(), found.mtime(), found.mtime_nsec()))
     }
 }
 
