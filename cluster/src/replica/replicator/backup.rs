@@ -244,6 +244,13 @@ impl<T: Copy> Replicator<T> {
             emptied.iter().for_each(|&partition| store.flush(partition, portion));
             let is_empty = |hash| emptied.contains(&partition_of(hash)) && portion.contains(hash);
             self.doubts.retain(|&hash, _| !is_empty(hash));
+            // Of what this node takes over its learners may have been given what it had until now.
+            let taken_over = emptied.iter().filter(|partition| self.tenures.contains(**partition));
+            taken_over
+                .copied()
+                .collect::<Vec<_>>()
+                .into_iter()
+                .for_each(|partition| self.fill_learners_anew(partition));
         }
     }
 

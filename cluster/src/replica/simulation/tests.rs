@@ -109,7 +109,7 @@ fn complaints(
 
 #[test]
 fn copies_keep_their_promise_when_everything_is_flushed_now_and_then() {
-    let mended = [386, 438, 864, 900, 1_172, 1_268, 13_729];
+    let mended = [386, 438, 864, 900, 1_172, 1_268, 13_729, 18_484, 18_776];
     let set_up = |world: &mut World| world.has_flushes = true;
     let (failed, done) = complaints(&mended, set_up, |world| world.history.flushes_done());
     eprintln!("{done} flushes were performed by all");
