@@ -277,8 +277,6 @@ fn check(args: &[&str], is_copied: bool) {
     under_load(&scene, "join n3");
     assert_eq!(scene.kept(), left + usize::from(!is_copied));
     if is_copied {
-        // What the first one finds, it mends.
-        println!("{}", scene.run("scrub").stdout);
         let scrubbed = scene.done("scrub");
         assert!(scrubbed.contains("differed and mended"), "{scrubbed}");
     }

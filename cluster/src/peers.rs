@@ -53,6 +53,8 @@ pub struct Asked {
     pub flags: Flags,
     /// When nobody waits for the reply any more.
     pub deadline: Micros,
+    /// Of the ring by which it was sent.
+    pub epoch: Epoch,
 }
 
 impl Asked {
@@ -580,8 +582,8 @@ impl<P: Copy> Peers<P> {
     fn take_request(&mut self, now: Micros, id: LinkId, inbound: Inbound) -> Option<Effect<P>> {
         match admit(now, &inbound, self.ring.as_deref(), self.me) {
             Ok(()) => {
-                let Inbound { owed, shard, flags, deadline, .. } = inbound;
-                Some(Effect::Execute(Asked { link: id, owed, shard, flags, deadline }))
+                let Inbound { owed, shard, flags, deadline, epoch, .. } = inbound;
+                Some(Effect::Execute(Asked { link: id, owed, shard, flags, deadline, epoch }))
             }
             Err(status) => {
                 let link = self.link_mut(id).expect("it has just spoken");

@@ -19,7 +19,7 @@ use slabring_cluster::replica::{
     Bytes, Change, Content, Effect, Outcome, PeerShard, Refused, Replicator, Version, VersionClock, Write,
 };
 use slabring_cluster::report::ShardReport;
-use slabring_cluster::ring::{Mode, Ring};
+use slabring_cluster::ring::{Epoch, Mode, Ring};
 use slabring_cluster::table::SlotId;
 use slabring_cluster::time::Micros;
 use slabring_engine::{KeyHash, Seconds, WARM_KEYS_MAX};
@@ -195,6 +195,11 @@ impl Replication {
         let outcome = self.replicator.received(at, &mut items, message);
         items.settle();
         outcome
+    }
+
+    /// Whether a flush that was asked for by the ring `epoch` may be performed now.
+    pub fn may_flush(&self, epoch: Epoch) -> bool {
+        self.replicator.may_flush(epoch).is_ok()
     }
 
     /// A client had everything forgotten, now or at a later second: the copies do as well.

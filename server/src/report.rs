@@ -1,5 +1,6 @@
 //! What a shard tells about itself, and questions that go to all shards of a node. No rendering.
 
+use slabring_cluster::ring::Epoch;
 use slabring_engine::{Automove, CLASSES_MAX, ClassId, ClassStats, Counters, MemoryUse, MovePage, Seconds};
 use slabring_protocol::{Command, Dialect, ErrorReply, Request};
 use slabring_reactor::{ConnectionId, IoCounters};
@@ -196,8 +197,13 @@ pub fn class_number(class: ClassId) -> u32 {
 /// What every shard can be asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Question {
-    /// Forget all items, now or at that second.
-    Flush(Option<Seconds>),
+    /// Forget all items.
+    Flush {
+        /// At that second, or now.
+        due: Option<Seconds>,
+        /// Of the ring by which it was asked for.
+        epoch: Epoch,
+    },
     /// Tell your numbers.
     Report,
     /// Set your counters to zero.

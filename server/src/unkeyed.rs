@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use slabring_cluster::ring::Epoch;
 use slabring_engine::MovePage;
 use slabring_protocol::reply::{self, Outcome};
 use slabring_protocol::{Classes, Command, ErrorReply, Request, SASL_MECHANISMS, StatsDetail, StatsTopic};
@@ -39,7 +40,9 @@ impl Dispatcher {
             }
             Command::FlushAll { delay } => {
                 self.executor.traffic.cmd_flush += 1;
-                let question = Question::Flush(flush_due(delay, self.now));
+                let view = self.cluster.as_ref().and_then(|links| links.view());
+                let epoch = view.map_or(Epoch::NONE, |view| view.ring.epoch());
+                let question = Question::Flush { due: flush_due(delay, self.now), epoch };
                 if !self.flush_other_nodes(client, request, delay, question) {
                     self.ask_all(client, request, question);
                 }

@@ -16,11 +16,13 @@ use std::sync::Arc;
 
 use super::memory::MemoryStore;
 use super::message::{Entry, Message, decode};
-use super::{Change, Content, Effect, Outcome, PeerShard, Record, Refused, Replicator, Side, Store, Write};
+use super::{
+    Change, Content, Cursor, Effect, Outcome, PeerShard, Record, Refused, Replicator, Side, Store, Write,
+};
 use crate::names::Incarnation;
 use crate::placement::{PartitionId, hash_key, partition_of, shard_of};
 use crate::report::Report;
-use crate::ring::{Mode, NodeState, Ring, RingDocument};
+use crate::ring::{Assignment, Mode, NodeState, Ring, RingDocument};
 use crate::safeguard::{Safeguard, holds};
 use crate::simulation::dice::Dice;
 use crate::simulation::ring_of;
@@ -135,6 +137,9 @@ struct World {
     has_older_node: bool,
     /// Clients have everything forgotten now and then, and a node often dies then.
     has_flushes: bool,
+    /// Nothing happens but what an operator wishes.
+    is_calm: bool,
+    clients_end: Micros,
     /// Writes that a shard keeps for others, if not as many as a real one.
     writes_max: Option<usize>,
     is_loud: bool,
@@ -173,6 +178,8 @@ impl World {
             kills_all_copies: false,
             has_older_node: (seed / 4).is_multiple_of(3),
             has_flushes: false,
+            is_calm: false,
+            clients_end: CLIENTS_END,
             writes_max: None,
             is_loud,
         };
@@ -393,7 +400,7 @@ impl World {
     }
 
     fn client(&mut self) {
-        if self.now < CLIENTS_END {
+        if self.now < self.clients_end {
             let pause = 1 + self.dice.below(30);
             self.happen_in(pause, Happens::Client);
         }
@@ -446,8 +453,12 @@ impl World {
 
     fn flushes(&mut self, flush: usize, node: usize, life: u64, shard: u16) {
         let (now, is_late) = (self.local(node), self.history.is_late(flush, self.now));
+        let epoch = self.history.epoch_of(flush);
         if let Some(at) = self.node(node, life).filter(|_| !is_late) {
             let Shard { replicator, store } = &mut at.shards[usize::from(shard)];
+            if replicator.may_flush(epoch).is_err() {
+                return self.say(|| format!("flush {flush} is refused by shard {shard} of n{node}"));
+            }
             store.flush_all();
             replicator.flushed(now);
             self.say(|| format!("flush {flush} at shard {shard} of n{node}"));
@@ -575,6 +586,10 @@ impl World {
         }
         let pause = 100 + self.dice.below(1_500);
         self.happen_in(pause, Happens::Fault);
+        if self.is_calm {
+            let one = self.dice.index(self.nodes.len());
+            return self.wish(one);
+        }
         if self.kills_all_copies && self.dice.chance(500) {
             return self.kill_all_copies();
         }
@@ -705,8 +720,29 @@ impl World {
                 assert!(is_equal, "key {key}: copies differ at the end: {held:?} and {newest:?}");
             }
         }
+        self.check_holders(&ring);
         let is_well = ring.document().slots.iter().all(|slot| slot.state == NodeState::Up);
         assert!(is_well, "not all are members again: {:?}", ring.document().slots);
+    }
+}
+
+impl World {
+    /// Nobody keeps what is not his: nobody would say what became of it.
+    fn check_holders(&self, ring: &Ring) {
+        for (index, node) in self.nodes.iter().enumerate() {
+            let now = self.local(index);
+            let holds = |hash| {
+                let Assignment { primary, in_sync, learners, .. } = ring.assignment(partition_of(hash));
+                let learners = learners.iter().map(|learner| learner.slot);
+                in_sync.into_iter().chain(learners).chain([primary]).any(|holder| holder == slot(index))
+            };
+            for shard in node.iter().flat_map(|node| &node.shards) {
+                let (mut cursor, mut kept) = (Cursor::default(), Vec::new());
+                let show = &mut |record: Record| kept.push(record.key);
+                while shard.store.scan(now, &mut cursor, &|hash| !holds(hash), show) {}
+                assert!(kept.is_empty(), "n{index} keeps {kept:?}, which others hold");
+            }
+        }
     }
 }
 

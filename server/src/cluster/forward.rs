@@ -15,6 +15,7 @@ use crate::connection::{Connection, OUTPUT_BYTES_HIGH};
 use crate::dispatch::Dispatcher;
 use crate::outbox::{Outbox, Ticket};
 use crate::report::{Answer, Asked, Gathering, Question};
+use crate::unkeyed::refuse;
 
 /// A client waits so long for another node, and then is told that there is no answer.
 pub(super) const PATIENCE: Micros = Micros::from_millis(1_000);
@@ -389,6 +390,10 @@ impl Dispatcher {
             return false;
         }
         let answer = self.executor.answer(self.now, question, &mut Vec::new());
+        if let Answer::Refused(error) = answer {
+            refuse(client, request, error);
+            return true;
+        }
         let gathering = Gathering { asked: Asked::of(request), answer, text: Vec::new() };
         let others = self.shards.count - 1 + u16::try_from(nodes.len()).expect("a ring has fewer");
         let ticket = client.outbox.expect_parts(others, Some(Box::new(gathering)));
@@ -418,6 +423,7 @@ impl Dispatcher {
     fn add_node(&mut self, client: &mut Connection, pending: PendingReply, outcome: Result<&[u8], Failure>) {
         let answer = match outcome {
             Ok(reply) if reply::is_ok(reply) => Answer::Done,
+            Ok(reply) if reply::is_server_error(reply) => Answer::Refused(ErrorReply::RingUnsettled),
             Ok(_) => Answer::Refused(ErrorReply::FlushNotAllowed),
             Err(failure) => Answer::Refused(told(failure)),
         };

@@ -1,15 +1,21 @@
 //! Questions to the shard as a whole, and what each does to it.
 
 use slabring_engine::Seconds;
+use slabring_protocol::ErrorReply;
 
 use super::Executor;
+use crate::replication::Replication;
 use crate::report::{Answer, Question};
 
 impl Executor {
     /// Answers a question to the shard as a whole.
     pub fn answer(&mut self, now: Seconds, question: Question, out: &mut Vec<u8>) -> Answer {
         match question {
-            Question::Flush(due) => {
+            Question::Flush { due, epoch } => {
+                let may_flush = |replication: &Replication| due.is_some() || replication.may_flush(epoch);
+                if !self.replication.as_deref().is_none_or(may_flush) {
+                    return Answer::Refused(ErrorReply::RingUnsettled);
+                }
                 match due {
                     None => self.shard.flush(),
                     Some(due) => self.shard.flush_at(due),

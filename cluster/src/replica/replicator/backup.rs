@@ -134,6 +134,10 @@ impl<T: Copy> Replicator<T> {
         if !holds(Safeguard::BackupsFence) {
             return true;
         }
+        // Said before the source knew that this node holds it no more: nobody would keep it up to date here.
+        if !self.has_part_in(partition) {
+            return false;
+        }
         let is_before = numbered.epoch < self.epoch() && self.is_taken_over_from(peer, partition);
         // What was sent under a later ring than the rival's would have been retracted if the sender had ceased to be primary: it
         // went on, and what it has is what the partition is.
@@ -152,6 +156,13 @@ impl<T: Copy> Replicator<T> {
     pub(super) fn is_last(&self, partition: PartitionId, fence: &Fence) -> bool {
         let tenure = self.tenures.get(partition).filter(|tenure| !tenure.is_heir);
         tenure.is_some_and(|tenure| tenure.since == fence.epoch)
+    }
+
+    /// Whether this node holds a partition by its ring, or is being filled with it.
+    pub(super) fn has_part_in(&self, partition: PartitionId) -> bool {
+        let (Some(ring), Some(me)) = (&self.ring, self.me) else { return false };
+        let is_in_sync = ring.owners(partition).contains(&me) && ring.slot(me).state.serves();
+        is_in_sync || self.filling.contains_key(&partition) || self.tenures.contains(partition)
     }
 
     fn is_primary(&self, peer: PeerShard, partition: PartitionId) -> bool {
@@ -233,6 +244,13 @@ impl<T: Copy> Replicator<T> {
             emptied.iter().for_each(|&partition| store.flush(partition, portion));
             let is_empty = |hash| emptied.contains(&partition_of(hash)) && portion.contains(hash);
             self.doubts.retain(|&hash, _| !is_empty(hash));
+            // Of what this node takes over its learners may have been given what it had until now.
+            let taken_over = emptied.iter().filter(|partition| self.tenures.contains(**partition));
+            taken_over
+                .copied()
+                .collect::<Vec<_>>()
+                .into_iter()
+                .for_each(|partition| self.fill_learners_anew(partition));
         }
     }
 

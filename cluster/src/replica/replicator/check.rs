@@ -24,7 +24,7 @@ impl<T: Copy> Replicator<T> {
     pub fn scrub(&mut self, now: Micros, store: &impl Store) -> bool {
         let mut cursor = self.scrubbed;
         let mut asked = Asked::new();
-        let wants = |hash| self.primary_elsewhere(hash).is_some();
+        let wants = |hash| self.primary_elsewhere(hash).is_some() && self.has_part_in(partition_of(hash));
         let has_more = store.scan(now, &mut cursor, &wants, &mut |record| {
             if let Some(to) = self.primary_elsewhere(record.hash) {
                 asked.entry(to).or_default().push((record.key, record.version));
@@ -99,7 +99,9 @@ impl<T: Copy> Replicator<T> {
             let Some(stream) = self.streams.get_mut(&sender.peer) else { return };
             let mine = store.version(now, hash, &key);
             let is_equal = mine == Some(version);
-            if !check.wants_all {
+            // Of who is being filled nobody says what is on its way.
+            let holds_all = stream.is_ready(partition_of(hash)) && !stream.is_behind();
+            if !check.wants_all && holds_all {
                 let is_on_its_way = || self.open.values().any(|open| open.record.key == key);
                 self.compared.compared += 1;
                 self.compared.gone += u64::from(mine.is_none());

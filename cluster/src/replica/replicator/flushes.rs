@@ -54,6 +54,13 @@ fn remember(times: &mut VecDeque<Micros>, now: Micros) {
 }
 
 impl<T: Copy> Replicator<T> {
+    /// Whether a flush that was asked for by the ring `epoch` may be performed here now: asked before the store is emptied. Where all members
+    /// perform it by the same ring, each key has one primary that does, and tells its copies in order. And what a former primary has
+    /// still to say, or may answer yet, was said before.
+    pub fn may_flush(&self, epoch: Epoch) -> Result<(), Refused> {
+        if self.epoch() == epoch && self.unsettled.is_empty() { Ok(()) } else { Err(Refused::Wait) }
+    }
+
     /// The store was emptied, as a client had everything forgotten. Copies forget what this node is primary of when they have heard
     /// all that was said of it before. A write that waits for copies in [`Mode::Sync`] comes behind it.
     ///
@@ -66,6 +73,13 @@ impl<T: Copy> Replicator<T> {
         // What earlier primaries have still to say comes before it. So does what was put to values that are gone now: it is not said again.
         self.flushed.extend(&self.unsettled);
         let primaries = self.primaries.take().unwrap_or_else(|| self.find_primaries());
+        // Who has said nothing yet, as to one that joins, may yet say what was before.
+        if let Some(ring) = self.ring.clone() {
+            let peers = primaries.iter().flat_map(|&slot| self.peers_of(&ring, slot));
+            for peer in peers.collect::<Vec<_>>() {
+                self.sources.entry(peer).or_default();
+            }
+        }
         for (peer, source) in &mut self.sources {
             source.flushes.performed(now, primaries.contains(&peer.slot));
         }

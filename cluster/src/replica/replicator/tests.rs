@@ -580,3 +580,26 @@ fn who_did_not_run_calls_nobody_silent_for_what_it_did_not_hear_meanwhile() {
     pair.pass(1);
     assert_eq!(said_of_the_other(&pair), "heard");
 }
+
+/// Rings come to one node after the other.
+#[test]
+fn what_comes_late_to_who_holds_the_partition_no_more_is_not_kept() {
+    let mut pair = Pair::new(2, Mode::Inval);
+    let key = pair.key_of(SlotId(0));
+    pair.pass(4_000);
+    pair.set(0, &key, "late", None).unwrap();
+    let late = pair.say(0);
+    let moving = Ring::new(migrate::begin(&pair.ring, vec![256, 0]).unwrap()).unwrap();
+    let moved = migrate::flip_up_to(&moving, PARTITION_COUNT, |_| true, |_| false).unwrap();
+    let ring = Arc::new(Ring::new(moved).unwrap());
+    for (slot, heard) in [(1, &late[..]), (0, &[])] {
+        let End { replicator, store } = &mut pair.ends[usize::from(slot)];
+        replicator.adopt(pair.now, store, &ring, Some(SlotId(slot)));
+        pair.hear(1, heard);
+        assert_eq!(pair.read(1, &key), None, "nobody would tell it what becomes of the key");
+    }
+    pair.pass(1_000);
+    let counts = pair.ends[0].replicator.counts();
+    assert_eq!((pair.read(1, &key), counts.lag_entries), (None, 0), "and the stream goes on");
+    assert!(pair.read(0, &key).is_some());
+}

@@ -163,6 +163,8 @@ impl World {
             self.has_failed |= lag > 1_000;
             let is_cut_off = self.nodes[node].as_ref().is_some_and(|node| node.is_cut_off);
             let delay = self.dice.below(lag) + if is_cut_off { 1_000 } else { 0 };
+            // In time to be served before the end.
+            let delay = delay.min(END.since(self.now).0 / 2_000);
             let life = self.lives[node];
             self.happen_in(delay, Happens::Learns { node, life, ring: Arc::clone(next) });
         }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::replica::{Record, Version};
+use crate::ring::Epoch;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Did {
@@ -125,6 +126,11 @@ impl History {
     pub(super) fn begin_flush(&mut self, from: Micros, epoch: u64, missing: usize) -> usize {
         self.flushes.push(Flush { from, done_at: None, epoch, missing });
         self.flushes.len() - 1
+    }
+
+    /// Of the ring by which it was asked for.
+    pub(super) fn epoch_of(&self, flush: usize) -> Epoch {
+        Epoch(self.flushes[flush].epoch)
     }
 
     pub(super) fn is_late(&self, flush: usize, now: Micros) -> bool {

@@ -23,7 +23,7 @@ use crate::execute::{Asker, Executor};
 use crate::exptime::flush_due;
 use crate::outbox::Ticket;
 use crate::replication::{Executed, Manner, Waiter};
-use crate::report::Question;
+use crate::report::{Answer, Question};
 
 /// Slots from here on are those of errands: neither the reactor nor the connections
 /// know them.
@@ -36,6 +36,8 @@ struct Errand {
     whose: Option<Whose>,
     /// Shards that have not answered yet.
     missing: u16,
+    /// Why one of them did not do its part.
+    refused: Option<ErrorReply>,
     /// The request while it waits to be posted.
     request: Vec<u8>,
 }
@@ -106,6 +108,9 @@ impl Links {
         let errand = &mut self.errands.all[index as usize];
         assert!(errand.generation == to.connection.generation, "a letter comes back once");
         errand.missing -= 1;
+        if let Outcome::Answer(Answer::Refused(error), _) = outcome {
+            errand.refused = Some(*error);
+        }
         if errand.missing > 0 {
             return;
         }
@@ -114,7 +119,10 @@ impl Links {
             Outcome::Reply(reply) => reply,
             _ => {
                 self.reply.clear();
-                reply::ok(&mut self.reply);
+                match errand.refused {
+                    Some(error) => self.reply.extend_from_slice(error.text()),
+                    None => reply::ok(&mut self.reply),
+                }
                 &self.reply[..]
             }
         };
@@ -200,7 +208,7 @@ impl Links {
         let errand = &mut self.errands.all[index as usize];
         errand.generation = errand.generation.wrapping_add(1);
         errand.whose = Some(whose);
-        errand.missing = shards;
+        (errand.missing, errand.refused) = (shards, None);
         let connection = ConnectionId { slot: ERRAND_SLOTS + index, generation: errand.generation };
         ReturnAddress { connection, ticket: Ticket::NONE }
     }
@@ -276,9 +284,11 @@ impl Links {
     }
 
     fn flush_all(&mut self, dispatcher: &mut Dispatcher, asked: Asked, delay: i64) {
-        let question = Question::Flush(flush_due(delay, dispatcher.now));
-        dispatcher.executor.answer(dispatcher.now, question, &mut Vec::new());
-        if self.shards.count == 1 {
+        let question = Question::Flush { due: flush_due(delay, dispatcher.now), epoch: asked.epoch };
+        let answer = dispatcher.executor.answer(dispatcher.now, question, &mut Vec::new());
+        if let Answer::Refused(error) = answer {
+            self.peers.respond(asked, Status::Done, error.text());
+        } else if self.shards.count == 1 {
             self.reply.clear();
             reply::ok(&mut self.reply);
             self.peers.respond(asked, Status::Done, &self.reply);
