@@ -9,7 +9,7 @@ use slabring_protocol::{ErrorReply, MetaFlags, MetaNumbers, Request};
 
 use super::counters::{class_counters, count_fetched};
 use super::{Executor, length};
-use crate::exptime::{expiry_of, ttl_of};
+use crate::exptime::{OFFSET_SECONDS_MAX, expiry_of, ttl_of};
 use crate::report::class_number;
 
 impl Executor {
@@ -26,7 +26,7 @@ impl Executor {
             bump: !flags.has(b'u'),
             touch: numbers.exptime.map(|exptime| expiry_of(exptime, now)),
             vivify: numbers.creation_exptime().map(|exptime| expiry_of(exptime, now)),
-            recache_below: numbers.recache.map(seconds_below),
+            recache_below: numbers.recache.map(|time| seconds_below(time, now)),
             recache_after_touch: numbers.recaches_after_touch(),
             explicit_cas: numbers.explicit_cas,
             binary_key: flags.base64(),
@@ -181,7 +181,8 @@ fn meta_item(item: &Item<'_>, times: MetaItem) -> MetaItem {
     }
 }
 
-/// A client's number of seconds; a negative one is none.
-fn seconds_below(seconds: i64) -> u32 {
+/// Seconds that a client's time is ahead, which reads as an expiration time does: a long one is a Unix time, and a negative one is none.
+fn seconds_below(time: i64, now: Seconds) -> u32 {
+    let seconds = if time > OFFSET_SECONDS_MAX { time - i64::from(now.0) } else { time };
     u32::try_from(seconds.max(0)).unwrap_or(u32::MAX)
 }

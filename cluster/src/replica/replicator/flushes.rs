@@ -57,6 +57,9 @@ impl<T: Copy> Replicator<T> {
     /// Whether a flush that was asked for by the ring `epoch` may be performed here now: asked before the store is emptied. Where all members
     /// perform it by the same ring, each key has one primary that does, and tells its copies in order. And what a former primary has
     /// still to say, or may answer yet, was said before.
+    ///
+    /// # Errors
+    /// [`Refused::Wait`]: not now, and nothing is done.
     pub fn may_flush(&self, epoch: Epoch) -> Result<(), Refused> {
         if self.epoch() == epoch && self.unsettled.is_empty() { Ok(()) } else { Err(Refused::Wait) }
     }

@@ -236,10 +236,10 @@ fn a_flush_comes_behind_what_was_said_before_also_to_who_takes_over() {
 /// Another node may be primary by another ring, and has not heard of the flush; or answers on, and will be heard.
 #[test]
 fn a_flush_by_another_ring_or_by_who_takes_over_is_refused() {
-    let mut three = Three::new(Mode::Sync);
+    let mut three = three(Mode::Sync);
     let before = three.ring.epoch();
     let may_flush =
-        |three: &Three| [before, three.ring.epoch()].map(|epoch| three.ends[1].replicator.may_flush(epoch));
+        |three: &Several| [before, three.ring.epoch()].map(|epoch| three.ends[1].replicator.may_flush(epoch));
     assert_eq!(may_flush(&three), [Ok(()); 2]);
     three.loses_the_first();
     assert_eq!(may_flush(&three), [Err(Refused::Wait); 2]);
