@@ -36,7 +36,9 @@ impl EtcdAccess {
             return Ok(TlsConfig::default());
         }
         let Some(authorities) = &self.authorities else {
-            return Err(format!("{url}: {HTTPS} needs --etcd-cacert, the certificate of who signs etcd's"));
+            return Err(format!(
+                "{url}: {HTTPS} needs --etcd-cacert FILE, the certificate of who signs etcd's"
+            ));
         };
         let identity = match &self.identity {
             Some((chain, key)) => Some(identity(chain, key)?),

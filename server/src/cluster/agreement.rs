@@ -16,11 +16,11 @@ use slabring_cluster::coordinator::local::Local;
 use slabring_cluster::coordinator::{Answer, Coordinator, Need, NodeDescription};
 use slabring_cluster::names::{Address, Incarnation, NodeId};
 use slabring_cluster::report::ReportBoard;
-use slabring_cluster::ring::{NodeState, Ring, RingDocument};
+use slabring_cluster::ring::{NodeState, Refusal, Ring, RingDocument};
 use slabring_cluster::time::Micros;
 use slabring_etcd::EtcdAccess;
 use slabring_reactor::clock::Moment;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::http::Caller;
 use super::lookup::{Found, LOOK_UP_EVERY, Lookup};
@@ -213,6 +213,10 @@ impl<'n, C: Coordinator> Agreement<'n, C> {
             Effect::Need(Need::Call(call)) => self.caller.call(call),
             Effect::Need(Need::Cancel(id)) => self.caller.cancel(id),
             Effect::Adopt(ring) => self.adopt(ring),
+            Effect::Refused(refusal @ Refusal::Older { .. }) if self.cluster.settings.has_coordinator() => {
+                // It was read while this node heard of the next one in another way.
+                debug!("a ring document comes late: {refusal}");
+            }
             Effect::Refused(refusal) => {
                 self.cluster.count_refused_document();
                 warn!("a ring document is refused and the ring stays: {refusal}");
@@ -356,7 +360,7 @@ fn change_of(before: NodeState, now: NodeState, replicas: u8) -> Option<&'static
         (true, NodeState::Left) => Some("has left the ring"),
         (true, NodeState::Joining | NodeState::Syncing) => Some("does not serve: it is filled"),
         (false, NodeState::Up | NodeState::Draining) if before == NodeState::Left => {
-            Some("is new and serves")
+            Some("is new in the ring")
         }
         (false, NodeState::Up | NodeState::Draining) if before == NodeState::Joining => Some("serves"),
         (false, NodeState::Up | NodeState::Draining) => Some("serves again"),
@@ -383,7 +387,7 @@ mod tests {
         assert_eq!(change_of(Draining, Left, 2), Some("has left the ring"));
         assert_eq!(change_of(Syncing, Up, 2), Some("serves again"));
         assert_eq!(change_of(Joining, Up, 2), Some("serves"));
-        assert_eq!(change_of(Left, Up, 1), Some("is new and serves"));
+        assert_eq!(change_of(Left, Up, 1), Some("is new in the ring"));
         for (before, now) in
             [(Up, Up), (Up, Draining), (Draining, Up), (Down, Syncing), (Left, Joining), (Down, Down)]
         {
