@@ -333,8 +333,11 @@ impl Etcd {
             let is_unwanted = gateway::is_login_unwanted(body);
             self.token = is_unwanted.then(String::new);
             self.view.is_reachable = is_unwanted;
-            (self.read_at, self.retry_at) =
-                if is_unwanted { (now, now) } else { (self.read_at, now + LOGIN_AGAIN_AFTER) };
+            if is_unwanted {
+                (self.read_at, self.retry_at) = (now, now);
+            } else {
+                self.retry_at = now + LOGIN_AGAIN_AFTER;
+            }
         } else if gateway::is_token_refused(status, body) {
             // Tokens end: that one was good until now is no trouble that anybody need hear of.
             self.view.is_reachable = was_reachable && self.is_token_proven;

@@ -245,12 +245,11 @@ impl<T: Copy> Replicator<T> {
             let is_empty = |hash| emptied.contains(&partition_of(hash)) && portion.contains(hash);
             self.doubts.retain(|&hash, _| !is_empty(hash));
             // Of what this node takes over its learners may have been given what it had until now.
-            let taken_over = emptied.iter().filter(|partition| self.tenures.contains(**partition));
-            taken_over
-                .copied()
-                .collect::<Vec<_>>()
-                .into_iter()
-                .for_each(|partition| self.fill_learners_anew(partition));
+            for partition in emptied {
+                if self.tenures.contains(partition) {
+                    self.fill_learners_anew(partition);
+                }
+            }
         }
     }
 
